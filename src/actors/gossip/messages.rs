@@ -1,0 +1,65 @@
+//! What Gossip is asked.
+
+use std::sync::Arc;
+
+use actix::Message;
+use ruma::{OwnedRoomId, OwnedServerName};
+use serde_json::value::RawValue;
+
+use crate::{
+    actors::{admission::Permit, room::TransactionVerdict},
+    proto::signer::Signer,
+};
+
+/// Subscribes to the topic of a room. Sent by RoomState for every joined room.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct JoinTopic(pub OwnedRoomId);
+
+/// Unsubscribes from the topic of a room.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct LeaveTopic(pub OwnedRoomId);
+
+/// Publishes PDUs and EDUs to a room as one signed transaction. Sent by Room after the commit.
+///
+/// Nothing is answered: gossip is never relied on for delivery (head exchange is).
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct PublishTransaction {
+    /// Where.
+    pub room_id: OwnedRoomId,
+    /// PDUs with their `server_keys`.
+    pub pdus: Vec<Box<RawValue>>,
+    /// EDUs.
+    pub edus: Vec<Box<RawValue>>,
+}
+
+/// A transaction that came by gossip: its envelope is signed by `origin`, fresh, never seen
+/// before, addressed to the room whose topic it came by, and was handed on by a peer that proved
+/// its identity. Sent to the recipient of [`DeliverTo`], whose answer within 4 s decides whether
+/// gossipsub hands it on; silence is `Ignore`.
+#[derive(Message, Debug)]
+#[rtype(result = "TransactionVerdict")]
+pub struct GossipTransaction {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Who signed it.
+    pub origin: OwnedServerName,
+    /// PDUs.
+    pub pdus: Vec<Box<RawValue>>,
+    /// EDUs.
+    pub edus: Vec<Box<RawValue>>,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
+
+/// Sets who takes transactions. Sent once by `node.rs`.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct DeliverTo(pub actix::Recipient<GossipTransaction>);
+
+/// Sets the signer; again whenever server_keys were issued anew.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct UseSigner(pub Arc<Signer>);

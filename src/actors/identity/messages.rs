@@ -1,0 +1,53 @@
+//! What Identity is asked.
+
+use std::{collections::HashMap, sync::Arc};
+
+use actix::Message;
+use ruma::OwnedServerName;
+
+use crate::{
+    actors::store::StoreError,
+    proto::{server_keys::VerifiedServerKeys, signer::Signer},
+};
+
+/// Why there is no identity.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum IdentityError {
+    /// A key file cannot be read, written or understood.
+    #[error("{file}: {why}")]
+    KeyFile {
+        /// The file.
+        file: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Asks for the signer; makes the identity if this is the first login ever, which starts the
+/// network too.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Arc<Signer>, IdentityError>")]
+pub struct EnsureIdentity;
+
+/// Asks for the signer, if there is an identity.
+#[derive(Message, Debug)]
+#[rtype(result = "Option<Arc<Signer>>")]
+pub struct ReadSigner;
+
+/// Asks for the newest server_keys of some servers; unknown ones are left out.
+#[derive(Message, Debug)]
+#[rtype(result = "HashMap<OwnedServerName, VerifiedServerKeys>")]
+pub struct FindServerKeys(pub Vec<OwnedServerName>);
+
+/// Told each time a signer is issued: at the first login, at each start and at each rotation.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct SignerIssued(pub Arc<Signer>);
+
+/// Sets who is told of new signers. Sent once by `node.rs`.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SubscribeSigner(pub actix::Recipient<SignerIssued>);

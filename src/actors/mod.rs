@@ -1,0 +1,13 @@
+//! The actors: each alone owns its state, all talk by messages only.
+
+pub mod admission;
+pub mod cpu;
+pub mod ephemera;
+pub mod error;
+pub mod gossip;
+pub mod identity;
+pub mod relay_request;
+pub mod rendezvous;
+pub mod room;
+pub mod room_state;
+pub mod store;

@@ -1,0 +1,382 @@
+//! What a Room is asked, always through RoomState: `ToRoom { room_id, message }`.
+
+use std::collections::HashMap;
+
+use actix::Message;
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, OwnedServerName, OwnedUserId, RoomVersionId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    actors::{
+        admission::Permit,
+        error::AskError,
+        relay_request::FederationError,
+        store::{ClientTxn, Direction, StoreError, StoredEvent},
+    },
+    proto::ProtoError,
+};
+
+/// Why a Room refuses.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RoomError {
+    /// Nothing is known of the room, or our user may not know of it.
+    #[error("no such room, or you are not in it")]
+    NotFound,
+    /// The event, or the event type in the state, is not there.
+    #[error("no such event")]
+    EventNotFound,
+    /// The auth rules do not allow it.
+    #[error("not allowed: {0}")]
+    Forbidden(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The room version is not one that this server takes part in.
+    #[error("room version {0} is not supported")]
+    UnsupportedVersion(RoomVersionId),
+    /// The event is malformed or too large.
+    #[error(transparent)]
+    Proto(#[from] ProtoError),
+    /// No other server could be asked, or all refused.
+    #[error(transparent)]
+    Federation(#[from] FederationError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The room restarted, or is overloaded.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+}
+
+// ---------------------------------------------------------------- from http: changes
+
+/// Asks the room to send an event of our user. Answered when it is on disk.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<OwnedEventId, RoomError>")]
+pub struct SendEvent {
+    /// The event type.
+    pub kind: TimelineEventType,
+    /// Set for a state event.
+    pub state_key: Option<String>,
+    /// The content.
+    pub content: CanonicalJsonObject,
+    /// Set for a redaction.
+    pub redacts: Option<OwnedEventId>,
+    /// The transaction of the client: the same one answers the same event id.
+    pub txn: Option<ClientTxn>,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
+
+/// Asks the room to change somebody's membership: invite, kick (leave), ban, unban (leave).
+/// An invite of a user on another server is handed to that server first.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<OwnedEventId, RoomError>")]
+pub struct ChangeMembership {
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// The new membership.
+    pub membership: MembershipState,
+    /// Shown to people.
+    pub reason: Option<String>,
+    /// Mark of a direct chat (`is_direct` of an invite).
+    pub is_direct: bool,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
+
+/// Asks the room to let our user join, through another server where that is needed.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), RoomError>")]
+pub struct Join {
+    /// Servers to ask; the inviter's and known members' are tried too.
+    pub via: Vec<OwnedServerName>,
+    /// Shown to people.
+    pub reason: Option<String>,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
+
+/// Asks the room to let our user leave, or refuse an invite. Works without the other servers.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), RoomError>")]
+pub struct Leave {
+    /// Shown to people.
+    pub reason: Option<String>,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
+
+/// Tells the room that our user's profile changed; it sends a new membership event.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct ProfileChanged;
+
+/// Tells the room that our user types, or stopped.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), RoomError>")]
+pub struct SetTyping {
+    /// How long, in milliseconds; none: stopped.
+    pub timeout_ms: Option<u64>,
+}
+
+/// Tells the room how far our user has read.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), RoomError>")]
+pub struct SetReceipt {
+    /// `m.read` (told to others) or `m.read.private`.
+    pub receipt_type: String,
+    /// Up to where.
+    pub event_id: OwnedEventId,
+    /// `main`, a thread root, or none.
+    pub thread_id: Option<String>,
+}
+
+// ---------------------------------------------------------------- from http: reads
+
+/// Asks for the state that our user may see: the current one while joined, the one at the leave
+/// after it. Empty `wanted` means all of it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<StoredEvent>, RoomError>")]
+pub struct ReadState {
+    /// Only this place.
+    pub wanted: Option<(String, String)>,
+}
+
+/// Asks for membership events that our user may see, filtered.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<StoredEvent>, RoomError>")]
+pub struct ReadMembers {
+    /// Only this membership.
+    pub membership: Option<MembershipState>,
+    /// Not this membership.
+    pub not_membership: Option<MembershipState>,
+    /// The state at this place of the timeline (`at`), instead of the current one.
+    pub at: Option<i64>,
+}
+
+/// Asks for a page of history. Backwards, what is not here is fetched from other members.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Page, RoomError>")]
+pub struct ReadMessages {
+    /// As `ReadTimeline::from`.
+    pub from: Option<i64>,
+    /// As `ReadTimeline::to`.
+    pub to: Option<i64>,
+    /// Which way.
+    pub direction: Direction,
+    /// Most events.
+    pub limit: usize,
+}
+
+/// A page of history.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Events our user may see, in the direction asked for.
+    pub events: Vec<StoredEvent>,
+    /// Where the page begins.
+    pub start: i64,
+    /// Where the next page begins; none at the end.
+    pub next: Option<i64>,
+    /// Redaction events by id.
+    pub redactions: HashMap<OwnedEventId, StoredEvent>,
+    /// Membership events of the senders, for lazy loading.
+    pub members: Vec<StoredEvent>,
+}
+
+/// Asks for one event that our user may see, with events around it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Context, RoomError>")]
+pub struct ReadContext {
+    /// The event.
+    pub event_id: OwnedEventId,
+    /// Most events around it, before and after taken together; 0 for the event alone.
+    pub limit: usize,
+}
+
+/// An event with its surroundings.
+#[derive(Debug)]
+pub struct Context {
+    /// The event.
+    pub event: StoredEvent,
+    /// Before it, newest first.
+    pub before: Vec<StoredEvent>,
+    /// After it, oldest first.
+    pub after: Vec<StoredEvent>,
+    /// Token for what is before `before`.
+    pub start: i64,
+    /// Token for what is after `after`.
+    pub end: i64,
+    /// State at the last event.
+    pub state: Vec<StoredEvent>,
+    /// Redaction events by id.
+    pub redactions: HashMap<OwnedEventId, StoredEvent>,
+}
+
+// ---------------------------------------------------------------- from Gossip and RelayRequest
+
+/// A transaction of another server: PDUs and EDUs of this room.
+///
+/// Answered as soon as it is known whether the transaction may be handed on: every PDU is well
+/// formed, signed by the key of its server_keys, and its sender's server is joined. Everything
+/// else (missing events, auth rules, disk) goes on after the answer.
+#[derive(Message, Debug)]
+#[rtype(result = "TransactionVerdict")]
+pub struct IngestTransaction {
+    /// The server that signed the transaction.
+    pub origin: OwnedServerName,
+    /// PDUs with their `server_keys`.
+    pub pdus: Vec<Box<RawValue>>,
+    /// EDUs of the origin's own users.
+    pub edus: Vec<Box<RawValue>>,
+    /// Place in the work budget, held until all is ingested.
+    pub permit: Permit,
+}
+
+/// Whether gossip hands a transaction on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionVerdict {
+    /// Hand it on.
+    Accept,
+    /// Do not hand it on, nobody is to blame (unknown yet, or not joined any more).
+    Ignore,
+    /// Do not hand it on: it is forged or malformed; whoever passed it on did not check.
+    Reject,
+}
+
+/// A request of another server about this room, verified and fresh (`docs/PROTOCOL.md` §4).
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Box<RawValue>, RoomError>")]
+pub struct RoomRequest {
+    /// Who asks.
+    pub origin: OwnedServerName,
+    /// What.
+    pub query: RoomQuery,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
+
+/// The requests that a room answers, as in the Server-Server API.
+#[derive(Debug)]
+pub enum RoomQuery {
+    /// `make_join`: a template for the user's join event.
+    MakeJoin {
+        /// Who wants to join; of the origin's server.
+        user_id: OwnedUserId,
+        /// Versions that the origin supports.
+        versions: Vec<RoomVersionId>,
+    },
+    /// `send_join`: the signed join event; answered with state and auth chain.
+    SendJoin {
+        /// Id in the path.
+        event_id: OwnedEventId,
+        /// The event.
+        pdu: Box<RawValue>,
+    },
+    /// `make_leave`.
+    MakeLeave {
+        /// Who wants to leave.
+        user_id: OwnedUserId,
+    },
+    /// `send_leave`.
+    SendLeave {
+        /// Id in the path.
+        event_id: OwnedEventId,
+        /// The event.
+        pdu: Box<RawValue>,
+    },
+    /// `invite` v2: an invite for our user.
+    Invite {
+        /// Id in the path.
+        event_id: OwnedEventId,
+        /// The event.
+        pdu: Box<RawValue>,
+        /// The room version that the inviter claims.
+        version: RoomVersionId,
+        /// Stripped state, untrusted: shown, never acted on.
+        stripped_state: Vec<Box<RawValue>>,
+    },
+    /// `backfill`.
+    Backfill {
+        /// Where to begin.
+        from: Vec<OwnedEventId>,
+        /// Most events.
+        limit: usize,
+    },
+    /// `get_missing_events`.
+    MissingEvents {
+        /// What the origin has.
+        earliest: Vec<OwnedEventId>,
+        /// What it wants the ancestors of.
+        latest: Vec<OwnedEventId>,
+        /// Most events.
+        limit: usize,
+    },
+    /// `event`.
+    Event {
+        /// Which.
+        event_id: OwnedEventId,
+    },
+    /// `state_ids` before an event.
+    StateIds {
+        /// Which.
+        event_id: OwnedEventId,
+    },
+    /// `state` before an event.
+    State {
+        /// Which.
+        event_id: OwnedEventId,
+    },
+    /// `event_auth`.
+    EventAuth {
+        /// Which.
+        event_id: OwnedEventId,
+    },
+    /// Our own `heads` request: the origin tells its forward extremities, we answer with ours.
+    Heads {
+        /// Forward extremities of the origin.
+        extremities: Vec<OwnedEventId>,
+    },
+}
+
+impl RoomQuery {
+    /// Tells whether the request may come before the origin's server has joined.
+    pub fn open_to_strangers(&self) -> bool {
+        matches!(
+            self,
+            Self::MakeJoin { .. }
+                | Self::SendJoin { .. }
+                | Self::MakeLeave { .. }
+                | Self::SendLeave { .. }
+                | Self::Invite { .. }
+        )
+    }
+}
+
+/// Tells the room that a member's server can be reached now: compare heads, fetch what is missing.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct MemberOnline {
+    /// Which server.
+    pub server_name: OwnedServerName,
+}
+
+/// Tells the room that another member's server has these forward extremities.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct HeadsSeen {
+    /// Whose.
+    pub server_name: OwnedServerName,
+    /// Its forward extremities.
+    pub extremities: Vec<OwnedEventId>,
+}
+
+// ---------------------------------------------------------------- from RoomState
+
+/// Tells the room to finish its work and end.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Drain;

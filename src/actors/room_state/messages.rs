@@ -1,0 +1,115 @@
+//! What RoomState is asked.
+
+use std::sync::Arc;
+
+use actix::{Message, dev::MessageResponse};
+use ruma::{
+    CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
+    events::room::member::MembershipState,
+};
+
+use crate::{
+    actors::{admission::Permit, room::RoomError},
+    proto::signer::Signer,
+};
+
+/// Hands a message to the Room actor of a room, which is started if need be.
+///
+/// Answered with the answer of the room, or [`RoomError::Ask`].
+#[derive(Debug)]
+pub struct ToRoom<M> {
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// What for.
+    pub message: M,
+}
+
+impl<M> Message for ToRoom<M>
+where
+    M: Message,
+    M::Result: Send + 'static,
+{
+    type Result = Result<M::Result, RoomError>;
+}
+
+/// Asks for a new room of our user. Answered when all of its first events are on disk.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<OwnedRoomId, RoomError>")]
+pub struct CreateRoom {
+    /// Room version; none: the default.
+    pub version: Option<RoomVersionId>,
+    /// Additional content of the create event.
+    pub creation_content: CanonicalJsonObject,
+    /// The state events after create and our join, in order: type, state key, content. Power
+    /// levels have to be the first.
+    pub initial_state: Vec<(String, String, CanonicalJsonObject)>,
+    /// Who is invited once the room stands; failures are logged.
+    pub invite: Vec<OwnedUserId>,
+    /// Mark the invites as a direct chat.
+    pub is_direct: bool,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
+
+/// Asks for the rooms of our user by membership.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<(OwnedRoomId, MembershipState)>")]
+pub struct ListRooms;
+
+/// Asks whether we share a joined room with a server.
+#[derive(Message, Debug)]
+#[rtype(result = "bool")]
+pub struct SharesRoom(pub OwnedServerName);
+
+/// Forgets a room that was left: it shows in no list any more.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), RoomError>")]
+pub struct ForgetRoom(pub OwnedRoomId);
+
+/// A member's server was connected and proved its identity.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct ServerOnline(pub OwnedServerName);
+
+/// Our user's display name or avatar changed: every joined room sends a membership event.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct ProfileUpdated {
+    /// The shown name.
+    pub displayname: Option<String>,
+    /// The avatar.
+    pub avatar_url: Option<String>,
+}
+
+/// A signer with new server_keys; the first one starts the rooms.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct UseSigner(pub Arc<Signer>);
+
+/// Told by a Room after a commit that changed what RoomState indexes.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Advanced {
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// Our user's membership, if it changed.
+    pub membership: Option<MembershipState>,
+    /// Servers with a joined user, if they changed.
+    pub servers: Option<Vec<OwnedServerName>>,
+}
+
+/// Counts for `status`.
+#[derive(Debug, Clone, Copy, MessageResponse)]
+pub struct RoomCounts {
+    /// Joined rooms.
+    pub joined: usize,
+    /// Invites.
+    pub invited: usize,
+    /// Room actors that are running.
+    pub live: usize,
+}
+
+/// Asks for [`RoomCounts`].
+#[derive(Message, Debug)]
+#[rtype(result = "RoomCounts")]
+pub struct CountRooms;

@@ -1,0 +1,605 @@
+//! What the Store is asked. Sent by every other actor and by the http handlers.
+//!
+//! Writes are answered when they are safe from a power cut ([`CommitRoom`], [`WriteRows`]); reads
+//! see every write that was applied, and [`ReadSync`] only what is durable. No sled type and no
+//! key layout shows here.
+
+use std::{collections::HashMap, sync::Arc};
+
+use actix::Message;
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
+    events::room::member::MembershipState,
+};
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+
+use crate::proto::pdu::{Pdu, StateKey};
+
+/// What went wrong in the Store. The node stops taking writes after a failed one.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The disk refused a write or a flush; the node ends.
+    #[error("{file}: {why}; free or repair the disk, then start again")]
+    Disk {
+        /// File or folder.
+        file: String,
+        /// What the system said.
+        why: String,
+    },
+    /// A value is over the limit of one row (100 KiB).
+    #[error("a value of {0} bytes is too large to store")]
+    TooLarge(usize),
+    /// What was read cannot be understood.
+    #[error("the database holds an unreadable {what} row: run with an older backup")]
+    Corrupt {
+        /// Which rows.
+        what: &'static str,
+    },
+    /// The store is shutting down.
+    #[error("the store is closed")]
+    Closed,
+}
+
+// ---------------------------------------------------------------- rooms: written by Room
+
+/// How an event stands in its room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the timeline, as the newest event: gets the next stream position.
+    Live,
+    /// In the timeline, as the oldest event: gets the next negative order.
+    Backfilled,
+    /// Known, but outside of the timeline (auth events, the state of a join answer).
+    Outlier,
+    /// Passed against its own state, not against the current one: not shown.
+    SoftFailed,
+    /// Failed the auth rules: never in state or timeline.
+    Rejected,
+}
+
+/// The id that a client gave to its request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClientTxn {
+    /// The device that sent it.
+    pub device_id: String,
+    /// The `txnId` of the path.
+    pub txn_id: String,
+}
+
+/// One event to be stored. Storing an event id again replaces place, group and JSON.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// The event.
+    pub pdu: Arc<Pdu>,
+    /// How it stands.
+    pub place: Place,
+    /// The state group after the event; none for outliers.
+    pub state_group: Option<u64>,
+    /// This copy was changed on its way (`proto::pdu::Received::spoilt`).
+    pub spoilt: bool,
+    /// Set on events that a client of ours sent.
+    pub txn: Option<ClientTxn>,
+    /// Set when the push rules say that the user is notified.
+    pub notify: Option<Notify>,
+}
+
+/// How an event counts as unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notify {
+    /// It mentions the user.
+    pub highlight: bool,
+}
+
+/// A state group: a room state as changes against another one. Numbered by the room.
+#[derive(Debug, Clone)]
+pub struct NewGroup {
+    /// Its number, unique in the room.
+    pub id: u64,
+    /// The group it changes; none for a first one, whose changes are the whole state.
+    pub parent: Option<u64>,
+    /// New values; `None` removes the place.
+    pub changes: Vec<(StateKey, Option<OwnedEventId>)>,
+}
+
+/// A forward extremity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extremity {
+    /// The event that nothing follows yet.
+    pub event_id: OwnedEventId,
+    /// Its depth.
+    pub depth: u64,
+    /// The state group after it.
+    pub state_group: u64,
+}
+
+/// The front of the event graph after a commit.
+#[derive(Debug, Clone)]
+pub struct Heads {
+    /// Forward extremities.
+    pub extremities: Vec<Extremity>,
+    /// The resolved state of all of them.
+    pub current_group: u64,
+    /// The next free state group number.
+    pub next_group: u64,
+}
+
+/// The redaction of an event.
+#[derive(Debug, Clone)]
+pub struct Redaction {
+    /// What is redacted.
+    pub target: OwnedEventId,
+    /// The redaction event.
+    pub because: OwnedEventId,
+    /// The target as it is from now on; none while the target itself is not here (kept as a
+    /// pending redaction, reported by [`LoadEvents`]).
+    pub redacted: Option<Arc<Pdu>>,
+}
+
+/// The membership of this node's user, as `/sync` shows it.
+#[derive(Debug, Clone)]
+pub struct OwnMembership {
+    /// join, invite, leave, ban, knock.
+    pub membership: MembershipState,
+    /// The membership event; none for an invite that was refused without anybody's help.
+    pub event_id: Option<OwnedEventId>,
+    /// Of an invite: what [`LoadRoom`] gives back and `/sync` shows.
+    pub invite: Option<InviteData>,
+}
+
+/// An invite that came from another server.
+#[derive(Debug, Clone)]
+pub struct InviteData {
+    /// The invite event as received, with our signature.
+    pub event: Arc<Pdu>,
+    /// Stripped state events, each a JSON object, the invite itself included.
+    pub stripped_state: Vec<Box<RawValue>>,
+    /// Servers that can be asked to join, the inviter's first.
+    pub via: Vec<OwnedServerName>,
+}
+
+/// One step of one room: events, groups, heads, current state and all that hangs on them, in one
+/// transaction. Answered once it is durable.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Committed, StoreError>")]
+pub struct CommitRoom {
+    /// The room; created by its first commit.
+    pub room_id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+    /// Events in the order in which they count.
+    pub events: Vec<NewEvent>,
+    /// New state groups, parents first.
+    pub groups: Vec<NewGroup>,
+    /// Set when the front of the graph moved.
+    pub heads: Option<Heads>,
+    /// How the current state changed; logged at the position of the commit's last event.
+    pub state_changes: Vec<(StateKey, Option<OwnedEventId>)>,
+    /// Redactions that apply.
+    pub redactions: Vec<Redaction>,
+    /// Set when our user's membership changed.
+    pub membership: Option<OwnMembership>,
+    /// Set when the servers with a joined user changed: all of them.
+    pub servers: Option<Vec<OwnedServerName>>,
+    /// Events that live ones refer to and that are not here: where backfill goes on. Replaces the
+    /// list when set.
+    pub backward_extremities: Option<Vec<OwnedEventId>>,
+    /// Display names and avatars of joined members that changed, for the user directory:
+    /// `None` removes the user when no room is shared any more.
+    pub directory: Vec<(OwnedUserId, Option<DirectoryEntry>)>,
+}
+
+/// What the user directory knows of somebody from shared rooms.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DirectoryEntry {
+    /// The shown name.
+    pub displayname: Option<String>,
+    /// The avatar, `mxc://`.
+    pub avatar_url: Option<String>,
+}
+
+/// A commit that is durable.
+#[derive(Debug, Clone, Copy)]
+pub struct Committed {
+    /// The stream position after it: a `/sync` from here does not show it again.
+    pub position: u64,
+}
+
+// ---------------------------------------------------------------- rooms: read
+
+/// Reads what a Room needs to go on. `None` where nothing is stored of the room.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Option<LoadedRoom>, StoreError>")]
+pub struct LoadRoom {
+    /// The room.
+    pub room_id: OwnedRoomId,
+}
+
+/// The stored front of a room.
+#[derive(Debug, Clone)]
+pub struct LoadedRoom {
+    /// Its version.
+    pub version: RoomVersionId,
+    /// Front of the graph; none for a room that we were only invited to.
+    pub heads: Option<Heads>,
+    /// The events of the current state.
+    pub state: Vec<StoredEvent>,
+    /// Our user's membership.
+    pub membership: Option<OwnMembership>,
+    /// Where backfill goes on.
+    pub backward_extremities: Vec<OwnedEventId>,
+    /// The newest 1,000 client transactions.
+    pub txns: Vec<(ClientTxn, OwnedEventId)>,
+}
+
+/// A stored event.
+#[derive(Debug, Clone)]
+pub struct StoredEvent {
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// Canonical JSON, without `server_keys` and `unsigned`.
+    pub json: Arc<str>,
+    /// How it stands.
+    pub place: Place,
+    /// The state group after it; none for outliers and backfilled events.
+    pub state_group: Option<u64>,
+    /// Place in the timeline: the stream position of a live event, negative for a backfilled one;
+    /// none outside of the timeline.
+    pub order: Option<i64>,
+    /// This copy was changed on its way.
+    pub spoilt: bool,
+    /// The transaction of the client that sent it.
+    pub txn: Option<ClientTxn>,
+    /// The redaction that applies to it.
+    pub redacted_because: Option<OwnedEventId>,
+}
+
+/// What is known of an event id.
+#[derive(Debug, Clone)]
+pub enum Lookup {
+    /// The event.
+    Found(StoredEvent),
+    /// Nothing, but a redaction of it came already.
+    RedactedBy(OwnedEventId),
+    /// Nothing.
+    Absent,
+}
+
+/// Reads events of one room by id; the answer has their order.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<Lookup>, StoreError>")]
+pub struct LoadEvents {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Which events.
+    pub event_ids: Vec<OwnedEventId>,
+}
+
+/// Reads the state of a state group.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<HashMap<StateKey, OwnedEventId>, StoreError>")]
+pub struct LoadState {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The group.
+    pub group: u64,
+}
+
+/// Reads the events that can be reached from `roots` along auth events, roots included. Missing
+/// ones are left out.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<StoredEvent>, StoreError>")]
+pub struct LoadAuthChain {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Where to begin.
+    pub roots: Vec<OwnedEventId>,
+}
+
+/// Which way a timeline is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From old to new.
+    Forward,
+    /// From new to old.
+    Backward,
+}
+
+/// Reads a page of a room's timeline.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<TimelinePage, StoreError>")]
+pub struct ReadTimeline {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Where to begin. Forward: events with a greater order. Backward: events with this order or
+    /// a smaller one; none begins at the respective end.
+    pub from: Option<i64>,
+    /// Where to stop: forward includes this order, backward excludes it.
+    pub to: Option<i64>,
+    /// Which way.
+    pub direction: Direction,
+    /// Most events in the answer.
+    pub limit: usize,
+}
+
+/// A page of a timeline.
+#[derive(Debug, Clone)]
+pub struct TimelinePage {
+    /// In the direction that was asked for.
+    pub events: Vec<StoredEvent>,
+    /// Where the next page begins; none when the end was reached.
+    pub next: Option<i64>,
+}
+
+/// Reads all rooms, for those who keep an index of them.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<RoomRow>, StoreError>")]
+pub struct ListRooms;
+
+/// One room of [`ListRooms`].
+#[derive(Debug, Clone)]
+pub struct RoomRow {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Our user's membership; none for a room of which there are only leftovers.
+    pub membership: Option<MembershipState>,
+    /// Servers with a joined user.
+    pub servers: Vec<OwnedServerName>,
+}
+
+/// Finds people in the directory of shared rooms, by a part of name or id, any case.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<(OwnedUserId, DirectoryEntry)>, StoreError>")]
+pub struct SearchDirectory {
+    /// The part.
+    pub term: String,
+    /// Most results.
+    pub limit: usize,
+}
+
+// ---------------------------------------------------------------- sync: read by http
+
+/// Which events a filter lets through (Client-Server API, "Filtering"). `*` in `types` stands for
+/// any characters. Rooms are chosen by [`ReadSync::rooms`].
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// Only these types.
+    pub types: Option<Vec<String>>,
+    /// None of these types.
+    pub not_types: Vec<String>,
+    /// Only these senders.
+    pub senders: Option<Vec<OwnedUserId>>,
+    /// None of these senders.
+    pub not_senders: Vec<OwnedUserId>,
+}
+
+/// Reads what changed for a device since a position. The cost follows what changed.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<SyncRows, StoreError>")]
+pub struct ReadSync {
+    /// The device, for its to-device messages and transaction ids.
+    pub device_id: String,
+    /// Our user.
+    pub user_id: OwnedUserId,
+    /// Position of the last answer; none for an initial sync.
+    pub since: Option<u64>,
+    /// Send the whole state of each room.
+    pub full_state: bool,
+    /// Most timeline events a room.
+    pub timeline_limit: usize,
+    /// Timeline events.
+    pub timeline_filter: EventFilter,
+    /// State events.
+    pub state_filter: EventFilter,
+    /// Leave members out of the state who did not send any of the timeline.
+    pub lazy_load_members: bool,
+    /// Show rooms that were left, in an initial sync too.
+    pub include_leave: bool,
+    /// Only these rooms.
+    pub rooms: Option<Vec<OwnedRoomId>>,
+    /// None of these rooms.
+    pub not_rooms: Vec<OwnedRoomId>,
+}
+
+/// What changed, as rows.
+#[derive(Debug, Clone, Default)]
+pub struct SyncRows {
+    /// Position up to which this is complete.
+    pub position: u64,
+    /// Joined rooms with changes.
+    pub joined: Vec<JoinedRoom>,
+    /// New invites.
+    pub invited: Vec<InvitedRoom>,
+    /// Rooms that were left since.
+    pub left: Vec<JoinedRoom>,
+    /// Global account data by type.
+    pub account_data: Vec<(String, Box<RawValue>)>,
+    /// To-device messages, each a JSON object.
+    pub to_device: Vec<Box<RawValue>>,
+    /// Users whose device lists changed.
+    pub device_lists_changed: Vec<OwnedUserId>,
+}
+
+impl SyncRows {
+    /// Tells whether there is nothing to show.
+    pub fn is_empty(&self) -> bool {
+        self.joined.is_empty()
+            && self.invited.is_empty()
+            && self.left.is_empty()
+            && self.account_data.is_empty()
+            && self.to_device.is_empty()
+            && self.device_lists_changed.is_empty()
+    }
+}
+
+/// Changes of one joined or left room.
+#[derive(Debug, Clone)]
+pub struct JoinedRoom {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// New events, oldest first.
+    pub timeline: Vec<StoredEvent>,
+    /// Events between `since` and the timeline were left out.
+    pub limited: bool,
+    /// Where `/messages` goes on backwards; none when the timeline is all there is.
+    pub prev_batch: Option<i64>,
+    /// State between `since` and the begin of the timeline.
+    pub state: Vec<StoredEvent>,
+    /// Room account data that changed, by type.
+    pub account_data: Vec<(String, Box<RawValue>)>,
+    /// Receipts that changed.
+    pub receipts: Vec<Receipt>,
+    /// Unread counts.
+    pub unread: Unread,
+    /// Set when members changed.
+    pub summary: Option<Summary>,
+    /// Redaction events by id, for `redacted_because` of the events above.
+    pub redactions: HashMap<OwnedEventId, StoredEvent>,
+    /// The events that state events of the timeline replaced, by the id of the newer event, for
+    /// `prev_content`.
+    pub replaced: HashMap<OwnedEventId, StoredEvent>,
+}
+
+/// Unread counts of a room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Events that notify.
+    pub notifications: u64,
+    /// Events that mention the user.
+    pub highlights: u64,
+}
+
+/// Who is in a room (`summary` of `/sync`).
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Up to 5 others to name the room after; empty where it has a name.
+    pub heroes: Vec<OwnedUserId>,
+    /// Joined members.
+    pub joined: u64,
+    /// Invited members.
+    pub invited: u64,
+}
+
+/// A new invite.
+#[derive(Debug, Clone)]
+pub struct InvitedRoom {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Stripped state events.
+    pub stripped_state: Vec<Box<RawValue>>,
+}
+
+/// A receipt: stored with [`Row::Receipt`].
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Receipt {
+    /// Who read.
+    pub user_id: OwnedUserId,
+    /// `m.read` or `m.read.private`.
+    pub receipt_type: String,
+    /// Up to where.
+    pub event_id: OwnedEventId,
+    /// `main`, a thread root, or none.
+    pub thread_id: Option<String>,
+    /// When, in milliseconds.
+    pub ts: u64,
+}
+
+/// Asks for the watch of the durable stream position: it changes after each durable write that a
+/// `/sync` can show.
+#[derive(Message, Debug)]
+#[rtype(result = "watch::Receiver<u64>")]
+pub struct WatchStream;
+
+// ---------------------------------------------------------------- rows: small things of others
+
+/// Small rows whose value their owner encodes. The key parts are plain text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Row {
+    /// Accounts: a device by id.
+    Device(String),
+    /// Accounts: an access token by its SHA-256 in hexadecimal.
+    AccessToken(String),
+    /// Accounts: a key of the profile (`displayname`, `avatar_url`).
+    Profile(String),
+    /// Accounts: a filter by id.
+    Filter(String),
+    /// Accounts: global account data by type. A write shows in `/sync`.
+    AccountData(String),
+    /// Accounts: room account data by room and type. A write shows in `/sync`.
+    RoomAccountData(OwnedRoomId, String),
+    /// Accounts: a to-device message; the Store adds the order, so two never collide. A write
+    /// shows in the `/sync` of the device. See [`AckToDevice`].
+    ToDevice(String),
+    /// Accounts: a to-device transaction that was handled, by device and id.
+    ToDeviceTxn(String, String),
+    /// Room: a receipt by room, user, type and thread; the value is a [`Receipt`] as JSON. A write
+    /// shows in `/sync`; one of our user's lowers the unread counts.
+    Receipt(OwnedRoomId, OwnedUserId, String, Option<String>),
+    /// Accounts: the device list of a user changed. Value-less; a write shows in `/sync`.
+    DeviceList(OwnedUserId),
+    /// Identity: newest server_keys of a server, as JSON.
+    ServerKeys(OwnedServerName),
+    /// Rendezvous: where a server was last reached, as JSON.
+    Address(OwnedServerName),
+    /// RelayRequest: something to be delivered to a server later, by server and id.
+    Outbox(OwnedServerName, String),
+}
+
+/// Which rows to scan: all of a kind, or those with the first key part given.
+#[derive(Debug, Clone)]
+pub enum RowKind {
+    /// All devices.
+    Devices,
+    /// All access tokens.
+    AccessTokens,
+    /// The whole profile.
+    Profile,
+    /// All filters.
+    Filters,
+    /// All global account data.
+    AccountData,
+    /// All account data of a room.
+    RoomAccountData(OwnedRoomId),
+    /// All receipts of a room.
+    Receipts(OwnedRoomId),
+    /// All server_keys.
+    ServerKeys,
+    /// All addresses.
+    Addresses,
+    /// All of the outbox.
+    Outbox,
+}
+
+/// Writes rows in one transaction; `None` deletes. Answered once durable.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Committed, StoreError>")]
+pub struct WriteRows(pub Vec<(Row, Option<Vec<u8>>)>);
+
+/// Reads one row.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Option<Vec<u8>>, StoreError>")]
+pub struct ReadRow(pub Row);
+
+/// Reads rows of a kind, in key order.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<(Row, Vec<u8>)>, StoreError>")]
+pub struct ScanRows(pub RowKind);
+
+/// Deletes the to-device messages of a device up to a position that it has synced from: they
+/// arrived. Not answered before it is applied, and not made durable on its own: a message that
+/// comes twice does no harm.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct AckToDevice {
+    /// The device.
+    pub device_id: String,
+    /// The `since` of its request.
+    pub position: u64,
+}
+
+// ---------------------------------------------------------------- life: node.rs
+
+/// Flushes everything and refuses what comes after. The last message of a node.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct Close;

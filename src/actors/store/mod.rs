@@ -1,0 +1,5 @@
+//! TEMP.
+
+mod messages;
+
+pub use messages::*;

@@ -1,0 +1,327 @@
+//! Configuration: `config.json`, then the environment; and every limit and default by name.
+//!
+//! A key of the file is an environment variable too, in upper snake case with `__` for each dot:
+//! `libp2p.dht.bootstrapPeers` is `MESSAGEHUB__LIBP2P__DHT__BOOTSTRAP_PEERS`, its items separated
+//! by commas.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use config::{Case, Environment, File, FileFormat};
+use libp2p::Multiaddr;
+use serde::Deserialize;
+
+/// Where the homeserver listens unless it is configured.
+pub const DEFAULT_LISTEN: &str = "127.84.48.2:80";
+/// Where Element is served unless it is configured.
+pub const DEFAULT_ELEMENT_LISTEN: &str = "127.84.48.1:80";
+/// The port that takes the place of 80 where that is not permitted.
+pub const FALLBACK_PORT: u16 = 8480;
+/// Where libp2p listens unless it is configured: TCP and QUIC on the same number.
+pub const DEFAULT_LIBP2P_LISTEN: [&str; 4] = [
+    "/ip4/0.0.0.0/tcp/4848",
+    "/ip4/0.0.0.0/udp/4848/quic-v1",
+    "/ip6/::/tcp/4848",
+    "/ip6/::/udp/4848/quic-v1",
+];
+/// Bootstrap nodes of the public IPFS DHT.
+pub const DEFAULT_BOOTSTRAP: [&str; 5] = [
+    "/dnsaddr/bootstrap.libp2p.io/p2p/QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN",
+    "/dnsaddr/bootstrap.libp2p.io/p2p/QmQCU2EcMqAqQPR2i9bChDtGNJchTbq5TbXJJ16u19uLTa",
+    "/dnsaddr/bootstrap.libp2p.io/p2p/QmbLHAnMoJPWSCR5Zhtx6BHJX9KiKNN6tpvbUcqanj75Nb",
+    "/dnsaddr/bootstrap.libp2p.io/p2p/QmcZf59bWwK5XFi76CZX8cbJ4BhTzzA3gU1ZjYZcYW3dwt",
+    "/ip4/104.131.131.82/tcp/4001/p2p/QmaCpDMGvV2BGHeYERUEnRQAwe3N8SzbUtfsmvsqQLuvuJ",
+];
+
+/// Limits. Each says what it bounds; none is configurable until somebody needs it to be.
+pub mod limits {
+    use std::time::Duration;
+
+    /// Requests and gossip in work at once, in the whole node.
+    pub const WORK_NODE: usize = 1024;
+    /// Requests of one peer in work at once.
+    pub const WORK_PEER: usize = 32;
+    /// Mailbox of an actor: as many as the permits, so that sends never wait.
+    pub const MAILBOX: usize = 2048;
+    /// Commands waiting for the Swarm.
+    pub const SWARM_COMMANDS: usize = 256;
+    /// Events of the Swarm waiting for its actor.
+    pub const SWARM_EVENTS: usize = 1024;
+    /// Largest gossip message that is published; the gossipsub limit is 1 KiB more, since a
+    /// message at the very limit also loses the next one.
+    pub const GOSSIP_MESSAGE: usize = 511 * 1024;
+    /// Largest body of a client request, uploads aside.
+    pub const CLIENT_BODY: usize = 256 * 1024;
+    /// Most events a client gets in one page.
+    pub const PAGE: usize = 1000;
+    /// Most timeline events a room in one `/sync`.
+    pub const SYNC_TIMELINE: usize = 200;
+    /// Longest wait of a `/sync`.
+    pub const SYNC_WAIT: Duration = Duration::from_secs(60);
+    /// Longest wait for the verdict on a gossip message; gossipsub forgets it after 12 s.
+    pub const VERDICT_WAIT: Duration = Duration::from_secs(4);
+    /// Longest wait of a search for people.
+    pub const SEARCH_WAIT: Duration = Duration::from_secs(5);
+    /// Longest wait for an answer of another server, finding it included.
+    pub const FEDERATION_WAIT: Duration = Duration::from_secs(30);
+    /// How long a room without work stays in memory.
+    pub const ROOM_IDLE: Duration = Duration::from_secs(10 * 60);
+    /// Largest value of a row in the Store; larger ones could brick the database.
+    pub const ROW: usize = 100 * 1024;
+    /// State groups between two full snapshots.
+    pub const GROUP_CHAIN: u32 = 100;
+    /// PDUs of one room that wait for missing events.
+    pub const ROOM_PARKED: usize = 2000;
+    /// Events asked for in one `get_missing_events` or `backfill`.
+    pub const MISSING_PAGE: usize = 100;
+    /// Rounds of fetching for one gap.
+    pub const MISSING_ROUNDS: usize = 50;
+    /// PDUs in one transaction (Server-Server API).
+    pub const TRANSACTION_PDUS: usize = 50;
+    /// EDUs in one transaction.
+    pub const TRANSACTION_EDUS: usize = 100;
+    /// Longest stop after Ctrl-C or SIGTERM.
+    pub const STOP_WAIT: Duration = Duration::from_secs(5);
+}
+
+/// The configuration of a node, checked.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// Where the homeserver listens.
+    #[serde(default)]
+    pub listen_address: Option<SocketAddr>,
+    /// Element.
+    #[serde(default)]
+    pub element: ElementConfig,
+    /// The network.
+    #[serde(default)]
+    pub libp2p: Libp2pConfig,
+}
+
+/// `element.*`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ElementConfig {
+    /// Where Element is served: `None` where the key is missing (the default address), `Some(None)`
+    /// where it is null (not at all).
+    #[serde(default, deserialize_with = "present")]
+    pub listen_address: Option<Option<SocketAddr>>,
+    /// The folder with Element's files; `<data>/element` where it is missing.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
+}
+
+/// `libp2p.*`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Libp2pConfig {
+    /// Where libp2p listens.
+    #[serde(default = "default_listen")]
+    pub listen_addresses: Vec<Multiaddr>,
+    /// Whether nodes of the same LAN are found by mDNS.
+    #[serde(default = "yes")]
+    pub mdns: bool,
+    /// Relays that carry connections to us where none can be made directly.
+    #[serde(default)]
+    pub static_relays: Vec<Multiaddr>,
+    /// With a secret, only nodes with the same one can be talked to.
+    #[serde(default)]
+    pub private_network_secret: Option<String>,
+    /// A new PeerId at each start.
+    #[serde(default)]
+    pub fresh_peer_id: bool,
+    /// The DHT.
+    #[serde(default)]
+    pub dht: DhtConfig,
+}
+
+/// `libp2p.dht.*`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DhtConfig {
+    /// Nodes through which the DHT is entered: null is the built-in list, `[]` none.
+    #[serde(default)]
+    pub bootstrap_peers: Option<Vec<Multiaddr>>,
+    /// Whether the rendezvous strings are advertised.
+    #[serde(default = "yes")]
+    pub advertise: bool,
+}
+
+impl Default for Libp2pConfig {
+    fn default() -> Self {
+        Self {
+            listen_addresses: default_listen(),
+            mdns: true,
+            static_relays: Vec::new(),
+            private_network_secret: None,
+            fresh_peer_id: false,
+            dht: DhtConfig::default(),
+        }
+    }
+}
+
+impl Default for DhtConfig {
+    fn default() -> Self {
+        Self { bootstrap_peers: None, advertise: true }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_listen() -> Vec<Multiaddr> {
+    DEFAULT_LIBP2P_LISTEN.iter().filter_map(|address| address.parse().ok()).collect()
+}
+
+/// Tells a null apart from a missing key.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// What is wrong with the configuration: one line that names the key or file and what to do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration file {0}: {1}")]
+    File(PathBuf, String),
+    /// A key or value is wrong.
+    #[error("configuration: {0}")]
+    Key(String),
+}
+
+impl Config {
+    /// Reads `file`, or `config.json` of the working folder where there is one, then the
+    /// environment.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut builder = config::Config::builder();
+        let path = match file {
+            Some(path) => Some(path.to_owned()),
+            None => Some(PathBuf::from("config.json")).filter(|path| path.exists()),
+        };
+        if let Some(path) = path {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| ConfigError::File(path.clone(), error.to_string()))?;
+            if let Err(error) = serde_json::from_str::<serde_json::Value>(&text) {
+                return Err(ConfigError::File(path, format!("it is no JSON: {error}")));
+            }
+            builder = builder.add_source(File::from_str(&text, FileFormat::Json));
+        }
+        let environment = Environment::with_prefix("MESSAGEHUB")
+            .prefix_separator("__")
+            .separator("__")
+            .convert_case(Case::Camel)
+            .try_parsing(true)
+            .list_separator(",")
+            .with_list_parse_key("libp2p.listenAddresses")
+            .with_list_parse_key("libp2p.staticRelays")
+            .with_list_parse_key("libp2p.dht.bootstrapPeers");
+        let config: Self = builder
+            .add_source(environment)
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .map_err(|error| ConfigError::Key(one_line(&error)))?;
+        config.check()
+    }
+
+    fn check(self) -> Result<Self, ConfigError> {
+        if let Some(secret) = &self.libp2p.private_network_secret {
+            if secret.is_empty() {
+                return Err(ConfigError::Key(
+                    "libp2p.privateNetworkSecret is empty, which everybody could guess: set a \
+                     secret, or null for the public network"
+                        .to_owned(),
+                ));
+            }
+            if secret.len() < 16 {
+                log::warn!(
+                    "libp2p.privateNetworkSecret is short: whoever records one connection can \
+                     guess it offline; use 22 random characters or more"
+                );
+            }
+        }
+        if self.libp2p.listen_addresses.is_empty() {
+            return Err(ConfigError::Key(
+                "libp2p.listenAddresses is empty: name at least one address, such as \
+                 /ip4/0.0.0.0/tcp/4848"
+                    .to_owned(),
+            ));
+        }
+        Ok(self)
+    }
+
+    /// Returns the nodes through which the DHT is entered.
+    pub fn bootstrap_peers(&self) -> Vec<Multiaddr> {
+        if self.libp2p.private_network_secret.is_some() && self.libp2p.dht.bootstrap_peers.is_none()
+        {
+            return Vec::new();
+        }
+        self.libp2p.dht.bootstrap_peers.clone().unwrap_or_else(|| {
+            DEFAULT_BOOTSTRAP.iter().filter_map(|address| address.parse().ok()).collect()
+        })
+    }
+}
+
+/// The config crate's errors name the key; make them one line.
+fn one_line(error: &config::ConfigError) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Longest wait of one actor for another: far beyond any healthy answer.
+pub const ASK_WAIT: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn load(json: &str) -> Result<Config, ConfigError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(json.as_bytes()).unwrap();
+        Config::load(Some(file.path()))
+    }
+
+    #[test]
+    fn the_shipped_file_is_the_default() {
+        let shipped = load(include_str!("../config.json")).unwrap();
+        assert_eq!(shipped.listen_address, DEFAULT_LISTEN.parse().ok());
+        assert_eq!(shipped.element.listen_address, Some(DEFAULT_ELEMENT_LISTEN.parse().ok()));
+        assert_eq!(shipped.bootstrap_peers().len(), DEFAULT_BOOTSTRAP.len());
+        assert_eq!(shipped.libp2p.listen_addresses.len(), DEFAULT_LIBP2P_LISTEN.len());
+    }
+
+    #[test]
+    fn null_and_missing_differ() {
+        assert_eq!(load("{}").unwrap().element.listen_address, None);
+        let off = load(r#"{"element":{"listenAddress":null}}"#).unwrap();
+        assert_eq!(off.element.listen_address, Some(None));
+        let none = load(r#"{"libp2p":{"dht":{"bootstrapPeers":[]}}}"#).unwrap();
+        assert!(none.bootstrap_peers().is_empty());
+    }
+
+    #[test]
+    fn mistakes_name_the_key_in_one_line() {
+        for (json, needle) in [
+            (r#"{"listenAdress":"127.0.0.1:80"}"#, "listenAdress"),
+            (r#"{"listenAddress":"here"}"#, "listenAddress"),
+            (r#"{"element":{"port":80}}"#, "port"),
+            (r#"{"libp2p":{"staticRelays":["nowhere"]}}"#, "staticRelays"),
+            (r#"{"libp2p":{"privateNetworkSecret":""}}"#, "privateNetworkSecret"),
+            (r#"{"libp2p":{"listenAddresses":[]}}"#, "listenAddresses"),
+            ("{", "no JSON"),
+        ] {
+            let error = load(json).unwrap_err().to_string();
+            assert!(error.contains(needle), "{json}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! MessageHub.
+pub mod actors;
+pub mod config;
+pub mod proto;

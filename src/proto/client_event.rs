@@ -1,0 +1,170 @@
+//! Events in the form that clients get (Client-Server API, "Room event format").
+
+use ruma::{EventId, RoomId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::ProtoError;
+
+/// What the server adds to an event, none of it signed.
+#[derive(Debug, Default, Clone)]
+pub struct Unsigned {
+    /// Milliseconds since the event was sent.
+    pub age: Option<u64>,
+    /// The client's own id, for the device that sent the event.
+    pub transaction_id: Option<String>,
+    /// The content that a state event replaced.
+    pub prev_content: Option<Box<RawValue>>,
+    /// The event that a state event replaced.
+    pub replaces_state: Option<String>,
+    /// The redaction of the event, already in client form.
+    pub redacted_because: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct Stored<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: &'a RawValue,
+    #[serde(borrow)]
+    state_key: Option<&'a RawValue>,
+    #[serde(borrow)]
+    sender: &'a RawValue,
+    #[serde(borrow)]
+    origin_server_ts: &'a RawValue,
+    #[serde(borrow)]
+    content: &'a RawValue,
+    #[serde(borrow)]
+    redacts: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Rendered<'a> {
+    content: &'a RawValue,
+    event_id: &'a EventId,
+    origin_server_ts: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redacts: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_id: Option<&'a RoomId>,
+    sender: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_key: Option<&'a RawValue>,
+    #[serde(rename = "type")]
+    kind: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unsigned: Option<RenderedUnsigned<'a>>,
+}
+
+#[derive(Serialize)]
+struct RenderedUnsigned<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_content: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redacted_because: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces_state: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction_id: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct RedactsContent<'a> {
+    #[serde(borrow)]
+    redacts: Option<&'a RawValue>,
+}
+
+/// Renders the JSON of a PDU for a client: the fields of the spec, taken over byte for byte.
+///
+/// `room_id` is left out inside `/sync`, where the room is known from around. The target of a
+/// redaction stands at the top level too, for clients from before room version 11.
+pub fn render(
+    json: &str,
+    event_id: &EventId,
+    room_id: Option<&RoomId>,
+    unsigned: &Unsigned,
+) -> Result<Box<RawValue>, ProtoError> {
+    let malformed = |error| ProtoError::malformed("stored event", error);
+    let stored: Stored<'_> = serde_json::from_str(json).map_err(malformed)?;
+    let redacts = match stored.redacts {
+        None if stored.kind.get() == "\"m.room.redaction\"" => {
+            serde_json::from_str::<RedactsContent<'_>>(stored.content.get())
+                .ok()
+                .and_then(|c| c.redacts)
+        }
+        redacts => redacts,
+    };
+    let Unsigned { age, transaction_id, prev_content, replaces_state, redacted_because } = unsigned;
+    let empty = age.is_none()
+        && transaction_id.is_none()
+        && prev_content.is_none()
+        && redacted_because.is_none();
+    let rendered = Rendered {
+        content: stored.content,
+        event_id,
+        origin_server_ts: stored.origin_server_ts,
+        redacts,
+        room_id,
+        sender: stored.sender,
+        state_key: stored.state_key,
+        kind: stored.kind,
+        unsigned: (!empty).then(|| RenderedUnsigned {
+            age: *age,
+            prev_content: prev_content.as_deref(),
+            redacted_because: redacted_because.as_deref(),
+            replaces_state: replaces_state.as_deref(),
+            transaction_id: transaction_id.as_deref(),
+        }),
+    };
+    serde_json::value::to_raw_value(&rendered).map_err(malformed)
+}
+
+/// Renders a state event as stripped state (`m.room.member` of an invite and the like).
+pub fn stripped(json: &str) -> Result<Box<RawValue>, ProtoError> {
+    #[derive(Serialize)]
+    struct Stripped<'a> {
+        content: &'a RawValue,
+        sender: &'a RawValue,
+        state_key: Option<&'a RawValue>,
+        #[serde(rename = "type")]
+        kind: &'a RawValue,
+    }
+    let malformed = |error| ProtoError::malformed("stored event", error);
+    let Stored { kind, state_key, sender, content, .. } =
+        serde_json::from_str(json).map_err(malformed)?;
+    serde_json::value::to_raw_value(&Stripped { content, sender, state_key, kind })
+        .map_err(malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{event_id, room_id};
+
+    use super::*;
+
+    const PDU: &str = r#"{"auth_events":[],"content":{"body":"x"},"depth":1,"hashes":{},"origin_server_ts":5,"prev_events":[],"room_id":"!r:x","sender":"@a:x","signatures":{},"type":"m.room.message"}"#;
+
+    #[test]
+    fn clients_see_the_fields_of_the_spec_only() {
+        let bare = render(PDU, event_id!("$e"), None, &Unsigned::default()).unwrap();
+        assert_eq!(
+            bare.get(),
+            r#"{"content":{"body":"x"},"event_id":"$e","origin_server_ts":5,"sender":"@a:x","type":"m.room.message"}"#
+        );
+        let unsigned =
+            Unsigned { age: Some(3), transaction_id: Some("t".into()), ..Default::default() };
+        let full = render(PDU, event_id!("$e"), Some(room_id!("!r:x")), &unsigned).unwrap();
+        assert!(full.get().contains(r#""unsigned":{"age":3,"transaction_id":"t"}"#), "{full}");
+        assert!(full.get().contains(r#""room_id":"!r:x""#), "{full}");
+    }
+
+    #[test]
+    fn a_redaction_of_version_11_names_its_target_at_the_top_too() {
+        let pdu = PDU
+            .replace("m.room.message", "m.room.redaction")
+            .replace(r#"{"body":"x"}"#, r#"{"redacts":"$t"}"#);
+        let event = render(&pdu, event_id!("$e"), None, &Unsigned::default()).unwrap();
+        assert!(event.get().contains(r#""origin_server_ts":5,"redacts":"$t""#), "{event}");
+    }
+}

@@ -1,0 +1,20 @@
+//! Bytes and rules, without I/O, clock or log: what MessageHub speaks.
+//!
+//! Time, randomness and keys are arguments everywhere, so each rule can be tested from a table.
+//! Formats: `docs/PROTOCOL.md`. Everything Matrix is ruma's; this folder holds what ruma has no
+//! notion of (self-certifying server names, `server_keys`, signed requests without HTTPS) and the
+//! thin types that carry PDUs through the actors.
+
+pub mod client_event;
+pub mod error;
+pub mod pdu;
+pub mod rendezvous;
+pub mod server_keys;
+pub mod server_name;
+pub mod signed;
+pub mod signer;
+pub mod state_res;
+pub mod stream;
+pub mod topic;
+
+pub use error::{Disposition, ProtoError};

@@ -1,0 +1,511 @@
+//! PDUs: what comes in, what we compose, and the checks that need nothing but the event itself.
+//!
+//! `server_keys` is a top-level field of every PDU on the wire and is treated like `unsigned`:
+//! taken out before anything is hashed, signed, verified, counted or stored, and put back when
+//! the event is sent on (`docs/PROTOCOL.md` §3). Everything else is ruma's.
+
+use std::collections::HashMap;
+
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId,
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
+    canonical_json::redact,
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::RoomVersionRules,
+    signatures::{
+        PublicKeyMap, Verified, reference_hash, required_server_signatures_to_verify_event,
+        verify_event,
+    },
+    state_res::{Event, check_pdu_format},
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{ProtoError, server_keys::VerifiedServerKeys, signer::Signer};
+
+/// Longest raw PDU that is parsed, in bytes: 64 KiB of event and as much again around it.
+pub const MAX_RAW_LEN: usize = 128 * 1024;
+/// Most `prev_events` that an event of ours names; the spec allows 20.
+pub const MAX_PREV_EVENTS: usize = 20;
+
+/// The key of a place in the room state.
+pub type StateKey = (StateEventType, String);
+
+/// A persistent data unit, parsed. The JSON is canonical and has neither `server_keys` nor
+/// `unsigned`.
+#[derive(Debug, Clone)]
+pub struct Pdu {
+    /// Reference hash.
+    pub event_id: OwnedEventId,
+    /// The room; of a version 12 create event it is derived from the event id.
+    pub room_id: OwnedRoomId,
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// What the sender's clock said.
+    pub origin_server_ts: MilliSecondsSinceUnixEpoch,
+    /// The event type.
+    pub kind: TimelineEventType,
+    /// Present on state events.
+    pub state_key: Option<String>,
+    /// The content as it was sent.
+    pub content: Box<RawValue>,
+    /// The events before.
+    pub prev_events: Vec<OwnedEventId>,
+    /// The events that allow it.
+    pub auth_events: Vec<OwnedEventId>,
+    /// One more than the depth of the deepest prev event; a hint, never an order.
+    pub depth: u64,
+    /// What a redaction redacts.
+    pub redacts: Option<OwnedEventId>,
+    /// Whether it failed the checks on receipt.
+    pub rejected: bool,
+    /// Canonical JSON.
+    pub json: Box<str>,
+    /// A version 12 create event has no `room_id` of its own.
+    names_room: bool,
+}
+
+#[derive(Deserialize)]
+struct Fields {
+    room_id: Option<OwnedRoomId>,
+    sender: OwnedUserId,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+    #[serde(rename = "type")]
+    kind: TimelineEventType,
+    state_key: Option<String>,
+    content: Box<RawValue>,
+    prev_events: Vec<OwnedEventId>,
+    auth_events: Vec<OwnedEventId>,
+    depth: u64,
+    redacts: Option<OwnedEventId>,
+}
+
+#[derive(Deserialize)]
+struct RedactsContent {
+    redacts: Option<OwnedEventId>,
+}
+
+/// Returns the rules of a room version that this server takes part in: 10, 11 and 12.
+pub fn rules_of(version: &RoomVersionId) -> Option<RoomVersionRules> {
+    match version {
+        RoomVersionId::V10 | RoomVersionId::V11 | RoomVersionId::V12 => version.rules(),
+        _ => None,
+    }
+}
+
+/// Returns the room id that a version 12 create event gives to its room.
+pub fn room_id_of_create(event_id: &EventId) -> Result<OwnedRoomId, ProtoError> {
+    let hash = event_id.as_str().trim_start_matches('$');
+    RoomId::parse(format!("!{hash}")).map_err(|error| ProtoError::malformed("room id", error))
+}
+
+impl Pdu {
+    /// Reads an event that was checked before, such as one from the Store.
+    pub fn from_json(
+        event_id: OwnedEventId,
+        json: &str,
+        rules: &RoomVersionRules,
+    ) -> Result<Self, ProtoError> {
+        let malformed = |error: &dyn std::fmt::Display| ProtoError::malformed("PDU", error);
+        let fields: Fields = serde_json::from_str(json).map_err(|error| malformed(&error))?;
+        let names_room = fields.room_id.is_none();
+        let room_id = match fields.room_id {
+            Some(room_id) => room_id,
+            None if fields.kind == TimelineEventType::RoomCreate
+                && rules.authorization.room_create_event_id_as_room_id =>
+            {
+                room_id_of_create(&event_id)?
+            }
+            None => return Err(malformed(&"no room_id")),
+        };
+        let redacts = if fields.kind != TimelineEventType::RoomRedaction {
+            None
+        } else if rules.redaction.content_field_redacts {
+            serde_json::from_str::<RedactsContent>(fields.content.get())
+                .map_err(|error| malformed(&error))?
+                .redacts
+        } else {
+            fields.redacts
+        };
+        Ok(Self {
+            event_id,
+            room_id,
+            sender: fields.sender,
+            origin_server_ts: fields.origin_server_ts,
+            kind: fields.kind,
+            state_key: fields.state_key,
+            content: fields.content,
+            prev_events: fields.prev_events,
+            auth_events: fields.auth_events,
+            depth: fields.depth,
+            redacts,
+            rejected: false,
+            json: json.into(),
+            names_room,
+        })
+    }
+
+    fn from_object(
+        object: &CanonicalJsonObject,
+        rules: &RoomVersionRules,
+    ) -> Result<Self, ProtoError> {
+        let malformed = |error: &dyn std::fmt::Display| ProtoError::malformed("PDU", error);
+        let hash = reference_hash(object, rules).map_err(|error| malformed(&error))?;
+        let event_id = EventId::parse(format!("${hash}")).map_err(|error| malformed(&error))?;
+        let json = serde_json::to_string(object).map_err(|error| malformed(&error))?;
+        Self::from_json(event_id, &json, rules)
+    }
+
+    /// Returns the place in the room state that the event fills, if it is a state event.
+    pub fn state_place(&self) -> Option<StateKey> {
+        let state_key = self.state_key.clone()?;
+        Some((self.kind.to_string().into(), state_key))
+    }
+
+    /// Returns the event with `server_keys` attached, as it goes on the wire.
+    ///
+    /// A text splice: canonical JSON objects of PDUs are never empty.
+    pub fn to_wire(&self, server_keys: &str) -> Box<RawValue> {
+        let rest = self.json.get(1..).unwrap_or("}");
+        let text = format!("{{\"server_keys\":{server_keys},{rest}");
+        RawValue::from_string(text)
+            .unwrap_or_else(|_| unreachable!("two JSON objects spliced are a JSON object"))
+    }
+
+    /// Returns the event redacted by `because`: what is left once a redaction applies.
+    pub fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, ProtoError> {
+        let object: CanonicalJsonObject = serde_json::from_str(&self.json)
+            .map_err(|error| ProtoError::malformed("PDU", error))?;
+        let object = redact(object, &rules.redaction, None)
+            .map_err(|error| ProtoError::malformed("PDU", error))?;
+        let json =
+            serde_json::to_string(&object).map_err(|error| ProtoError::malformed("PDU", error))?;
+        let mut pdu = Self::from_json(self.event_id.clone(), &json, rules)?;
+        pdu.rejected = self.rejected;
+        Ok(pdu)
+    }
+}
+
+impl Event for Pdu {
+    type Id = OwnedEventId;
+
+    fn event_id(&self) -> &OwnedEventId {
+        &self.event_id
+    }
+    fn room_id(&self) -> Option<&RoomId> {
+        (!self.names_room).then_some(&*self.room_id)
+    }
+    fn sender(&self) -> &UserId {
+        &self.sender
+    }
+    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
+        self.origin_server_ts
+    }
+    fn event_type(&self) -> &TimelineEventType {
+        &self.kind
+    }
+    fn content(&self) -> &RawValue {
+        &self.content
+    }
+    fn state_key(&self) -> Option<&str> {
+        self.state_key.as_deref()
+    }
+    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        Box::new(self.prev_events.iter())
+    }
+    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        Box::new(self.auth_events.iter())
+    }
+    fn redacts(&self) -> Option<&OwnedEventId> {
+        self.redacts.as_ref()
+    }
+    fn rejected(&self) -> bool {
+        self.rejected
+    }
+}
+
+/// An event from outside that is well formed and signed by whom it says.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The event; redacted where `spoilt`.
+    pub pdu: Pdu,
+    /// The content hash did not match: somebody on the way changed or redacted this copy. A full
+    /// copy, when one comes, takes its place.
+    pub spoilt: bool,
+    /// What certifies the sender's key, newest of what came along and what was known.
+    pub server_keys: VerifiedServerKeys,
+}
+
+/// Checks an event from outside up to the content hash: size, shape, server_keys, signature.
+///
+/// `known` has server_keys learnt before: they serve where the event carries none, and for the
+/// second signature of a restricted join. `now` is in milliseconds.
+pub fn receive(
+    raw: &RawValue,
+    room_id: &RoomId,
+    rules: &RoomVersionRules,
+    known: &HashMap<OwnedServerName, VerifiedServerKeys>,
+    now: u64,
+) -> Result<Received, ProtoError> {
+    let malformed = |error: &dyn std::fmt::Display| ProtoError::malformed("PDU", error);
+    let len = raw.get().len();
+    if len > MAX_RAW_LEN {
+        return Err(ProtoError::TooLarge { what: "PDU", len, limit: MAX_RAW_LEN });
+    }
+    let mut object: CanonicalJsonObject =
+        serde_json::from_str(raw.get()).map_err(|error| malformed(&error))?;
+    let attached = object.remove("server_keys");
+    object.remove("unsigned");
+    check_pdu_format(&object, &rules.event_format).map_err(|error| malformed(&error))?;
+
+    let mut pdu = Pdu::from_object(&object, rules)?;
+    if pdu.room_id != room_id {
+        return Err(malformed(&"it is of another room"));
+    }
+    let sender = pdu.sender.server_name();
+    let known_keys = known.get(sender);
+    let server_keys = match attached {
+        Some(CanonicalJsonValue::Object(json)) => {
+            // The same certificate comes with every event of a server: verify it once.
+            match known_keys {
+                Some(keys) if *keys.json() == json => keys.clone(),
+                _ => VerifiedServerKeys::verify(json, now)?,
+            }
+        }
+        _ => {
+            known_keys.cloned().ok_or_else(|| ProtoError::MissingServerKeys(sender.to_string()))?
+        }
+    };
+    if server_keys.server_name() != sender {
+        return Err(ProtoError::BadServerKeys(format!(
+            "they are those of {}, not of the sender's server",
+            server_keys.server_name()
+        )));
+    }
+
+    let ts = u64::from(pdu.origin_server_ts.get());
+    if ts > now.saturating_add(super::server_keys::LIFETIME_MS) {
+        return Err(malformed(&"it is dated more than 7 days ahead"));
+    }
+    let mut keys = PublicKeyMap::from([(sender.to_string(), server_keys.keys_at(ts))]);
+    let required = required_server_signatures_to_verify_event(&object, &rules.signatures)
+        .map_err(|error| malformed(&error))?;
+    for server in required.iter().filter(|server| *server != sender) {
+        let other =
+            known.get(server).ok_or_else(|| ProtoError::MissingServerKeys(server.to_string()))?;
+        keys.insert(server.to_string(), other.keys_at(ts));
+    }
+    let verified = verify_event(&keys, &object, rules)
+        .map_err(|error| ProtoError::BadSignature(error.to_string()))?;
+    let spoilt = matches!(verified, Verified::Signatures);
+    if spoilt {
+        pdu = pdu.redacted(rules)?;
+    }
+    Ok(Received { pdu, spoilt, server_keys })
+}
+
+/// An event that this server composes: what a client may choose.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// The event type.
+    pub kind: TimelineEventType,
+    /// Present on state events.
+    pub state_key: Option<String>,
+    /// The content.
+    pub content: CanonicalJsonObject,
+    /// What a redaction redacts.
+    pub redacts: Option<OwnedEventId>,
+}
+
+/// Where a [`Draft`] stands in the room.
+#[derive(Debug, Clone)]
+pub struct Position {
+    /// The room; none for a create event of version 12.
+    pub room_id: Option<OwnedRoomId>,
+    /// The events before.
+    pub prev_events: Vec<OwnedEventId>,
+    /// The events that allow it.
+    pub auth_events: Vec<OwnedEventId>,
+    /// One more than the deepest prev event's.
+    pub depth: u64,
+    /// Milliseconds.
+    pub origin_server_ts: u64,
+}
+
+/// Composes, hashes and signs an event of our own: the only way to get our signature on one.
+///
+/// Every field is set here from the draft and the position, so nothing that another server
+/// composed (the template of a make_join, CVE-2026-24471) is ever signed.
+pub fn compose(
+    draft: Draft,
+    position: &Position,
+    signer: &Signer,
+    rules: &RoomVersionRules,
+) -> Result<Pdu, ProtoError> {
+    let text = |value: &str| CanonicalJsonValue::String(value.to_owned());
+    let ids = |ids: &[OwnedEventId]| {
+        CanonicalJsonValue::Array(ids.iter().map(|id| text(id.as_str())).collect())
+    };
+    let number = |value: u64| {
+        let value = i64::try_from(value).ok().and_then(ruma::Int::new);
+        value
+            .map(CanonicalJsonValue::Integer)
+            .ok_or_else(|| ProtoError::malformed("event", "a number is beyond 2^53"))
+    };
+    let mut content = draft.content;
+    let mut event = CanonicalJsonObject::new();
+    if let Some(redacts) = &draft.redacts {
+        if rules.redaction.content_field_redacts {
+            content.insert("redacts".to_owned(), text(redacts.as_str()));
+        } else {
+            event.insert("redacts".to_owned(), text(redacts.as_str()));
+        }
+    }
+    if let Some(room_id) = &position.room_id {
+        event.insert("room_id".to_owned(), text(room_id.as_str()));
+    }
+    if let Some(state_key) = &draft.state_key {
+        event.insert("state_key".to_owned(), text(state_key));
+    }
+    event.insert("type".to_owned(), text(&draft.kind.to_string()));
+    event.insert("sender".to_owned(), text(signer.user_id().as_str()));
+    event.insert("content".to_owned(), CanonicalJsonValue::Object(content));
+    event.insert("prev_events".to_owned(), ids(&position.prev_events));
+    event.insert("auth_events".to_owned(), ids(&position.auth_events));
+    event.insert("depth".to_owned(), number(position.depth)?);
+    event.insert("origin_server_ts".to_owned(), number(position.origin_server_ts)?);
+    signer.hash_and_sign(&mut event, &rules.redaction)?;
+    check_pdu_format(&event, &rules.event_format)
+        .map_err(|error| ProtoError::malformed("event", error))?;
+    Pdu::from_object(&event, rules)
+}
+
+/// Returns `pdu` with this server's signature beside that of its author (an invite's answer).
+pub fn countersigned(
+    pdu: &Pdu,
+    signer: &Signer,
+    rules: &RoomVersionRules,
+) -> Result<Pdu, ProtoError> {
+    let mut object: CanonicalJsonObject =
+        serde_json::from_str(&pdu.json).map_err(|error| ProtoError::malformed("PDU", error))?;
+    signer.countersign(&mut object, &rules.redaction)?;
+    Pdu::from_object(&object, rules)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::proto::server_keys::{LIFETIME_MS, tests::secret_keys};
+
+    pub(crate) const NOW: u64 = 1_790_000_000_000;
+
+    fn rules() -> RoomVersionRules {
+        rules_of(&RoomVersionId::V11).unwrap()
+    }
+
+    fn signer(seed: u8) -> Signer {
+        Signer::new(&secret_keys(seed), &["peer".to_owned()], NOW).unwrap()
+    }
+
+    fn room() -> OwnedRoomId {
+        RoomId::parse("!room:example.org").unwrap()
+    }
+
+    fn message(signer: &Signer, ts: u64) -> Pdu {
+        let content = serde_json::from_value(json!({"msgtype": "m.text", "body": "hi"})).unwrap();
+        let draft =
+            Draft { kind: TimelineEventType::RoomMessage, state_key: None, content, redacts: None };
+        let position = Position {
+            room_id: Some(room()),
+            prev_events: vec![],
+            auth_events: vec![],
+            depth: 1,
+            origin_server_ts: ts,
+        };
+        compose(draft, &position, signer, &rules()).unwrap()
+    }
+
+    fn wire(pdu: &Pdu, signer: &Signer) -> Box<RawValue> {
+        pdu.to_wire(&serde_json::to_string(signer.server_keys()).unwrap())
+    }
+
+    fn get(raw: &str) -> Result<Received, ProtoError> {
+        let raw = RawValue::from_string(raw.to_owned()).unwrap();
+        receive(&raw, &room(), &rules(), &HashMap::new(), NOW)
+    }
+
+    #[test]
+    fn our_events_are_accepted_by_others_with_the_same_id() {
+        let ann = signer(1);
+        let sent = message(&ann, NOW);
+        let got = get(wire(&sent, &ann).get()).unwrap();
+        assert_eq!(got.pdu.event_id, sent.event_id);
+        assert_eq!(got.pdu.json, sent.json, "server_keys are no part of the event");
+        assert!(!got.spoilt);
+    }
+
+    #[test]
+    fn a_changed_content_spoils_the_copy_but_not_the_id() {
+        let ann = signer(1);
+        let sent = message(&ann, NOW);
+        let got = get(&wire(&sent, &ann).get().replace("\"hi\"", "\"ho\"")).unwrap();
+        assert!(got.spoilt);
+        assert_eq!(got.pdu.event_id, sent.event_id);
+        assert_eq!(got.pdu.content.get(), "{}");
+    }
+
+    #[test]
+    fn forgeries_are_refused() {
+        let (ann, eve) = (signer(1), signer(3));
+        let sent = message(&ann, NOW);
+        let stranger = get(wire(&sent, &eve).get());
+        assert!(matches!(stranger, Err(ProtoError::BadServerKeys(_))), "{stranger:?}");
+        let none = get(&sent.json);
+        assert!(matches!(none, Err(ProtoError::MissingServerKeys(_))), "{none:?}");
+        let text = wire(&sent, &ann).get().replace("\"depth\":1", "\"depth\":2");
+        assert!(matches!(get(&text), Err(ProtoError::BadSignature(_))));
+        let own_name = sent.json.replace(ann.server_name().as_str(), eve.server_name().as_str());
+        let pdu = Pdu::from_json(sent.event_id.clone(), &own_name, &rules()).unwrap();
+        assert!(get(wire(&pdu, &eve).get()).is_err(), "signed by another server");
+        let elsewhere = wire(&sent, &ann);
+        let other = RoomId::parse("!other:example.org").unwrap();
+        assert!(receive(&elsewhere, &other, &rules(), &HashMap::new(), NOW).is_err());
+    }
+
+    #[test]
+    fn keys_sign_nothing_after_they_expired() {
+        let ann = signer(1);
+        let sent = message(&ann, NOW + LIFETIME_MS + 1);
+        let raw = wire(&sent, &ann);
+        let late = receive(&raw, &room(), &rules(), &HashMap::new(), NOW + LIFETIME_MS + 1);
+        assert!(matches!(late, Err(ProtoError::BadSignature(_))), "{late:?}");
+    }
+
+    #[test]
+    fn limits_of_the_spec() {
+        let ann = signer(1);
+        let text = wire(&message(&ann, NOW), &ann).get().to_owned();
+        for (what, bad) in [
+            ("float", text.replace("\"depth\":1", "\"depth\":1.5")),
+            ("negative depth", text.replace("\"depth\":1", "\"depth\":-1")),
+            ("beyond 2^53", text.replace("\"depth\":1", "\"depth\":9007199254740993")),
+            ("no content", text.replace("\"content\":", "\"kontent\":")),
+            ("too large", text.replace("\"hi\"", &format!("\"{}\"", "x".repeat(70_000)))),
+            ("long type", text.replace("m.room.message", &"m".repeat(256))),
+        ] {
+            assert!(get(&bad).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn redacted_events_stay_verifiable() {
+        let ann = signer(1);
+        let sent = message(&ann, NOW);
+        let redacted = sent.redacted(&rules()).unwrap();
+        let got = get(wire(&redacted, &ann).get()).unwrap();
+        assert_eq!(got.pdu.event_id, sent.event_id);
+        assert!(got.spoilt, "a redacted copy says so, and a full one may replace it");
+    }
+}

@@ -1,0 +1,293 @@
+//! server_keys: the certificate by which a server vouches for its own keys (`docs/PROTOCOL.md` §2).
+//!
+//! It is the key object of the Server-Server API, signed by the identity key whose hash is the
+//! server name. Where a copy came from proves nothing and costs nothing: [`VerifiedServerKeys`]
+//! exists only once everything in it was checked against the name.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::SigningKey;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
+    canonical_json::to_canonical_value,
+    serde::{Base64, base64::Standard},
+    signatures::{PublicKeyMap, PublicKeySet, sign_json, verify_json},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ProtoError, server_name,
+    signer::{NamedKey, SecretKeys},
+};
+
+/// Longest validity of server_keys: 7 days.
+pub const LIFETIME_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+/// New server_keys are issued when this much validity or less remains: 3 days.
+pub const RENEW_BEFORE_MS: u64 = 3 * 24 * 60 * 60 * 1000;
+/// How far the clock of another server may be ahead of ours: 5 minutes.
+pub const CLOCK_SKEW_MS: u64 = 5 * 60 * 1000;
+/// Largest server_keys that are read, in bytes of canonical JSON.
+pub const MAX_LEN: usize = 8 * 1024;
+/// Most PeerIds and most keys of a kind in one server_keys.
+const MAX_ENTRIES: usize = 16;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Key {
+    key: Base64<Standard>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct OldKey {
+    key: Base64<Standard>,
+    expired_ts: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Content {
+    server_name: OwnedServerName,
+    identity_key: Base64<Standard>,
+    verify_keys: BTreeMap<String, Key>,
+    #[serde(default)]
+    old_verify_keys: BTreeMap<String, OldKey>,
+    #[serde(default)]
+    encryption_keys: BTreeMap<String, Key>,
+    peer_ids: Vec<String>,
+    issued_ts: u64,
+    valid_until_ts: u64,
+}
+
+/// Returns the name of a verify key: the first 4 bytes of its public half in hexadecimal.
+pub(super) fn verify_key_name(seed: &[u8; 32]) -> String {
+    key_name(&SigningKey::from_bytes(seed).verifying_key().to_bytes())
+}
+
+fn key_name(public: &[u8; 32]) -> String {
+    public.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Issues server_keys: signed by the identity key, and by the verify key as the spec's key object
+/// is. Valid for [`LIFETIME_MS`] from `now` (milliseconds).
+pub fn issue(
+    keys: &SecretKeys,
+    peer_ids: &[String],
+    now: u64,
+) -> Result<CanonicalJsonObject, ProtoError> {
+    let name = keys.server_name();
+    let verify = SigningKey::from_bytes(&keys.verify).verifying_key().to_bytes();
+    let secret = x25519_dalek::StaticSecret::from(keys.encryption);
+    let encryption = x25519_dalek::PublicKey::from(&secret).to_bytes();
+    let verify_name = key_name(&verify);
+    let key = |public: [u8; 32]| Key { key: Base64::new(public.to_vec()) };
+    let content = Content {
+        server_name: name.clone(),
+        identity_key: Base64::new(keys.identity_public().to_vec()),
+        verify_keys: BTreeMap::from([(format!("ed25519:{verify_name}"), key(verify))]),
+        old_verify_keys: BTreeMap::new(),
+        encryption_keys: BTreeMap::from([(
+            format!("x25519:{}", key_name(&encryption)),
+            key(encryption),
+        )]),
+        peer_ids: peer_ids.to_vec(),
+        issued_ts: now,
+        valid_until_ts: now.saturating_add(LIFETIME_MS),
+    };
+    let malformed = |error: &dyn std::fmt::Display| ProtoError::malformed("server_keys", error);
+    let CanonicalJsonValue::Object(mut object) =
+        to_canonical_value(&content).map_err(|error| malformed(&error))?
+    else {
+        return Err(ProtoError::malformed("server_keys", "not an object"));
+    };
+    for (seed, key_name) in [(&keys.identity, "identity"), (&keys.verify, verify_name.as_str())] {
+        sign_json(name.as_str(), &NamedKey::new(seed, key_name), &mut object)
+            .map_err(|error| malformed(&error))?;
+    }
+    Ok(object)
+}
+
+/// server_keys whose signature, server name and lifetime were found to be right.
+///
+/// That they are still valid at some moment is asked of [`Self::is_live`] and [`Self::keys_at`].
+#[derive(Debug, Clone)]
+pub struct VerifiedServerKeys {
+    content: Content,
+    json: CanonicalJsonObject,
+}
+
+impl VerifiedServerKeys {
+    /// Checks server_keys from anywhere. `now` is in milliseconds.
+    pub fn verify(json: CanonicalJsonObject, now: u64) -> Result<Self, ProtoError> {
+        let bad = |why: &str| ProtoError::BadServerKeys(why.to_owned());
+        let text = serde_json::to_string(&json)
+            .map_err(|error| ProtoError::malformed("server_keys", error))?;
+        if text.len() > MAX_LEN {
+            return Err(ProtoError::TooLarge {
+                what: "server_keys",
+                len: text.len(),
+                limit: MAX_LEN,
+            });
+        }
+        let content: Content = serde_json::from_str(&text)
+            .map_err(|error| ProtoError::malformed("server_keys", error))?;
+        let identity: [u8; 32] = content
+            .identity_key
+            .as_bytes()
+            .try_into()
+            .map_err(|_| bad("the identity key is not 32 bytes long"))?;
+        if !server_name::belongs_to(&content.server_name, &identity) {
+            return Err(bad("the server name is not the CID of the identity key"));
+        }
+        let keys =
+            PublicKeySet::from([("ed25519:identity".to_owned(), Base64::new(identity.to_vec()))]);
+        let map = PublicKeyMap::from([(content.server_name.to_string(), keys)]);
+        verify_json(&map, &json).map_err(|error| ProtoError::BadServerKeys(error.to_string()))?;
+        if content.issued_ts > now.saturating_add(CLOCK_SKEW_MS) {
+            return Err(bad("they were issued in the future"));
+        }
+        match content.valid_until_ts.checked_sub(content.issued_ts) {
+            Some(1..=LIFETIME_MS) => {}
+            _ => return Err(bad("they are not valid for 7 days or less")),
+        }
+        let most =
+            [content.peer_ids.len(), content.verify_keys.len(), content.old_verify_keys.len()];
+        if most.iter().any(|entries| *entries > MAX_ENTRIES) {
+            return Err(bad("they have too many entries"));
+        }
+        Ok(Self { content, json })
+    }
+
+    /// Returns whose they are.
+    pub fn server_name(&self) -> &ServerName {
+        &self.content.server_name
+    }
+
+    /// Returns the JSON, to send on.
+    pub fn json(&self) -> &CanonicalJsonObject {
+        &self.json
+    }
+
+    /// Returns when they were issued, in milliseconds. Newer ones supersede older ones.
+    pub fn issued_ts(&self) -> u64 {
+        self.content.issued_ts
+    }
+
+    /// Returns until when they are valid, in milliseconds.
+    pub fn valid_until_ts(&self) -> u64 {
+        self.content.valid_until_ts
+    }
+
+    /// Returns the PeerIds that speak for the server, as text.
+    pub fn peer_ids(&self) -> &[String] {
+        &self.content.peer_ids
+    }
+
+    /// Tells whether they may be used for requests and connections now.
+    pub fn is_live(&self, now: u64) -> bool {
+        now <= self.content.valid_until_ts
+    }
+
+    /// Tells whether the libp2p node speaks for the server now.
+    pub fn speaks(&self, peer_id: &str, now: u64) -> bool {
+        self.is_live(now) && self.content.peer_ids.iter().any(|known| known == peer_id)
+    }
+
+    /// Returns the keys that could sign for the server at `ts` (room version 5 and later: a key
+    /// signs only what is not younger than `valid_until_ts`).
+    pub fn keys_at(&self, ts: u64) -> PublicKeySet {
+        let current = self.content.verify_keys.iter().filter(|_| ts <= self.content.valid_until_ts);
+        let old = self.content.old_verify_keys.iter().filter(|(_, old)| ts <= old.expired_ts);
+        current
+            .map(|(id, key)| (id, &key.key))
+            .chain(old.map(|(id, key)| (id, &key.key)))
+            .filter(|(id, _)| *id != "ed25519:identity")
+            .map(|(id, key)| (id.clone(), Base64::new(key.as_bytes().to_vec())))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_790_000_000_000;
+
+    pub(crate) fn secret_keys(seed: u8) -> SecretKeys {
+        SecretKeys {
+            identity: [seed; 32],
+            verify: [seed ^ 0x55; 32],
+            encryption: [seed ^ 0xaa; 32],
+        }
+    }
+
+    fn issued() -> CanonicalJsonObject {
+        issue(&secret_keys(1), &["12D3KooWpeer".to_owned()], NOW).unwrap()
+    }
+
+    #[test]
+    fn what_is_issued_verifies() {
+        let keys = VerifiedServerKeys::verify(issued(), NOW).unwrap();
+        assert_eq!(keys.server_name(), secret_keys(1).server_name());
+        assert_eq!(keys.valid_until_ts() - keys.issued_ts(), LIFETIME_MS);
+        assert!(keys.speaks("12D3KooWpeer", NOW + LIFETIME_MS));
+        assert!(!keys.speaks("12D3KooWpeer", NOW + LIFETIME_MS + 1), "an old PeerId must die");
+        assert!(!keys.speaks("12D3KooWother", NOW));
+        assert_eq!(keys.keys_at(NOW).len(), 1);
+        assert!(keys.keys_at(NOW + LIFETIME_MS + 1).is_empty(), "an expired key must not sign");
+    }
+
+    #[test]
+    fn the_key_object_carries_the_signature_of_its_own_verify_key() {
+        let json = issued();
+        let keys = VerifiedServerKeys::verify(json.clone(), NOW).unwrap();
+        let map = PublicKeyMap::from([(keys.server_name().to_string(), keys.keys_at(NOW))]);
+        verify_json(&map, &json).unwrap();
+    }
+
+    #[test]
+    fn anything_forged_is_refused() {
+        type Forge = fn(&mut CanonicalJsonObject);
+        let forgeries: [(&str, Forge); 6] = [
+            ("another name", |json| {
+                let name = secret_keys(2).server_name().to_string();
+                json.insert("server_name".into(), CanonicalJsonValue::String(name));
+            }),
+            ("another identity", |json| {
+                let key = Base64::<Standard>::new(secret_keys(2).identity_public().to_vec());
+                json.insert("identity_key".into(), CanonicalJsonValue::String(key.encode()));
+            }),
+            ("another peer", |json| {
+                let peers = vec![CanonicalJsonValue::String("12D3KooWevil".into())];
+                json.insert("peer_ids".into(), CanonicalJsonValue::Array(peers));
+            }),
+            ("a longer life", |json| {
+                let until = ruma::Int::new_saturating((NOW + LIFETIME_MS + 1) as i64);
+                json.insert("valid_until_ts".into(), CanonicalJsonValue::Integer(until));
+            }),
+            ("no signature", |json| {
+                json.remove("signatures");
+            }),
+            ("an unknown field of 8 KiB", |json| {
+                json.insert("x".into(), CanonicalJsonValue::String("x".repeat(MAX_LEN)));
+            }),
+        ];
+        for (what, forge) in forgeries {
+            let mut json = issued();
+            forge(&mut json);
+            assert!(VerifiedServerKeys::verify(json, NOW).is_err(), "{what} was accepted");
+        }
+        assert!(
+            VerifiedServerKeys::verify(issued(), NOW - CLOCK_SKEW_MS - 1).is_err(),
+            "issued in the future"
+        );
+    }
+
+    #[test]
+    fn nobody_gets_more_than_seven_days_even_by_signing_so() {
+        let mut json = issued();
+        json.remove("signatures");
+        let until = ruma::Int::new_saturating((NOW + LIFETIME_MS + 1) as i64);
+        json.insert("valid_until_ts".into(), CanonicalJsonValue::Integer(until));
+        let name = secret_keys(1).server_name();
+        sign_json(name.as_str(), &NamedKey::new(&[1; 32], "identity"), &mut json).unwrap();
+        assert!(VerifiedServerKeys::verify(json, NOW).is_err());
+    }
+}

@@ -1,0 +1,135 @@
+//! The keys of this node as those who sign use them.
+//!
+//! A [`Signer`] is a value: Identity makes one whenever server_keys are issued and hands it to
+//! whoever signs, so signing an event crosses no thread.
+
+use std::fmt;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use ruma::{
+    AnyKeyName, CanonicalJsonObject, OwnedServerName, OwnedSigningKeyId, OwnedUserId,
+    room_version_rules::RedactionRules,
+    signatures::{KeyPair, Signature, hash_and_sign_event, sign_event, sign_json},
+};
+
+use super::{ProtoError, server_keys, server_name};
+
+/// The secret halves of a node's keys: 32-byte seeds.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretKeys {
+    /// Ed25519 seed of the identity key, whose public half names the server. Kept for good.
+    pub identity: [u8; 32],
+    /// Ed25519 seed of the verify key, which signs events and requests.
+    pub verify: [u8; 32],
+    /// X25519 secret that others seal to.
+    pub encryption: [u8; 32],
+}
+
+impl fmt::Debug for SecretKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKeys(..)")
+    }
+}
+
+impl SecretKeys {
+    /// Returns the public identity key.
+    pub fn identity_public(&self) -> [u8; 32] {
+        SigningKey::from_bytes(&self.identity).verifying_key().to_bytes()
+    }
+
+    /// Returns the server name that the identity key gives.
+    pub fn server_name(&self) -> OwnedServerName {
+        server_name::from_identity_key(&self.identity_public())
+    }
+}
+
+/// One Ed25519 key under its id, for ruma to sign with.
+pub(super) struct NamedKey {
+    key: SigningKey,
+    id: OwnedSigningKeyId<AnyKeyName>,
+}
+
+impl NamedKey {
+    /// Names a seed `ed25519:<name>`.
+    pub(super) fn new(seed: &[u8; 32], name: &str) -> Self {
+        let id = OwnedSigningKeyId::try_from(format!("ed25519:{name}"))
+            .unwrap_or_else(|_| unreachable!("key names here are hexadecimal or `identity`"));
+        Self { key: SigningKey::from_bytes(seed), id }
+    }
+}
+
+impl KeyPair for NamedKey {
+    fn sign(&self, message: &[u8]) -> Signature {
+        Signature::new(self.id.clone(), self.key.sign(message).to_bytes().to_vec())
+    }
+}
+
+/// Signs as this server, and carries the server_keys that prove it.
+pub struct Signer {
+    server_name: OwnedServerName,
+    user_id: OwnedUserId,
+    verify: NamedKey,
+    server_keys: CanonicalJsonObject,
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
+impl Signer {
+    /// Makes the signer of `keys` and issues the server_keys that it carries.
+    ///
+    /// `peer_ids` are the libp2p nodes that speak for the server; `now` is in milliseconds.
+    pub fn new(keys: &SecretKeys, peer_ids: &[String], now: u64) -> Result<Self, ProtoError> {
+        let server_name = keys.server_name();
+        Ok(Self {
+            user_id: server_name::user_of(&server_name),
+            verify: NamedKey::new(&keys.verify, &server_keys::verify_key_name(&keys.verify)),
+            server_keys: server_keys::issue(keys, peer_ids, now)?,
+            server_name,
+        })
+    }
+
+    /// Returns the name of this server.
+    pub fn server_name(&self) -> &OwnedServerName {
+        &self.server_name
+    }
+
+    /// Returns the user of this server.
+    pub fn user_id(&self) -> &OwnedUserId {
+        &self.user_id
+    }
+
+    /// Returns the server_keys that certify the key this signs with.
+    pub fn server_keys(&self) -> &CanonicalJsonObject {
+        &self.server_keys
+    }
+
+    /// Adds content hash and signature to an event that this server composed.
+    pub fn hash_and_sign(
+        &self,
+        event: &mut CanonicalJsonObject,
+        rules: &RedactionRules,
+    ) -> Result<(), ProtoError> {
+        hash_and_sign_event(self.server_name.as_str(), &self.verify, event, rules)
+            .map_err(|error| ProtoError::malformed("event", error))
+    }
+
+    /// Adds our signature to an event of somebody else (an invite that we accept to hold).
+    pub fn countersign(
+        &self,
+        event: &mut CanonicalJsonObject,
+        rules: &RedactionRules,
+    ) -> Result<(), ProtoError> {
+        sign_event(self.server_name.as_str(), &self.verify, event, rules)
+            .map_err(|error| ProtoError::malformed("event", error))
+    }
+
+    /// Adds our signature to a JSON object.
+    pub fn sign_json(&self, object: &mut CanonicalJsonObject) -> Result<(), ProtoError> {
+        sign_json(self.server_name.as_str(), &self.verify, object)
+            .map_err(|error| ProtoError::malformed("object", error))
+    }
+}

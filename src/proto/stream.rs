@@ -1,0 +1,85 @@
+//! Sync tokens.
+//!
+//! A token names a place in two streams: the durable one (positions of the Store, for ever) and
+//! the ephemeral one (typing, presence: counted from 0 at each start). `boot` tells whose
+//! ephemeral count it is; after a restart a client is sent the ephemeral state anew.
+
+use std::{fmt, str::FromStr};
+
+use super::ProtoError;
+
+/// A `since` or `next_batch` token: `s<position>_<ephemeral>_<boot>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SyncToken {
+    /// Position in the durable stream.
+    pub position: u64,
+    /// Position in the ephemeral stream.
+    pub ephemeral: u64,
+    /// The start of the process that counted `ephemeral`.
+    pub boot: u64,
+}
+
+impl fmt::Display for SyncToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s{}_{}_{:x}", self.position, self.ephemeral, self.boot)
+    }
+}
+
+impl FromStr for SyncToken {
+    type Err = ProtoError;
+
+    fn from_str(token: &str) -> Result<Self, ProtoError> {
+        let parse = || {
+            let mut parts = token.strip_prefix('s')?.split('_');
+            let position = parts.next()?.parse().ok()?;
+            let ephemeral = parts.next()?.parse().ok()?;
+            let boot = u64::from_str_radix(parts.next()?, 16).ok()?;
+            parts.next().is_none().then_some(Self { position, ephemeral, boot })
+        };
+        parse().ok_or_else(|| ProtoError::malformed("sync token", "it is none of this server's"))
+    }
+}
+
+/// A place in the timeline of one room: `t<order>`. Pages of `/messages` begin and end at one.
+///
+/// Live events have their stream position as order; history that was fetched later has negative
+/// orders, counted down, so that it comes before all that is live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TimelineToken(pub i64);
+
+impl fmt::Display for TimelineToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t{}", self.0)
+    }
+}
+
+impl FromStr for TimelineToken {
+    type Err = ProtoError;
+
+    /// Takes a sync token too: it names the place after the last event that it covers.
+    fn from_str(token: &str) -> Result<Self, ProtoError> {
+        if let Some(order) = token.strip_prefix('t').and_then(|order| order.parse().ok()) {
+            return Ok(Self(order));
+        }
+        let position = token.parse::<SyncToken>()?.position;
+        i64::try_from(position)
+            .map(Self)
+            .map_err(|_| ProtoError::malformed("sync token", "its position is out of range"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_round_trip() {
+        let token = SyncToken { position: 12, ephemeral: 3, boot: 0xabc };
+        assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
+        assert_eq!("t-7".parse::<TimelineToken>().unwrap(), TimelineToken(-7));
+        assert_eq!(token.to_string().parse::<TimelineToken>().unwrap(), TimelineToken(12));
+        for bad in ["", "s", "s1", "s1_2", "s1_2_3_4", "s-1_2_3", "t", "x1"] {
+            assert!(bad.parse::<TimelineToken>().is_err(), "{bad}");
+        }
+    }
+}
