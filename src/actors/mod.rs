@@ -1,7 +1,12 @@
-//! The actors: each alone owns its state, all talk by messages only.
+//! The actors: each alone owns its state, all talk by typed messages only.
+//!
+//! Asks go down (http → RoomState → Room → RelayRequest → Rendezvous and Gossip → Swarm; Identity
+//! and Store serve all); upward there are only tells. ARCHITECTURE.md has the map.
 
 pub mod admission;
+pub mod clock;
 pub mod cpu;
+pub mod down;
 pub mod ephemera;
 pub mod error;
 pub mod gossip;

@@ -72,7 +72,7 @@ pub struct ForgetRoom(pub OwnedRoomId);
 pub struct ServerOnline(pub OwnedServerName);
 
 /// Our user's display name or avatar changed: every joined room sends a membership event.
-#[derive(Message, Debug, Clone)]
+#[derive(Message, Debug, Clone, Default)]
 #[rtype(result = "()")]
 pub struct ProfileUpdated {
     /// The shown name.

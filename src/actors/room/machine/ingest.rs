@@ -4,11 +4,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
-    EventId, OwnedEventId,
+    EventId, OwnedEventId, OwnedServerName,
     events::TimelineEventType,
     state_res::{
-        auth_types_for_event, check_state_dependent_auth_rules,
-        check_state_independent_auth_rules,
+        auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules,
     },
 };
 
@@ -39,8 +38,8 @@ pub(crate) enum Ingested {
     New(Box<Change>, Place),
     /// It was here before.
     Duplicate,
-    /// It waits for these events, which are not here.
-    Parked(Vec<OwnedEventId>),
+    /// It waits for events that are not here: [`Machine::frontier`].
+    Parked,
     /// Too many events wait; it comes again with the next head exchange.
     Full,
 }
@@ -115,9 +114,9 @@ impl Machine {
         if self.parked.len() >= limits::ROOM_PARKED {
             return Ingested::Full;
         }
-        let parked = Parked { received: received.clone(), missing: missing.clone() };
+        let parked = Parked { received: received.clone(), missing };
         self.parked.insert(received.pdu.event_id.clone(), parked);
-        Ingested::Parked(missing)
+        Ingested::Parked
     }
 
     /// Takes a parked event out, to be ingested again.
@@ -125,20 +124,47 @@ impl Machine {
         self.parked.remove(event_id).map(|parked| parked.received)
     }
 
-    /// Returns the parked events, oldest first, to try again what could not be fetched before.
-    pub(crate) fn parked(&self) -> Vec<OwnedEventId> {
-        let mut parked: Vec<_> = self.parked.values().map(|parked| &parked.received.pdu).collect();
-        parked.sort_by_key(|pdu| pdu.depth);
-        parked.into_iter().map(|pdu| pdu.event_id.clone()).collect()
+    /// Returns a parked event.
+    pub(crate) fn parked_event(&self, event_id: &EventId) -> Option<Received> {
+        self.parked.get(event_id).map(|parked| parked.received.clone())
     }
 
-    /// Returns what a parked event waits for, less what is parked itself.
-    pub(crate) fn still_missing(&self, event_id: &EventId) -> Vec<OwnedEventId> {
-        let missing = self.parked.get(event_id).map(|parked| parked.missing.as_slice());
-        let absent = |id: &&OwnedEventId| {
-            !self.parked.contains_key(*id) && self.known(id).is_none_or(|event| event.group.is_none())
+    /// Returns the PDU of a parked event.
+    pub(crate) fn parked_pdu(&self, event_id: &EventId) -> Option<Pdu> {
+        self.parked.get(event_id).map(|parked| parked.received.pdu.clone())
+    }
+
+    /// Returns the server that sent a parked event.
+    pub(crate) fn sender_of_parked(&self, event_id: &EventId) -> Option<OwnedServerName> {
+        let parked = self.parked.get(event_id)?;
+        Some(parked.received.pdu.sender.server_name().to_owned())
+    }
+
+    /// Returns the parked events that wait for something that is not parked itself, oldest first.
+    pub(crate) fn frontier(&self) -> Vec<OwnedEventId> {
+        let outside = |parked: &&Parked| {
+            parked.missing.iter().any(|missing| !self.parked.contains_key(missing))
         };
-        missing.unwrap_or_default().iter().filter(absent).cloned().collect()
+        let mut frontier: Vec<_> =
+            self.parked.values().filter(outside).map(|parked| &parked.received.pdu).collect();
+        frontier.sort_by_key(|pdu| pdu.depth);
+        frontier.into_iter().map(|pdu| pdu.event_id.clone()).collect()
+    }
+
+    /// Returns the state before an event by id.
+    pub(crate) fn ids_before(&mut self, pdu: &Pdu) -> Result<Arc<super::StateIds>, Stop> {
+        self.pending = None;
+        self.require(&pdu.prev_events)?;
+        let groups: Vec<u64> = pdu
+            .prev_events
+            .iter()
+            .filter_map(|id| self.known(id).and_then(|known| known.group))
+            .collect();
+        let before = self.merge(&groups, self.next_group)?;
+        Ok(match before.view {
+            View::Current => Arc::new(self.current_ids()),
+            View::Ids(ids) => ids,
+        })
     }
 
     /// A full copy takes the place of one that was changed on its way, unless a redaction
@@ -287,8 +313,7 @@ impl Machine {
         };
         places.push((ruma::events::StateEventType::RoomCreate, String::new()));
         self.require_places(view, &places)?;
-        let fetch =
-            |kind: &ruma::events::StateEventType, key: &str| self.event_in(view, kind, key);
+        let fetch = |kind: &ruma::events::StateEventType, key: &str| self.event_in(view, kind, key);
         Ok(check_state_dependent_auth_rules(rules, pdu, fetch))
     }
 

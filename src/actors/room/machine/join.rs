@@ -15,7 +15,7 @@ use ruma::{
 };
 
 use super::{
-    Change, Known, KnownEvent, Machine, Stop,
+    Change, Known, Machine, Stop,
     ingest::FetchedState,
     state::{StateIds, View},
 };
@@ -24,9 +24,7 @@ use crate::{
         room::messages::RoomError,
         store::{Extremity, InviteData, NewEvent, NewGroup, OwnMembership, Place},
     },
-    proto::{
-        pdu::{Draft, Pdu, Received, StateKey},
-    },
+    proto::pdu::{Draft, Pdu, Received, StateKey},
 };
 
 /// A room state that another server gave.
@@ -74,7 +72,9 @@ impl Machine {
             let Some((pdu, _)) = events.get(&received.pdu.event_id) else { continue };
             let Some(place) = pdu.state_place() else { continue };
             if state.insert(place, pdu.event_id.clone()).is_some() {
-                return Err(RoomError::BadRequest("the given state fills a place twice".to_owned()));
+                return Err(RoomError::BadRequest(
+                    "the given state fills a place twice".to_owned(),
+                ));
             }
         }
         let at_create = state.get(&(StateEventType::RoomCreate, String::new()));
@@ -228,9 +228,7 @@ impl Machine {
         self.current_group = group;
         self.apply_diff(&mut change, diff);
         self.note_heads(&mut change);
-        let unknown = |id: &&OwnedEventId| {
-            self.known(id).is_none_or(|known| known.group.is_none())
-        };
+        let unknown = |id: &&OwnedEventId| self.known(id).is_none_or(|known| known.group.is_none());
         let gaps: Vec<_> = join.prev_events.iter().filter(unknown).cloned().collect();
         self.backward.extend(gaps);
         change.commit.backward_extremities = Some(self.backward.iter().cloned().collect());
@@ -333,10 +331,21 @@ impl Machine {
         invite: Option<InviteData>,
     ) -> Change {
         let mut change = self.change();
-        let own = OwnMembership { membership, event_id, invite };
+        let own = OwnMembership { membership, event_id, invite, forgotten: false };
         self.membership = Some(own.clone());
         change.commit.membership = Some(own);
         change
+    }
+
+    /// Takes the room out of every list of our user, who has left it. History stays, for the day
+    /// on which he comes back.
+    pub(crate) fn forget(&mut self) -> Option<Change> {
+        let left = self.membership.as_ref().filter(|own| own.membership != MembershipState::Join);
+        let own = OwnMembership { forgotten: true, ..left?.clone() };
+        let mut change = self.change();
+        self.membership = None;
+        change.commit.membership = Some(own);
+        Some(change)
     }
 
     /// Makes the template for somebody's membership event, if the auth rules would allow it.
@@ -404,11 +413,6 @@ impl Machine {
             .filter(|server| seen.insert((*server).clone()))
             .cloned()
             .collect()
-    }
-
-    /// Returns an event that stands in the graph, for the servers that ask for it.
-    pub(crate) fn known_event(&self, id: &ruma::EventId) -> Option<&Arc<KnownEvent>> {
-        self.known(id)
     }
 }
 

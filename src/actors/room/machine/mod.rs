@@ -26,13 +26,16 @@ use std::{
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
     RoomVersionId,
-    events::{StateEventType, room::member::MembershipState},
+    events::{
+        StateEventType,
+        room::{history_visibility::HistoryVisibility, member::MembershipState},
+    },
     push::Ruleset,
     room_version_rules::RoomVersionRules,
 };
 use serde::Deserialize;
 
-pub(crate) use self::{ingest::Ingested, state::StateIds};
+pub(crate) use self::{ingest::Ingested, join::GivenState, state::StateIds};
 use super::messages::RoomError;
 use crate::{
     actors::store::{
@@ -40,7 +43,7 @@ use crate::{
         Place, StoredEvent,
     },
     proto::{
-        pdu::{self, Pdu, StateKey},
+        pdu::{self, Draft, Pdu, StateKey},
         state_res::EventMap,
     },
 };
@@ -155,8 +158,8 @@ impl Machine {
         version: RoomVersionId,
         me: OwnedUserId,
     ) -> Result<Self, RoomError> {
-        let rules =
-            pdu::rules_of(&version).ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
+        let rules = pdu::rules_of(&version)
+            .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
         Ok(Self {
             rules_of_push: Ruleset::server_default(&me),
             room_id,
@@ -269,8 +272,28 @@ impl Machine {
         self.txns.get(txn)
     }
 
-    pub(crate) fn set_push_rules(&mut self, rules: Ruleset) {
-        self.rules_of_push = rules;
+    /// Tells whether there is a state: we were in the room once.
+    pub(crate) fn has_state(&self) -> bool {
+        !self.extremities.is_empty()
+    }
+
+    /// Returns the event of the current state that says just what a draft says.
+    pub(crate) fn unchanged(&self, draft: &Draft) -> Option<OwnedEventId> {
+        let place = (StateEventType::from(draft.kind.to_string()), draft.state_key.clone()?);
+        let current = self.state.get(&place).filter(|pdu| pdu.sender == self.me)?;
+        let content: CanonicalJsonObject = serde_json::from_str(current.content.get()).ok()?;
+        (content == draft.content).then(|| current.event_id.clone())
+    }
+
+    /// Returns who may read history that is older than their join.
+    pub(crate) fn history_visibility(&self) -> HistoryVisibility {
+        #[derive(Deserialize)]
+        struct Content {
+            history_visibility: HistoryVisibility,
+        }
+        self.state_event(&StateEventType::RoomHistoryVisibility, "")
+            .and_then(|pdu| serde_json::from_str::<Content>(pdu.content.get()).ok())
+            .map_or(HistoryVisibility::Shared, |content| content.history_visibility)
     }
 
     /// Tells whether an event is waiting for others.
@@ -448,9 +471,6 @@ impl Machine {
             ("reason", reason),
         ];
         let text = |value: &str| ruma::CanonicalJsonValue::String(value.to_owned());
-        fields
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.to_owned(), text(value?))))
-            .collect()
+        fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), text(value?)))).collect()
     }
 }

@@ -4,7 +4,7 @@ use futures::FutureExt as _;
 use ruma::{
     OwnedUserId,
     events::{AnySyncTimelineEvent, StateEventType},
-    push::{Action, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Tweak, HighlightTweakValue},
+    push::{Action, HighlightTweakValue, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Tweak},
     serde::Raw,
 };
 use serde_json::value::RawValue;

@@ -84,7 +84,12 @@ impl Machine {
         }
     }
 
-    fn redact_known(&mut self, change: &mut Change, known: &Arc<KnownEvent>, because: OwnedEventId) {
+    fn redact_known(
+        &mut self,
+        change: &mut Change,
+        known: &Arc<KnownEvent>,
+        because: OwnedEventId,
+    ) {
         let redacted = match known.pdu.redacted(&self.rules) {
             Ok(redacted) => Arc::new(redacted),
             Err(error) => {

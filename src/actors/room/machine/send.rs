@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use ruma::{
-    OwnedEventId,
-    events::TimelineEventType,
-    state_res::auth_types_for_event,
-};
+use ruma::{OwnedEventId, events::TimelineEventType, state_res::auth_types_for_event};
 
 use super::{
     Change, Machine, Stop,
@@ -25,7 +21,12 @@ use crate::{
 
 impl Machine {
     /// Returns where a new event of the current state stands: after all forward extremities.
-    pub(super) fn position(&self, draft: &Draft, sender: &ruma::UserId, now: u64) -> Result<Position, RoomError> {
+    pub(super) fn position(
+        &self,
+        draft: &Draft,
+        sender: &ruma::UserId,
+        now: u64,
+    ) -> Result<Position, RoomError> {
         let content = serde_json::value::to_raw_value(&draft.content)
             .map_err(|error| RoomError::BadRequest(error.to_string()))?;
         let places = auth_types_for_event(

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ruma::{OwnedEventId, events::{StateEventType, TimelineEventType}};
+use ruma::{
+    OwnedEventId,
+    events::{StateEventType, TimelineEventType},
+};
 
 use super::{Change, Machine, MemberContent, Need, Stop};
 use crate::{
@@ -60,7 +63,9 @@ pub(super) fn diff(from: &StateIds, to: &StateIds) -> StateDiff {
         .iter()
         .filter(|(place, id)| from.get(*place) != Some(*id))
         .map(|(place, id)| (place.clone(), Some(id.clone())))
-        .chain(from.keys().filter(|place| !to.contains_key(*place)).map(|place| (place.clone(), None)))
+        .chain(
+            from.keys().filter(|place| !to.contains_key(*place)).map(|place| (place.clone(), None)),
+        )
         .collect();
     diff.sort();
     diff
@@ -127,11 +132,16 @@ impl Machine {
         groups.sort_unstable();
         groups.dedup();
         let Some(&first) = groups.first() else {
-            return Err(RoomError::BadRequest("an event without known state before it".into()).into());
+            return Err(
+                RoomError::BadRequest("an event without known state before it".into()).into()
+            );
         };
         if groups.len() == 1 {
-            let view =
-                if first == self.current_group { View::Current } else { View::Ids(self.state_of(first)?) };
+            let view = if first == self.current_group {
+                View::Current
+            } else {
+                View::Ids(self.state_of(first)?)
+            };
             return Ok(Before { view, group: first, new: None });
         }
         let merged = self.resolve(&groups)?;
@@ -162,7 +172,9 @@ impl Machine {
         groups.dedup();
         if groups.len() == 1 {
             let diff = match &after.view {
-                View::Current => after.new.as_ref().map_or_else(Vec::new, |new| new.changes.clone()),
+                View::Current => {
+                    after.new.as_ref().map_or_else(Vec::new, |new| new.changes.clone())
+                }
                 View::Ids(ids) => diff(&self.current_ids(), ids),
             };
             return Ok(Front { extremities, group: after.group, new: None, diff });
@@ -183,7 +195,12 @@ impl Machine {
     }
 
     /// Returns the event at a place of a state.
-    pub(super) fn event_in(&self, view: &View, kind: &StateEventType, key: &str) -> Option<Arc<Pdu>> {
+    pub(super) fn event_in(
+        &self,
+        view: &View,
+        kind: &StateEventType,
+        key: &str,
+    ) -> Option<Arc<Pdu>> {
         let place = (kind.clone(), key.to_owned());
         match view {
             View::Current => self.state.get(&place).cloned(),
@@ -248,20 +265,24 @@ impl Machine {
         let content: Option<MemberContent> =
             content.and_then(|pdu| serde_json::from_str(pdu.content.get()).ok());
         if user == self.me {
-            let membership = content
-                .as_ref()
-                .map_or(ruma::events::room::member::MembershipState::Leave, |c| c.membership.clone());
+            let membership =
+                content.as_ref().map_or(ruma::events::room::member::MembershipState::Leave, |c| {
+                    c.membership.clone()
+                });
             let own = OwnMembership {
                 membership,
                 event_id: pdu.map(|pdu| pdu.event_id.clone()),
                 invite: None,
+                forgotten: false,
             };
             self.membership = Some(own.clone());
             change.commit.membership = Some(own);
             return;
         }
         let entry = content
-            .filter(|content| content.membership == ruma::events::room::member::MembershipState::Join)
+            .filter(|content| {
+                content.membership == ruma::events::room::member::MembershipState::Join
+            })
             .map(|content| DirectoryEntry {
                 displayname: content.displayname,
                 avatar_url: content.avatar_url,

@@ -101,8 +101,7 @@ impl Replica {
                     .collect();
                 events.extend(self.machine.event_map(&[]).unwrap());
                 let states: Vec<_> = states.iter().map(|state| (**state).clone()).collect();
-                let resolved =
-                    state_res::resolve(&states, &events, self.machine.rules()).unwrap();
+                let resolved = state_res::resolve(&states, &events, self.machine.rules()).unwrap();
                 self.machine.provide_resolved(groups, resolved);
             }
         }
@@ -158,7 +157,8 @@ impl Replica {
             assert!(!known.rejected, "a rejected event in the state");
         }
         let mut joined = BTreeMap::<OwnedServerName, usize>::new();
-        for pdu in self.machine.state.values().filter(|pdu| pdu.kind == TimelineEventType::RoomMember)
+        for pdu in
+            self.machine.state.values().filter(|pdu| pdu.kind == TimelineEventType::RoomMember)
         {
             let content: MemberContent = serde_json::from_str(pdu.content.get()).unwrap();
             if content.membership == MembershipState::Join {
@@ -242,7 +242,8 @@ pub(crate) fn room(version: &RoomVersionId, seed: u8) -> Replica {
         origin_server_ts: NOW,
     };
     let create =
-        pdu::compose(draft("m.room.create", Some(""), content), &position, &signer, &rules).unwrap();
+        pdu::compose(draft("m.room.create", Some(""), content), &position, &signer, &rules)
+            .unwrap();
     let me = signer.user_id().clone();
     let machine = Machine::new(create.room_id.clone(), version.clone(), me.clone()).unwrap();
     let mut replica =
@@ -353,7 +354,11 @@ fn a_second_create_event_changes_nothing() {
         let mut ann = room(&version, 1);
         let bob = join(&mut ann, 2, &[]);
         let before = ann.view();
-        let again = draft("m.room.create", Some(""), json!({"room_version": version, "creator": bob.machine.me}));
+        let again = draft(
+            "m.room.create",
+            Some(""),
+            json!({"room_version": version, "creator": bob.machine.me}),
+        );
         let mut position = bob.machine.position(&message("x"), &bob.machine.me, NOW).unwrap();
         position.auth_events.clear();
         let forged = pdu::compose(again, &position, &bob.signer, bob.machine.rules()).unwrap();
@@ -380,7 +385,8 @@ fn a_join_answer_with_a_forged_or_second_create_event_is_refused() {
     for list in [&mut none.state, &mut none.auth_chain] {
         list.retain(|received| received.pdu.kind != TimelineEventType::RoomCreate);
     }
-    let fresh = || Machine::new(ann.machine.room_id.clone(), RoomVersionId::V11, me.clone()).unwrap();
+    let fresh =
+        || Machine::new(ann.machine.room_id.clone(), RoomVersionId::V11, me.clone()).unwrap();
     for (what, given, good) in
         [("two", both, false), ("none", none, false), ("the right one", given, true)]
     {
@@ -403,7 +409,8 @@ fn redactions_really_redact_in_whichever_order_they_come() {
         let mut ann = room(&version, 1);
         let mut bob = join(&mut ann, 2, &[]);
         let mut eve = join(&mut ann, 3, &[Arc::clone(&bob.signer)]);
-        let eve_joined = eve.machine.state_event(&StateEventType::RoomMember, eve.machine.me.as_str());
+        let eve_joined =
+            eve.machine.state_event(&StateEventType::RoomMember, eve.machine.me.as_str());
         let eve_joined = Arc::clone(eve_joined.unwrap());
         bob.ingest(&received(&eve_joined, &eve.signer));
         let sent = ann.send(message("secret")).unwrap();
@@ -478,8 +485,9 @@ fn play(version: &RoomVersionId, steps: &[Step], shuffle: u64) {
     let joins: Vec<_> = [&bob, &eve]
         .iter()
         .map(|replica| {
-            let event =
-                replica.machine.state_event(&StateEventType::RoomMember, replica.machine.me.as_str());
+            let event = replica
+                .machine
+                .state_event(&StateEventType::RoomMember, replica.machine.me.as_str());
             received(event.unwrap(), &replica.signer)
         })
         .collect();
@@ -504,22 +512,38 @@ fn play(version: &RoomVersionId, steps: &[Step], shuffle: u64) {
                     if creator && *version == RoomVersionId::V12 {
                         continue;
                     }
-                    let level = if creator { 100 } else if index == *of { i64::from(*level) * 50 } else { 50 };
+                    let level = if creator {
+                        100
+                    } else if index == *of {
+                        i64::from(*level) * 50
+                    } else {
+                        50
+                    };
                     users.insert(id.to_string(), json!(level));
                 }
                 (*who, draft("m.room.power_levels", Some(""), json!({"users": users})))
             }
             Step::Remove(who, of, ban) => {
                 let membership = if *ban { "ban" } else { "leave" };
-                (*who, draft("m.room.member", Some(ids[*of].as_str()), json!({"membership": membership})))
+                (
+                    *who,
+                    draft(
+                        "m.room.member",
+                        Some(ids[*of].as_str()),
+                        json!({"membership": membership}),
+                    ),
+                )
             }
-            Step::Rejoin(who) => {
-                (*who, draft("m.room.member", Some(ids[*who].as_str()), json!({"membership": "join"})))
-            }
+            Step::Rejoin(who) => (
+                *who,
+                draft("m.room.member", Some(ids[*who].as_str()), json!({"membership": "join"})),
+            ),
             Step::Sync(from, to) => {
                 let from: Vec<_> = all
                     .iter()
-                    .filter(|received| replicas[*from].known_event(&received.pdu.event_id).is_some())
+                    .filter(|received| {
+                        replicas[*from].known_event(&received.pdu.event_id).is_some()
+                    })
                     .cloned()
                     .collect();
                 for received in &from {
