@@ -34,5 +34,8 @@ mod sync;
 mod timeline;
 mod unread;
 
+#[cfg(test)]
+mod tests;
+
 pub use actor::{StoreActor, start};
 pub use messages::*;
