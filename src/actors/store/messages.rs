@@ -36,6 +36,39 @@ pub enum StoreError {
         /// Which rows.
         what: &'static str,
     },
+    /// Another process has the data folder.
+    #[error(
+        "the data folder {folder} is in use by another messagehub; stop it or choose another with \
+         --data"
+    )]
+    InUse {
+        /// The data folder.
+        folder: String,
+    },
+    /// The database was written by a program that is newer than this one.
+    #[error(
+        "the database {folder} was written by a newer messagehub (layout {found}, this one knows \
+         {known}); start that version, or choose another data folder with --data"
+    )]
+    NewerSchema {
+        /// The database.
+        folder: String,
+        /// Its layout.
+        found: u32,
+        /// The newest layout that is understood.
+        known: u32,
+    },
+    /// The database cannot be opened.
+    #[error(
+        "the database {folder} cannot be opened: {why}; put a backup in its place, or choose \
+         another data folder with --data"
+    )]
+    Open {
+        /// The database.
+        folder: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,
@@ -507,7 +540,7 @@ pub struct Receipt {
 }
 
 /// Asks for the watch of the durable stream position: it changes after each durable write that a
-/// `/sync` can show.
+/// `/sync` can show. It closes with the Store, and when the disk failed.
 #[derive(Message, Debug)]
 #[rtype(result = "watch::Receiver<u64>")]
 pub struct WatchStream;
