@@ -483,6 +483,10 @@ fn change_membership(
     counts: &mut Counts,
     own: &OwnMembership,
 ) -> Result<(), StoreError> {
+    if own.forgotten {
+        writes.remove(MembershipRow::key(room));
+        return writes.remove_long(&InviteRow::key(room));
+    }
     let code = membership_code(&own.membership);
     let was = MembershipRow::read(writes, room)?.map(|row| membership_code(&row.membership));
     if was != Some(code) || own.membership == MembershipState::Invite {
@@ -557,8 +561,12 @@ fn load_membership(
     let Some(row) = MembershipRow::read(database, room)? else {
         return Ok(None);
     };
-    let mut own =
-        OwnMembership { membership: row.membership, event_id: row.event_id, invite: None };
+    let mut own = OwnMembership {
+        membership: row.membership,
+        event_id: row.event_id,
+        invite: None,
+        forgotten: false,
+    };
     if let Some(invite) = InviteRow::read(database, room)? {
         let corrupt = || StoreError::Corrupt { what: "invite" };
         let rules = info.version.rules().ok_or_else(corrupt)?;

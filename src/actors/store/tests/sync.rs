@@ -166,12 +166,12 @@ async fn memberships_move_a_room_between_the_sections() {
             stripped_state: vec![stripped.clone()],
             via: vec![],
         };
-        let membership = OwnMembership { invite: Some(data), ..own(&invited) };
+        let membership = OwnMembership { invite: Some(data), ..own(&invited), forgotten: false };
         CommitRoom { membership: Some(membership), ..step(&r) }
     };
     let refused = || {
         let leave =
-            OwnMembership { membership: MembershipState::Leave, event_id: None, invite: None };
+            OwnMembership { membership: MembershipState::Leave, event_id: None, invite: None, forgotten: false };
         CommitRoom { membership: Some(leave), ..step(&r) }
     };
     let kick = event(&r, ann, "m.room.member", Some(OWN), json!({"membership":"leave"}), &[]);
