@@ -319,7 +319,7 @@ async fn an_invite_comes_back_until_it_is_answered() {
         stripped_state: stripped.clone(),
         via: vec!["a.org".try_into().unwrap()],
     };
-    let membership = OwnMembership { invite: Some(invite), ..own(&pdu), forgotten: false };
+    let membership = OwnMembership { invite: Some(invite), ..own(&pdu) };
     world.commit(CommitRoom { membership: Some(membership), ..step(&r) }).await;
     world.restart().await;
     let loaded = world.ask(LoadRoom { room_id: r.clone() }).await.unwrap().unwrap();
@@ -330,8 +330,12 @@ async fn an_invite_comes_back_until_it_is_answered() {
     assert_eq!(invite.stripped_state.len(), 300);
     assert_eq!(invite.stripped_state[299].get(), stripped[299].get());
 
-    let refused =
-        OwnMembership { membership: MembershipState::Leave, event_id: None, invite: None, forgotten: false };
+    let refused = OwnMembership {
+        membership: MembershipState::Leave,
+        event_id: None,
+        invite: None,
+        forgotten: false,
+    };
     world.commit(CommitRoom { membership: Some(refused), ..step(&r) }).await;
     let loaded = world.ask(LoadRoom { room_id: r.clone() }).await.unwrap().unwrap();
     assert!(loaded.membership.unwrap().invite.is_none());

@@ -166,12 +166,16 @@ async fn memberships_move_a_room_between_the_sections() {
             stripped_state: vec![stripped.clone()],
             via: vec![],
         };
-        let membership = OwnMembership { invite: Some(data), ..own(&invited), forgotten: false };
+        let membership = OwnMembership { invite: Some(data), ..own(&invited) };
         CommitRoom { membership: Some(membership), ..step(&r) }
     };
     let refused = || {
-        let leave =
-            OwnMembership { membership: MembershipState::Leave, event_id: None, invite: None, forgotten: false };
+        let leave = OwnMembership {
+            membership: MembershipState::Leave,
+            event_id: None,
+            invite: None,
+            forgotten: false,
+        };
         CommitRoom { membership: Some(leave), ..step(&r) }
     };
     let kick = event(&r, ann, "m.room.member", Some(OWN), json!({"membership":"leave"}), &[]);
