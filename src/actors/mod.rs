@@ -1,6 +1,8 @@
 //! The actors: each alone owns its state, all talk by messages only.
 
+pub mod accounts;
 pub mod admission;
+pub mod clock;
 pub mod cpu;
 pub mod ephemera;
 pub mod error;
