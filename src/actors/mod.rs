@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod ephemera;
 pub mod error;
 pub mod gossip;
+pub mod http_gateway;
 pub mod identity;
 pub mod relay_request;
 pub mod rendezvous;
