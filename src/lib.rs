@@ -1,4 +1,5 @@
 //! MessageHub.
 pub mod actors;
 pub mod config;
+pub mod http;
 pub mod proto;

@@ -1,4 +1,4 @@
-//! The one place that reads the clock.
+//! The clock of the actors. Pure code gets the time as an argument instead.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -3,6 +3,7 @@
 //! Asks go down (http → RoomState → Room → RelayRequest → Rendezvous and Gossip → Swarm; Identity
 //! and Store serve all); upward there are only tells. ARCHITECTURE.md has the map.
 
+pub mod accounts;
 pub mod admission;
 pub mod clock;
 pub mod cpu;
@@ -10,6 +11,7 @@ pub mod down;
 pub mod ephemera;
 pub mod error;
 pub mod gossip;
+pub mod http_gateway;
 pub mod identity;
 pub mod relay_request;
 pub mod rendezvous;

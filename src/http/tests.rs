@@ -1,0 +1,1 @@
+//! HTTP end to end, over fake actors.
