@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod down;
 pub mod ephemera;
 pub mod error;
+pub mod federation;
 pub mod gossip;
 pub mod http_gateway;
 pub mod identity;

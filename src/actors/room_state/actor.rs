@@ -17,9 +17,10 @@ use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, RoomId, RoomVersionId,
     events::{TimelineEventType, room::member::MembershipState},
 };
+use serde_json::value::RawValue;
 
 use super::messages::{
-    Advanced, CountRooms, CreateRoom, ForgetRoom, ListRooms, ProfileUpdated, RoomCounts,
+    Advanced, CountRooms, CreateRoom, ForgetRoom, ListRooms, ProfileUpdated, RoomCounts, ServeRoom,
     ServerOnline, SharesRoom, ToRoom, UseSigner,
 };
 use crate::{
@@ -35,7 +36,7 @@ use crate::{
         relay_request::{KeysSeen, SendFederation},
         room::{
             ChangeMembership, CreateInRoom, Links, MemberOnline, ProfileChanged, RoomActor,
-            RoomError, StoreLink,
+            RoomError, RoomQuery, StoreLink,
         },
         store,
     },
@@ -270,6 +271,23 @@ where
             }
             Err(error) => Box::pin(async move { Err(error) }),
         }
+    }
+}
+
+impl Handler<ServeRoom> for RoomStateActor {
+    type Result = ResponseFuture<Result<Box<RawValue>, RoomError>>;
+
+    fn handle(&mut self, msg: ServeRoom, ctx: &mut Self::Context) -> Self::Result {
+        let ServeRoom { room_id, request } = msg;
+        let opens = matches!(request.query, RoomQuery::Invite { .. });
+        let room = if opens || self.rooms.contains_key(&room_id) {
+            self.room(&room_id, ctx)
+        } else {
+            Err(RoomError::NotFound)
+        };
+        Box::pin(
+            async move { room?.send(request).await.map_err(|error| RoomError::Ask(error.into()))? },
+        )
     }
 }
 
