@@ -5,7 +5,7 @@
 //! request could be replayed.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashSet, VecDeque},
     num::NonZeroUsize,
 };
 
@@ -35,7 +35,7 @@ pub enum Refused {
 /// What came from one server.
 #[derive(Debug, Default)]
 struct Window {
-    ids: HashMap<String, ()>,
+    ids: HashSet<String>,
     order: VecDeque<(u64, String)>,
 }
 
@@ -73,7 +73,7 @@ impl Replay {
                 window.ids.remove(&id);
             }
         }
-        if window.ids.contains_key(request_id) {
+        if window.ids.contains(request_id) {
             return Err(Refused::Seen);
         }
         if window.order.len() >= PER_ORIGIN {
@@ -82,7 +82,7 @@ impl Replay {
         // A clock that is ahead keeps a request fresh for longer; twice the time covers it, and
         // makes the order of arrival the order of expiry.
         let until = now.max(ts).saturating_add(2 * FRESH_MS);
-        window.ids.insert(request_id.to_owned(), ());
+        window.ids.insert(request_id.to_owned());
         window.order.push_back((until, request_id.to_owned()));
         Ok(())
     }

@@ -127,7 +127,9 @@ impl SwarmActor {
             }
             self.drain(ctx);
             if let Some(bound) = &self.bound {
-                bound.restarted.do_send(SwarmRestarted);
+                for owner in &bound.restarted {
+                    owner.do_send(SwarmRestarted);
+                }
             }
         }
     }

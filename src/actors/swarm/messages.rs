@@ -162,8 +162,8 @@ pub struct Bind {
     pub requests: actix::Recipient<RequestReceived>,
     /// Takes news of peers.
     pub discovery: actix::Recipient<Discovery>,
-    /// Is told that the Swarm was rebuilt and has forgotten its topics.
-    pub restarted: actix::Recipient<SwarmRestarted>,
+    /// Are told that the Swarm was rebuilt and has forgotten its topics.
+    pub restarted: Vec<actix::Recipient<SwarmRestarted>>,
 }
 
 /// Ends the network.

@@ -107,6 +107,8 @@ impl EventLoop {
             return;
         }
         self.anchor_changed(id);
+        // A proof counts for the connections that there were: it is asked for again on the next.
+        self.swarm.behaviour_mut().gossip.dismiss(&id);
         let ours = self.peers.remove(&id).is_some_and(|peer| peer.ours);
         if self.wanted.remove(&id) {
             self.news(Discovery::DialFailed(id));
@@ -179,6 +181,7 @@ impl EventLoop {
                     let ours = self.identity.clone().unwrap_or_default();
                     let _ = self.swarm.behaviour_mut().identity.send_response(channel, ours);
                     let Some(known) = self.peers.get_mut(&peer) else { return };
+                    known.ours = true;
                     // Each costs a signature check, so nobody may send them without end.
                     if let Some(left) = known.identity_budget.checked_sub(1) {
                         known.identity_budget = left;
