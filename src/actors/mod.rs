@@ -8,6 +8,7 @@ pub mod error;
 pub mod gossip;
 pub mod identity;
 pub mod relay_request;
+pub mod network;
 pub mod rendezvous;
 pub mod replay;
 pub mod room;
