@@ -48,6 +48,11 @@ class Person:
             await self.sync(1000)
         raise AssertionError(f"{self.user} never saw {what}")
 
+    def name_of(self, room_id, user):
+        """Returns how a member of a room is shown; None for strangers."""
+        room = self.client.rooms.get(room_id)
+        return room.user_name(user) if room and user in room.users else None
+
     async def reads(self, room_id, body):
         def look():
             for room, event in self.seen:
@@ -77,7 +82,7 @@ async def scenario(ann, bob):
     await bob.until("the invitation", lambda: room in bob.client.invited_rooms)
     good(await bob.client.join(room))
     await bob.until("the room", lambda: room in bob.client.rooms)
-    await ann.until("Bob's join", lambda: bob.user in ann.client.rooms[room].users)
+    await ann.until("Bob's join", lambda: ann.name_of(room, bob.user))
 
     step("send and receive, both ways")
     sent = await ann.send(room, "hello Bob")
@@ -101,7 +106,7 @@ async def scenario(ann, bob):
     step("change the profile")
     good(await bob.client.set_displayname("Bob by nio"))
     await ann.until(
-        "the new name", lambda: ann.client.rooms[room].user_name(bob.user) == "Bob by nio"
+        "the new name", lambda: ann.name_of(room, bob.user) == "Bob by nio"
     )
     profile = good(await ann.client.get_profile(bob.user))
     assert profile.displayname == "Bob by nio", profile
@@ -113,7 +118,7 @@ async def scenario(ann, bob):
 
     step("leave")
     good(await bob.client.room_leave(room))
-    await ann.until("Bob's leave", lambda: bob.user not in ann.client.rooms[room].users)
+    await ann.until("Bob's leave", lambda: ann.name_of(room, bob.user) is None)
 
     step("log out")
     good(await ann.client.logout())
