@@ -35,7 +35,7 @@ async fn crafted(
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
-) -> (u16, Value, reqwest::header::HeaderMap) {
+) -> (u16, String, reqwest::header::HeaderMap) {
     let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build();
     let mut request = http.unwrap().request(method, format!("{}{path}", node.base()));
     for (name, value) in headers {
@@ -43,8 +43,7 @@ async fn crafted(
     }
     let answer = request.send().await.unwrap();
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-    let body = serde_json::from_str(&answer.text().await.unwrap()).unwrap_or(Value::Null);
-    (status, body, headers)
+    (status, answer.text().await.unwrap(), headers)
 }
 
 #[tokio::test]
@@ -101,20 +100,21 @@ async fn attack_02_a_web_page_cannot_log_in() {
     for path in ["/_matrix/client/v3/register", "/_matrix/client/v3/register?kind=guest"] {
         let (status, body, _) = crafted(&home.node, Method::POST, path, &page).await;
         assert!((400..500).contains(&status), "{path}: {status}");
-        assert!(body["access_token"].is_null(), "{path} gives a token to anybody");
+        assert!(!body.contains("access_token"), "{path} gives a token to anybody: {body}");
     }
 }
 
+/// Whatever a page makes a browser open, no login token ends up in a foreign page's address.
 #[tokio::test]
 async fn attack_02_no_open_redirect_hands_a_login_token_out() {
     let home = home(&[]).await;
     for path in ["v3/login/sso/redirect", "v3/login/sso/redirect/p2p", "r0/login/sso/redirect"] {
         let path = format!("/_matrix/client/{path}?redirectUrl=https%3A%2F%2Fevil.example%2F");
         let headers = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
-        let (status, _, headers) = crafted(&home.node, Method::GET, &path, &headers).await;
-        let to = headers.get("location").map(|to| to.to_str().unwrap_or_default().to_owned());
-        let leaks = to.is_some_and(|to| to.contains("evil.example"));
-        assert!(!leaks && status != 200, "{path}: {status}");
+        let (status, body, headers) = crafted(&home.node, Method::GET, &path, &headers).await;
+        let location = headers.get("location").and_then(|to| to.to_str().ok()).unwrap_or_default();
+        assert!(!location.contains("evil.example"), "{path}: {status}, to {location}");
+        assert!(!body.contains("loginToken="), "{path}: {status}, {body}");
     }
 }
 
