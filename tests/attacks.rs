@@ -2,6 +2,12 @@
 //!
 //! Those that bytes alone can show stand beside the code that refuses them.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not covered by allow-*-in-tests"
+)]
+
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,

@@ -1,6 +1,8 @@
 //! Two nodes driven by clients that other people wrote: matrix-js-sdk (Element's engine) and
 //! matrix-nio. `tests/clients/install` installs them.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
+
 use std::path::Path;
 
 use tokio::process::Command;

@@ -125,7 +125,7 @@ async fn an_unreadable_data_folder_is_named() {
     }
     let node = Node::new(&[]);
     fs::create_dir(node.data()).unwrap();
-    fs::set_permissions(node.data(), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(node.data(), fs::Permissions::from_mode(0o000)).unwrap();
     let (config, data) = (node.config_file(), node.data());
     let arguments = ["--config", config.to_str().unwrap(), "--data", data.to_str().unwrap()];
     refuses(Path::new("/"), &arguments, data.to_str().unwrap()).await;

@@ -1,5 +1,11 @@
 //! Crashes: what was acknowledged is there after `kill -9`, whenever it comes.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not covered by allow-*-in-tests"
+)]
+
 use std::time::Duration;
 
 use serde_json::json;

@@ -3,6 +3,11 @@
 //! The cut: one side's node is down while the other writes, then the other way round, so that
 //! neither has seen the other's events when both are up again.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not covered by allow-*-in-tests"
+)]
+
 use serde_json::json;
 
 mod common;

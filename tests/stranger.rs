@@ -1,6 +1,12 @@
 //! What a libp2p node that is not MessageHub, or a malicious one, gets from a node: the attacks of
 //! `docs/PROTOCOL.md` §9 that come over libp2p.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests are not covered by allow-*-in-tests"
+)]
+
 use std::{
     collections::HashSet,
     io,

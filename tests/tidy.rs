@@ -2,6 +2,8 @@
 //!
 //! Comments do not count, nor does what stands below `#[cfg(test)]` at the end of a file.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
