@@ -29,7 +29,7 @@ async fn a_room_comes_back_after_a_restart() {
     for _ in 0..2 {
         let loaded = world.ask(LoadRoom { room_id: r.clone() }).await.unwrap().unwrap();
         let heads = loaded.heads.unwrap();
-        assert_eq!(heads.extremities, [extremity.clone()]);
+        assert_eq!(heads.extremities, std::slice::from_ref(&extremity));
         assert_eq!((heads.current_group, heads.next_group), (2, 3));
         assert_eq!(loaded.version, RoomVersionId::V11);
         assert_eq!(loaded.backward_extremities, [id(&create)]);
