@@ -15,9 +15,7 @@ use messagehub::{
         cpu::Cpu,
         gossip::{GossipTransaction, JoinTopic, LeaveTopic, PublishTransaction},
         network::{self, Network, NetworkParts},
-        relay_request::{
-            FederationError, InboundAnswer, InboundRequest, KeysSeen, SendFederation,
-        },
+        relay_request::{FederationError, InboundAnswer, InboundRequest, KeysSeen, SendFederation},
         rendezvous::{
             Advertise, FoundPerson, NetworkStatus, ReadNetwork, ResolveServer, SearchPeople,
         },
@@ -530,7 +528,9 @@ async fn people_are_found_through_a_node_that_both_know() {
     bob.advertise("Bob").await;
     let user = format!("@p2p:{}", bob.server());
     let expected = |found: &[FoundPerson]| {
-        found.len() == 1 && found[0].user_id == user && found[0].displayname.as_deref() == Some("Bob")
+        found.len() == 1
+            && found[0].user_id == user
+            && found[0].displayname.as_deref() == Some("Bob")
     };
     let mut terms = strings("Bob", &bob.server());
     assert_eq!(terms.len(), 5);
@@ -593,10 +593,7 @@ async fn a_provider_of_somebody_elses_name_is_not_that_person() {
 async fn expired_server_keys_and_those_of_another_node_prove_nothing() {
     log();
     let ann = Start::new(1).start();
-    let old = Start {
-        issued: now_ms() - LIFETIME_MS - 60_000,
-        ..Start::new(2).near(&ann).await
-    };
+    let old = Start { issued: now_ms() - LIFETIME_MS - 60_000, ..Start::new(2).near(&ann).await };
     let old = old.start();
     // Its server_keys name another PeerId.
     let thief = Start { dial_late: true, ..Start::new(4).near(&ann).await }.start();
@@ -628,9 +625,10 @@ async fn newer_server_keys_end_an_old_node() {
     until("the new node is known, the old one is not", async || {
         let status = ann.status().await;
         let of = |node: &Node| {
-            status.peers.iter().any(|peer| {
-                peer.peer_id == node.network.peer_id && peer.server_name.is_some()
-            })
+            status
+                .peers
+                .iter()
+                .any(|peer| peer.peer_id == node.network.peer_id && peer.server_name.is_some())
         };
         (of(&moved) && !of(&bob)).then_some(())
     })
@@ -779,10 +777,8 @@ mod stranger {
         let (ann, _bob) = pair().await;
         ann.join().await;
         // Speaks our protocols, knows the topic, but its server_keys expired.
-        let eve = Start {
-            issued: now_ms() - LIFETIME_MS - 60_000,
-            ..Start::new(66).near(&ann).await
-        };
+        let eve =
+            Start { issued: now_ms() - LIFETIME_MS - 60_000, ..Start::new(66).near(&ann).await };
         let eve = eve.start();
         let topic = topic::of_room(room_id!("!room:x"));
         eve.network.swarm.send(Subscribe(topic.clone())).await.unwrap();

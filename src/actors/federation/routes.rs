@@ -6,7 +6,7 @@
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
     api::{
-        IncomingRequest, IncomingRequestExt as _, Metadata as _,
+        IncomingRequest, IncomingRequestExt as _,
         federation::{
             authorization::get_event_authorization,
             backfill::get_backfill,

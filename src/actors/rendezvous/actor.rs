@@ -160,10 +160,8 @@ impl RendezvousActor {
             }
             Effect::Write { server, place } => {
                 let value = place.as_ref().and_then(book::encode);
-                let write = self.parts.write_rows.send(WriteRows(vec![(
-                    Row::Address(server),
-                    value,
-                )]));
+                let write =
+                    self.parts.write_rows.send(WriteRows(vec![(Row::Address(server), value)]));
                 let written = write.into_actor(self).map(|done, _, _| {
                     if !matches!(done, Ok(Ok(_))) {
                         log::warn!("an address was not written down");

@@ -267,10 +267,12 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         self.book_dialled = true;
         let mut places: Vec<_> = self.book.values().collect();
         places.sort_by_key(|place| std::cmp::Reverse(place.seen_ts));
-        out.extend(places.into_iter().take(BOOK_DIALS).map(|place| Effect::Dial {
-            peer: place.peer,
-            addresses: place.addresses.clone(),
-        }));
+        out.extend(
+            places
+                .into_iter()
+                .take(BOOK_DIALS)
+                .map(|place| Effect::Dial { peer: place.peer, addresses: place.addresses.clone() }),
+        );
     }
 
     fn seen(&mut self, peer: P, ours: bool, addresses: Vec<A>, out: &mut Effects<P, A>) {
@@ -429,13 +431,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         self.check(ticket, out);
     }
 
-    fn resolve(
-        &mut self,
-        ticket: u64,
-        server: OwnedServerName,
-        now: u64,
-        out: &mut Effects<P, A>,
-    ) {
+    fn resolve(&mut self, ticket: u64, server: OwnedServerName, now: u64, out: &mut Effects<P, A>) {
         let live = self.nodes.iter().find(|(_, node)| {
             let proof = node.proof.as_ref();
             proof.is_some_and(|proof| proof.server == server && now <= proof.valid_until_ts)
@@ -534,9 +530,8 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
                 if let (false, Goal::Server(server)) = (people, &goal) {
                     let until = self.now.saturating_add(FAILED_MS);
                     self.failed.put(server.clone(), until);
-                    let same = self.hunts.iter().filter(|(_, hunt)| {
-                        !hunt.people && hunt.goal == goal
-                    });
+                    let same =
+                        self.hunts.iter().filter(|(_, hunt)| !hunt.people && hunt.goal == goal);
                     let followers: Vec<u64> = same.map(|(ticket, _)| *ticket).collect();
                     for follower in followers {
                         self.end(follower, out);
@@ -557,8 +552,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
 
     fn tick(&mut self, now: u64, out: &mut Effects<P, A>) {
         for (peer, node) in &mut self.nodes {
-            let expired =
-                node.proof.as_ref().is_some_and(|proof| proof.valid_until_ts < now);
+            let expired = node.proof.as_ref().is_some_and(|proof| proof.valid_until_ts < now);
             if expired {
                 node.proof = None;
                 out.push(Effect::Over { peer: *peer, disconnect: true });

@@ -102,11 +102,8 @@ impl SwarmActor {
 
     fn build(&mut self, ctx: &mut Context<Self>) {
         let settings = self.settings.clone();
-        let built = transport::build(
-            settings.keypair.clone(),
-            settings.network,
-            &settings.choices(),
-        );
+        let built =
+            transport::build(settings.keypair.clone(), settings.network, &settings.choices());
         let swarm = match built {
             Ok(swarm) => swarm,
             Err(error) => {

@@ -42,9 +42,9 @@ pub(super) fn reach(address: &Multiaddr) -> Reach {
             let private = ip.is_unique_local() || ip.is_unicast_link_local();
             if private { Reach::Private } else { Reach::Global }
         }
-        Some(
-            Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_),
-        ) => Reach::Global,
+        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => {
+            Reach::Global
+        }
         _ => Reach::None,
     }
 }
@@ -55,7 +55,11 @@ pub(super) fn is_private(address: &Multiaddr) -> bool {
 }
 
 /// Returns the addresses of a peer that are worth dialling, given where it is connected now.
-pub(super) fn usable(told: &[Multiaddr], connected_at: &Multiaddr, dialled: bool) -> Vec<Multiaddr> {
+pub(super) fn usable(
+    told: &[Multiaddr],
+    connected_at: &Multiaddr,
+    dialled: bool,
+) -> Vec<Multiaddr> {
     let here = reach(connected_at) == Reach::Loopback;
     let near = here || reach(connected_at) == Reach::Private;
     let mut addresses: Vec<Multiaddr> = Vec::new();
