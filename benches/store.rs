@@ -19,8 +19,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::join_all;
 use messagehub::{
     actors::store::{
-        Close, CommitRoom, Committed, EventFilter, Extremity, Heads, LoadRoom, NewEvent, NewGroup,
-        OwnMembership, Place, ReadSync, StoreActor, StoreError, start,
+        Close, CommitRoom, EventFilter, Extremity, Heads, LoadRoom, NewEvent, NewGroup,
+        OwnMembership, Place, ReadSync, StoreActor, start,
     },
     proto::pdu::{Pdu, rules_of},
 };
@@ -91,17 +91,17 @@ impl World {
     }
 
     fn commit_all(&self, steps: Vec<CommitRoom>) {
-        let done =
-            |answer: Result<Result<Committed, StoreError>, _>| drop(answer.unwrap().unwrap());
         let all = async { join_all(steps.into_iter().map(|step| self.store.send(step))).await };
-        self.system.block_on(all).into_iter().for_each(done);
+        for answer in self.system.block_on(all) {
+            answer.unwrap().unwrap();
+        }
     }
 
-    fn sync(&self, since: u64) -> u64 {
+    fn sync(&self, since: Option<u64>) -> u64 {
         let ask = ReadSync {
             device_id: "DEVICE".to_owned(),
             user_id: UserId::parse(OWN).unwrap(),
-            since: Some(since),
+            since,
             full_state: false,
             timeline_limit: 10,
             timeline_filter: EventFilter::default(),
@@ -205,16 +205,19 @@ fn reads(c: &mut Criterion) {
     let mut group = c.benchmark_group("read");
     for rooms in [100, 1000] {
         let mut world = World::with_rooms(rooms);
-        let now = world.sync(u64::MAX - 1);
+        let now = world.sync(Some(u64::MAX - 1));
         group.bench_function(format!("empty sync, {rooms} rooms"), |b| {
-            b.iter(|| world.sync(now));
+            b.iter(|| world.sync(Some(now)));
         });
         let news = world.messages(1, 1);
         world.commit_all(news);
         group.bench_function(format!("sync of one event, {rooms} rooms"), |b| {
-            b.iter(|| world.sync(now));
+            b.iter(|| world.sync(Some(now)));
         });
         if rooms == 100 {
+            group.bench_function("initial sync, 100 rooms", |b| {
+                b.iter(|| world.sync(None));
+            });
             group.bench_function("load a room", |b| {
                 b.iter(|| {
                     let load = world.store.send(LoadRoom { room_id: room(5) });
