@@ -10,7 +10,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::Arc,
     thread::sleep,
     time::Duration,
@@ -109,30 +109,39 @@ fn writer() {
     let Ok(data) = std::env::var(WRITER) else {
         return;
     };
-    System::new().block_on(async {
-        let store = start(Path::new(&data)).unwrap();
-        let mut next = Vec::new();
-        for number in 0..ROOMS {
-            next.push(commits_of(&store, &room(number)).await + 1);
-        }
-        let mut waiting = FuturesOrdered::new();
-        for number in (0..ROOMS).cycle() {
-            let n = next[usize::try_from(number).unwrap()];
-            next[usize::try_from(number).unwrap()] += 1;
-            let done = store.send(commit(&room(number), n));
-            waiting.push_back(async move { (number, n, done.await.unwrap().unwrap().position) });
-            if number == 0 {
-                let row = Row::Filter("counter".to_owned());
-                let rows = vec![(row, Some(n.to_string().into_bytes()))];
-                store.send(WriteRows(rows)).await.unwrap().unwrap();
+    let system = System::new();
+    system.block_on(async { drop(actix::spawn(write(data))) });
+    // Only the Store ends it, when the disk fails.
+    std::process::exit(system.run_with_code().unwrap());
+}
+
+async fn write(data: String) {
+    let store = start(Path::new(&data)).unwrap();
+    let mut next = Vec::new();
+    for number in 0..ROOMS {
+        next.push(commits_of(&store, &room(number)).await + 1);
+    }
+    let mut waiting = FuturesOrdered::new();
+    for number in (0..ROOMS).cycle() {
+        let n = next[usize::try_from(number).unwrap()];
+        next[usize::try_from(number).unwrap()] += 1;
+        let done = store.send(commit(&room(number), n));
+        waiting.push_back(async move { (number, n, done.await.unwrap()) });
+        if number == 0 {
+            let row = Row::Filter("counter".to_owned());
+            let rows = vec![(row, Some(n.to_string().into_bytes()))];
+            if store.send(WriteRows(rows)).await.unwrap().is_ok() {
                 say(&format!("ack row {n} 0"));
             }
-            while waiting.len() >= IN_FLIGHT {
-                let (number, n, position) = waiting.next().await.unwrap();
-                say(&format!("ack {number} {n} {position}"));
+        }
+        while waiting.len() >= IN_FLIGHT {
+            let (number, n, done) = waiting.next().await.unwrap();
+            match done {
+                Ok(committed) => say(&format!("ack {number} {n} {}", committed.position)),
+                Err(error) => say(&format!("refused: {error}")),
             }
         }
-    });
+    }
 }
 
 fn say(line: &str) {
@@ -149,16 +158,38 @@ struct Acked {
     position: u64,
 }
 
-/// Runs a writer for a while, kills it, and adds what it was answered to `acked`.
-fn run_writer(data: &Path, lifetime: Duration, environment: &[(&str, PathBuf)], acked: &mut Acked) {
-    let mut writer = Command::new(std::env::current_exe().unwrap())
+impl Acked {
+    /// Adds a line of a writer.
+    fn add(&mut self, line: &str) {
+        // The test harness may have begun the first line.
+        let Some(at) = line.find("ack ") else {
+            return;
+        };
+        let words: Vec<_> = line[at..].split(' ').collect();
+        let number = |word: usize| words[word].parse::<u64>().unwrap();
+        match words[1] {
+            "row" => self.row = number(2),
+            _ => self.commits[usize::try_from(number(1)).unwrap()] = number(2),
+        }
+        self.position = self.position.max(number(3));
+    }
+}
+
+/// Starts a writer.
+fn spawn_writer(data: &Path, environment: &[(&str, PathBuf)]) -> Child {
+    Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "writer", "--nocapture", "--test-threads=1"])
         .env(WRITER, data)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Runs a writer for a while, kills it, and adds what it was answered to `acked`.
+fn run_writer(data: &Path, lifetime: Duration, environment: &[(&str, PathBuf)], acked: &mut Acked) {
+    let mut writer = spawn_writer(data, environment);
     let lines = BufReader::new(writer.stdout.take().unwrap());
     let reader = std::thread::spawn(move || lines.lines().map(Result::unwrap).collect::<Vec<_>>());
     sleep(lifetime);
@@ -166,16 +197,7 @@ fn run_writer(data: &Path, lifetime: Duration, environment: &[(&str, PathBuf)], 
     writer.kill().unwrap();
     writer.wait().unwrap();
     for line in reader.join().unwrap() {
-        let Some(at) = line.find("ack ") else {
-            continue;
-        };
-        let words: Vec<_> = line[at..].split(' ').collect();
-        let number = |word: usize| words[word].parse::<u64>().unwrap();
-        match words[1] {
-            "row" => acked.row = number(2),
-            _ => acked.commits[usize::try_from(number(1)).unwrap()] = number(2),
-        }
-        acked.position = acked.position.max(number(3));
+        acked.add(&line);
     }
 }
 
@@ -279,10 +301,9 @@ fn a_killed_writer_loses_nothing() {
     assert!(total > 0, "the writers lived too short to write anything");
 }
 
-#[test]
-fn a_power_cut_loses_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let shadow = folder.path().join("shadow.so");
+/// Builds the library of `power_cut/shadow.c`; none where there is no compiler.
+fn build_shadow(folder: &Path) -> Option<PathBuf> {
+    let shadow = folder.join("shadow.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power_cut/shadow.c");
     let cc = Command::new("cc")
         .args(["-shared", "-fPIC", "-O1", "-Wall", "-o"])
@@ -293,9 +314,45 @@ fn a_power_cut_loses_nothing() {
         Ok(status) => assert!(status.success(), "{} does not compile", source.display()),
         Err(error) => {
             eprintln!("SKIPPED: no C compiler to build {}: {error}", source.display());
-            return;
+            return None;
         }
     }
+    Some(shadow)
+}
+
+#[test]
+fn a_failed_disk_ends_the_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(shadow) = build_shadow(folder.path()) else {
+        return;
+    };
+    let (data, survives) = (folder.path().join("data"), folder.path().join("survives"));
+    let environment = [
+        ("LD_PRELOAD", shadow),
+        ("SHADOW_FROM", data.join("")),
+        ("SHADOW_TO", survives.join("")),
+        ("SHADOW_FAIL_AFTER", PathBuf::from("20")),
+    ];
+    let ended = spawn_writer(&data, &environment).wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(74), "{ended:?}");
+    let said = String::from_utf8(ended.stdout).unwrap();
+    let mut acked = Acked::default();
+    said.lines().for_each(|line| acked.add(line));
+    let is_refused = |line: &&str| line.starts_with("refused");
+    let after = said.lines().skip_while(|line| !is_refused(line));
+    assert!(after.clone().all(|line| is_refused(&line)), "acknowledged after a failure: {said}");
+    let needle = "Input/output error";
+    assert!(after.clone().all(|line| line.contains(needle)), "{said}");
+    verify(&data, &acked);
+    verify(&survives, &acked);
+}
+
+#[test]
+fn a_power_cut_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(shadow) = build_shadow(folder.path()) else {
+        return;
+    };
     let mut random = seeded();
     let mut total = 0;
     for series in 0..3 {

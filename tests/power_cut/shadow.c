@@ -4,7 +4,9 @@
  * That is, of each file, what it held when the last fsync or fdatasync that succeeded was called:
  * the copy is taken before the call and takes its name after it, so bytes that another thread
  * writes meanwhile do not count. Nothing else survives: no write without fsync, no rename, no
- * removal. Both folders are given with a slash at the end. */
+ * removal. Both folders are given with a slash at the end.
+ *
+ * With SHADOW_FAIL_AFTER=n the disk breaks: after n calls every fdatasync fails with EIO. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -57,12 +59,23 @@ static int copy(const char *source, const char *target) {
     return len == 0;
 }
 
+static int is_broken(const char *name) {
+    static long calls;
+    const char *after = getenv("SHADOW_FAIL_AFTER");
+    return after && strcmp(name, "fdatasync") == 0 && calls++ >= atol(after);
+}
+
 static int synced(int fd, const char *name) {
     int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);
     char source[PATH_LEN], target[PATH_LEN], half[PATH_LEN + 8];
     if (!real) { errno = ENOSYS; return -1; }
     if (!target_of(fd, source, target)) return real(fd);
     pthread_mutex_lock(&one_at_a_time);
+    if (is_broken(name)) {
+        pthread_mutex_unlock(&one_at_a_time);
+        errno = EIO;
+        return -1;
+    }
     make_folders(target);
     snprintf(half, sizeof half, "%s.half", target);
     int copied = copy(source, half);

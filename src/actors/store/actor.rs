@@ -16,7 +16,7 @@ use super::{
     AckToDevice, Close, CommitRoom, Committed, DirectoryEntry, ListRooms, LoadAuthChain,
     LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, ReadRow, ReadSync, ReadTimeline, RoomRow,
     Row, ScanRows, SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage, WatchStream,
-    WriteRows,
+    WriteRows, commit,
     database::{Database, WriteSet},
     directory, events,
     flusher::{self, Flusher},
@@ -174,7 +174,7 @@ impl Handler<CommitRoom> for StoreActor {
     type Result = ResponseFuture<Result<Committed, StoreError>>;
 
     fn handle(&mut self, step: CommitRoom, _: &mut Self::Context) -> Self::Result {
-        self.write(|writes, counters| rooms::commit(writes, counters, step))
+        self.write(|writes, counters| commit::write(writes, counters, step))
     }
 }
 

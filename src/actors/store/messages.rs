@@ -169,7 +169,8 @@ pub struct Redaction {
     pub redacted: Option<Arc<Pdu>>,
 }
 
-/// The membership of this node's user, as `/sync` shows it.
+/// The membership of this node's user, as `/sync` shows it. Its event (or invite) also tells the
+/// Store who that user is, for the unread counts.
 #[derive(Debug, Clone)]
 pub struct OwnMembership {
     /// join, invite, leave, ban, knock.
@@ -426,7 +427,8 @@ pub struct ReadSync {
     pub timeline_filter: EventFilter,
     /// State events.
     pub state_filter: EventFilter,
-    /// Leave members out of the state who did not send any of the timeline.
+    /// Leave members out of the state who did not send any of the timeline, the user aside. Those
+    /// who changed since the last answer are shown all the same: clients encrypt for them.
     pub lazy_load_members: bool,
     /// Show rooms that were left, in an initial sync too.
     pub include_leave: bool,

@@ -14,11 +14,13 @@
 //! | `flusher` | the thread that makes writes durable |
 //! | `open` | lock, recovery, versions |
 //! | `database`, `schema` | rows, write sets; keys and values |
-//! | `rooms`, `events`, `groups`, `timeline`, `unread` | what a commit writes, and reads of it |
-//! | `sync`, `filter` | what changed since a position |
+//! | `commit` | what a step of a room changes |
+//! | `rooms`, `events`, `groups`, `timeline`, `unread` | the rows behind it, and reads of them |
+//! | `sync`, `sync_room`, `filter` | what changed since a position |
 //! | `rows`, `directory` | small rows of others, the user directory |
 
 mod actor;
+mod commit;
 mod database;
 mod directory;
 mod events;
@@ -31,6 +33,7 @@ mod rooms;
 mod rows;
 mod schema;
 mod sync;
+mod sync_room;
 mod timeline;
 mod unread;
 

@@ -1,8 +1,8 @@
 //! Opens the database of a data folder, alone, also after a crash.
 //!
 //! Invariants: the folder is locked before anything in it is touched, and the lock lives as long
-//! as the database; a database of a newer program is left as it is; once open, the folder entry
-//! of a new database is on disk.
+//! as the database; a database of a newer program is left as it is; once open, the folder entry of
+//! the database and all that it shows are on disk.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -48,7 +48,6 @@ pub(super) fn open(data: &Path) -> Result<Opened, StoreError> {
     make_folder(data)?;
     let lock = lock(data)?;
     let folder = data.join("db");
-    let is_new = !folder.exists();
     remove(&folder, |name| name.starts_with("snap.") && name.ends_with(".generating"))?;
     let sled = match open_sled(&folder) {
         Err(sled::Error::Corruption { .. }) => {
@@ -69,16 +68,14 @@ pub(super) fn open(data: &Path) -> Result<Opened, StoreError> {
     // What a killed process wrote may be in memory only: make it durable before it is shown.
     database.flush()?;
     file.sync_all().map_err(|error| disk(&folder, &error))?;
-    if is_new {
-        // A file whose name is not on disk is lost with all that is in it.
-        for folder in [folder.as_path(), data] {
-            let handle = File::open(folder).and_then(|handle| handle.sync_all());
-            handle.map_err(|error| disk(folder, &error))?;
-        }
-        if let Some(parent) = data.canonicalize().ok().as_deref().and_then(Path::parent) {
-            // The parent may be another user's; then it was there before.
-            let _ = File::open(parent).and_then(|handle| handle.sync_all());
-        }
+    // A file whose name is not on disk is lost with all that is in it.
+    for folder in [folder.as_path(), data] {
+        let handle = File::open(folder).and_then(|handle| handle.sync_all());
+        handle.map_err(|error| disk(folder, &error))?;
+    }
+    if let Some(parent) = data.canonicalize().ok().as_deref().and_then(Path::parent) {
+        // The parent may be closed to us; then it is not we who made the folder.
+        let _ = File::open(parent).and_then(|handle| handle.sync_all());
     }
     check_newest(&database)?;
     let position = last_number(&database, family::LOG, |parts| parts.number())?.unwrap_or(0);

@@ -50,7 +50,7 @@ pub(super) mod family {
     pub(in super::super) const STATE_LOG: u8 = b'l';
     /// `room, event hash` → hash of the redaction that came before its target.
     pub(in super::super) const PENDING_REDACTION: u8 = b'p';
-    /// `room, position, number` → client transaction and event.
+    /// `room, number` → client transaction and event.
     pub(in super::super) const TXN: u8 = b'x';
     /// `room, order` → whether the unread event is a highlight.
     pub(in super::super) const NOTIFY: u8 = b'y';

@@ -1,4 +1,4 @@
-//! Counts of a room: unread events of our user, and members.
+//! Counts of a room: unread events of our user, members, client transactions.
 //!
 //! Invariant: `notifications` and `highlights` count exactly the rows of unread events, which go
 //! when a receipt of our user or an event of theirs passes them. The cost of reading is bounded
@@ -20,6 +20,8 @@ pub(super) struct Counts {
     pub(super) unread: Unread,
     pub(super) joined: u64,
     pub(super) invited: u64,
+    /// Client transactions so far.
+    pub(super) txns: u64,
 }
 
 fn key(room: u32) -> Vec<u8> {
@@ -35,7 +37,8 @@ impl Counts {
         let mut parts = Parts(&bytes);
         let mut parse = || {
             let unread = Unread { notifications: parts.number()?, highlights: parts.number()? };
-            Some(Self { unread, joined: parts.number()?, invited: parts.number()? })
+            let (joined, invited) = (parts.number()?, parts.number()?);
+            Some(Self { unread, joined, invited, txns: parts.number()? })
         };
         parse().ok_or(StoreError::Corrupt { what: "counts" })
     }
@@ -43,7 +46,7 @@ impl Counts {
     /// Writes the counts of a room.
     pub(super) fn write(&self, writes: &mut WriteSet<'_>, room: u32) {
         let Unread { notifications, highlights } = self.unread;
-        let value = [notifications, highlights, self.joined, self.invited];
+        let value = [notifications, highlights, self.joined, self.invited, self.txns];
         writes.put(key(room), value.map(u64::to_be_bytes).concat());
     }
 }
