@@ -133,11 +133,7 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
 
 impl Network {
     /// Sets who takes gossip and who answers other servers. Called once, before the first signer.
-    pub fn bind(
-        &self,
-        deliver: Recipient<GossipTransaction>,
-        answer: Recipient<InboundRequest>,
-    ) {
+    pub fn bind(&self, deliver: Recipient<GossipTransaction>, answer: Recipient<InboundRequest>) {
         self.gossip.do_send(DeliverTo(deliver));
         self.relay_request.do_send(AnswerWith(answer));
     }

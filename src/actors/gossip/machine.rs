@@ -65,10 +65,9 @@ pub(super) fn content(cut: &Cut, origin: &str, now: u64) -> Result<CanonicalJson
     let list = |items: &[Box<RawValue>]| {
         let parsed = items.iter().map(|item| serde_json::from_str(item.get()));
         let items: Result<Vec<CanonicalJsonValue>, _> = parsed.collect();
-        items.map(CanonicalJsonValue::Array).map_err(|error| ProtoError::Malformed {
-            what: "transaction",
-            why: error.to_string(),
-        })
+        items
+            .map(CanonicalJsonValue::Array)
+            .map_err(|error| ProtoError::Malformed { what: "transaction", why: error.to_string() })
     };
     let ts = ruma::Int::new_saturating(i64::try_from(now).unwrap_or(i64::MAX));
     Ok(CanonicalJsonValue::Object(CanonicalJsonObject::from([
@@ -190,7 +189,11 @@ impl<P: Eq + Hash> Machine<P> {
     }
 
     /// A message came: returns its room if it is worth a look. Then [`Self::done`] is owed.
-    pub(super) fn begin(&mut self, peer: P, topic: &str) -> Result<OwnedRoomId, TransactionVerdict> {
+    pub(super) fn begin(
+        &mut self,
+        peer: P,
+        topic: &str,
+    ) -> Result<OwnedRoomId, TransactionVerdict> {
         let room = self.topics.get(topic).filter(|_| self.verified.contains(&peer));
         let room = room.cloned().ok_or(TransactionVerdict::Ignore)?;
         let in_work = self.in_work.entry(peer).or_default();

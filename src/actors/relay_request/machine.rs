@@ -70,8 +70,7 @@ impl<P: Eq + Hash> Machine<P> {
         if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
             return Err(Denied::Busy);
         }
-        let load =
-            self.peers.entry(peer).or_insert(Load { in_work: 0, tokens: BURST, at: now });
+        let load = self.peers.entry(peer).or_insert(Load { in_work: 0, tokens: BURST, at: now });
         load.refill(now);
         if load.in_work >= limits::WORK_PEER || load.tokens < 1.0 {
             return Err(Denied::Busy);

@@ -79,10 +79,8 @@ impl Outbound {
             Ok(Err(RequestFailed::Offline)) | Err(_) => return Err(FederationError::Offline),
         };
         let (from, hash) = (destination.clone(), wire.hash);
-        let verified = self
-            .cpu
-            .run(move || Answer::verify(&bytes, &from, &request_id, &hash, now_ms()))
-            .await;
+        let verified =
+            self.cpu.run(move || Answer::verify(&bytes, &from, &request_id, &hash, now_ms())).await;
         let verified = match verified {
             Ok(Ok(verified)) => verified,
             Ok(Err(error)) => return Err(bad(error.to_string())),
@@ -133,10 +131,8 @@ mod tests {
             origin_server_ts: 0,
         };
         assert!(read(server.to_owned(), answer(200, json!({}))).is_ok());
-        let refused = read(
-            server.to_owned(),
-            answer(403, json!({"errcode": "M_FORBIDDEN", "error": "no"})),
-        );
+        let refused =
+            read(server.to_owned(), answer(403, json!({"errcode": "M_FORBIDDEN", "error": "no"})));
         assert!(matches!(
             refused,
             Err(FederationError::Refused { status: 403, errcode, message, .. })

@@ -267,10 +267,12 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         self.book_dialled = true;
         let mut places: Vec<_> = self.book.values().collect();
         places.sort_by_key(|place| std::cmp::Reverse(place.seen_ts));
-        out.extend(places.into_iter().take(BOOK_DIALS).map(|place| Effect::Dial {
-            peer: place.peer,
-            addresses: place.addresses.clone(),
-        }));
+        out.extend(
+            places
+                .into_iter()
+                .take(BOOK_DIALS)
+                .map(|place| Effect::Dial { peer: place.peer, addresses: place.addresses.clone() }),
+        );
     }
 
     fn seen(&mut self, peer: P, ours: bool, addresses: Vec<A>, out: &mut Effects<P, A>) {
@@ -278,12 +280,13 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
             return self.settle(&peer, out);
         }
         let node = self.nodes.entry(peer).or_default();
-        node.addresses = addresses;
-        if node.proof.is_some() {
+        node.addresses.clone_from(&addresses);
+        if let Some(proof) = &node.proof {
+            let (server, until) = (proof.server.clone(), proof.valid_until_ts);
+            self.remember(&server, peer, addresses, until, out);
             // A hunt may have dialled it between its proof and now.
-            return self.settle(&peer, out);
-        }
-        if !node.exchanging {
+            self.settle(&peer, out);
+        } else if !node.exchanging {
             node.exchanging = true;
             out.push(Effect::Exchange(peer));
         }
@@ -323,7 +326,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         node.proof = Some(proof);
         let addresses = node.addresses.clone();
         self.failed.pop(&server);
-        self.remember(&server, peer, addresses, keys.valid_until_ts(), now, out);
+        self.remember(&server, peer, addresses, keys.valid_until_ts(), out);
         out.push(Effect::Proven { peer, keys: Box::new(keys), first });
         self.proven(peer, &server, out);
     }
@@ -361,9 +364,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         peer: P,
         addresses: Vec<A>,
         valid_until_ts: u64,
-        now: u64,
         out: &mut Effects<P, A>,
     ) {
+        let now = self.now;
         let recent = self.book.get(server).is_some_and(|known| {
             known.peer == peer && known.seen_ts.saturating_add(BOOK_EVERY_MS) > now
         });
@@ -429,13 +432,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         self.check(ticket, out);
     }
 
-    fn resolve(
-        &mut self,
-        ticket: u64,
-        server: OwnedServerName,
-        now: u64,
-        out: &mut Effects<P, A>,
-    ) {
+    fn resolve(&mut self, ticket: u64, server: OwnedServerName, now: u64, out: &mut Effects<P, A>) {
         let live = self.nodes.iter().find(|(_, node)| {
             let proof = node.proof.as_ref();
             proof.is_some_and(|proof| proof.server == server && now <= proof.valid_until_ts)
@@ -534,9 +531,8 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
                 if let (false, Goal::Server(server)) = (people, &goal) {
                     let until = self.now.saturating_add(FAILED_MS);
                     self.failed.put(server.clone(), until);
-                    let same = self.hunts.iter().filter(|(_, hunt)| {
-                        !hunt.people && hunt.goal == goal
-                    });
+                    let same =
+                        self.hunts.iter().filter(|(_, hunt)| !hunt.people && hunt.goal == goal);
                     let followers: Vec<u64> = same.map(|(ticket, _)| *ticket).collect();
                     for follower in followers {
                         self.end(follower, out);
@@ -557,8 +553,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
 
     fn tick(&mut self, now: u64, out: &mut Effects<P, A>) {
         for (peer, node) in &mut self.nodes {
-            let expired =
-                node.proof.as_ref().is_some_and(|proof| proof.valid_until_ts < now);
+            let expired = node.proof.as_ref().is_some_and(|proof| proof.valid_until_ts < now);
             if expired {
                 node.proof = None;
                 out.push(Effect::Over { peer: *peer, disconnect: true });

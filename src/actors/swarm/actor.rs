@@ -2,7 +2,8 @@
 //!
 //! Invariants: nothing waits for the task. What must not be lost (topics, identity, provided keys)
 //! waits in a bounded backlog where the command channel is full; all else is dropped or answered
-//! as failed. When the task ends, the actor restarts and builds the Swarm anew, with the same key.
+//! as failed. There is no Swarm before there is an identity. When its task ends, the actor restarts
+//! and builds the Swarm anew, with the same key.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -87,7 +88,7 @@ impl fmt::Debug for SwarmActor {
 }
 
 impl SwarmActor {
-    /// Makes the actor; the Swarm is built when it starts, and idle until [`SetIdentity`].
+    /// Makes the actor; the Swarm is built with the first [`SetIdentity`].
     pub fn new(settings: SwarmSettings) -> Self {
         Self {
             settings,
@@ -102,11 +103,8 @@ impl SwarmActor {
 
     fn build(&mut self, ctx: &mut Context<Self>) {
         let settings = self.settings.clone();
-        let built = transport::build(
-            settings.keypair.clone(),
-            settings.network,
-            &settings.choices(),
-        );
+        let built =
+            transport::build(settings.keypair.clone(), settings.network, &settings.choices());
         let swarm = match built {
             Ok(swarm) => swarm,
             Err(error) => {
@@ -121,15 +119,13 @@ impl SwarmActor {
         tokio::spawn(Box::pin(EventLoop::new(swarm, settings, receiver, sender).run()));
         ctx.add_stream(futures::stream::poll_fn(move |cx| events.poll_recv(cx)));
         self.commands = Some(commands);
-        if self.rebuild_wait.is_some() {
-            if let Some(identity) = self.identity.clone() {
-                self.backlog.push_front(Command::SetIdentity(identity));
-            }
-            self.drain(ctx);
-            if let Some(bound) = &self.bound {
-                for owner in &bound.restarted {
-                    owner.do_send(SwarmRestarted);
-                }
+        if let Some(identity) = self.identity.clone() {
+            self.backlog.push_front(Command::SetIdentity(identity));
+        }
+        self.drain(ctx);
+        if let (Some(_), Some(bound)) = (self.rebuild_wait, &self.bound) {
+            for owner in &bound.restarted {
+                owner.do_send(SwarmRestarted);
             }
         }
     }
@@ -157,7 +153,8 @@ impl SwarmActor {
             log::error!("a command to the network was lost: too many are waiting");
             return;
         }
-        if self.backlog.is_empty() {
+        // Without a Swarm, it is the one that is built next that gets them.
+        if self.backlog.is_empty() && self.commands.is_some() {
             ctx.run_later(BACKLOG_RETRY, |actor, ctx| actor.drain(ctx));
         }
         self.backlog.push_back(command);
@@ -167,7 +164,7 @@ impl SwarmActor {
         while let Some(command) = self.backlog.pop_front() {
             if let Err(command) = self.tell(command) {
                 self.backlog.push_front(command);
-                if !self.stopping {
+                if self.commands.is_some() {
                     ctx.run_later(BACKLOG_RETRY, |actor, ctx| actor.drain(ctx));
                 }
                 return;
@@ -181,11 +178,8 @@ impl Actor for SwarmActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
-        match self.rebuild_wait {
-            None => self.build(ctx),
-            Some(wait) => {
-                ctx.run_later(wait, Self::build);
-            }
+        if let Some(wait) = self.rebuild_wait {
+            ctx.run_later(wait, Self::build);
         }
     }
 }
@@ -248,8 +242,12 @@ impl Handler<SetIdentity> for SwarmActor {
     type Result = ();
 
     fn handle(&mut self, SetIdentity(server_keys): SetIdentity, ctx: &mut Context<Self>) {
-        self.identity = Some(server_keys.clone());
-        self.must(Command::SetIdentity(server_keys), ctx);
+        let first = self.identity.replace(server_keys.clone()).is_none();
+        match &self.commands {
+            Some(_) => self.must(Command::SetIdentity(server_keys), ctx),
+            None if first && !self.stopping => self.build(ctx),
+            None => {}
+        }
     }
 }
 

@@ -42,9 +42,9 @@ pub(super) fn reach(address: &Multiaddr) -> Reach {
             let private = ip.is_unique_local() || ip.is_unicast_link_local();
             if private { Reach::Private } else { Reach::Global }
         }
-        Some(
-            Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_),
-        ) => Reach::Global,
+        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => {
+            Reach::Global
+        }
         _ => Reach::None,
     }
 }
@@ -55,7 +55,11 @@ pub(super) fn is_private(address: &Multiaddr) -> bool {
 }
 
 /// Returns the addresses of a peer that are worth dialling, given where it is connected now.
-pub(super) fn usable(told: &[Multiaddr], connected_at: &Multiaddr, dialled: bool) -> Vec<Multiaddr> {
+pub(super) fn usable(
+    told: &[Multiaddr],
+    connected_at: &Multiaddr,
+    dialled: bool,
+) -> Vec<Multiaddr> {
     let here = reach(connected_at) == Reach::Loopback;
     let near = here || reach(connected_at) == Reach::Private;
     let mut addresses: Vec<Multiaddr> = Vec::new();
@@ -90,6 +94,14 @@ pub(super) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
         Some(Protocol::P2p(peer)) => Some(peer),
         _ => None,
     }
+}
+
+/// Reads `/p2p/<PeerId>` or a full multiaddress that ends so.
+pub fn read_address(text: &str) -> Option<(PeerId, Vec<Multiaddr>)> {
+    let mut address: Multiaddr = text.parse().ok()?;
+    let Some(Protocol::P2p(peer)) = address.pop() else { return None };
+    let addresses = if address.is_empty() { Vec::new() } else { vec![address] };
+    Some((peer, addresses))
 }
 
 /// Puts another port into a TCP or UDP address.
@@ -155,5 +167,15 @@ mod tests {
     fn ports() {
         let address = with_port(&parse("/ip4/0.0.0.0/udp/4848/quic-v1"), 0);
         assert_eq!(address, parse("/ip4/0.0.0.0/udp/0/quic-v1"));
+    }
+
+    #[test]
+    fn addresses_that_people_type() {
+        let peer = PeerId::random();
+        assert_eq!(read_address(&format!("/p2p/{peer}")), Some((peer, vec![])));
+        let full = read_address(&format!("/ip4/127.0.0.1/tcp/1/p2p/{peer}"));
+        assert_eq!(full, Some((peer, vec![parse("/ip4/127.0.0.1/tcp/1")])));
+        assert_eq!(read_address("/ip4/127.0.0.1/tcp/1"), None);
+        assert_eq!(read_address("/p2p/nonsense"), None);
     }
 }

@@ -345,12 +345,12 @@ impl EventLoop {
         }
     }
 
-    /// Hands work on, unless less than this share of the channel is free.
-    fn work(&mut self, event: Event, share: usize) -> Result<(), Event> {
+    /// Hands work on; returns it where less than this share of the channel is free.
+    fn work(&mut self, event: Event, share: usize) -> Option<Event> {
         if self.events.capacity() < limits::SWARM_EVENTS / share {
-            return Err(event);
+            return Some(event);
         }
-        self.events.try_send(event).map_err(mpsc::error::TrySendError::into_inner)
+        self.events.try_send(event).err().map(mpsc::error::TrySendError::into_inner)
     }
 
     fn status(&self) -> NetworkStatus {

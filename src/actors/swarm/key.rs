@@ -20,8 +20,7 @@ pub fn load_or_create_key(data: &Path, fresh: bool) -> Result<Keypair, SwarmErro
         return Ok(Keypair::generate_ed25519());
     }
     let path = data.join(FILE);
-    let failed =
-        |why: String| SwarmError::KeyFile { file: path.display().to_string(), why };
+    let failed = |why: String| SwarmError::KeyFile { file: path.display().to_string(), why };
     match fs::read(&path) {
         Ok(bytes) => {
             let open = fs::metadata(&path).is_ok_and(|data| data.permissions().mode() & 0o077 != 0);
@@ -55,12 +54,8 @@ pub fn peer_id(key: &Keypair) -> String {
 fn write(data: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::create_dir_all(data)?;
     let draft = path.with_extension("key.new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&draft)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&draft, path)?;

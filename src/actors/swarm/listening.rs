@@ -42,8 +42,7 @@ pub(super) fn listen(
         match result {
             Ok(_) => listening = true,
             Err(error) => {
-                let failure =
-                    SwarmFailed { address: address.to_string(), why: one_line(&error) };
+                let failure = SwarmFailed { address: address.to_string(), why: one_line(&error) };
                 if !default {
                     return Err(failure);
                 }

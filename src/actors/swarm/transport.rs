@@ -86,11 +86,7 @@ fn failed(error: impl std::fmt::Display) -> SwarmError {
 fn open(key: Keypair, choices: &Choices) -> Result<Swarm<Behaviour>, SwarmError> {
     let swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
-        .with_tcp(
-            tcp::Config::default().nodelay(true),
-            noise::Config::new,
-            yamux::Config::default,
-        )
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
         .map_err(failed)?
         .with_quic()
         .with_dns()
@@ -196,8 +192,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_private_network_dials_no_public_address() {
-        let mut transport =
-            PrivateOnly(tcp::tokio::Transport::new(tcp::Config::default()));
+        let mut transport = PrivateOnly(tcp::tokio::Transport::new(tcp::Config::default()));
         let options = || DialOpts {
             role: libp2p::core::Endpoint::Dialer,
             port_use: libp2p::core::transport::PortUse::Reuse,
