@@ -146,6 +146,7 @@ pub(super) struct Machine<P, A> {
     nodes: HashMap<P, Node<A>>,
     newest: LruCache<OwnedServerName, Newest>,
     book: HashMap<OwnedServerName, Place<P, A>>,
+    book_loaded: bool,
     book_dialled: bool,
     failed: LruCache<OwnedServerName, u64>,
     hunts: BTreeMap<u64, Hunt<P>>,
@@ -161,6 +162,7 @@ impl<P, A> Default for Machine<P, A> {
             nodes: HashMap::new(),
             newest: LruCache::new(SERVERS_MAX),
             book: HashMap::new(),
+            book_loaded: false,
             book_dialled: false,
             failed: LruCache::new(SERVERS_MAX),
             hunts: BTreeMap::new(),
@@ -256,12 +258,13 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
                 self.book.entry(server).or_insert(place);
             }
         }
+        self.book_loaded = true;
         self.dial_book(out);
     }
 
     /// Once there are both an identity and a book, goes where people were last.
     fn dial_book(&mut self, out: &mut Effects<P, A>) {
-        if self.us.is_none() || self.book.is_empty() || self.book_dialled {
+        if self.us.is_none() || !self.book_loaded || self.book_dialled {
             return;
         }
         self.book_dialled = true;
@@ -565,3 +568,6 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

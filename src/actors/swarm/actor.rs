@@ -386,3 +386,155 @@ impl Handler<ReadSwarm> for SwarmActor {
         Box::pin(async move { status.await.unwrap_or_default() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// Makes the task end, as a bug in it would.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Fail;
+
+    impl Handler<Fail> for SwarmActor {
+        type Result = ();
+
+        fn handle(&mut self, _: Fail, _: &mut Context<Self>) {
+            let _ = self.tell(Command::Fail);
+        }
+    }
+
+    /// Everybody whom the Swarm tells something.
+    #[derive(Default)]
+    struct Others {
+        restarted: usize,
+    }
+
+    impl Actor for Others {
+        type Context = Context<Self>;
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "usize")]
+    struct Restarts;
+
+    impl Handler<Restarts> for Others {
+        type Result = usize;
+
+        fn handle(&mut self, _: Restarts, _: &mut Context<Self>) -> usize {
+            self.restarted
+        }
+    }
+
+    impl Handler<SwarmRestarted> for Others {
+        type Result = ();
+
+        fn handle(&mut self, _: SwarmRestarted, _: &mut Context<Self>) {
+            self.restarted += 1;
+        }
+    }
+
+    macro_rules! ignore {
+        ($($message:ty),*) => {$(
+            impl Handler<$message> for Others {
+                type Result = ();
+
+                fn handle(&mut self, _: $message, _: &mut Context<Self>) {}
+            }
+        )*};
+    }
+
+    ignore!(GossipReceived, RequestReceived, Discovery, SwarmFailed);
+
+    async fn listening(swarm: &Addr<SwarmActor>) -> NetworkStatus {
+        loop {
+            let status = swarm.send(ReadSwarm).await.unwrap();
+            if !status.listen_addresses.is_empty() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn start() -> (Addr<SwarmActor>, Addr<Others>) {
+        let others = Others::default().start();
+        let libp2p = serde_json::json!({
+            "listenAddresses": ["/ip4/127.0.0.1/tcp/0"],
+            "mdns": false,
+            "dht": {"bootstrapPeers": []},
+        });
+        let config = serde_json::json!({ "libp2p": libp2p });
+        let config: Config = serde_json::from_value(config).unwrap();
+        let key = Keypair::generate_ed25519();
+        let settings = SwarmSettings::new(&config, key, others.clone().recipient());
+        let swarm = Supervisor::start(|_| SwarmActor::new(settings));
+        swarm.do_send(Bind {
+            gossip: others.clone().recipient(),
+            requests: others.clone().recipient(),
+            discovery: others.clone().recipient(),
+            restarted: vec![others.clone().recipient()],
+        });
+        (swarm, others)
+    }
+
+    #[actix::test]
+    async fn a_task_that_ended_is_replaced_with_the_same_key() {
+        let (swarm, others) = start();
+        swarm.do_send(SetIdentity(b"keys".to_vec()));
+        let before = listening(&swarm).await;
+        swarm.send(Fail).await.unwrap();
+        while others.send(Restarts).await.unwrap() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(listening(&swarm).await.peer_id, before.peer_id);
+    }
+
+    #[actix::test]
+    async fn there_is_no_network_without_an_identity_and_none_after_the_end() {
+        let (swarm, _others) = start();
+        swarm.send(Subscribe("topic".to_owned())).await.unwrap();
+        assert_eq!(swarm.send(ReadSwarm).await.unwrap().peer_id, "");
+        let request = || SendRequest { peer: libp2p::PeerId::random(), bytes: Vec::new() };
+        assert_eq!(swarm.send(request()).await.unwrap(), Err(RequestFailed::Offline));
+        swarm.do_send(SetIdentity(b"keys".to_vec()));
+        listening(&swarm).await;
+        swarm.send(StopSwarm).await.unwrap();
+        assert_eq!(swarm.send(request()).await.unwrap(), Err(RequestFailed::Offline));
+    }
+
+    #[actix::test]
+    async fn a_flood_of_topics_loses_none() {
+        let (swarm, _others) = start();
+        swarm.do_send(SetIdentity(b"keys".to_vec()));
+        listening(&swarm).await;
+        let topics = 4 * limits::SWARM_COMMANDS;
+        for number in 0..topics {
+            swarm.do_send(Subscribe(number.to_string()));
+        }
+        // Asked behind the flood; those in the backlog come later, and none is dropped.
+        let (reply, waiting) = oneshot::channel();
+        swarm.do_send(Waiting(reply));
+        assert!(waiting.await.unwrap() <= topics);
+        loop {
+            let (reply, waiting) = oneshot::channel();
+            swarm.do_send(Waiting(reply));
+            if waiting.await.unwrap() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Waiting(oneshot::Sender<usize>);
+
+    impl Handler<Waiting> for SwarmActor {
+        type Result = ();
+
+        fn handle(&mut self, Waiting(reply): Waiting, _: &mut Context<Self>) {
+            let _ = reply.send(self.backlog.len());
+        }
+    }
+}
