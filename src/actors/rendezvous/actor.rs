@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
 use tokio::sync::oneshot;
@@ -24,7 +24,7 @@ use crate::{
         store::{Row, RowKind, ScanRows, WriteRows},
         swarm::{
             Admit, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, Provide, ReadSwarm,
-            SetIdentity, SwarmRestarted,
+            SetIdentity, SwarmRestarted, read_address,
         },
     },
     config::limits,
@@ -263,14 +263,6 @@ fn read_profile(body: &CanonicalJsonObject) -> Profile {
     Profile { displayname: text("displayname"), avatar_url: text("avatar_url") }
 }
 
-/// Reads `/p2p/<PeerId>` or a full multiaddress that ends so.
-fn read_address(text: &str) -> Option<(PeerId, Vec<Multiaddr>)> {
-    let mut address: Multiaddr = text.parse().ok()?;
-    let Some(Protocol::P2p(peer)) = address.pop() else { return None };
-    let addresses = if address.is_empty() { Vec::new() } else { vec![address] };
-    Some((peer, addresses))
-}
-
 impl Actor for RendezvousActor {
     type Context = Context<Self>;
 
@@ -400,20 +392,5 @@ impl Handler<ReadNetwork> for RendezvousActor {
             }
             status
         }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_that_people_type() {
-        let peer = PeerId::random();
-        assert_eq!(read_address(&format!("/p2p/{peer}")), Some((peer, vec![])));
-        let full = read_address(&format!("/ip4/127.0.0.1/tcp/1/p2p/{peer}"));
-        assert_eq!(full, Some((peer, vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()])));
-        assert_eq!(read_address("/ip4/127.0.0.1/tcp/1"), None);
-        assert_eq!(read_address("/p2p/nonsense"), None);
     }
 }

@@ -175,3 +175,97 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
         Standing::Over
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+
+    use super::*;
+
+    fn suffix() -> Goal<u8> {
+        Goal::Suffix { display_name: "Ann".into(), suffix: "abcdefg".into() }
+    }
+
+    fn shown(name: &str) -> Option<Profile> {
+        Some(Profile { displayname: Some(name.into()), avatar_url: None })
+    }
+
+    #[test]
+    fn goals() {
+        let ann = server_name!("xxabcdefg");
+        for (goal, peer, server, expected) in [
+            (Goal::Server(ann.to_owned()), 1, ann, true),
+            (Goal::Server(ann.to_owned()), 1, server_name!("other"), false),
+            (suffix(), 1, ann, true),
+            (suffix(), 1, server_name!("abcdefgx"), false),
+            (Goal::Node(1), 1, ann, true),
+            (Goal::Node(1), 2, ann, false),
+        ] {
+            assert_eq!(goal.matches(&peer, server), expected, "{goal:?} {peer} {server}");
+        }
+        assert_eq!(suffix().rendezvous().as_deref(), Some("Ann:abcdefg"));
+        assert_eq!(
+            Goal::Server::<u8>(ann.to_owned()).rendezvous().as_deref(),
+            Some("p2p:xxabcdefg")
+        );
+    }
+
+    #[test]
+    fn all_who_match_are_shown_under_the_name_that_they_show() {
+        let names = ["1abcdefg", "2abcdefg", "3abcdefg", "4abcdefg"];
+        let servers = names.map(|name| OwnedServerName::try_from(name).unwrap());
+        let mut hunt = Hunt::<u8>::new(suffix(), true, 10);
+        hunt.began(1);
+        for server in &servers {
+            assert!(hunt.meet(server));
+            assert!(!hunt.meet(server), "nobody is asked twice");
+        }
+        hunt.query_ended();
+        assert_eq!(hunt.standing(), Standing::Open, "profiles are being asked");
+        for (server, profile) in
+            servers.iter().zip([shown("Ann"), shown("Ann"), shown("ann"), None])
+        {
+            hunt.profile(server, profile);
+        }
+        assert_eq!(hunt.standing(), Standing::Over);
+        let found: Vec<_> = hunt.found.iter().map(|person| person.user_id.as_str()).collect();
+        assert_eq!(found, ["@p2p:1abcdefg", "@p2p:2abcdefg"]);
+        hunt.profile(&servers[0], shown("Ann"));
+        assert_eq!(hunt.found.len(), 2, "an answer that nobody waits for");
+    }
+
+    #[test]
+    fn who_never_chose_a_name_is_found_under_the_first_one() {
+        let goal = Goal::Suffix { display_name: "p2p".into(), suffix: "abcdefg".into() };
+        let mut hunt = Hunt::<u8>::new(goal, true, 10);
+        hunt.meet(server_name!("1abcdefg"));
+        hunt.profile(server_name!("1abcdefg"), Some(Profile::default()));
+        assert_eq!(hunt.found.len(), 1);
+    }
+
+    #[test]
+    fn a_hunt_ends_when_nothing_more_can_come() {
+        let mut hunt = Hunt::<u8>::new(suffix(), true, 1);
+        for tried in 1..=TRIES {
+            hunt.began(1);
+            assert_eq!(hunt.standing(), Standing::Open);
+            hunt.candidate(7);
+            hunt.query_ended();
+            assert_eq!(hunt.standing(), Standing::Open, "somebody is being connected");
+            assert!(hunt.settled(&7));
+            assert!(!hunt.settled(&7));
+            let expected = if tried < TRIES { Standing::Retry } else { Standing::Over };
+            assert_eq!(hunt.standing(), expected);
+        }
+    }
+
+    #[test]
+    fn a_full_hunt_ends_at_once() {
+        let mut hunt = Hunt::<u8>::new(suffix(), true, 1);
+        hunt.began(1);
+        assert!(hunt.meet(server_name!("1abcdefg")));
+        assert!(!hunt.meet(server_name!("2abcdefg")), "one is enough");
+        hunt.profile(server_name!("1abcdefg"), shown("Ann"));
+        assert_eq!(hunt.standing(), Standing::Over);
+    }
+}

@@ -146,6 +146,7 @@ pub(super) struct Machine<P, A> {
     nodes: HashMap<P, Node<A>>,
     newest: LruCache<OwnedServerName, Newest>,
     book: HashMap<OwnedServerName, Place<P, A>>,
+    book_loaded: bool,
     book_dialled: bool,
     failed: LruCache<OwnedServerName, u64>,
     hunts: BTreeMap<u64, Hunt<P>>,
@@ -161,6 +162,7 @@ impl<P, A> Default for Machine<P, A> {
             nodes: HashMap::new(),
             newest: LruCache::new(SERVERS_MAX),
             book: HashMap::new(),
+            book_loaded: false,
             book_dialled: false,
             failed: LruCache::new(SERVERS_MAX),
             hunts: BTreeMap::new(),
@@ -256,12 +258,13 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
                 self.book.entry(server).or_insert(place);
             }
         }
+        self.book_loaded = true;
         self.dial_book(out);
     }
 
     /// Once there are both an identity and a book, goes where people were last.
     fn dial_book(&mut self, out: &mut Effects<P, A>) {
-        if self.us.is_none() || self.book.is_empty() || self.book_dialled {
+        if self.us.is_none() || !self.book_loaded || self.book_dialled {
             return;
         }
         self.book_dialled = true;
@@ -280,12 +283,13 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
             return self.settle(&peer, out);
         }
         let node = self.nodes.entry(peer).or_default();
-        node.addresses = addresses;
-        if node.proof.is_some() {
+        node.addresses.clone_from(&addresses);
+        if let Some(proof) = &node.proof {
+            let (server, until) = (proof.server.clone(), proof.valid_until_ts);
+            self.remember(&server, peer, addresses, until, out);
             // A hunt may have dialled it between its proof and now.
-            return self.settle(&peer, out);
-        }
-        if !node.exchanging {
+            self.settle(&peer, out);
+        } else if !node.exchanging {
             node.exchanging = true;
             out.push(Effect::Exchange(peer));
         }
@@ -325,7 +329,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         node.proof = Some(proof);
         let addresses = node.addresses.clone();
         self.failed.pop(&server);
-        self.remember(&server, peer, addresses, keys.valid_until_ts(), now, out);
+        self.remember(&server, peer, addresses, keys.valid_until_ts(), out);
         out.push(Effect::Proven { peer, keys: Box::new(keys), first });
         self.proven(peer, &server, out);
     }
@@ -363,9 +367,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         peer: P,
         addresses: Vec<A>,
         valid_until_ts: u64,
-        now: u64,
         out: &mut Effects<P, A>,
     ) {
+        let now = self.now;
         let recent = self.book.get(server).is_some_and(|known| {
             known.peer == peer && known.seen_ts.saturating_add(BOOK_EVERY_MS) > now
         });
@@ -564,3 +568,6 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,8 @@
 //!
 //! Invariants: nothing waits for the task. What must not be lost (topics, identity, provided keys)
 //! waits in a bounded backlog where the command channel is full; all else is dropped or answered
-//! as failed. When the task ends, the actor restarts and builds the Swarm anew, with the same key.
+//! as failed. There is no Swarm before there is an identity. When its task ends, the actor restarts
+//! and builds the Swarm anew, with the same key.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -87,7 +88,7 @@ impl fmt::Debug for SwarmActor {
 }
 
 impl SwarmActor {
-    /// Makes the actor; the Swarm is built when it starts, and idle until [`SetIdentity`].
+    /// Makes the actor; the Swarm is built with the first [`SetIdentity`].
     pub fn new(settings: SwarmSettings) -> Self {
         Self {
             settings,
@@ -118,15 +119,13 @@ impl SwarmActor {
         tokio::spawn(Box::pin(EventLoop::new(swarm, settings, receiver, sender).run()));
         ctx.add_stream(futures::stream::poll_fn(move |cx| events.poll_recv(cx)));
         self.commands = Some(commands);
-        if self.rebuild_wait.is_some() {
-            if let Some(identity) = self.identity.clone() {
-                self.backlog.push_front(Command::SetIdentity(identity));
-            }
-            self.drain(ctx);
-            if let Some(bound) = &self.bound {
-                for owner in &bound.restarted {
-                    owner.do_send(SwarmRestarted);
-                }
+        if let Some(identity) = self.identity.clone() {
+            self.backlog.push_front(Command::SetIdentity(identity));
+        }
+        self.drain(ctx);
+        if let (Some(_), Some(bound)) = (self.rebuild_wait, &self.bound) {
+            for owner in &bound.restarted {
+                owner.do_send(SwarmRestarted);
             }
         }
     }
@@ -154,7 +153,8 @@ impl SwarmActor {
             log::error!("a command to the network was lost: too many are waiting");
             return;
         }
-        if self.backlog.is_empty() {
+        // Without a Swarm, it is the one that is built next that gets them.
+        if self.backlog.is_empty() && self.commands.is_some() {
             ctx.run_later(BACKLOG_RETRY, |actor, ctx| actor.drain(ctx));
         }
         self.backlog.push_back(command);
@@ -164,7 +164,7 @@ impl SwarmActor {
         while let Some(command) = self.backlog.pop_front() {
             if let Err(command) = self.tell(command) {
                 self.backlog.push_front(command);
-                if !self.stopping {
+                if self.commands.is_some() {
                     ctx.run_later(BACKLOG_RETRY, |actor, ctx| actor.drain(ctx));
                 }
                 return;
@@ -178,11 +178,8 @@ impl Actor for SwarmActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
-        match self.rebuild_wait {
-            None => self.build(ctx),
-            Some(wait) => {
-                ctx.run_later(wait, Self::build);
-            }
+        if let Some(wait) = self.rebuild_wait {
+            ctx.run_later(wait, Self::build);
         }
     }
 }
@@ -245,8 +242,12 @@ impl Handler<SetIdentity> for SwarmActor {
     type Result = ();
 
     fn handle(&mut self, SetIdentity(server_keys): SetIdentity, ctx: &mut Context<Self>) {
-        self.identity = Some(server_keys.clone());
-        self.must(Command::SetIdentity(server_keys), ctx);
+        let first = self.identity.replace(server_keys.clone()).is_none();
+        match &self.commands {
+            Some(_) => self.must(Command::SetIdentity(server_keys), ctx),
+            None if first && !self.stopping => self.build(ctx),
+            None => {}
+        }
     }
 }
 
@@ -383,5 +384,157 @@ impl Handler<ReadSwarm> for SwarmActor {
         let (reply, status) = oneshot::channel();
         let _ = self.tell(Command::Status(reply));
         Box::pin(async move { status.await.unwrap_or_default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// Makes the task end, as a bug in it would.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Fail;
+
+    impl Handler<Fail> for SwarmActor {
+        type Result = ();
+
+        fn handle(&mut self, _: Fail, _: &mut Context<Self>) {
+            let _ = self.tell(Command::Fail);
+        }
+    }
+
+    /// Everybody whom the Swarm tells something.
+    #[derive(Default)]
+    struct Others {
+        restarted: usize,
+    }
+
+    impl Actor for Others {
+        type Context = Context<Self>;
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "usize")]
+    struct Restarts;
+
+    impl Handler<Restarts> for Others {
+        type Result = usize;
+
+        fn handle(&mut self, _: Restarts, _: &mut Context<Self>) -> usize {
+            self.restarted
+        }
+    }
+
+    impl Handler<SwarmRestarted> for Others {
+        type Result = ();
+
+        fn handle(&mut self, _: SwarmRestarted, _: &mut Context<Self>) {
+            self.restarted += 1;
+        }
+    }
+
+    macro_rules! ignore {
+        ($($message:ty),*) => {$(
+            impl Handler<$message> for Others {
+                type Result = ();
+
+                fn handle(&mut self, _: $message, _: &mut Context<Self>) {}
+            }
+        )*};
+    }
+
+    ignore!(GossipReceived, RequestReceived, Discovery, SwarmFailed);
+
+    async fn listening(swarm: &Addr<SwarmActor>) -> NetworkStatus {
+        loop {
+            let status = swarm.send(ReadSwarm).await.unwrap();
+            if !status.listen_addresses.is_empty() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn start() -> (Addr<SwarmActor>, Addr<Others>) {
+        let others = Others::default().start();
+        let libp2p = serde_json::json!({
+            "listenAddresses": ["/ip4/127.0.0.1/tcp/0"],
+            "mdns": false,
+            "dht": {"bootstrapPeers": []},
+        });
+        let config = serde_json::json!({ "libp2p": libp2p });
+        let config: Config = serde_json::from_value(config).unwrap();
+        let key = Keypair::generate_ed25519();
+        let settings = SwarmSettings::new(&config, key, others.clone().recipient());
+        let swarm = Supervisor::start(|_| SwarmActor::new(settings));
+        swarm.do_send(Bind {
+            gossip: others.clone().recipient(),
+            requests: others.clone().recipient(),
+            discovery: others.clone().recipient(),
+            restarted: vec![others.clone().recipient()],
+        });
+        (swarm, others)
+    }
+
+    #[actix::test]
+    async fn a_task_that_ended_is_replaced_with_the_same_key() {
+        let (swarm, others) = start();
+        swarm.do_send(SetIdentity(b"keys".to_vec()));
+        let before = listening(&swarm).await;
+        swarm.send(Fail).await.unwrap();
+        while others.send(Restarts).await.unwrap() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(listening(&swarm).await.peer_id, before.peer_id);
+    }
+
+    #[actix::test]
+    async fn there_is_no_network_without_an_identity_and_none_after_the_end() {
+        let (swarm, _others) = start();
+        swarm.send(Subscribe("topic".to_owned())).await.unwrap();
+        assert_eq!(swarm.send(ReadSwarm).await.unwrap().peer_id, "");
+        let request = || SendRequest { peer: libp2p::PeerId::random(), bytes: Vec::new() };
+        assert_eq!(swarm.send(request()).await.unwrap(), Err(RequestFailed::Offline));
+        swarm.do_send(SetIdentity(b"keys".to_vec()));
+        listening(&swarm).await;
+        swarm.send(StopSwarm).await.unwrap();
+        assert_eq!(swarm.send(request()).await.unwrap(), Err(RequestFailed::Offline));
+    }
+
+    #[actix::test]
+    async fn a_flood_of_topics_loses_none() {
+        let (swarm, _others) = start();
+        swarm.do_send(SetIdentity(b"keys".to_vec()));
+        listening(&swarm).await;
+        let topics = 4 * limits::SWARM_COMMANDS;
+        for number in 0..topics {
+            swarm.do_send(Subscribe(number.to_string()));
+        }
+        // Asked behind the flood; those in the backlog come later, and none is dropped.
+        let (reply, waiting) = oneshot::channel();
+        swarm.do_send(Waiting(reply));
+        assert!(waiting.await.unwrap() <= topics);
+        loop {
+            let (reply, waiting) = oneshot::channel();
+            swarm.do_send(Waiting(reply));
+            if waiting.await.unwrap() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Waiting(oneshot::Sender<usize>);
+
+    impl Handler<Waiting> for SwarmActor {
+        type Result = ();
+
+        fn handle(&mut self, Waiting(reply): Waiting, _: &mut Context<Self>) {
+            let _ = reply.send(self.backlog.len());
+        }
     }
 }

@@ -96,6 +96,14 @@ pub(super) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
     }
 }
 
+/// Reads `/p2p/<PeerId>` or a full multiaddress that ends so.
+pub fn read_address(text: &str) -> Option<(PeerId, Vec<Multiaddr>)> {
+    let mut address: Multiaddr = text.parse().ok()?;
+    let Some(Protocol::P2p(peer)) = address.pop() else { return None };
+    let addresses = if address.is_empty() { Vec::new() } else { vec![address] };
+    Some((peer, addresses))
+}
+
 /// Puts another port into a TCP or UDP address.
 pub(super) fn with_port(address: &Multiaddr, port: u16) -> Multiaddr {
     let parts = address.iter().map(|part| match part {
@@ -159,5 +167,15 @@ mod tests {
     fn ports() {
         let address = with_port(&parse("/ip4/0.0.0.0/udp/4848/quic-v1"), 0);
         assert_eq!(address, parse("/ip4/0.0.0.0/udp/0/quic-v1"));
+    }
+
+    #[test]
+    fn addresses_that_people_type() {
+        let peer = PeerId::random();
+        assert_eq!(read_address(&format!("/p2p/{peer}")), Some((peer, vec![])));
+        let full = read_address(&format!("/ip4/127.0.0.1/tcp/1/p2p/{peer}"));
+        assert_eq!(full, Some((peer, vec![parse("/ip4/127.0.0.1/tcp/1")])));
+        assert_eq!(read_address("/ip4/127.0.0.1/tcp/1"), None);
+        assert_eq!(read_address("/p2p/nonsense"), None);
     }
 }

@@ -54,15 +54,39 @@ pub(super) enum Command {
     Dismiss(PeerId),
     Subscribe(String),
     Unsubscribe(String),
-    Publish { topic: String, bytes: Vec<u8> },
-    ReportVerdict { ticket: GossipTicket, verdict: TransactionVerdict },
-    Request { peer: PeerId, bytes: Vec<u8>, reply: oneshot::Sender<Answered> },
-    Reply { ticket: ReplyTicket, bytes: Vec<u8> },
-    Dial { peer: PeerId, addresses: Vec<Multiaddr> },
-    FindProviders { ticket: u64, key: Vec<u8> },
-    FindNode { ticket: u64, peer: PeerId },
+    Publish {
+        topic: String,
+        bytes: Vec<u8>,
+    },
+    ReportVerdict {
+        ticket: GossipTicket,
+        verdict: TransactionVerdict,
+    },
+    Request {
+        peer: PeerId,
+        bytes: Vec<u8>,
+        reply: oneshot::Sender<Answered>,
+    },
+    Reply {
+        ticket: ReplyTicket,
+        bytes: Vec<u8>,
+    },
+    Dial {
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+    },
+    FindProviders {
+        ticket: u64,
+        key: Vec<u8>,
+    },
+    FindNode {
+        ticket: u64,
+        peer: PeerId,
+    },
     Provide(Vec<Vec<u8>>),
     Status(oneshot::Sender<NetworkStatus>),
+    #[cfg(test)]
+    Fail,
 }
 
 pub(super) type Answered = Result<Vec<u8>, RequestFailed>;
@@ -186,6 +210,8 @@ impl EventLoop {
         loop {
             tokio::select! {
                 command = self.commands.recv() => match command {
+                    #[cfg(test)]
+                    Some(Command::Fail) => return,
                     Some(command) => self.command(command),
                     None => return,
                 },
@@ -238,6 +264,8 @@ impl EventLoop {
             Command::Status(reply) => {
                 let _ = reply.send(self.status());
             }
+            #[cfg(test)]
+            Command::Fail => {}
         }
     }
 
@@ -345,12 +373,12 @@ impl EventLoop {
         }
     }
 
-    /// Hands work on, unless less than this share of the channel is free.
-    fn work(&mut self, event: Event, share: usize) -> Result<(), Event> {
+    /// Hands work on; returns it where less than this share of the channel is free.
+    fn work(&mut self, event: Event, share: usize) -> Option<Event> {
         if self.events.capacity() < limits::SWARM_EVENTS / share {
-            return Err(event);
+            return Some(event);
         }
-        self.events.try_send(event).map_err(mpsc::error::TrySendError::into_inner)
+        self.events.try_send(event).err().map(mpsc::error::TrySendError::into_inner)
     }
 
     fn status(&self) -> NetworkStatus {

@@ -29,6 +29,10 @@ pub(super) type Filter =
 /// The gossipsub that is kept behind the gate.
 pub(super) type Gossipsub = gossipsub::Behaviour<gossipsub::IdentityTransform, Filter>;
 
+/// Peers that connected us and are kept without a shared room. Identities cost nothing, so the rest
+/// of the places for inbound connections stays free for whoever comes next.
+const KEPT_MAX: usize = 128;
+
 type Inner = THandler<Gossipsub>;
 
 /// gossipsub behind the gate.
@@ -36,6 +40,9 @@ pub(super) struct Gate {
     inner: Gossipsub,
     admitted: HashSet<PeerId>,
     connections: HashMap<PeerId, Vec<ConnectionId>>,
+    /// Peers that we connected.
+    dialled: HashSet<PeerId>,
+    kept: HashSet<PeerId>,
     opening: VecDeque<(PeerId, ConnectionId)>,
 }
 
@@ -45,6 +52,8 @@ impl Gate {
             inner,
             admitted: HashSet::new(),
             connections: HashMap::new(),
+            dialled: HashSet::new(),
+            kept: HashSet::new(),
             opening: VecDeque::new(),
         }
     }
@@ -57,6 +66,9 @@ impl Gate {
     /// Opens the gate for a peer.
     pub(super) fn admit(&mut self, peer: PeerId) {
         if self.admitted.insert(peer) {
+            if self.dialled.contains(&peer) || self.kept.len() < KEPT_MAX {
+                self.kept.insert(peer);
+            }
             let connections = self.connections.get(&peer).into_iter().flatten();
             self.opening.extend(connections.map(|connection| (peer, *connection)));
         }
@@ -65,10 +77,12 @@ impl Gate {
     /// Shuts it for connections to come; those that are must be closed by the caller.
     pub(super) fn dismiss(&mut self, peer: &PeerId) {
         self.admitted.remove(peer);
+        self.kept.remove(peer);
     }
 
     fn handler(&self, peer: &PeerId, inner: Inner) -> GateHandler {
-        GateHandler { inner, admitted: self.admitted.contains(peer), remote_open: false }
+        let (admitted, kept) = (self.admitted.contains(peer), self.kept.contains(peer));
+        GateHandler { inner, admitted, kept, remote_open: false }
     }
 }
 
@@ -125,6 +139,9 @@ impl NetworkBehaviour for Gate {
         match &event {
             FromSwarm::ConnectionEstablished(made) => {
                 self.connections.entry(made.peer_id).or_default().push(made.connection_id);
+                if made.endpoint.is_dialer() {
+                    self.dialled.insert(made.peer_id);
+                }
             }
             FromSwarm::ConnectionClosed(closed) => {
                 if let Some(open) = self.connections.get_mut(&closed.peer_id) {
@@ -132,6 +149,7 @@ impl NetworkBehaviour for Gate {
                 }
                 if closed.remaining_established == 0 {
                     self.connections.remove(&closed.peer_id);
+                    self.dialled.remove(&closed.peer_id);
                 }
             }
             _ => {}
@@ -154,7 +172,8 @@ impl NetworkBehaviour for Gate {
     ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         if let Some((peer_id, connection)) = self.opening.pop_front() {
             let handler = NotifyHandler::One(connection);
-            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event: GateIn::Open });
+            let event = GateIn::Open { keep: self.kept.contains(&peer_id) };
+            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event });
         }
         self.inner.poll(cx).map(|action| action.map_in(GateIn::Inner))
     }
@@ -164,7 +183,10 @@ impl NetworkBehaviour for Gate {
 #[derive(Debug)]
 pub(super) enum GateIn<T> {
     /// The peer was admitted.
-    Open,
+    Open {
+        /// Its connections stay, used or not.
+        keep: bool,
+    },
     /// What gossipsub says.
     Inner(T),
 }
@@ -173,6 +195,7 @@ pub(super) enum GateIn<T> {
 pub(super) struct GateHandler {
     inner: Inner,
     admitted: bool,
+    kept: bool,
     remote_open: bool,
 }
 
@@ -193,8 +216,8 @@ impl ConnectionHandler for GateHandler {
     }
 
     fn connection_keep_alive(&self) -> bool {
-        // People are few: whoever proved an identity stays connected.
-        self.admitted || self.inner.connection_keep_alive()
+        // People are few: whoever proved an identity stays connected, within a limit.
+        self.kept || self.inner.connection_keep_alive()
     }
 
     fn poll(
@@ -210,7 +233,7 @@ impl ConnectionHandler for GateHandler {
 
     fn on_behaviour_event(&mut self, event: Self::FromBehaviour) {
         match event {
-            GateIn::Open => self.admitted = true,
+            GateIn::Open { keep } => (self.admitted, self.kept) = (true, keep),
             GateIn::Inner(event) => self.inner.on_behaviour_event(event),
         }
     }

@@ -19,6 +19,7 @@ mod schedule;
 mod transport;
 
 pub use actor::{SwarmActor, SwarmSettings};
+pub use address::read_address;
 pub use key::{load_or_create_key, peer_id};
 pub use messages::*;
 pub use transport::SwarmError;

@@ -207,7 +207,7 @@ impl EventLoop {
                     let Frame { bytes, budget } = request;
                     let ticket = ReplyTicket(channel);
                     let received = RequestReceived { peer, bytes, ticket, budget };
-                    if self.work(Event::Request(received), 4).is_err() {
+                    if self.work(Event::Request(received), 4).is_some() {
                         log::debug!(peer:%; "a request was dropped: too much is waiting");
                     }
                 }
@@ -240,7 +240,7 @@ impl EventLoop {
             topic: message.topic.into_string(),
             bytes: message.data,
         };
-        if let Err(Event::Gossip(received)) = self.work(Event::Gossip(received), 2) {
+        if let Some(Event::Gossip(received)) = self.work(Event::Gossip(received), 2) {
             self.report(&received.ticket, TransactionVerdict::Ignore);
         }
     }
