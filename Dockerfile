@@ -2,9 +2,7 @@
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
-COPY src src
-COPY benches benches
+COPY . .
 RUN cargo build --release --locked --bin messagehub
 # Port 80 for a user who is not root: the only privilege, and it is the binary's.
 RUN apt-get update \

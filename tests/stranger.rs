@@ -142,6 +142,7 @@ impl Stranger {
                 federation: exchange(FEDERATION),
             })
             .unwrap()
+            .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))
             .build();
         let keys = SecretKeys {
             identity: rand::random(),

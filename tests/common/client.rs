@@ -162,7 +162,9 @@ impl Client {
         }
         let news = self.get(&path).await.ok();
         self.next_batch = Some(news["next_batch"].as_str().unwrap().to_owned());
-        for membership in ["join", "invite", "leave"] {
+        // What came to pass between two syncs may stand in several lists: one leaves, and is then
+        // invited again.
+        for membership in ["leave", "join", "invite"] {
             for (room, update) in news["rooms"][membership].as_object().into_iter().flatten() {
                 self.seen.membership.insert(room.clone(), membership);
                 let list = |part: &str| update[part]["events"].as_array().cloned();

@@ -243,6 +243,11 @@ impl Node {
         Client::log_in(&self.base(), &self.login_token().await).await
     }
 
+    /// Returns what the node has logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
     fn log_file(&self) -> PathBuf {
         self.folder.path().join("log")
     }
@@ -252,7 +257,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            let log = fs::read_to_string(self.log_file()).unwrap_or_default();
+            let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let start = lines.len().saturating_sub(60);
             eprintln!("--- end of the log of the node on {}", self.address);

@@ -103,7 +103,7 @@ class Home:
         """Logs in as the README says; that makes the identity and brings the network up."""
         command = ["ip", "netns", "exec", self.namespace, self.binary, "login-token"]
         token = subprocess.run(
-            [*command, "--data", self.data], check=True, capture_output=True, text=True
+            [*command, "--data", self.data], check=True, stdout=subprocess.PIPE, text=True
         ).stdout.strip()
         login = self.ask("POST", "v3/login", {"type": "m.login.token", "token": token})
         self.token, self.user = login["access_token"], login["user_id"]
