@@ -50,7 +50,10 @@ fn default_data() -> Option<PathBuf> {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("warn,messagehub=info"),
+    )
+    .init();
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(code) => code,

@@ -130,7 +130,7 @@ impl Node {
         assert!(self.child.is_none(), "the node runs already");
         let mut log = OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
         writeln!(log, "--- start").unwrap();
-        let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+        let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,messagehub=info".to_owned());
         let child = command(self.folder.path())
             .arg("--config")
             .arg(self.config_file())

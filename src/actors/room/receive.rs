@@ -405,7 +405,7 @@ impl Worker {
             let mut received = self.receive(answer.pdus, &from).await?;
             received.sort_by_key(|received| received.pdu.depth);
             let fresh = received.len();
-            let progress = self.ingest_all(received).await?;
+            let progress = self.ingest_all(received).await;
             if fresh == 0 || !progress {
                 break;
             }
@@ -419,10 +419,11 @@ impl Worker {
     }
 
     /// Takes several events in, oldest first. Tells whether any was new.
-    async fn ingest_all(&self, events: Vec<Received>) -> Result<bool, RoomError> {
+    async fn ingest_all(&self, events: Vec<Received>) -> bool {
         let mut progress = false;
         for received in events {
-            progress |= self
+            let event_id = received.pdu.event_id.clone();
+            let taken = self
                 .operate(move |machine| {
                     let parked_before = machine.is_parked(&received.pdu.event_id);
                     Ok(match machine.ingest(&received, None)? {
@@ -431,9 +432,16 @@ impl Worker {
                         Ingested::Duplicate | Ingested::Full => (false, None),
                     })
                 })
-                .await?;
+                .await;
+            match taken {
+                Ok(fresh) => progress |= fresh,
+                // One bad event spoils no other; a disk that fails ends the node anyway.
+                Err(error) => {
+                    log::debug!(room_id:% = self.room_id, event_id:%; "event not taken in: {error}");
+                }
+            }
         }
-        Ok(progress)
+        progress
     }
 
     /// Takes the state before a parked event from another server, and the event with it.

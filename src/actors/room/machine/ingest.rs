@@ -95,10 +95,14 @@ impl Machine {
             };
             missing.extend(without_state);
         }
+        // An outlier is from before our time here: its place is in backfilled history. The create
+        // event, which nothing precedes, is one too.
+        let outlier = self.known(&pdu.event_id).is_some();
+        if outlier && fetched.is_none() && (!missing.is_empty() || pdu.prev_events.is_empty()) {
+            return Ok(Ingested::Duplicate);
+        }
         if !missing.is_empty() {
-            // An outlier is from before our time here: its place is in backfilled history.
-            let outlier = self.known(&pdu.event_id).is_some();
-            return Ok(if outlier { Ingested::Duplicate } else { self.park(received, missing) });
+            return Ok(self.park(received, missing));
         }
         let plan = self.plan(pdu, fetched)?;
         Ok(self.commit_plan(received, plan))

@@ -617,3 +617,15 @@ proptest! {
         play(&versions()[version], &steps, shuffle);
     }
 }
+
+#[test]
+fn the_create_event_and_older_state_come_again_and_do_no_harm() {
+    let mut ann = room(&RoomVersionId::V11, 1);
+    let mut bob = join(&mut ann, 2, &[]);
+    let before = bob.view();
+    let all: Vec<_> = ann.given(&[Arc::clone(&ann.signer), Arc::clone(&bob.signer)]).auth_chain;
+    for received in &all {
+        assert!(matches!(bob.ingest(received), Ingested::Duplicate));
+    }
+    assert_eq!(bob.view(), before);
+}
