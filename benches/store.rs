@@ -67,6 +67,7 @@ impl World {
             membership: MembershipState::Join,
             event_id: Some(join.event_id.clone()),
             invite: None,
+            forgotten: false,
         });
         for _ in 0..20 {
             step.events.push(live(&self.message(&room_id), 1));

@@ -326,6 +326,10 @@ fn change_membership(
     counts: &mut Counts,
     own: &OwnMembership,
 ) -> Result<(), StoreError> {
+    if own.forgotten {
+        writes.remove(MembershipRow::key(room));
+        return writes.remove_long(&InviteRow::key(room));
+    }
     let code = membership_code(&own.membership);
     let was = MembershipRow::read(writes, room)?.map(|row| membership_code(&row.membership));
     if was != Some(code) || own.membership == MembershipState::Invite {

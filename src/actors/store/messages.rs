@@ -179,6 +179,8 @@ pub struct OwnMembership {
     pub event_id: Option<OwnedEventId>,
     /// Of an invite: what [`LoadRoom`] gives back and `/sync` shows.
     pub invite: Option<InviteData>,
+    /// The user has left and forgot the room: no list and no `/sync` shows it.
+    pub forgotten: bool,
 }
 
 /// An invite that came from another server.

@@ -224,8 +224,12 @@ fn load_membership(
     let Some(row) = MembershipRow::read(database, room)? else {
         return Ok(None);
     };
-    let mut own =
-        OwnMembership { membership: row.membership, event_id: row.event_id, invite: None };
+    let mut own = OwnMembership {
+        membership: row.membership,
+        event_id: row.event_id,
+        invite: None,
+        forgotten: false,
+    };
     if let Some(invite) = InviteRow::read(database, room)? {
         let corrupt = || StoreError::Corrupt { what: "invite" };
         let rules = info.version.rules().ok_or_else(corrupt)?;

@@ -198,7 +198,7 @@ fn live(room_id: &OwnedRoomId, events: &[&Arc<Pdu>]) -> CommitRoom {
 fn own(pdu: &Arc<Pdu>) -> OwnMembership {
     let content: Value = serde_json::from_str(pdu.content.get()).unwrap();
     let membership = MembershipState::from(content["membership"].as_str().unwrap());
-    OwnMembership { membership, event_id: Some(id(pdu)), invite: None }
+    OwnMembership { membership, event_id: Some(id(pdu)), invite: None, forgotten: false }
 }
 
 /// One message of somebody else that notifies.

@@ -330,8 +330,12 @@ async fn an_invite_comes_back_until_it_is_answered() {
     assert_eq!(invite.stripped_state.len(), 300);
     assert_eq!(invite.stripped_state[299].get(), stripped[299].get());
 
-    let refused =
-        OwnMembership { membership: MembershipState::Leave, event_id: None, invite: None };
+    let refused = OwnMembership {
+        membership: MembershipState::Leave,
+        event_id: None,
+        invite: None,
+        forgotten: false,
+    };
     world.commit(CommitRoom { membership: Some(refused), ..step(&r) }).await;
     let loaded = world.ask(LoadRoom { room_id: r.clone() }).await.unwrap().unwrap();
     assert!(loaded.membership.unwrap().invite.is_none());

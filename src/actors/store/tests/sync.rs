@@ -170,8 +170,12 @@ async fn memberships_move_a_room_between_the_sections() {
         CommitRoom { membership: Some(membership), ..step(&r) }
     };
     let refused = || {
-        let leave =
-            OwnMembership { membership: MembershipState::Leave, event_id: None, invite: None };
+        let leave = OwnMembership {
+            membership: MembershipState::Leave,
+            event_id: None,
+            invite: None,
+            forgotten: false,
+        };
         CommitRoom { membership: Some(leave), ..step(&r) }
     };
     let kick = event(&r, ann, "m.room.member", Some(OWN), json!({"membership":"leave"}), &[]);

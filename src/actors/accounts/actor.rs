@@ -1,0 +1,476 @@
+//! The shell of Accounts: asks the Store, then changes memory, then answers.
+
+use actix::{
+    Actor, ActorFutureExt as _, Addr, Context, Handler, MessageResult, Recipient,
+    ResponseActFuture, ResponseFuture, WrapFuture as _, fut,
+};
+use ruma::{OwnedUserId, UserId};
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+
+use super::{
+    data,
+    messages::*,
+    sessions::{Device, LoggedIn, Rows, Session, Sessions, TokenHash, token},
+    to_device,
+};
+use crate::{
+    actors::{
+        clock::now_ms,
+        error::AskError,
+        identity::EnsureIdentity,
+        rendezvous::Advertise,
+        room_state::ProfileUpdated,
+        store::{AckToDevice, ReadRow, Row, RowKind, ScanRows, StoreError, WriteRows},
+    },
+    config::{ASK_WAIT, limits},
+};
+
+/// Whom Accounts talks to.
+#[derive(Debug, Clone)]
+pub struct AccountsLinks {
+    /// Store: writes.
+    pub write_rows: Recipient<WriteRows>,
+    /// Store: one row.
+    pub read_row: Recipient<ReadRow>,
+    /// Store: rows of a kind, at start.
+    pub scan_rows: Recipient<ScanRows>,
+    /// Store: drops the queue of a deleted device.
+    pub ack_to_device: Recipient<AckToDevice>,
+    /// Identity: made at the first login.
+    pub ensure_identity: Recipient<EnsureIdentity>,
+    /// RoomState: tells the rooms of a new name.
+    pub profile_updated: Recipient<ProfileUpdated>,
+    /// Rendezvous: tells the network of it.
+    pub advertise: Recipient<Advertise>,
+}
+
+impl AccountsLinks {
+    async fn write(&self, rows: Rows) -> Result<(), AccountError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let asked = self.write_rows.send(WriteRows(rows)).timeout(ASK_WAIT).await;
+        asked.map_err(AskError::from)??;
+        Ok(())
+    }
+
+    async fn read(&self, row: Row) -> Result<Option<Vec<u8>>, AccountError> {
+        Ok(self.read_row.send(ReadRow(row)).timeout(ASK_WAIT).await.map_err(AskError::from)??)
+    }
+
+    async fn scan(&self, kind: RowKind) -> Result<Vec<(Row, Vec<u8>)>, AccountError> {
+        Ok(self
+            .scan_rows
+            .send(ScanRows(kind))
+            .timeout(ASK_WAIT)
+            .await
+            .map_err(AskError::from)??)
+    }
+
+    async fn read_json(&self, row: Row) -> Result<Option<Box<RawValue>>, AccountError> {
+        let Some(value) = self.read(row).await? else { return Ok(None) };
+        let value = serde_json::from_slice(&value)
+            .map_err(|_| StoreError::Corrupt { what: "account data" })?;
+        Ok(Some(value))
+    }
+}
+
+/// A place in the queue of those who read before they write. The next one's turn comes when this
+/// is dropped.
+struct Turn {
+    before: Option<oneshot::Receiver<()>>,
+    _after: oneshot::Sender<()>,
+}
+
+impl Turn {
+    /// Waits until all that came before are done, or gave up.
+    async fn wait(&mut self) {
+        if let Some(before) = self.before.take() {
+            let _ = before.await;
+        }
+    }
+}
+
+/// Owns the user's devices, tokens and data.
+#[derive(Debug)]
+pub struct AccountsActor {
+    links: AccountsLinks,
+    sessions: Sessions,
+    profile: Profile,
+    last_turn: Option<oneshot::Receiver<()>>,
+}
+
+impl AccountsActor {
+    /// Reads what is stored, and starts on the Arbiter that this is called on.
+    pub async fn start_loaded(links: AccountsLinks) -> Result<Addr<Self>, AccountError> {
+        let corrupt = |what| StoreError::Corrupt { what };
+        let devices = links.scan(RowKind::Devices).await?;
+        let tokens = links.scan(RowKind::AccessTokens).await?;
+        let sessions = Sessions::load(devices, tokens).map_err(corrupt)?;
+        let profile = Profile::load(links.scan(RowKind::Profile).await?).map_err(corrupt)?;
+        Ok(Self { links, sessions, profile, last_turn: None }.start())
+    }
+
+    fn turn(&mut self) -> Turn {
+        let (after, next) = oneshot::channel();
+        Turn { before: self.last_turn.replace(next), _after: after }
+    }
+
+    /// Runs a change of memory and disk when its turn comes: `plan` says what is written, `apply`
+    /// what changes in memory once it is.
+    fn change<Planned, Plan, Apply, Out>(
+        &mut self,
+        plan: Plan,
+        apply: Apply,
+    ) -> ResponseActFuture<Self, Result<Out, AccountError>>
+    where
+        Planned: 'static,
+        Out: 'static,
+        Plan: FnOnce(&mut Self) -> Result<(Rows, Planned), AccountError> + 'static,
+        Apply: FnOnce(&mut Self, Planned) -> Out + 'static,
+    {
+        let mut turn = self.turn();
+        let turned = async move {
+            turn.wait().await;
+            turn
+        };
+        Box::pin(turned.into_actor(self).then(|turn, act: &mut Self, _| {
+            let planned = plan(act);
+            let links = act.links.clone();
+            let written = async move {
+                let (rows, planned) = planned?;
+                links.write(rows).await?;
+                Ok((turn, planned))
+            };
+            written.into_actor(act).map(|written: Result<_, AccountError>, act, _| {
+                let (_turn, planned) = written?;
+                Ok(apply(act, planned))
+            })
+        }))
+    }
+
+    fn tell_profile(&self) {
+        let Profile { displayname, avatar_url } = self.profile.clone();
+        self.links.profile_updated.do_send(ProfileUpdated { displayname, avatar_url });
+        self.links.advertise.do_send(Advertise { display_name: self.profile.advertised() });
+    }
+
+    fn user_of(&self, device_id: &str) -> Option<OwnedUserId> {
+        self.sessions.user_of(device_id).map(ToOwned::to_owned)
+    }
+}
+
+impl Actor for AccountsActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(limits::MAILBOX);
+        // The rooms know the name that they were told last; only the network forgets it.
+        self.links.advertise.do_send(Advertise { display_name: self.profile.advertised() });
+    }
+}
+
+// ---------------------------------------------------------------- sessions
+
+impl Handler<Authenticate> for AccountsActor {
+    type Result = MessageResult<Authenticate>;
+
+    fn handle(&mut self, msg: Authenticate, _: &mut Context<Self>) -> Self::Result {
+        let found = self.sessions.authenticate(&msg.0, now_ms());
+        MessageResult(found.map(|(session, rows)| {
+            if let Some(rows) = rows {
+                self.links.write_rows.do_send(WriteRows(rows));
+            }
+            session
+        }))
+    }
+}
+
+impl Handler<MintLoginToken> for AccountsActor {
+    type Result = String;
+
+    fn handle(&mut self, _: MintLoginToken, _: &mut Context<Self>) -> String {
+        let token = token(rand::random());
+        self.sessions.add_login_token(TokenHash::of(&token), now_ms());
+        token
+    }
+}
+
+impl Handler<LogIn> for AccountsActor {
+    type Result = ResponseActFuture<Self, Result<LoggedIn, AccountError>>;
+
+    fn handle(&mut self, msg: LogIn, _: &mut Context<Self>) -> Self::Result {
+        let LogIn { login_token, device_id, initial_display_name } = msg;
+        // Used up before anything is awaited: of two at the same time only one gets in.
+        if !self.sessions.use_login_token(&TokenHash::of(&login_token), now_ms()) {
+            return Box::pin(fut::ready(Err(AccountError::BadLoginToken)));
+        }
+        let links = self.links.clone();
+        let prepared = async move {
+            let asked = links.ensure_identity.send(EnsureIdentity).timeout(ASK_WAIT).await;
+            let signer = asked.map_err(AskError::from)??;
+            let rules = Row::AccountData(data::PUSH_RULES.to_owned());
+            let fresh = links.read(rules).await?.is_none();
+            Ok((signer.user_id().clone(), fresh))
+        };
+        Box::pin(prepared.into_actor(self).then(
+            move |prepared: Result<(OwnedUserId, bool), AccountError>, act, _| {
+                let (user_id, fresh) = match prepared {
+                    Ok(prepared) => prepared,
+                    Err(error) => {
+                        let failed: ResponseActFuture<Self, _> = Box::pin(fut::ready(Err(error)));
+                        return failed;
+                    }
+                };
+                let access_token = token(rand::random());
+                let hash = TokenHash::of(&access_token);
+                let device_id = device_id.unwrap_or_else(new_device_id);
+                let session = Session { user_id, device_id };
+                let plan_session = session.clone();
+                act.change(
+                    move |act| {
+                        let (mut rows, device) = act.sessions.begin(
+                            hash,
+                            &plan_session,
+                            initial_display_name,
+                            now_ms(),
+                        )?;
+                        if fresh {
+                            rows.push(default_push_rules(&plan_session.user_id));
+                        }
+                        Ok((rows, device))
+                    },
+                    move |act, device| {
+                        act.sessions.open(hash, session.clone(), device);
+                        LoggedIn { session, access_token }
+                    },
+                )
+            },
+        ))
+    }
+}
+
+/// Makes a device id: ten letters, as people see and compare them.
+fn new_device_id() -> String {
+    let random: [u8; 10] = rand::random();
+    random.iter().map(|byte| char::from(b'A' + byte % 26)).collect()
+}
+
+/// Clients expect push rules from the first `/sync` on.
+fn default_push_rules(user_id: &UserId) -> (Row, Option<Vec<u8>>) {
+    let rules = data::push_rules_row(data::push_rules(None, user_id));
+    (Row::AccountData(data::PUSH_RULES.to_owned()), Some(rules))
+}
+
+impl Handler<ListDevices> for AccountsActor {
+    type Result = MessageResult<ListDevices>;
+
+    fn handle(&mut self, _: ListDevices, _: &mut Context<Self>) -> Self::Result {
+        let devices: Vec<Device> = self.sessions.devices().cloned().collect();
+        MessageResult(devices)
+    }
+}
+
+impl Handler<RenameDevice> for AccountsActor {
+    type Result = ResponseActFuture<Self, Result<(), AccountError>>;
+
+    fn handle(&mut self, msg: RenameDevice, _: &mut Context<Self>) -> Self::Result {
+        self.change(
+            move |act| Ok((act.sessions.rename(&msg.device_id, msg.display_name)?, ())),
+            |_, ()| (),
+        )
+    }
+}
+
+impl Handler<DeleteDevices> for AccountsActor {
+    type Result = ResponseActFuture<Self, Result<(), AccountError>>;
+
+    fn handle(&mut self, msg: DeleteDevices, _: &mut Context<Self>) -> Self::Result {
+        let device_ids: Vec<String> = match msg {
+            DeleteDevices::These(device_ids) => device_ids,
+            DeleteDevices::All => {
+                self.sessions.devices().map(|device| device.device_id.clone()).collect()
+            }
+        };
+        self.change(
+            move |act| Ok((act.sessions.delete(&device_ids), device_ids)),
+            |act, device_ids| {
+                for device_id in device_ids {
+                    let everything = AckToDevice { device_id, position: u64::MAX };
+                    act.links.ack_to_device.do_send(everything);
+                }
+            },
+        )
+    }
+}
+
+// ---------------------------------------------------------------- profile and data
+
+impl Handler<LocalProfile> for AccountsActor {
+    type Result = Profile;
+
+    fn handle(&mut self, _: LocalProfile, _: &mut Context<Self>) -> Profile {
+        self.profile.clone()
+    }
+}
+
+impl Handler<SetProfile> for AccountsActor {
+    type Result = ResponseActFuture<Self, Result<(), AccountError>>;
+
+    fn handle(&mut self, msg: SetProfile, _: &mut Context<Self>) -> Self::Result {
+        self.change(
+            move |act| {
+                let (profile, row, value) = act.profile.with(msg.field, msg.value)?;
+                Ok((vec![(row, Some(value))], profile))
+            },
+            |act, profile| {
+                if act.profile != profile {
+                    act.profile = profile;
+                    act.tell_profile();
+                }
+            },
+        )
+    }
+}
+
+impl Handler<SetAccountData> for AccountsActor {
+    type Result = ResponseFuture<Result<(), AccountError>>;
+
+    fn handle(&mut self, msg: SetAccountData, _: &mut Context<Self>) -> Self::Result {
+        let links = self.links.clone();
+        let row = data::account_data_row(msg.room_id, msg.kind);
+        let value = msg.content.get().as_bytes().to_vec();
+        Box::pin(async move { links.write(vec![(row, Some(value))]).await })
+    }
+}
+
+impl Handler<ReadAccountData> for AccountsActor {
+    type Result = ResponseFuture<Result<Option<Box<RawValue>>, AccountError>>;
+
+    fn handle(&mut self, msg: ReadAccountData, _: &mut Context<Self>) -> Self::Result {
+        let links = self.links.clone();
+        let row = data::account_data_row(msg.room_id, msg.kind);
+        Box::pin(async move { links.read_json(row).await })
+    }
+}
+
+impl Handler<EditTag> for AccountsActor {
+    type Result = ResponseFuture<Result<(), AccountError>>;
+
+    fn handle(&mut self, msg: EditTag, _: &mut Context<Self>) -> Self::Result {
+        let (links, mut turn) = (self.links.clone(), self.turn());
+        Box::pin(async move {
+            turn.wait().await;
+            let row = Row::RoomAccountData(msg.room_id, data::TAGS.to_owned());
+            let content = links.read(row.clone()).await?;
+            let content = data::edit_tags(content.as_deref(), msg.tag, msg.info)?;
+            links.write(vec![(row, Some(content))]).await
+        })
+    }
+}
+
+impl Handler<SaveFilter> for AccountsActor {
+    type Result = ResponseFuture<Result<String, AccountError>>;
+
+    fn handle(&mut self, msg: SaveFilter, _: &mut Context<Self>) -> Self::Result {
+        let links = self.links.clone();
+        Box::pin(async move {
+            let id = data::filter_id(&msg.0);
+            let row = Row::Filter(id.clone());
+            if links.read(row.clone()).await?.is_none() {
+                links.write(vec![(row, Some(msg.0.get().as_bytes().to_vec()))]).await?;
+            }
+            Ok(id)
+        })
+    }
+}
+
+impl Handler<ReadFilter> for AccountsActor {
+    type Result = ResponseFuture<Result<Option<Box<RawValue>>, AccountError>>;
+
+    fn handle(&mut self, msg: ReadFilter, _: &mut Context<Self>) -> Self::Result {
+        let links = self.links.clone();
+        Box::pin(async move { links.read_json(Row::Filter(msg.0)).await })
+    }
+}
+
+impl Handler<ReadPushRules> for AccountsActor {
+    type Result = ResponseFuture<Result<ruma::push::Ruleset, AccountError>>;
+
+    fn handle(&mut self, _: ReadPushRules, _: &mut Context<Self>) -> Self::Result {
+        let (links, user) = (self.links.clone(), self.sessions.any_user());
+        Box::pin(async move {
+            let user = user.ok_or(AccountError::NotFound("user"))?;
+            let content = links.read(Row::AccountData(data::PUSH_RULES.to_owned())).await?;
+            Ok(data::push_rules(content.as_deref(), &user))
+        })
+    }
+}
+
+impl Handler<EditPushRule> for AccountsActor {
+    type Result = ResponseFuture<Result<(), AccountError>>;
+
+    fn handle(&mut self, msg: EditPushRule, _: &mut Context<Self>) -> Self::Result {
+        let (links, user) = (self.links.clone(), self.sessions.any_user());
+        let mut turn = self.turn();
+        Box::pin(async move {
+            turn.wait().await;
+            let user = user.ok_or(AccountError::NotFound("user"))?;
+            let row = Row::AccountData(data::PUSH_RULES.to_owned());
+            let content = links.read(row.clone()).await?;
+            let mut rules = data::push_rules(content.as_deref(), &user);
+            data::edit_push_rules(&mut rules, msg)?;
+            links.write(vec![(row, Some(data::push_rules_row(rules)))]).await
+        })
+    }
+}
+
+// ---------------------------------------------------------------- to-device messages
+
+impl AccountsActor {
+    /// Queues messages unless the transaction was handled already.
+    fn queue_once(&mut self, txn: Row, mut rows: Rows) -> ResponseFuture<Result<(), AccountError>> {
+        let (links, mut turn) = (self.links.clone(), self.turn());
+        Box::pin(async move {
+            turn.wait().await;
+            if links.read(txn.clone()).await?.is_some() {
+                return Ok(());
+            }
+            rows.push((txn, Some(Vec::new())));
+            links.write(rows).await
+        })
+    }
+}
+
+impl Handler<SendToDevice> for AccountsActor {
+    type Result = ResponseFuture<Result<(), AccountError>>;
+
+    fn handle(&mut self, msg: SendToDevice, _: &mut Context<Self>) -> Self::Result {
+        let Some(sender) = self.user_of(&msg.device_id) else {
+            return Box::pin(async { Err(AccountError::NotFound("device")) });
+        };
+        let devices = self.sessions.devices().map(|device| device.device_id.as_str());
+        let rows = to_device::queue(devices, &sender, &msg.kind, &msg.messages);
+        // One transaction id may be used with each event type.
+        let txn = Row::ToDeviceTxn(msg.device_id, format!("{} {}", msg.txn_id, msg.kind));
+        self.queue_once(txn, rows)
+    }
+}
+
+impl Handler<ReceiveToDevice> for AccountsActor {
+    type Result = ResponseFuture<Result<(), AccountError>>;
+
+    fn handle(&mut self, msg: ReceiveToDevice, _: &mut Context<Self>) -> Self::Result {
+        let ReceiveToDevice { sender, message_id, kind, mut messages } = msg;
+        let mine = self.sessions.any_user().and_then(|user| messages.remove(&user));
+        let mine = mine.unwrap_or_default().into_iter();
+        let mine = mine.map(|(device, content)| (to_device::target(device), content)).collect();
+        let devices = self.sessions.devices().map(|device| device.device_id.as_str());
+        let rows = to_device::queue(devices, &sender, &kind, &mine);
+        if rows.is_empty() {
+            return Box::pin(async { Ok(()) });
+        }
+        self.queue_once(Row::ToDeviceTxn(sender.to_string(), message_id), rows)
+    }
+}

@@ -1,0 +1,228 @@
+//! Profile, account data, filters and push rules: what is in their rows and how it changes.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ruma::{OwnedRoomId, UserId, push::Ruleset};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    messages::{AccountError, EditPushRule, Profile, ProfileField},
+    sessions::to_json,
+};
+use crate::{actors::store::Row, proto::server_name::LOCALPART};
+
+/// The account data that holds the push rules.
+pub(super) const PUSH_RULES: &str = "m.push_rules";
+/// The room account data that holds the tags.
+pub(super) const TAGS: &str = "m.tag";
+/// Longest display name or avatar address, in bytes: they go into every membership event.
+const PROFILE_LEN: usize = 1024;
+
+impl ProfileField {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Displayname => "displayname",
+            Self::AvatarUrl => "avatar_url",
+        }
+    }
+}
+
+impl Profile {
+    /// The profile of somebody who has not chosen anything.
+    fn unchosen() -> Self {
+        Self { displayname: Some(LOCALPART.to_owned()), avatar_url: None }
+    }
+
+    fn field(&mut self, field: ProfileField) -> &mut Option<String> {
+        match field {
+            ProfileField::Displayname => &mut self.displayname,
+            ProfileField::AvatarUrl => &mut self.avatar_url,
+        }
+    }
+
+    /// Reads the profile from its rows: JSON strings, or null for what was taken away.
+    pub(super) fn load(rows: Vec<(Row, Vec<u8>)>) -> Result<Self, &'static str> {
+        let mut profile = Self::unchosen();
+        for (row, value) in rows {
+            let Row::Profile(key) = row else { continue };
+            let value = serde_json::from_slice(&value).map_err(|_| "profile")?;
+            for field in [ProfileField::Displayname, ProfileField::AvatarUrl] {
+                if key == field.key() {
+                    *profile.field(field) = value;
+                    break;
+                }
+            }
+        }
+        Ok(profile)
+    }
+
+    /// Returns the profile with one field changed, and the row that says so.
+    pub(super) fn with(
+        &self,
+        field: ProfileField,
+        value: Option<String>,
+    ) -> Result<(Self, Row, Vec<u8>), AccountError> {
+        let value = value.filter(|value| !value.is_empty());
+        if value.as_ref().is_some_and(|value| value.len() > PROFILE_LEN) {
+            let why = format!("{} is longer than {PROFILE_LEN} bytes", field.key());
+            return Err(AccountError::BadRequest(why));
+        }
+        let mut profile = self.clone();
+        let row = to_json(&value);
+        *profile.field(field) = value;
+        Ok((profile, Row::Profile(field.key().to_owned()), row))
+    }
+
+    /// Returns the name under which the node is found.
+    pub(super) fn advertised(&self) -> String {
+        self.displayname.clone().unwrap_or_else(|| LOCALPART.to_owned())
+    }
+}
+
+/// Returns the row of some account data.
+pub(super) fn account_data_row(room_id: Option<OwnedRoomId>, kind: String) -> Row {
+    match room_id {
+        None => Row::AccountData(kind),
+        Some(room_id) => Row::RoomAccountData(room_id, kind),
+    }
+}
+
+/// Returns the id of a filter: a hash, so that the same filter is stored once.
+pub(super) fn filter_id(filter: &RawValue) -> String {
+    let digest = Sha256::digest(filter.get().as_bytes());
+    URL_SAFE_NO_PAD.encode(digest.get(..12).unwrap_or_default())
+}
+
+/// Returns the content of `m.tag` with one tag changed.
+pub(super) fn edit_tags(
+    content: Option<&[u8]>,
+    tag: String,
+    info: Option<Box<RawValue>>,
+) -> Result<Vec<u8>, AccountError> {
+    let mut content: Map<String, Value> =
+        content.and_then(|content| serde_json::from_slice(content).ok()).unwrap_or_default();
+    let tags = content.entry("tags").or_insert_with(|| Value::Object(Map::new()));
+    let Value::Object(tags) = tags else {
+        return Err(AccountError::BadRequest("m.tag holds no object `tags`".to_owned()));
+    };
+    match info {
+        Some(info) => {
+            let info = serde_json::from_str(info.get())
+                .map_err(|error| AccountError::BadRequest(error.to_string()))?;
+            tags.insert(tag, info);
+        }
+        None => {
+            tags.remove(&tag);
+        }
+    }
+    Ok(to_json(&content))
+}
+
+/// The content of `m.push_rules`.
+#[derive(Serialize, Deserialize)]
+struct PushRules {
+    global: Ruleset,
+}
+
+/// Writes push rules.
+pub(super) fn push_rules_row(rules: Ruleset) -> Vec<u8> {
+    to_json(&PushRules { global: rules })
+}
+
+/// Reads push rules: those of the spec unless there are others.
+pub(super) fn push_rules(content: Option<&[u8]>, user_id: &UserId) -> Ruleset {
+    content
+        .and_then(|content| serde_json::from_slice::<PushRules>(content).ok())
+        .map_or_else(|| Ruleset::server_default(user_id), |content| content.global)
+}
+
+/// Changes push rules.
+pub(super) fn edit_push_rules(rules: &mut Ruleset, edit: EditPushRule) -> Result<(), AccountError> {
+    let bad = |error: &dyn std::fmt::Display| AccountError::BadRequest(error.to_string());
+    let missing = |_| AccountError::NotFound("push rule");
+    match edit {
+        EditPushRule::Put { rule, after, before } => {
+            rules.insert(*rule, after.as_deref(), before.as_deref()).map_err(|error| bad(&error))
+        }
+        EditPushRule::Delete(kind, id) => {
+            if rules.get(kind.clone(), &id).is_none() {
+                return Err(AccountError::NotFound("push rule"));
+            }
+            rules.remove(kind, &id).map_err(|error| bad(&error))
+        }
+        EditPushRule::Enable(kind, id, on) => rules.set_enabled(kind, &id, on).map_err(missing),
+        EditPushRule::SetActions(kind, id, actions) => {
+            rules.set_actions(kind, &id, actions).map_err(missing)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{
+        push::{NewPatternedPushRule, NewPushRule, RuleKind},
+        user_id,
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_name_is_p2p_until_it_is_chosen() {
+        let profile = Profile::load(Vec::new()).unwrap();
+        assert_eq!(profile.displayname.as_deref(), Some("p2p"));
+        let (ann, row, value) =
+            profile.with(ProfileField::Displayname, Some("Ann".into())).unwrap();
+        assert_eq!(Profile::load(vec![(row, value)]).unwrap(), ann);
+        let (none, row, value) = ann.with(ProfileField::Displayname, Some(String::new())).unwrap();
+        assert_eq!(none.displayname, None, "an empty name takes it away");
+        assert_eq!(none.advertised(), "p2p");
+        assert_eq!(Profile::load(vec![(row, value)]).unwrap(), none, "and it stays away");
+        assert!(none.with(ProfileField::AvatarUrl, Some("x".repeat(2000))).is_err());
+    }
+
+    #[test]
+    fn tags_come_and_go() {
+        let info = |text: &str| Some(RawValue::from_string(text.to_owned()).unwrap());
+        let one = edit_tags(None, "m.favourite".into(), info(r#"{"order":0.5}"#)).unwrap();
+        let two = edit_tags(Some(&one), "u.x".into(), info("{}")).unwrap();
+        let three = edit_tags(Some(&two), "m.favourite".into(), None).unwrap();
+        let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+        assert_eq!(read(&two), json!({"tags": {"m.favourite": {"order": 0.5}, "u.x": {}}}));
+        assert_eq!(read(&three), json!({"tags": {"u.x": {}}}));
+    }
+
+    #[test]
+    fn the_same_filter_has_the_same_id() {
+        let filter = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        assert_eq!(filter_id(&filter("{}")), filter_id(&filter("{}")));
+        assert_ne!(filter_id(&filter("{}")), filter_id(&filter(r#"{"a":1}"#)));
+    }
+
+    #[test]
+    fn push_rules_can_be_edited() {
+        let user = user_id!("@p2p:x");
+        let mut rules = push_rules(None, user);
+        let word = NewPatternedPushRule::new("word".into(), "cake".into(), Vec::new());
+        let put = EditPushRule::Put {
+            rule: Box::new(NewPushRule::Content(word)),
+            after: None,
+            before: None,
+        };
+        edit_push_rules(&mut rules, put).unwrap();
+        let off = EditPushRule::Enable(RuleKind::Content, "word".into(), false);
+        edit_push_rules(&mut rules, off).unwrap();
+        let rules = push_rules(Some(&push_rules_row(rules)), user);
+        assert!(!rules.get(RuleKind::Content, "word").unwrap().enabled());
+        let mut rules = rules;
+        let gone = || EditPushRule::Delete(RuleKind::Content, "word".into());
+        edit_push_rules(&mut rules, gone()).unwrap();
+        assert!(matches!(
+            edit_push_rules(&mut rules, gone()),
+            Err(AccountError::NotFound("push rule"))
+        ));
+        let master = EditPushRule::Delete(RuleKind::Override, ".m.rule.master".into());
+        assert!(matches!(edit_push_rules(&mut rules, master), Err(AccountError::BadRequest(_))));
+    }
+}

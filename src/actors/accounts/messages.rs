@@ -1,0 +1,232 @@
+//! What Accounts is asked.
+
+use std::collections::BTreeMap;
+
+use actix::Message;
+use ruma::{
+    OwnedRoomId, OwnedUserId,
+    push::{Action, NewPushRule, RuleKind, Ruleset},
+};
+use serde_json::value::RawValue;
+
+use super::sessions::{Device, LoggedIn, Session, TokenHash};
+use crate::actors::{error::AskError, identity::IdentityError, store::StoreError};
+
+/// Why Accounts refuses.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AccountError {
+    /// The login token is unknown, used up or too old.
+    #[error("the login token is wrong, was used, or is older than two minutes")]
+    BadLoginToken,
+    /// What was asked for is not there.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// The request makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The identity could not be made or read.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another actor did not answer.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+}
+
+// ---------------------------------------------------------------- from http: sessions
+
+/// Asks whose an access token is. Sent for every request.
+#[derive(Message, Debug)]
+#[rtype(result = "Option<Session>")]
+pub struct Authenticate(pub TokenHash);
+
+/// Asks for a login token: single use, two minutes. Whoever asks has made sure that the person in
+/// front of this node wants it. Sent by the login pages and by the control socket.
+#[derive(Message, Debug)]
+#[rtype(result = "String")]
+pub struct MintLoginToken;
+
+/// Trades a login token for a device with an access token. The first one makes the identity.
+#[derive(Message)]
+#[rtype(result = "Result<LoggedIn, AccountError>")]
+pub struct LogIn {
+    /// The login token.
+    pub login_token: String,
+    /// The device to go on with; none: a new one.
+    pub device_id: Option<String>,
+    /// Name of a new device.
+    pub initial_display_name: Option<String>,
+}
+
+/// Asks for all devices.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<Device>")]
+pub struct ListDevices;
+
+/// Gives a device another name; none keeps the one it has.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), AccountError>")]
+pub struct RenameDevice {
+    /// Which.
+    pub device_id: String,
+    /// The name.
+    pub display_name: Option<String>,
+}
+
+/// Deletes devices with their tokens and queued messages. Unknown ones are passed over.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), AccountError>")]
+pub enum DeleteDevices {
+    /// All of them.
+    All,
+    /// Some of them.
+    These(Vec<String>),
+}
+
+// ---------------------------------------------------------------- from http: profile and data
+
+/// What people see of the user.
+#[derive(Debug, Clone, Default, PartialEq, Eq, actix::dev::MessageResponse)]
+pub struct Profile {
+    /// The shown name.
+    pub displayname: Option<String>,
+    /// The avatar, `mxc://`.
+    pub avatar_url: Option<String>,
+}
+
+/// A field of the profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProfileField {
+    /// The shown name.
+    Displayname,
+    /// The avatar.
+    AvatarUrl,
+}
+
+/// Asks for the profile of our user: for http, and for the `query/profile` of other servers.
+#[derive(Message, Debug)]
+#[rtype(result = "Profile")]
+pub struct LocalProfile;
+
+/// Changes the profile; rooms and network are told.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), AccountError>")]
+pub struct SetProfile {
+    /// What.
+    pub field: ProfileField,
+    /// The new value; none takes it away.
+    pub value: Option<String>,
+}
+
+/// Stores account data, of a room or global.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), AccountError>")]
+pub struct SetAccountData {
+    /// The room; none: global.
+    pub room_id: Option<OwnedRoomId>,
+    /// The event type.
+    pub kind: String,
+    /// The content.
+    pub content: Box<RawValue>,
+}
+
+/// Reads account data, of a room or global.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Option<Box<RawValue>>, AccountError>")]
+pub struct ReadAccountData {
+    /// The room; none: global.
+    pub room_id: Option<OwnedRoomId>,
+    /// The event type.
+    pub kind: String,
+}
+
+/// Sets or removes a tag of a room.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), AccountError>")]
+pub struct EditTag {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The tag.
+    pub tag: String,
+    /// What is known of it, a JSON object; none removes it.
+    pub info: Option<Box<RawValue>>,
+}
+
+/// Stores a filter and tells its id; the same filter has the same id.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<String, AccountError>")]
+pub struct SaveFilter(pub Box<RawValue>);
+
+/// Reads a filter.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Option<Box<RawValue>>, AccountError>")]
+pub struct ReadFilter(pub String);
+
+/// Reads the push rules.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Ruleset, AccountError>")]
+pub struct ReadPushRules;
+
+/// Changes one push rule.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), AccountError>")]
+pub enum EditPushRule {
+    /// Adds or replaces a rule.
+    Put {
+        /// The rule.
+        rule: Box<NewPushRule>,
+        /// It comes right after this one.
+        after: Option<String>,
+        /// It comes right before this one.
+        before: Option<String>,
+    },
+    /// Deletes a rule of the user.
+    Delete(RuleKind, String),
+    /// Switches a rule on or off.
+    Enable(RuleKind, String, bool),
+    /// Says what a rule does.
+    SetActions(RuleKind, String, Vec<Action>),
+}
+
+// ---------------------------------------------------------------- to-device messages
+
+/// For whom a to-device message is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ToDeviceTarget {
+    /// All devices (`*`).
+    All,
+    /// One device.
+    One(String),
+}
+
+/// Queues to-device messages of our user for our user's devices. The same transaction of the same
+/// device is handled once.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), AccountError>")]
+pub struct SendToDevice {
+    /// The device that sends.
+    pub device_id: String,
+    /// Its transaction.
+    pub txn_id: String,
+    /// The event type.
+    pub kind: String,
+    /// The contents.
+    pub messages: BTreeMap<ToDeviceTarget, Box<RawValue>>,
+}
+
+/// Queues to-device messages that another server sent (`m.direct_to_device`). Sent by
+/// RelayRequest once the EDU is verified: the sender is of the server that signed it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), AccountError>")]
+pub struct ReceiveToDevice {
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// The sender's id of it: the same one is handled once.
+    pub message_id: String,
+    /// The event type.
+    pub kind: String,
+    /// The contents, by user and device (`*` for all), as in the EDU.
+    pub messages: BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>,
+}

@@ -1,0 +1,16 @@
+//! Accounts: the one user of the node, with devices, tokens, profile and account data.
+//!
+//! Devices and tokens are kept in memory, since every request asks for them, and written through:
+//! what was answered is on disk. Invariants: a token exists as its SHA-256 only; a login token
+//! works once and for two minutes; a device that was deleted is gone from memory before its
+//! deletion is on disk, never the other way round.
+
+mod actor;
+mod data;
+mod messages;
+mod sessions;
+mod to_device;
+
+pub use actor::{AccountsActor, AccountsLinks};
+pub use messages::*;
+pub use sessions::{Device, LOGIN_TOKEN_MS, LoggedIn, Session, TokenHash};

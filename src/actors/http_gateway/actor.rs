@@ -1,0 +1,127 @@
+//! The shell of HttpGateway: it holds the handles of the servers.
+
+use std::path::Path;
+
+use actix::{Actor, Addr, AsyncContext as _, Context, Handler, Message, ResponseFuture};
+use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, web};
+use log::{error, info};
+use tokio::sync::watch;
+
+use super::bind::Bound;
+use crate::{
+    config::limits,
+    http::{
+        self,
+        element::{self, ElementFiles},
+        gateway::{Gateway, Place, url_of},
+        sso::PageSecret,
+    },
+};
+
+/// Threads of each server: its work is short, what is heavy is elsewhere.
+const WORKERS: usize = 2;
+/// Seconds that requests have to end in when the node stops.
+const DRAIN_SECS: u64 = 3;
+
+/// Runs the http servers.
+#[derive(Debug)]
+pub struct HttpGatewayActor {
+    servers: Vec<ServerHandle>,
+    stopping: watch::Sender<bool>,
+    homeserver_url: String,
+}
+
+/// Stops taking requests, ends those that wait, and answers once all have ended (5 s at most).
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// Serves. `data` is the folder with the node's data, where Element is looked for unless
+/// `element.path` says otherwise. Has to be called on an Arbiter.
+pub fn start(bound: Bound, gateway: Gateway, data: &Path) -> Addr<HttpGatewayActor> {
+    let (stopping, stops) = watch::channel(false);
+    let place = Place { homeserver: bound.homeserver(), element: bound.element(), stopping: stops };
+    let homeserver_url = place.homeserver_url();
+    let files = ElementFiles(bound.element_path.clone().unwrap_or_else(|| data.join("element")));
+    HttpGatewayActor::create(|ctx| {
+        let mut servers = Vec::new();
+        let mut serve =
+            |name: &'static str, server: std::io::Result<actix_web::dev::Server>| match server {
+                Ok(server) => {
+                    servers.push(server.handle());
+                    ctx.spawn(actix::fut::wrap_future(async move {
+                        if let Err(why) = server.await {
+                            error!(server:% = name, why:%; "http server failed");
+                        }
+                    }));
+                }
+                Err(why) => error!(server:% = name, why:%; "http server cannot start"),
+            };
+        info!(address:% = homeserver_url; "homeserver listens");
+        serve("homeserver", homeserver(bound.homeserver, gateway, place.clone()));
+        if let Some((listener, address)) = bound.element {
+            info!(address:% = url_of(address), files:% = files.0.display(); "element is served");
+            serve("element", element_server(listener, files, place));
+        }
+        HttpGatewayActor { servers, stopping, homeserver_url }
+    })
+}
+
+fn homeserver(
+    listener: std::net::TcpListener,
+    gateway: Gateway,
+    place: Place,
+) -> std::io::Result<actix_web::dev::Server> {
+    let (gateway, place) = (web::Data::new(gateway), web::Data::new(place));
+    let secret = web::Data::new(PageSecret::random());
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(gateway.clone())
+            .app_data(place.clone())
+            .app_data(secret.clone())
+            .wrap(from_fn(http::guard))
+            .configure(http::configure)
+    });
+    let server = server.workers(WORKERS).disable_signals().shutdown_timeout(DRAIN_SECS);
+    Ok(server.listen(listener)?.run())
+}
+
+fn element_server(
+    listener: std::net::TcpListener,
+    files: ElementFiles,
+    place: Place,
+) -> std::io::Result<actix_web::dev::Server> {
+    let (files, place) = (web::Data::new(files), web::Data::new(place));
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(files.clone())
+            .app_data(place.clone())
+            .wrap(from_fn(element::guard))
+            .configure(element::configure)
+    });
+    let server = server.workers(WORKERS).disable_signals().shutdown_timeout(DRAIN_SECS);
+    Ok(server.listen(listener)?.run())
+}
+
+impl Actor for HttpGatewayActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(limits::MAILBOX);
+    }
+}
+
+impl Handler<Drain> for HttpGatewayActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
+        info!(address:% = self.homeserver_url; "http stops");
+        // Whoever waits in a /sync answers now.
+        let _ = self.stopping.send(true);
+        let stops: Vec<_> = self.servers.iter().map(|server| server.stop(true)).collect();
+        Box::pin(async move {
+            let all = futures::future::join_all(stops);
+            let _ = tokio::time::timeout(limits::STOP_WAIT, all).await;
+        })
+    }
+}

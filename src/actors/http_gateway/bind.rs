@@ -1,0 +1,153 @@
+//! Where the servers listen.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+};
+
+use crate::config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT};
+
+/// Why a server cannot listen: one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody listens there already.
+    #[error(
+        "{address} is in use, perhaps by another MessageHub: stop it, or set {key} to another \
+         address"
+    )]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+        /// The key of the configuration.
+        key: &'static str,
+    },
+    /// The system does not let us.
+    #[error(
+        "listening on {address} is not permitted: set {key} to a port of 1024 or more, or allow \
+         the program to use low ports"
+    )]
+    NotPermitted {
+        /// The address.
+        address: SocketAddr,
+        /// The key of the configuration.
+        key: &'static str,
+    },
+    /// This machine does not have the address, or something else.
+    #[error("cannot listen on {address}: {why}: set {key} to an address of this machine")]
+    Other {
+        /// The address.
+        address: SocketAddr,
+        /// The key of the configuration.
+        key: &'static str,
+        /// What the system said.
+        why: String,
+    },
+}
+
+/// Sockets that listen, not served yet.
+#[derive(Debug)]
+pub struct Bound {
+    pub(super) homeserver: TcpListener,
+    pub(super) homeserver_address: SocketAddr,
+    pub(super) element: Option<(TcpListener, SocketAddr)>,
+    pub(super) element_path: Option<PathBuf>,
+}
+
+impl Bound {
+    /// Returns where the homeserver listens.
+    pub fn homeserver(&self) -> SocketAddr {
+        self.homeserver_address
+    }
+
+    /// Returns where Element is served.
+    pub fn element(&self) -> Option<SocketAddr> {
+        self.element.as_ref().map(|(_, address)| *address)
+    }
+}
+
+/// Listens where the configuration says, or at the default addresses. Where those are refused
+/// because their port is below 1024, port 8480 of the same address takes its place.
+pub fn bind(config: &Config) -> Result<Bound, BindError> {
+    let (homeserver, homeserver_address) =
+        listen("listenAddress", config.listen_address, DEFAULT_LISTEN, TcpListener::bind)?;
+    let element = match config.element.listen_address {
+        Some(None) => None,
+        configured => Some(listen(
+            "element.listenAddress",
+            configured.flatten(),
+            DEFAULT_ELEMENT_LISTEN,
+            TcpListener::bind,
+        )?),
+    };
+    let element_path = config.element.path.clone();
+    Ok(Bound { homeserver, homeserver_address, element, element_path })
+}
+
+fn listen(
+    key: &'static str,
+    configured: Option<SocketAddr>,
+    default: &str,
+    bind: impl Fn(SocketAddr) -> io::Result<TcpListener>,
+) -> Result<(TcpListener, SocketAddr), BindError> {
+    let default: SocketAddr =
+        default.parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], FALLBACK_PORT)));
+    let mut address = configured.unwrap_or(default);
+    // The shipped file names the defaults: it has to behave as if it were not there.
+    let chosen = address != default;
+    let bound = match bind(address) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !chosen => {
+            address.set_port(FALLBACK_PORT);
+            bind(address)
+        }
+        bound => bound,
+    };
+    let listener = bound.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse { address, key },
+        io::ErrorKind::PermissionDenied => BindError::NotPermitted { address, key },
+        _ => BindError::Other { address, key, why: error.to_string() },
+    })?;
+    // Port 0 is any free one, as tests use it.
+    let address = listener.local_addr().unwrap_or(address);
+    Ok((listener, address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refuse_low_ports(address: SocketAddr) -> io::Result<TcpListener> {
+        if address.port() < 1024 {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        TcpListener::bind("127.0.0.1:0")
+    }
+
+    #[test]
+    fn the_default_falls_back_and_a_choice_does_not() {
+        let default = DEFAULT_LISTEN;
+        assert!(listen("k", None, default, refuse_low_ports).is_ok());
+        let shipped = default.parse().ok();
+        assert!(listen("k", shipped, default, refuse_low_ports).is_ok(), "as shipped");
+        let chosen = "127.0.0.1:81".parse().ok();
+        let error = listen("listenAddress", chosen, default, refuse_low_ports).unwrap_err();
+        let line = error.to_string();
+        assert!(line.contains("127.0.0.1:81") && line.contains("listenAddress"), "{line}");
+    }
+
+    #[test]
+    fn the_fallback_is_for_missing_permission_only() {
+        let in_use = |_| Err(io::ErrorKind::AddrInUse.into());
+        let error = listen("listenAddress", None, DEFAULT_LISTEN, in_use).unwrap_err();
+        assert!(matches!(error, BindError::InUse { .. }));
+        assert!(!error.to_string().contains('\n'));
+    }
+
+    #[test]
+    fn a_taken_address_is_named() {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = first.local_addr().unwrap();
+        let error = listen("k", Some(taken), DEFAULT_LISTEN, TcpListener::bind).unwrap_err();
+        assert!(error.to_string().contains(&taken.to_string()), "{error}");
+    }
+}

@@ -1,0 +1,102 @@
+//! What this server is and can do, and true answers about what it does not have.
+
+use actix_web::{Responder, web};
+use ruma::{
+    RoomVersionId,
+    api::client::{
+        account::get_3pids,
+        directory::{get_public_rooms, get_public_rooms_filtered},
+        discovery::{get_capabilities, get_supported_versions},
+        push::get_pushers,
+        thirdparty::get_protocols,
+        voip::get_turn_server_info,
+    },
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    actors::identity::ReadSigner,
+    http::{
+        error::HttpError,
+        gateway::{Gateway, Place, ask},
+        ruma_glue::{Authed, Empty, Json, Open},
+    },
+    proto::pdu::rules_of,
+};
+
+/// The room version of new rooms, as the spec recommends and the served client supports.
+pub const DEFAULT_ROOM_VERSION: RoomVersionId = RoomVersionId::V12;
+
+/// Which versions of the spec are met. What an endpoint does not do yet it does not pretend: its
+/// path answers `M_UNRECOGNIZED`.
+pub async fn versions(_: Open<get_supported_versions::Request>) -> impl Responder {
+    let versions: Vec<String> = (1..=13).map(|minor| format!("v1.{minor}")).collect();
+    Json(json!({
+        "versions": versions,
+        // Private read receipts, under the name by which older clients ask for them.
+        "unstable_features": {"org.matrix.msc2285.stable": true},
+    }))
+}
+
+/// `.well-known/matrix/client`.
+pub async fn well_known(place: web::Data<Place>) -> impl Responder {
+    Json(json!({"m.homeserver": {"base_url": place.homeserver_url()}}))
+}
+
+/// What the user can do here.
+pub async fn capabilities(_: Authed<get_capabilities::v3::Request>) -> impl Responder {
+    let versions = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
+    let available: Map<String, Value> = versions
+        .iter()
+        .filter(|version| rules_of(version).is_some())
+        .map(|version| (version.to_string(), Value::from("stable")))
+        .collect();
+    Json(json!({"capabilities": {
+        "m.room_versions": {"default": DEFAULT_ROOM_VERSION, "available": available},
+        "m.change_password": {"enabled": false},
+        "m.set_displayname": {"enabled": true},
+        "m.set_avatar_url": {"enabled": true},
+        "m.profile_fields": {"enabled": true, "allowed": ["displayname", "avatar_url"]},
+        "m.3pid_changes": {"enabled": false},
+        "m.get_login_token": {"enabled": false},
+    }}))
+}
+
+/// Our server_keys, for whoever wants to look at them.
+pub async fn server_keys(gateway: web::Data<Gateway>) -> Result<impl Responder, HttpError> {
+    let signer = ask(&gateway.read_signer, ReadSigner).await?;
+    let missing = || HttpError::not_found("there is no identity before the first login");
+    Ok(Json(signer.ok_or_else(missing)?.server_keys().clone()))
+}
+
+/// There is no TURN server.
+pub async fn turn_server(_: Authed<get_turn_server_info::v3::Request>) -> impl Responder {
+    Json(Empty {})
+}
+
+/// There are no bridges.
+pub async fn protocols(_: Authed<get_protocols::v3::Request>) -> impl Responder {
+    Json(Empty {})
+}
+
+/// There are no pushers: clients are on this machine.
+pub async fn pushers(_: Authed<get_pushers::v3::Request>) -> impl Responder {
+    Json(json!({"pushers": []}))
+}
+
+/// There are no third-party identifiers.
+pub async fn third_party_ids(_: Authed<get_3pids::v3::Request>) -> impl Responder {
+    Json(json!({"threepids": []}))
+}
+
+/// No room is published.
+pub async fn public_rooms(_: Open<get_public_rooms::v3::Request>) -> impl Responder {
+    Json(json!({"chunk": [], "total_room_count_estimate": 0}))
+}
+
+/// No room is published.
+pub async fn public_rooms_filtered(
+    _: Authed<get_public_rooms_filtered::v3::Request>,
+) -> impl Responder {
+    Json(json!({"chunk": [], "total_room_count_estimate": 0}))
+}

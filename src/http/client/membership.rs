@@ -1,0 +1,131 @@
+//! Who is in which room: joining, inviting, leaving, and showing others out.
+
+use actix_web::Responder;
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
+    api::client::membership::{
+        ban_user, forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias,
+        joined_rooms, kick_user, leave_room, unban_user,
+    },
+    events::room::member::MembershipState,
+};
+use serde_json::json;
+
+use crate::{
+    actors::{
+        admission::Permit,
+        room::{ChangeMembership, Join, Leave},
+        room_state::{ForgetRoom, ListRooms},
+    },
+    http::{
+        error::HttpError,
+        gateway::{Gateway, ask, ask_room},
+        ruma_glue::{Authed, Empty, Json},
+    },
+};
+
+/// Lists the rooms that the user is in.
+pub async fn joined(
+    request: Authed<joined_rooms::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let rooms = ask(&request.gateway.rooms.list, ListRooms).await?;
+    let joined: Vec<OwnedRoomId> = rooms
+        .into_iter()
+        .filter(|(_, membership)| *membership == MembershipState::Join)
+        .map(|(room_id, _)| room_id)
+        .collect();
+    Ok(Json(json!({"joined_rooms": joined})))
+}
+
+async fn join(
+    gateway: &Gateway,
+    room_id: OwnedRoomId,
+    via: Vec<OwnedServerName>,
+    reason: Option<String>,
+    permit: Permit,
+) -> Result<impl Responder + use<>, HttpError> {
+    let answer = json!({"room_id": room_id});
+    ask_room(&gateway.rooms.join, room_id, Join { via, reason, permit }).await?;
+    Ok(Json(answer))
+}
+
+/// Joins a room by id.
+pub async fn join_by_id(
+    request: Authed<join_room_by_id::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, permit, .. } = request;
+    join(&gateway, body.room_id, Vec::new(), body.reason, permit).await
+}
+
+/// Joins a room by id; there are no aliases here.
+pub async fn join_by_id_or_alias(
+    request: Authed<join_room_by_id_or_alias::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, permit, .. } = request;
+    let room_id = RoomId::parse(body.room_id_or_alias.as_str())
+        .map_err(|_| HttpError::not_found("there are no room aliases here: join by room id"))?;
+    join(&gateway, room_id, body.via, body.reason, permit).await
+}
+
+async fn change(
+    gateway: &Gateway,
+    room_id: OwnedRoomId,
+    user_id: OwnedUserId,
+    membership: MembershipState,
+    reason: Option<String>,
+    permit: Permit,
+) -> Result<Json<Empty>, HttpError> {
+    let message = ChangeMembership { user_id, membership, reason, is_direct: false, permit };
+    let _: OwnedEventId = ask_room(&gateway.rooms.change_membership, room_id, message).await?;
+    Ok(Json(Empty {}))
+}
+
+/// Invites somebody.
+pub async fn invite(
+    request: Authed<invite_user::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, permit, .. } = request;
+    let invite_user::v3::InvitationRecipient::UserId(invite) = body.recipient else {
+        return Err(HttpError::forbidden("people are invited by user id only"));
+    };
+    let membership = MembershipState::Invite;
+    change(&gateway, body.room_id, invite.user_id, membership, invite.reason, permit).await
+}
+
+/// Shows somebody out.
+pub async fn kick(request: Authed<kick_user::v3::Request>) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, permit, .. } = request;
+    let membership = MembershipState::Leave;
+    change(&gateway, body.room_id, body.user_id, membership, body.reason, permit).await
+}
+
+/// Keeps somebody out.
+pub async fn ban(request: Authed<ban_user::v3::Request>) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, permit, .. } = request;
+    let membership = MembershipState::Ban;
+    change(&gateway, body.room_id, body.user_id, membership, body.reason, permit).await
+}
+
+/// Ends a ban.
+pub async fn unban(request: Authed<unban_user::v3::Request>) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, permit, .. } = request;
+    let membership = MembershipState::Leave;
+    change(&gateway, body.room_id, body.user_id, membership, body.reason, permit).await
+}
+
+/// Leaves a room, or refuses an invite.
+pub async fn leave(request: Authed<leave_room::v3::Request>) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, permit, .. } = request;
+    let message = Leave { reason: body.reason, permit };
+    let () = ask_room(&gateway.rooms.leave, body.room_id, message).await?;
+    Ok(Json(Empty {}))
+}
+
+/// Forgets a room that was left.
+pub async fn forget(
+    request: Authed<forget_room::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, .. } = request;
+    ask(&gateway.rooms.forget, ForgetRoom(body.room_id)).await??;
+    Ok(Json(Empty {}))
+}

@@ -1,0 +1,224 @@
+//! Profiles, presence, and finding people.
+
+use std::collections::BTreeMap;
+
+use actix_web::Responder;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId,
+    api::client::{
+        presence::{get_presence, set_presence},
+        profile::{delete_profile_field, get_profile, get_profile_field, set_profile_field},
+        user_directory::search_users,
+    },
+    profile::{ProfileFieldName, ProfileFieldValue},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::check_own;
+use crate::{
+    actors::{
+        accounts::{LocalProfile, Profile, ProfileField, Session, SetProfile},
+        ephemera::{Presence, ReadPresence},
+        relay_request::SendFederation,
+        rendezvous::SearchPeople,
+        store::SearchDirectory,
+    },
+    config::limits,
+    http::{
+        error::HttpError,
+        gateway::{Gateway, ask},
+        ruma_glue::{Authed, Empty, Json},
+    },
+};
+
+/// Reads a profile: ours from Accounts, another one from its server.
+async fn profile_of(
+    gateway: &Gateway,
+    session: &Session,
+    user_id: &UserId,
+) -> Result<Profile, HttpError> {
+    if session.user_id == user_id {
+        return gateway.ask_accounts(LocalProfile).await;
+    }
+    if user_id.server_name() == session.user_id.server_name() {
+        return Err(HttpError::not_found("this server has one user only"));
+    }
+    let encoded = utf8_percent_encode(user_id.as_str(), NON_ALPHANUMERIC);
+    let request = SendFederation {
+        destination: user_id.server_name().to_owned(),
+        method: "GET",
+        uri: format!("/_matrix/federation/v1/query/profile?user_id={encoded}"),
+        content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
+        timeout: limits::FEDERATION_WAIT,
+    };
+    let answer = ask(&gateway.send_federation, request).await??;
+    let field = |key: &str| {
+        let fields = answer.as_object()?;
+        fields.get(key)?.as_str().map(ToOwned::to_owned)
+    };
+    Ok(Profile { displayname: field("displayname"), avatar_url: field("avatar_url") })
+}
+
+#[derive(Serialize)]
+struct ShownProfile {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    displayname: Option<String>,
+}
+
+/// Shows a profile.
+pub async fn profile(
+    request: Authed<get_profile::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    let Profile { displayname, avatar_url } = profile_of(&gateway, &session, &body.user_id).await?;
+    Ok(Json(ShownProfile { avatar_url, displayname }))
+}
+
+/// Shows a field of a profile.
+pub async fn profile_field(
+    request: Authed<get_profile_field::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    let profile = profile_of(&gateway, &session, &body.user_id).await?;
+    let value = match &body.field {
+        ProfileFieldName::DisplayName => profile.displayname,
+        ProfileFieldName::AvatarUrl => profile.avatar_url,
+        _ => None,
+    };
+    let value = value.ok_or_else(|| HttpError::not_found("no such profile field"))?;
+    Ok(Json(BTreeMap::from([(body.field.to_string(), value)])))
+}
+
+/// Sets a field of our profile.
+pub async fn set_field(
+    request: Authed<set_profile_field::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    check_own(&session, &body.user_id)?;
+    let (field, value) = match body.value {
+        ProfileFieldValue::DisplayName(name) => (ProfileField::Displayname, name),
+        ProfileFieldValue::AvatarUrl(url) => (ProfileField::AvatarUrl, url.to_string()),
+        _ => return Err(HttpError::forbidden("only displayname and avatar_url can be set")),
+    };
+    gateway.ask_accounts(SetProfile { field, value: Some(value) }).await??;
+    Ok(Json(Empty {}))
+}
+
+/// Takes a field of our profile away.
+pub async fn delete_field(
+    request: Authed<delete_profile_field::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    check_own(&session, &body.user_id)?;
+    let field = match body.field {
+        ProfileFieldName::DisplayName => ProfileField::Displayname,
+        ProfileFieldName::AvatarUrl => ProfileField::AvatarUrl,
+        // It is not there, as was asked for.
+        _ => return Ok(Json(Empty {})),
+    };
+    gateway.ask_accounts(SetProfile { field, value: None }).await??;
+    Ok(Json(Empty {}))
+}
+
+/// Shows somebody's presence, as far as it is known here.
+pub async fn presence(
+    request: Authed<get_presence::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let known = ask(&request.gateway.ephemera.read_presence, ReadPresence(request.body.user_id));
+    Ok(Json(match known.await? {
+        Some(presence) => shown_presence(&presence),
+        None => json!({"presence": "offline"}),
+    }))
+}
+
+/// Returns presence as clients get it.
+pub(super) fn shown_presence(presence: &Presence) -> Value {
+    let mut shown = json!({
+        "presence": presence.presence,
+        "currently_active": presence.currently_active,
+    });
+    if let Some(fields) = shown.as_object_mut() {
+        if let Some(message) = &presence.status_msg {
+            fields.insert("status_msg".to_owned(), Value::from(message.as_str()));
+        }
+        if let Some(ago) = presence.last_active_ago {
+            fields.insert("last_active_ago".to_owned(), Value::from(ago));
+        }
+    }
+    shown
+}
+
+/// Sets our presence.
+pub async fn set_own_presence(
+    request: Authed<set_presence::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    check_own(&session, &body.user_id)?;
+    let online = body.presence == ruma::presence::PresenceState::Online;
+    let presence = Presence {
+        user_id: session.user_id,
+        presence: body.presence,
+        status_msg: body.status_msg,
+        last_active_ago: online.then_some(0),
+        currently_active: online,
+    };
+    ask(&gateway.ephemera.set_presence, presence).await?;
+    Ok(Json(Empty {}))
+}
+
+#[derive(Serialize)]
+struct ShownPerson {
+    user_id: OwnedUserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    display_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<String>,
+}
+
+/// Finds people: on the network by rendezvous string, and among those in shared rooms.
+///
+/// All who match are shown, with their full ids: a suffix finds people, it does not prove who they
+/// are.
+pub async fn search_people(
+    request: Authed<search_users::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    let limit = usize::try_from(u64::from(body.limit)).unwrap_or(usize::MAX).clamp(1, 50);
+    let term = body.search_term;
+    // One more than is shown tells whether there are more.
+    let network =
+        SearchPeople { term: term.clone(), limit: limit + 1, timeout: limits::SEARCH_WAIT };
+    let network = ask(&gateway.search_people, network);
+    let known = ask(&gateway.store.search_directory, SearchDirectory { term, limit: limit + 1 });
+    let (network, known) = futures::future::join(network, known).await;
+    let mut people: Vec<ShownPerson> = Vec::new();
+    let mut add = |person: ShownPerson| {
+        let seen = people.iter().any(|seen| seen.user_id == person.user_id);
+        if !seen && person.user_id != session.user_id {
+            people.push(person);
+        }
+    };
+    // The network may be down while people in shared rooms are still found, but not both.
+    let known = known?;
+    match network {
+        Ok(found) => found.into_iter().for_each(|found| {
+            add(ShownPerson {
+                user_id: found.user_id,
+                display_name: found.displayname,
+                avatar_url: found.avatar_url,
+            });
+        }),
+        Err(why) => log::debug!(why:%; "the network was not searched"),
+    }
+    for (user_id, entry) in known? {
+        let (display_name, avatar_url) = (entry.displayname, entry.avatar_url);
+        add(ShownPerson { user_id, display_name, avatar_url });
+    }
+    let limited = people.len() > limit;
+    people.truncate(limit);
+    Ok(Json(json!({"results": people, "limited": limited})))
+}

@@ -1,0 +1,223 @@
+//! Reading a room: state, members, history.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    str::FromStr as _,
+};
+
+use actix_web::Responder;
+use ruma::{
+    OwnedEventId, OwnedRoomId, RoomId, UInt,
+    api::{
+        Direction as AskedDirection,
+        client::{
+            context::get_context,
+            filter::LazyLoadOptions,
+            membership::{get_member_events, joined_members},
+            message::get_message_events,
+            room::get_room_event,
+            state::{
+                get_state_event_for_key::{self, v3::StateEventFormat},
+                get_state_events,
+            },
+        },
+    },
+    events::room::member::MembershipState,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, value::RawValue};
+
+use super::render::{View, passes};
+use crate::{
+    actors::{
+        clock::now_ms,
+        room::{self, ReadContext, ReadMembers, ReadMessages, ReadState},
+        store::{Direction, StoredEvent},
+    },
+    config::limits,
+    http::{
+        error::HttpError,
+        gateway::{Gateway, ask_room},
+        ruma_glue::{Authed, Json},
+    },
+    proto::stream::TimelineToken,
+};
+
+type Redactions = HashMap<OwnedEventId, StoredEvent>;
+
+fn view<'a>(device_id: &'a str, room_id: &'a RoomId, redactions: &'a Redactions) -> View<'a> {
+    View { now: now_ms(), device_id, room_id: Some(room_id), redactions, replaced: None }
+}
+
+fn token(token: Option<&str>) -> Result<Option<i64>, HttpError> {
+    Ok(token.map(TimelineToken::from_str).transpose()?.map(|token| token.0))
+}
+
+fn page_limit(limit: UInt) -> usize {
+    usize::try_from(u64::from(limit)).unwrap_or(usize::MAX).min(limits::PAGE)
+}
+
+/// The whole state that the user may see.
+pub async fn state(
+    request: Authed<get_state_events::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    let room_id = body.room_id;
+    let wanted = ReadState { wanted: None };
+    let state = ask_room(&gateway.rooms.read_state, room_id.clone(), wanted).await?;
+    Ok(Json(view(&session.device_id, &room_id, &Redactions::new()).events(&state)))
+}
+
+#[derive(Deserialize)]
+struct WithContent {
+    content: Box<RawValue>,
+}
+
+/// One place of the state: its content, or the event with `format=event`.
+pub async fn state_at(
+    request: Authed<get_state_event_for_key::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    let room_id = body.room_id;
+    let wanted = ReadState { wanted: Some((body.event_type.to_string(), body.state_key)) };
+    let state = ask_room(&gateway.rooms.read_state, room_id.clone(), wanted).await?;
+    let event = state.first().ok_or_else(|| HttpError::not_found("no such state"))?;
+    if matches!(body.format, StateEventFormat::Event) {
+        let shown = view(&session.device_id, &room_id, &Redactions::new()).event(event);
+        return Ok(Json(shown.ok_or_else(|| HttpError::internal("unreadable state"))?));
+    }
+    let event: WithContent = serde_json::from_str(&event.json).map_err(HttpError::internal)?;
+    Ok(Json(event.content))
+}
+
+/// Membership events.
+pub async fn members(
+    request: Authed<get_member_events::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    let wanted = ReadMembers {
+        membership: body.membership,
+        not_membership: body.not_membership,
+        at: token(body.at.as_deref())?,
+    };
+    let members = ask_room(&gateway.rooms.read_members, body.room_id.clone(), wanted).await?;
+    let chunk = view(&session.device_id, &body.room_id, &Redactions::new()).events(&members);
+    Ok(Json(json!({"chunk": chunk})))
+}
+
+#[derive(Deserialize)]
+struct Member {
+    state_key: String,
+    content: MemberContent,
+}
+
+#[derive(Deserialize)]
+struct MemberContent {
+    displayname: Option<String>,
+    avatar_url: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ShownMember {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    display_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<String>,
+}
+
+/// Who is in the room, with their profiles.
+pub async fn joined(
+    request: Authed<joined_members::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, permit: _permit, .. } = request;
+    let wanted =
+        ReadMembers { membership: Some(MembershipState::Join), not_membership: None, at: None };
+    let members = ask_room(&gateway.rooms.read_members, body.room_id, wanted).await?;
+    let joined: BTreeMap<String, ShownMember> = members
+        .iter()
+        .filter_map(|event| serde_json::from_str::<Member>(&event.json).ok())
+        .map(|Member { state_key, content: MemberContent { displayname, avatar_url } }| {
+            (state_key, ShownMember { display_name: displayname, avatar_url })
+        })
+        .collect();
+    Ok(Json(json!({"joined": joined})))
+}
+
+#[derive(Serialize)]
+struct Page {
+    start: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<String>,
+    chunk: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    state: Vec<Box<RawValue>>,
+}
+
+/// A page of history. The filter is applied to the page, so it may come back short; `end` tells
+/// whether there is more.
+pub async fn messages(
+    request: Authed<get_message_events::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    let wanted = ReadMessages {
+        from: token(body.from.as_deref())?,
+        to: token(body.to.as_deref())?,
+        direction: match body.dir {
+            AskedDirection::Forward => Direction::Forward,
+            AskedDirection::Backward => Direction::Backward,
+        },
+        limit: page_limit(body.limit).max(1),
+    };
+    let room_id = body.room_id;
+    let page = ask_room(&gateway.rooms.read_messages, room_id.clone(), wanted).await?;
+    let view = view(&session.device_id, &room_id, &page.redactions);
+    let events = page.events.iter().filter(|event| passes(&body.filter, event));
+    let lazy = body.filter.lazy_load_options != LazyLoadOptions::Disabled;
+    Ok(Json(Page {
+        start: TimelineToken(page.start).to_string(),
+        end: page.next.map(|next| TimelineToken(next).to_string()),
+        chunk: view.events(events),
+        state: if lazy { view.events(&page.members) } else { Vec::new() },
+    }))
+}
+
+async fn read_context(
+    gateway: &Gateway,
+    room_id: OwnedRoomId,
+    event_id: OwnedEventId,
+    limit: usize,
+) -> Result<room::Context, HttpError> {
+    ask_room(&gateway.rooms.read_context, room_id, ReadContext { event_id, limit }).await
+}
+
+/// One event.
+pub async fn event(
+    request: Authed<get_room_event::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    let context = read_context(&gateway, body.room_id.clone(), body.event_id, 0).await?;
+    let view = view(&session.device_id, &body.room_id, &context.redactions);
+    let shown = view.event(&context.event);
+    Ok(Json(shown.ok_or_else(|| HttpError::internal("unreadable event"))?))
+}
+
+/// One event with what is around it.
+pub async fn context(
+    request: Authed<get_context::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    let limit = page_limit(body.limit);
+    let context = read_context(&gateway, body.room_id.clone(), body.event_id, limit).await?;
+    let view = view(&session.device_id, &body.room_id, &context.redactions);
+    let filtered = |events: &[StoredEvent]| {
+        view.events(events.iter().filter(|event| passes(&body.filter, event)))
+    };
+    Ok(Json(json!({
+        "start": TimelineToken(context.start).to_string(),
+        "end": TimelineToken(context.end).to_string(),
+        "event": view.event(&context.event),
+        "events_before": filtered(&context.before),
+        "events_after": filtered(&context.after),
+        "state": view.events(&context.state),
+    })))
+}

@@ -1,0 +1,169 @@
+//! What the user does in a room: events, state, redactions, typing and reading.
+
+use actix_web::Responder;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId,
+    api::client::{
+        message::send_message_event,
+        read_marker::set_read_marker,
+        receipt::create_receipt::{self, v3::ReceiptType},
+        redact::redact_event,
+        state::send_state_event,
+        typing::create_typing_event::{self, v3::Typing},
+    },
+    events::{TimelineEventType, receipt::ReceiptThread},
+};
+use serde_json::{json, value::to_raw_value};
+
+use super::{canonical_of, check_own};
+use crate::{
+    actors::{
+        accounts::SetAccountData,
+        room::{SendEvent, SetReceipt, SetTyping},
+        store::ClientTxn,
+    },
+    http::{
+        error::HttpError,
+        gateway::{Gateway, ask_room},
+        ruma_glue::{Authed, Empty, Json},
+    },
+};
+
+/// Longest time for which somebody types after one request, in milliseconds.
+const TYPING_MS: u64 = 120_000;
+
+fn sent(event_id: &OwnedEventId) -> Json<serde_json::Value> {
+    Json(json!({"event_id": event_id}))
+}
+
+/// Sends an event. The same transaction of the same device answers the same event id.
+pub async fn event(
+    request: Authed<send_message_event::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit } = request;
+    let message = SendEvent {
+        kind: TimelineEventType::from(body.event_type.to_string()),
+        state_key: None,
+        content: canonical_of(&body.body)?,
+        redacts: None,
+        txn: Some(ClientTxn { device_id: session.device_id, txn_id: body.txn_id.to_string() }),
+        permit,
+    };
+    Ok(sent(&ask_room(&gateway.rooms.send, body.room_id, message).await?))
+}
+
+/// Sets state.
+pub async fn state(
+    request: Authed<send_state_event::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, permit, .. } = request;
+    let message = SendEvent {
+        kind: TimelineEventType::from(body.event_type.to_string()),
+        state_key: Some(body.state_key),
+        content: canonical_of(&body.body)?,
+        redacts: None,
+        txn: None,
+        permit,
+    };
+    Ok(sent(&ask_room(&gateway.rooms.send, body.room_id, message).await?))
+}
+
+/// Redacts an event.
+pub async fn redact(
+    request: Authed<redact_event::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit } = request;
+    let mut content = CanonicalJsonObject::new();
+    if let Some(reason) = body.reason {
+        content.insert("reason".to_owned(), CanonicalJsonValue::String(reason));
+    }
+    let message = SendEvent {
+        kind: TimelineEventType::RoomRedaction,
+        state_key: None,
+        content,
+        redacts: Some(body.event_id),
+        txn: Some(ClientTxn { device_id: session.device_id, txn_id: body.txn_id.to_string() }),
+        permit,
+    };
+    Ok(sent(&ask_room(&gateway.rooms.send, body.room_id, message).await?))
+}
+
+/// Says that the user types, or stopped.
+pub async fn typing(
+    request: Authed<create_typing_event::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    check_own(&session, &body.user_id)?;
+    let timeout_ms = match body.state {
+        Typing::No => None,
+        Typing::Yes(info) => {
+            Some(u64::try_from(info.timeout.as_millis()).unwrap_or(u64::MAX).min(TYPING_MS))
+        }
+    };
+    ask_room(&gateway.rooms.set_typing, body.room_id, SetTyping { timeout_ms }).await?;
+    Ok(Json(Empty {}))
+}
+
+async fn set_receipt(
+    gateway: &Gateway,
+    room_id: OwnedRoomId,
+    receipt_type: &str,
+    event_id: OwnedEventId,
+    thread_id: Option<String>,
+) -> Result<(), HttpError> {
+    let message = SetReceipt { receipt_type: receipt_type.to_owned(), event_id, thread_id };
+    ask_room(&gateway.rooms.set_receipt, room_id, message).await
+}
+
+async fn set_fully_read(
+    gateway: &Gateway,
+    room_id: OwnedRoomId,
+    event_id: OwnedEventId,
+) -> Result<(), HttpError> {
+    let content = to_raw_value(&json!({"event_id": event_id})).map_err(HttpError::internal)?;
+    let kind = "m.fully_read".to_owned();
+    let message = SetAccountData { room_id: Some(room_id), kind, content };
+    Ok(gateway.ask_accounts(message).await??)
+}
+
+/// Says up to where the user has read.
+pub async fn receipt(
+    request: Authed<create_receipt::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, permit: _permit, .. } = request;
+    let thread_id = match &body.thread {
+        ReceiptThread::Unthreaded => None,
+        thread => thread.as_str().map(ToOwned::to_owned),
+    };
+    match body.receipt_type {
+        ReceiptType::FullyRead => {
+            if thread_id.is_some() {
+                return Err(HttpError::invalid_param("m.fully_read has no threads"));
+            }
+            set_fully_read(&gateway, body.room_id, body.event_id).await?;
+        }
+        ReceiptType::Read | ReceiptType::ReadPrivate => {
+            let kind = body.receipt_type.to_string();
+            set_receipt(&gateway, body.room_id, &kind, body.event_id, thread_id).await?;
+        }
+        _ => return Err(HttpError::invalid_param("no such receipt type")),
+    }
+    Ok(Json(Empty {}))
+}
+
+/// Sets the read marker and receipts at once.
+pub async fn read_markers(
+    request: Authed<set_read_marker::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, gateway, permit: _permit, .. } = request;
+    if let Some(event_id) = body.fully_read {
+        set_fully_read(&gateway, body.room_id.clone(), event_id).await?;
+    }
+    let receipts = [("m.read", body.read_receipt), ("m.read.private", body.private_read_receipt)];
+    for (kind, event_id) in receipts {
+        if let Some(event_id) = event_id {
+            set_receipt(&gateway, body.room_id.clone(), kind, event_id, None).await?;
+        }
+    }
+    Ok(Json(Empty {}))
+}

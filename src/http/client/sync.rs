@@ -1,0 +1,178 @@
+//! `/sync`: mark the watches as seen, read, wait. In that order, or a wake-up is lost.
+
+use std::time::Duration;
+
+use actix_web::{Responder, web};
+use ruma::{
+    api::client::{
+        filter::{FilterDefinition, LazyLoadOptions, RoomEventFilter},
+        sync::sync_events::v3::{Filter, Request},
+    },
+    presence::PresenceState,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    render::Sieve as _,
+    sync_body::{Body, Reader},
+};
+use crate::{
+    actors::{
+        accounts::{ReadFilter, Session},
+        clock::now_ms,
+        ephemera::{EphemeralRows, Presence, ReadEphemera, ReadPresence, WatchEphemera},
+        store::{AckToDevice, ReadSync, SyncRows, WatchStream},
+    },
+    config::limits,
+    http::{
+        error::HttpError,
+        gateway::{Gateway, Place, ask},
+        ruma_glue::{Authed, Json},
+    },
+    proto::stream::SyncToken,
+};
+
+/// Timeline events a room where the filter does not say.
+const TIMELINE_LIMIT: usize = 10;
+
+/// Answers what changed since the last answer, as soon as anything did.
+pub async fn sync(
+    request: Authed<Request>,
+    place: web::Data<Place>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit } = request;
+    let since = body.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
+    let filter = read_filter(&gateway, body.filter).await?;
+    tell_presence(&gateway, &session, body.set_presence).await?;
+    if let Some(since) = since {
+        // What came with the last answer has arrived, or it would not be named.
+        let (device_id, position) = (session.device_id.clone(), since.position);
+        gateway.store.ack_to_device.do_send(AckToDevice { device_id, position });
+    }
+    // Those who wait do no work: they must not keep others out.
+    drop(permit);
+    let asked = body.timeout.unwrap_or_default().min(limits::SYNC_WAIT);
+    let at_once = since.is_none() || body.full_state;
+    let wait = Wait {
+        gateway: &gateway,
+        wanted: || wanted(&session, since, body.full_state, &filter),
+        ephemeral_since: since.filter(|since| since.boot == gateway.boot).map(|s| s.ephemeral),
+        timeout: if at_once { Duration::ZERO } else { asked },
+        stopping: place.stopping.clone(),
+    };
+    let (rows, ephemeral) = wait.run().await?;
+    let next_batch =
+        SyncToken { position: rows.position, ephemeral: ephemeral.position, boot: gateway.boot };
+    let reader = Reader { now: now_ms(), device_id: &session.device_id, filter: &filter };
+    let body: Body = reader.body(rows, ephemeral, next_batch);
+    Ok(Json(body))
+}
+
+/// Says what is read from the Store.
+fn wanted(
+    session: &Session,
+    since: Option<SyncToken>,
+    full_state: bool,
+    filter: &FilterDefinition,
+) -> ReadSync {
+    let room = &filter.room;
+    let lazy = |filter: &RoomEventFilter| filter.lazy_load_options != LazyLoadOptions::Disabled;
+    let limit = room.timeline.limit.map_or(TIMELINE_LIMIT, |limit| {
+        usize::try_from(u64::from(limit)).unwrap_or(usize::MAX).min(limits::SYNC_TIMELINE)
+    });
+    ReadSync {
+        device_id: session.device_id.clone(),
+        user_id: session.user_id.clone(),
+        since: since.map(|since| since.position),
+        full_state,
+        timeline_limit: limit,
+        timeline_filter: room.timeline.parts(),
+        state_filter: room.state.parts(),
+        lazy_load_members: lazy(&room.state) || lazy(&room.timeline),
+        include_leave: room.include_leave,
+        rooms: room.rooms.clone(),
+        not_rooms: room.not_rooms.clone(),
+    }
+}
+
+/// Resolves the filter of a request: in line, by id, or none.
+async fn read_filter(
+    gateway: &Gateway,
+    filter: Option<Filter>,
+) -> Result<FilterDefinition, HttpError> {
+    match filter {
+        Some(Filter::FilterDefinition(filter)) => Ok(filter),
+        Some(Filter::FilterId(id)) => {
+            let filter = gateway.ask_accounts(ReadFilter(id)).await??;
+            let filter = filter.ok_or_else(|| HttpError::invalid_param("no such filter"))?;
+            serde_json::from_str(filter.get()).map_err(HttpError::internal)
+        }
+        _ => Ok(FilterDefinition::default()),
+    }
+}
+
+/// A client that syncs is there, unless it says otherwise. What the user says of themselves stays.
+async fn tell_presence(
+    gateway: &Gateway,
+    session: &Session,
+    presence: PresenceState,
+) -> Result<(), HttpError> {
+    if presence == PresenceState::Offline {
+        return Ok(());
+    }
+    let read = ReadPresence(session.user_id.clone());
+    let known = ask(&gateway.ephemera.read_presence, read).await?;
+    let online = presence == PresenceState::Online;
+    gateway.ephemera.set_presence.do_send(Presence {
+        user_id: session.user_id.clone(),
+        presence,
+        status_msg: known.and_then(|known| known.status_msg),
+        last_active_ago: online.then_some(0),
+        currently_active: online,
+    });
+    Ok(())
+}
+
+struct Wait<'a, Wanted> {
+    gateway: &'a Gateway,
+    /// What is read, after each wake-up anew.
+    wanted: Wanted,
+    ephemeral_since: Option<u64>,
+    timeout: Duration,
+    stopping: watch::Receiver<bool>,
+}
+
+impl<Wanted: Fn() -> ReadSync> Wait<'_, Wanted> {
+    async fn run(mut self) -> Result<(SyncRows, EphemeralRows), HttpError> {
+        let deadline = Instant::now() + self.timeout;
+        let mut stream = ask(&self.gateway.store.watch, WatchStream).await?;
+        let mut typing = ask(&self.gateway.ephemera.watch, WatchEphemera).await?;
+        loop {
+            stream.borrow_and_update();
+            typing.borrow_and_update();
+            let rows = ask(&self.gateway.store.read_sync, (self.wanted)()).await??;
+            let since = self.ephemeral_since.unwrap_or(0);
+            let ephemeral = ask(&self.gateway.ephemera.read, ReadEphemera { since }).await?;
+            let stopping = *self.stopping.borrow_and_update();
+            let news =
+                !rows.is_empty() || !ephemeral.typing.is_empty() || !ephemeral.presence.is_empty();
+            if news || stopping || Instant::now() >= deadline {
+                return Ok((rows, ephemeral));
+            }
+            // A watch whose sender is gone never changes again: its branch ends the wait, since
+            // the node is stopping.
+            let ended = tokio::select! {
+                changed = stream.changed() => changed.is_err(),
+                changed = typing.changed() => changed.is_err(),
+                changed = self.stopping.changed() => changed.is_err(),
+                () = sleep_until(deadline) => false,
+            };
+            if ended {
+                return Ok((rows, ephemeral));
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Element: its files as they are released, and a `config.json` that points at this homeserver.
+//!
+//! Invariants: nothing outside of its folder is served, hidden files are not, and the folder is
+//! looked at anew for each request, so that Element can be put there while the node runs.
+
+use std::{
+    net::SocketAddr,
+    path::{Component, Path, PathBuf},
+};
+
+use actix_files::NamedFile;
+use actix_web::{
+    Error, HttpRequest, HttpResponse,
+    body::{BoxBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue},
+    middleware::Next,
+    web,
+};
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+
+use super::{
+    gateway::{Place, url_with},
+    sso::escape,
+};
+
+const MISSING: &str = include_str!("../../assets/no-element.html");
+/// Asked again each time, and answered from the cache where nothing changed.
+const REVALIDATE: &str = "no-cache";
+/// Never asked again: the name changes with the content.
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
+/// Where Element's files are.
+#[derive(Debug, Clone)]
+pub struct ElementFiles(pub PathBuf);
+
+/// Configures the server of Element. [`Place`] and [`ElementFiles`] have to be there as app data,
+/// and [`guard`] around all of it.
+pub fn configure(config: &mut web::ServiceConfig) {
+    config.default_service(web::get().to(serve));
+}
+
+/// Serves a file, the configuration, or the page that says what is missing.
+async fn serve(
+    request: HttpRequest,
+    place: web::Data<Place>,
+    files: web::Data<ElementFiles>,
+) -> HttpResponse {
+    let Ok(path) = percent_decode_str(request.path()).decode_utf8() else {
+        return HttpResponse::NotFound().finish();
+    };
+    let name = match path.trim_start_matches('/') {
+        "" => "index.html",
+        name => name,
+    };
+    // `config.<host>.json` goes before `config.json` where Element runs under several names.
+    if name.starts_with("config.") && name.ends_with(".json") && !name.contains('/') {
+        return HttpResponse::Ok()
+            .insert_header((CACHE_CONTROL, REVALIDATE))
+            .json(client_config(&homeserver_url(&request, place.homeserver)));
+    }
+    let Some(file) = locate(&files.0, name) else {
+        if name == "index.html" {
+            return missing(&files.0, &homeserver_url(&request, place.homeserver));
+        }
+        return HttpResponse::NotFound().finish();
+    };
+    match NamedFile::open_async(file).await {
+        Ok(file) => {
+            let mut answer = file.disable_content_disposition().into_response(&request);
+            let cache = HeaderValue::from_static(caching(name));
+            answer.headers_mut().insert(CACHE_CONTROL, cache);
+            answer
+        }
+        Err(_) => HttpResponse::NotFound().finish(),
+    }
+}
+
+/// Returns the file that a path names, if it is one inside of the folder.
+fn locate(folder: &Path, name: &str) -> Option<PathBuf> {
+    let name = Path::new(name);
+    let plain = name.components().all(|part| match part {
+        Component::Normal(part) => part
+            .to_str()
+            .is_some_and(|part| !part.starts_with('.') && !part.contains(['\\', ':', '\0'])),
+        _ => false,
+    });
+    if !plain {
+        return None;
+    }
+    // Symbolic links may lead out of the folder.
+    let folder = folder.canonicalize().ok()?;
+    let file = folder.join(name).canonicalize().ok()?;
+    (file.starts_with(&folder) && file.is_file()).then_some(file)
+}
+
+/// Says how long a file may be kept: for ever where its name holds a hash of its content.
+fn caching(name: &str) -> &'static str {
+    let hashed = name.rsplit('/').next().unwrap_or_default().split('.').any(|part| {
+        part.len() >= 7
+            && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && part.bytes().any(|byte| byte.is_ascii_digit())
+    });
+    if hashed || name.starts_with("bundles/") { FOR_EVER } else { REVALIDATE }
+}
+
+/// Returns the address of the homeserver as seen from where the request came from.
+fn homeserver_url(request: &HttpRequest, homeserver: SocketAddr) -> String {
+    if !homeserver.ip().is_unspecified() {
+        return super::gateway::url_of(homeserver);
+    }
+    // Bound to every address: it is under the name under which Element was asked for.
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    url_with(name, homeserver.port())
+}
+
+/// Returns Element's `config.json`.
+fn client_config(homeserver: &str) -> Value {
+    json!({
+        "default_server_config": {"m.homeserver": {"base_url": homeserver}},
+        "brand": "Element",
+        "default_country_code": "US",
+        "disable_custom_urls": true,
+        "disable_guests": true,
+        "disable_3pid_login": true,
+        "disable_login_language_selector": false,
+        "default_federate": true,
+        "room_directory": {"servers": []},
+        "setting_defaults": {
+            "UIFeature.registration": false,
+            "UIFeature.passwordReset": false,
+            "UIFeature.deactivate": false,
+            "UIFeature.identityServer": false,
+            "UIFeature.thirdPartyId": false,
+            "UIFeature.feedback": false,
+        },
+    })
+}
+
+fn missing(folder: &Path, homeserver: &str) -> HttpResponse {
+    let page = MISSING
+        .replace("{{path}}", &escape(&folder.display().to_string()))
+        .replace("{{homeserver}}", &escape(homeserver));
+    HttpResponse::Ok()
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .content_type("text/html; charset=utf-8")
+        .body(page)
+}
+
+/// Refuses foreign Hosts, and adds the headers that Element's documentation asks for: it may be
+/// framed by itself only, which it does.
+pub async fn guard(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let listen = request.app_data::<web::Data<Place>>().and_then(|place| place.element);
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let ours = listen.zip(host).is_some_and(|(listen, host)| Place::is_our_host(host, listen));
+    let mut answer = if ours {
+        next.call(request).await?.map_into_boxed_body()
+    } else {
+        let why = "the Host header names another server than this one";
+        request.into_response(HttpResponse::Forbidden().body(why))
+    };
+    for (name, value) in [
+        ("content-security-policy", "frame-ancestors 'self'"),
+        ("x-frame-options", "SAMEORIGIN"),
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+    ] {
+        let value = HeaderValue::from_static(value);
+        answer.headers_mut().insert(HeaderName::from_static(name), value);
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_of_the_folder_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("element");
+        std::fs::create_dir_all(inside.join("bundles/abc")).unwrap();
+        std::fs::write(inside.join("bundles/abc/x.js"), "x").unwrap();
+        std::fs::write(inside.join(".secret"), "x").unwrap();
+        std::fs::write(folder.path().join("key"), "x").unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(folder.path().join("key"), inside.join("link")).unwrap();
+        assert!(locate(&inside, "bundles/abc/x.js").is_some());
+        for name in [
+            "../key",
+            "bundles/../../key",
+            "/etc/passwd",
+            ".secret",
+            "bundles",
+            "link",
+            "nothing",
+            "..\\key",
+            "",
+        ] {
+            assert!(locate(&inside, name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_has_a_hash_in_its_name_is_kept() {
+        for (name, expected) in [
+            ("bundles/0123456789abcdef/init.js", FOR_EVER),
+            ("fonts/inter.bc9b32a.woff2", FOR_EVER),
+            ("i18n/en_EN.7d8ff27.json", FOR_EVER),
+            ("index.html", REVALIDATE),
+            ("version", REVALIDATE),
+            ("sw.js", REVALIDATE),
+            ("welcome/feedback.png", REVALIDATE),
+        ] {
+            assert_eq!(caching(name), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! One actor that plays all actors but Accounts and Ephemera, and writes down what it is told.
+
+use std::{collections::HashMap, sync::Arc};
+
+use actix::{Actor, Addr, Context, Handler, Message, MessageResult};
+use ruma::{OwnedEventId, event_id, room_id, user_id};
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+
+use crate::{
+    actors::{
+        accounts::{AccountsActor, AccountsLinks},
+        admission::Admission,
+        ephemera::EphemeraActor,
+        identity::{EnsureIdentity, IdentityError, ReadSigner},
+        relay_request::SendFederation,
+        rendezvous::{Advertise, FoundPerson, SearchPeople},
+        room::*,
+        room_state::{CreateRoom, ForgetRoom, ListRooms, ProfileUpdated, ToRoom},
+        store::*,
+    },
+    http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
+    proto::{server_keys::tests::secret_keys, signer::Signer},
+};
+
+/// A server name of this network that is not ours.
+pub(super) fn other_server() -> ruma::OwnedServerName {
+    secret_keys(2).server_name()
+}
+
+/// The fake.
+pub(super) struct Fake {
+    rows: HashMap<Row, Vec<u8>>,
+    /// To-device rows with their positions.
+    to_device: Vec<(u64, String, Vec<u8>)>,
+    position: u64,
+    watch: watch::Sender<u64>,
+    signer: Option<Arc<Signer>>,
+    told: Vec<String>,
+}
+
+/// Asks what the fake was told.
+#[derive(Message)]
+#[rtype(result = "Vec<String>")]
+pub(super) struct Told;
+
+/// Asks for all rows.
+#[derive(Message)]
+#[rtype(result = "HashMap<Row, Vec<u8>>")]
+pub(super) struct AllRows;
+
+/// Starts the fake, Accounts and Ephemera.
+pub(super) async fn start() -> (Addr<Fake>, Gateway) {
+    let fake = Fake {
+        rows: HashMap::new(),
+        to_device: Vec::new(),
+        position: 10,
+        watch: watch::channel(10).0,
+        signer: None,
+        told: Vec::new(),
+    };
+    let fake = fake.start();
+    let ephemera = EphemeraActor::default().start();
+    let links = AccountsLinks {
+        write_rows: fake.clone().recipient(),
+        read_row: fake.clone().recipient(),
+        scan_rows: fake.clone().recipient(),
+        ack_to_device: fake.clone().recipient(),
+        ensure_identity: fake.clone().recipient(),
+        profile_updated: fake.clone().recipient(),
+        advertise: fake.clone().recipient(),
+    };
+    let gateway = Gateway {
+        accounts: AccountsActor::start_loaded(links).await.unwrap(),
+        rooms: RoomLinks {
+            create: fake.clone().recipient(),
+            list: fake.clone().recipient(),
+            forget: fake.clone().recipient(),
+            send: fake.clone().recipient(),
+            change_membership: fake.clone().recipient(),
+            join: fake.clone().recipient(),
+            leave: fake.clone().recipient(),
+            set_typing: fake.clone().recipient(),
+            set_receipt: fake.clone().recipient(),
+            read_state: fake.clone().recipient(),
+            read_members: fake.clone().recipient(),
+            read_messages: fake.clone().recipient(),
+            read_context: fake.clone().recipient(),
+        },
+        store: StoreLinks {
+            read_sync: fake.clone().recipient(),
+            watch: fake.clone().recipient(),
+            ack_to_device: fake.clone().recipient(),
+            search_directory: fake.clone().recipient(),
+        },
+        ephemera: EphemeraLinks {
+            read: ephemera.clone().recipient(),
+            watch: ephemera.clone().recipient(),
+            set_presence: ephemera.clone().recipient(),
+            read_presence: ephemera.recipient(),
+        },
+        search_people: fake.clone().recipient(),
+        send_federation: fake.clone().recipient(),
+        read_signer: fake.clone().recipient(),
+        admission: Admission::new(64),
+        boot: 7,
+    };
+    (fake, gateway)
+}
+
+/// A stored event of a type.
+pub(super) fn stored(event_id: &str, kind: &str, content: &str) -> StoredEvent {
+    let json = format!(
+        r#"{{"content":{content},"origin_server_ts":5,"sender":"@a:x","state_key":"","type":"{kind}"}}"#
+    );
+    StoredEvent {
+        event_id: event_id.try_into().unwrap(),
+        json: json.into(),
+        place: Place::Live,
+        state_group: None,
+        order: Some(3),
+        spoilt: false,
+        txn: None,
+        redacted_because: None,
+    }
+}
+
+impl Actor for Fake {
+    type Context = Context<Self>;
+}
+
+impl Handler<Told> for Fake {
+    type Result = Vec<String>;
+    fn handle(&mut self, _: Told, _: &mut Context<Self>) -> Vec<String> {
+        self.told.clone()
+    }
+}
+
+impl Handler<AllRows> for Fake {
+    type Result = MessageResult<AllRows>;
+    fn handle(&mut self, _: AllRows, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.rows.clone())
+    }
+}
+
+// ---------------------------------------------------------------- Store
+
+impl Handler<WriteRows> for Fake {
+    type Result = Result<Committed, StoreError>;
+    fn handle(&mut self, msg: WriteRows, _: &mut Context<Self>) -> Self::Result {
+        let mut shown = false;
+        for (row, value) in msg.0 {
+            shown |=
+                matches!(row, Row::AccountData(_) | Row::RoomAccountData(..) | Row::ToDevice(_));
+            match (row, value) {
+                (Row::ToDevice(device), Some(value)) => {
+                    self.to_device.push((self.position + 1, device, value));
+                }
+                (row, Some(value)) => drop(self.rows.insert(row, value)),
+                (row, None) => drop(self.rows.remove(&row)),
+            }
+        }
+        if shown {
+            self.position += 1;
+            self.watch.send_replace(self.position);
+        }
+        Ok(Committed { position: self.position })
+    }
+}
+
+impl Handler<ReadRow> for Fake {
+    type Result = Result<Option<Vec<u8>>, StoreError>;
+    fn handle(&mut self, msg: ReadRow, _: &mut Context<Self>) -> Self::Result {
+        Ok(self.rows.get(&msg.0).cloned())
+    }
+}
+
+impl Handler<ScanRows> for Fake {
+    type Result = Result<Vec<(Row, Vec<u8>)>, StoreError>;
+    fn handle(&mut self, _: ScanRows, _: &mut Context<Self>) -> Self::Result {
+        Ok(Vec::new())
+    }
+}
+
+impl Handler<AckToDevice> for Fake {
+    type Result = Result<(), StoreError>;
+    fn handle(&mut self, msg: AckToDevice, _: &mut Context<Self>) -> Self::Result {
+        self.to_device
+            .retain(|(position, device, _)| *device != msg.device_id || *position > msg.position);
+        Ok(())
+    }
+}
+
+impl Handler<WatchStream> for Fake {
+    type Result = MessageResult<WatchStream>;
+    fn handle(&mut self, _: WatchStream, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.watch.subscribe())
+    }
+}
+
+impl Handler<ReadSync> for Fake {
+    type Result = Result<SyncRows, StoreError>;
+    fn handle(&mut self, msg: ReadSync, _: &mut Context<Self>) -> Self::Result {
+        let since = msg.since.unwrap_or(0);
+        let to_device = self
+            .to_device
+            .iter()
+            .filter(|(position, device, _)| *device == msg.device_id && *position > since);
+        let to_device =
+            to_device.map(|(_, _, value)| serde_json::from_slice(value).unwrap()).collect();
+        let mut rows = SyncRows { position: self.position, to_device, ..SyncRows::default() };
+        if msg.since.is_none() {
+            rows.joined.push(JoinedRoom {
+                room_id: room_id!("!r:x").to_owned(),
+                timeline: vec![stored("$e", "m.room.topic", r#"{"topic":"T"}"#)],
+                limited: true,
+                prev_batch: Some(-3),
+                state: Vec::new(),
+                account_data: Vec::new(),
+                receipts: vec![Receipt {
+                    user_id: user_id!("@a:x").to_owned(),
+                    receipt_type: "m.read".into(),
+                    event_id: event_id!("$e").to_owned(),
+                    thread_id: Some("main".into()),
+                    ts: 9,
+                }],
+                unread: Unread::default(),
+                summary: None,
+                redactions: HashMap::new(),
+                replaced: HashMap::new(),
+            });
+            let rules = self.rows.get(&Row::AccountData("m.push_rules".into())).unwrap();
+            let rules: Box<RawValue> = serde_json::from_slice(rules).unwrap();
+            rows.account_data.push(("m.push_rules".into(), rules));
+        }
+        Ok(rows)
+    }
+}
+
+impl Handler<SearchDirectory> for Fake {
+    type Result = Result<Vec<(ruma::OwnedUserId, DirectoryEntry)>, StoreError>;
+    fn handle(&mut self, _: SearchDirectory, _: &mut Context<Self>) -> Self::Result {
+        let entry =
+            |name: &str| DirectoryEntry { displayname: Some(name.into()), avatar_url: None };
+        Ok(vec![
+            (user_id!("@found:x").to_owned(), entry("older name")),
+            (user_id!("@known:x").to_owned(), entry("Known")),
+        ])
+    }
+}
+
+// ---------------------------------------------------------------- Identity and the network
+
+impl Handler<EnsureIdentity> for Fake {
+    type Result = Result<Arc<Signer>, IdentityError>;
+    fn handle(&mut self, _: EnsureIdentity, _: &mut Context<Self>) -> Self::Result {
+        let make = || Arc::new(Signer::new(&secret_keys(1), &[], 1_790_000_000_000).unwrap());
+        Ok(Arc::clone(self.signer.get_or_insert_with(make)))
+    }
+}
+
+impl Handler<ReadSigner> for Fake {
+    type Result = MessageResult<ReadSigner>;
+    fn handle(&mut self, _: ReadSigner, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.signer.clone())
+    }
+}
+
+impl Handler<SearchPeople> for Fake {
+    type Result = MessageResult<SearchPeople>;
+    fn handle(&mut self, _: SearchPeople, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(vec![FoundPerson {
+            user_id: user_id!("@found:x").to_owned(),
+            displayname: Some("Found".into()),
+            avatar_url: None,
+        }])
+    }
+}
+
+impl Handler<SendFederation> for Fake {
+    type Result = MessageResult<SendFederation>;
+    fn handle(&mut self, msg: SendFederation, _: &mut Context<Self>) -> Self::Result {
+        let content = serde_json::to_string(&msg.content).unwrap();
+        self.told.push(format!("{} {} {} {content}", msg.method, msg.destination, msg.uri));
+        let answer = serde_json::json!({"displayname": "Other"});
+        MessageResult(Ok(answer.try_into().unwrap()))
+    }
+}
+
+impl Handler<Advertise> for Fake {
+    type Result = ();
+    fn handle(&mut self, msg: Advertise, _: &mut Context<Self>) {
+        self.told.push(format!("advertise {}", msg.display_name));
+    }
+}
+
+impl Handler<ProfileUpdated> for Fake {
+    type Result = ();
+    fn handle(&mut self, msg: ProfileUpdated, _: &mut Context<Self>) {
+        self.told.push(format!("profile {:?}", msg.displayname));
+    }
+}
+
+// ---------------------------------------------------------------- rooms
+
+impl Handler<CreateRoom> for Fake {
+    type Result = Result<ruma::OwnedRoomId, RoomError>;
+    fn handle(&mut self, msg: CreateRoom, _: &mut Context<Self>) -> Self::Result {
+        let kinds: Vec<_> = msg.initial_state.iter().map(|(kind, _, _)| kind.as_str()).collect();
+        self.told.push(format!("create {:?} {}", msg.version, kinds.join(" ")));
+        Ok(room_id!("!new").to_owned())
+    }
+}
+
+impl Handler<ListRooms> for Fake {
+    type Result = MessageResult<ListRooms>;
+    fn handle(&mut self, _: ListRooms, _: &mut Context<Self>) -> Self::Result {
+        use ruma::events::room::member::MembershipState;
+        MessageResult(vec![
+            (room_id!("!in:x").to_owned(), MembershipState::Join),
+            (room_id!("!invited:x").to_owned(), MembershipState::Invite),
+        ])
+    }
+}
+
+impl Handler<ForgetRoom> for Fake {
+    type Result = Result<(), RoomError>;
+    fn handle(&mut self, _: ForgetRoom, _: &mut Context<Self>) -> Self::Result {
+        Err(RoomError::BadRequest("leave it first".into()))
+    }
+}
+
+macro_rules! room {
+    ($message:ty, $answer:ty, $value:expr) => {
+        impl Handler<ToRoom<$message>> for Fake {
+            type Result = Result<Result<$answer, RoomError>, RoomError>;
+            fn handle(&mut self, msg: ToRoom<$message>, _: &mut Context<Self>) -> Self::Result {
+                let ToRoom { room_id, message } = msg;
+                self.told.push(format!("{room_id} {message:?}"));
+                let value: fn() -> Result<$answer, RoomError> = $value;
+                Ok(value())
+            }
+        }
+    };
+}
+
+room!(SendEvent, OwnedEventId, || Ok(event_id!("$sent").to_owned()));
+room!(ChangeMembership, OwnedEventId, || Err(RoomError::Forbidden("power".into())));
+room!(Join, (), || Ok(()));
+room!(Leave, (), || Ok(()));
+room!(SetTyping, (), || Ok(()));
+room!(SetReceipt, (), || Ok(()));
+room!(ReadState, Vec<StoredEvent>, || Ok(vec![stored("$t", "m.room.topic", r#"{"topic":"T"}"#)]));
+room!(ReadMembers, Vec<StoredEvent>, || Ok(vec![stored(
+    "$m",
+    "m.room.member",
+    r#"{"membership":"join","displayname":"A"}"#
+)]));
+room!(ReadMessages, Page, || Ok(Page {
+    events: vec![
+        stored("$1", "m.room.message", r#"{"body":"one"}"#),
+        stored("$2", "m.room.topic", r#"{"topic":"T"}"#)
+    ],
+    start: 9,
+    next: Some(-4),
+    redactions: HashMap::new(),
+    members: vec![stored("$m", "m.room.member", "{}")],
+}));
+room!(ReadContext, crate::actors::room::Context, || Err(RoomError::EventNotFound));
