@@ -19,7 +19,7 @@ use super::{
     WriteRows, commit,
     database::{Database, WriteSet},
     directory, events,
-    flusher::{self, Flusher},
+    flusher::{self, Flusher, Tell},
     groups,
     open::{Opened, open},
     rooms::{self, Counters},
@@ -52,18 +52,23 @@ struct Open {
 #[rtype(result = "()")]
 pub(super) struct DiskFailed(pub(super) StoreError);
 
+/// A group is on disk: sent by the flusher, which is free for the next one.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub(super) struct GroupWritten;
+
 /// Opens the database in `<data>/db` and starts the Store on a thread of its own.
 ///
 /// `data` is created where it is missing, readable by its owner only. When the disk refuses a
 /// write, the actix system of the caller is stopped with code 74.
 pub fn start(data: &Path) -> Result<Addr<StoreActor>, StoreError> {
-    let Opened { database, file, lock, position, room } = open(data)?;
+    let Opened { database, disk, lock, position, room } = open(data)?;
     let (sender, durable) = watch::channel(position);
     let thread = Arbiter::new();
     Ok(StoreActor::start_in_arbiter(&thread.handle(), move |ctx| {
         ctx.set_mailbox_capacity(limits::MAILBOX);
-        let failed = ctx.address().recipient();
-        let flusher = Flusher::start(database.clone(), file, sender, failed);
+        let (written, failed) = (ctx.address().recipient(), ctx.address().recipient());
+        let flusher = Flusher::start(disk, sender, Tell { written, failed });
         let counters = Counters { position, room };
         let open = flusher.map(|flusher| Open { database, counters, flusher, lock });
         StoreActor { open, durable }
@@ -100,32 +105,30 @@ impl StoreActor {
         }
     }
 
-    /// Applies a write set, and returns the position after it.
-    fn apply(
+    /// Adds a write set to the group; its reads are those of all before it.
+    fn add(
         &mut self,
         fill: impl FnOnce(&mut WriteSet<'_>, &mut Counters) -> Result<(), StoreError>,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<&mut Open, StoreError> {
         let open = self.open.as_mut().map_err(|error| error.clone())?;
         let mut counters = open.counters;
         let mut writes = WriteSet::new(&open.database);
         fill(&mut writes, &mut counters)?;
-        if let Err(error) = writes.apply() {
-            if matches!(error, StoreError::Disk { .. }) {
-                self.fail(&error);
-            }
-            return Err(error);
-        }
+        let changes = writes.finish()?;
+        open.database.add(changes);
         open.counters = counters;
-        Ok(counters.position)
+        Ok(open)
     }
 
-    /// Applies a write set; answers when it is durable.
+    /// Adds a write set to the group; answers when it is durable.
     fn write(
         &mut self,
         fill: impl FnOnce(&mut WriteSet<'_>, &mut Counters) -> Result<(), StoreError>,
     ) -> ResponseFuture<Result<Committed, StoreError>> {
-        let applied = self.apply(fill);
-        let done = applied.and_then(|position| Ok(self.open()?.flusher.wait(position)));
+        let done = self.add(fill).map(|open| {
+            let Open { database, counters, flusher, .. } = open;
+            flusher.wait(database, counters.position)
+        });
         Box::pin(async move { done?.await.unwrap_or_else(|_| Err(flusher::ended())) })
     }
 
@@ -151,7 +154,7 @@ impl StoreActor {
         log::error!(error:%; "a write did not reach the disk; the node stops");
         if let Ok(open) = std::mem::replace(&mut self.open, Err(error.clone())) {
             // What the flusher can still say is that it failed, too.
-            let _ = open.flusher.close();
+            let _ = open.flusher.close(open.database);
         }
         if let Some(system) = System::try_current() {
             system.stop_with_code(EXIT_DISK);
@@ -160,7 +163,7 @@ impl StoreActor {
 
     fn close(&mut self) -> Result<(), StoreError> {
         match std::mem::replace(&mut self.open, Err(StoreError::Closed)) {
-            Ok(open) => open.flusher.close(),
+            Ok(open) => open.flusher.close(open.database),
             Err(StoreError::Closed) => Ok(()),
             Err(error) => {
                 self.open = Err(error.clone());
@@ -191,8 +194,8 @@ impl Handler<AckToDevice> for StoreActor {
 
     fn handle(&mut self, ack: AckToDevice, _: &mut Self::Context) -> Self::Result {
         let AckToDevice { device_id, position } = ack;
-        let applied = self.apply(|writes, _| rows::remove_to_device(writes, &device_id, position));
-        applied.map(drop)
+        // Goes to disk with the next group that somebody waits for.
+        self.add(|writes, _| rows::remove_to_device(writes, &device_id, position)).map(drop)
     }
 }
 
@@ -301,6 +304,16 @@ impl Handler<Close> for StoreActor {
 
     fn handle(&mut self, _: Close, _: &mut Self::Context) -> Self::Result {
         self.close()
+    }
+}
+
+impl Handler<GroupWritten> for StoreActor {
+    type Result = ();
+
+    fn handle(&mut self, _: GroupWritten, _: &mut Self::Context) {
+        if let Ok(Open { database, flusher, .. }) = &mut self.open {
+            flusher.advance(database);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The Store: rooms, their events and timelines, and the small rows of others, on disk.
 //!
-//! An actor alone on its thread owns the database and blocks it freely. A write is applied at
-//! once as one batch and answered when it is safe from a power cut; while the disk works, others
-//! are applied, and one flush covers them all. Invariants:
+//! An actor alone on its thread owns the database and blocks it freely. A write shows in all reads
+//! at once and is answered when it is safe from a power cut: while one group of writes goes to the
+//! disk, the next one gathers. Invariants:
 //!
 //! - What was answered is on disk; what is shown by `/sync` was answered or is durable anyway.
 //! - A commit is there as a whole or not at all, after any crash.
@@ -13,7 +13,7 @@
 //! | `actor` | takes the messages of `messages` |
 //! | `flusher` | the thread that makes writes durable |
 //! | `open` | lock, recovery, versions |
-//! | `database`, `schema` | rows, write sets; keys and values |
+//! | `database`, `schema` | rows, groups of writes; keys and values |
 //! | `commit` | what a step of a room changes |
 //! | `rooms`, `events`, `groups`, `timeline`, `unread` | the rows behind it, and reads of them |
 //! | `sync`, `sync_room`, `filter` | what changed since a position |

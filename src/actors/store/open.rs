@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     StoreError,
-    database::{Database, Rows as _, WriteSet},
+    database::{Database, Disk, Rows as _, WriteSet},
     schema::{Change, Key, Parts, SCHEMA_VERSION, family},
     timeline,
 };
@@ -33,8 +33,8 @@ const CHECKED: usize = 1000;
 pub(super) struct Opened {
     /// The rows.
     pub(super) database: Database,
-    /// A handle of sled's file, for fdatasync.
-    pub(super) file: File,
+    /// The way to the disk.
+    pub(super) disk: Disk,
     /// Held until the database is closed.
     pub(super) lock: File,
     /// The last stream position.
@@ -63,11 +63,12 @@ pub(super) fn open(data: &Path) -> Result<Opened, StoreError> {
     })?;
     let file = folder.join("db");
     let file = File::open(&file).map_err(|error| disk(&file, &error))?;
-    let database = Database::new(sled, folder.display().to_string());
-    check_version(&database, &folder)?;
-    // What a killed process wrote may be in memory only: make it durable before it is shown.
-    database.flush()?;
-    file.sync_all().map_err(|error| disk(&folder, &error))?;
+    let (mut database, writer) = Database::new(sled, file, folder.display().to_string());
+    write_version(&mut database, &folder)?;
+    // With or without a version to write: what a killed process wrote may be in memory only, and
+    // must be durable before it is shown.
+    writer.write(&database.next_group())?;
+    database.group_written();
     // A file whose name is not on disk is lost with all that is in it.
     for folder in [folder.as_path(), data] {
         let handle = File::open(folder).and_then(|handle| handle.sync_all());
@@ -80,7 +81,7 @@ pub(super) fn open(data: &Path) -> Result<Opened, StoreError> {
     check_newest(&database)?;
     let position = last_number(&database, family::LOG, |parts| parts.number())?.unwrap_or(0);
     let room = last_number(&database, family::ROOM_INFO, |parts| parts.room())?.unwrap_or(0);
-    Ok(Opened { database, file, lock, position, room })
+    Ok(Opened { database, disk: writer, lock, position, room })
 }
 
 fn disk(file: &Path, error: &io::Error) -> StoreError {
@@ -137,7 +138,7 @@ fn open_sled(folder: &Path) -> Result<sled::Db, sled::Error> {
 }
 
 /// Refuses the database of a newer program, and writes down who uses it from now on.
-fn check_version(database: &Database, folder: &Path) -> Result<(), StoreError> {
+fn write_version(database: &mut Database, folder: &Path) -> Result<(), StoreError> {
     let meta = |name| Key::new(family::META).text(name).done();
     let found = database.get(&meta("schema_version"))?;
     if let Some(found) = &found {
@@ -155,7 +156,8 @@ fn check_version(database: &Database, folder: &Path) -> Result<(), StoreError> {
         let mut writes = WriteSet::new(database);
         writes.put(meta("schema_version"), SCHEMA_VERSION.to_be_bytes().to_vec());
         writes.put(meta("app_version"), app_version);
-        writes.apply()?;
+        let changes = writes.finish()?;
+        database.add(changes);
     }
     Ok(())
 }
