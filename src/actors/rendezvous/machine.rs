@@ -210,7 +210,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
                 self.check(ticket, &mut out);
             }
             Input::Retry(ticket) => self.round(ticket, Vec::new(), &mut out),
-            Input::TimeUp(ticket) => self.end(ticket, &mut out),
+            Input::TimeUp(ticket) => self.time_up(ticket, &mut out),
             Input::Advertise(name) => {
                 self.display_name = Some(name);
                 self.provide(&mut out);
@@ -543,6 +543,17 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
                 }
             }
         }
+    }
+
+    fn time_up(&mut self, ticket: u64, out: &mut Effects<P, A>) {
+        // Another long search for a server that is off would end like this one.
+        if let Some(hunt) = self.hunts.get(&ticket)
+            && !hunt.people
+            && let Goal::Server(server) = &hunt.goal
+        {
+            self.failed.put(server.clone(), self.now.saturating_add(FAILED_MS));
+        }
+        self.end(ticket, out);
     }
 
     /// Answers with what there is.

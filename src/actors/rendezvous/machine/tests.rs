@@ -172,6 +172,7 @@ fn failures_are_remembered_for_a_while_and_shared() {
     assert_eq!(told(machine.handle(resolve(4, 1), NOW + 10_000)), ["providers 4"]);
     assert_eq!(told(machine.handle(Input::TimeUp(4), NOW + 11_000)), ["resolved 4 None"]);
     assert_eq!(told(machine.handle(found(4, &[]), NOW + 12_000)), [""; 0], "too late");
+    assert_eq!(told(machine.handle(resolve(5, 1), NOW + 12_000)), ["resolved 5 None"]);
 }
 
 #[test]
