@@ -223,3 +223,11 @@ fn a_new_signer_goes_to_everybody() {
     let told = told(machine.handle(Input::Signer(signer.server_name().clone()), NOW));
     assert_eq!(told, ["exchange 1"]);
 }
+
+#[test]
+fn an_old_node_stays_dead_after_a_restart() {
+    let mut machine = machine(&[1, 2]);
+    machine.handle(Input::Newest(vec![issued(1, &[2], NOW)]), NOW);
+    assert_eq!(prove(&mut machine, 1, issued(1, &[1], NOW - 1), NOW), [""; 0]);
+    assert!(!prove(&mut machine, 2, issued(1, &[2], NOW), NOW).is_empty());
+}
