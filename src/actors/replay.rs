@@ -18,6 +18,10 @@ use crate::proto::signed::FRESH_MS;
 const PER_ORIGIN: usize = 8192;
 /// Servers that are remembered.
 const ORIGINS: NonZeroUsize = NonZeroUsize::new(2048).unwrap();
+/// Requests of all servers; beyond, each gets [`SHARE`] only.
+const TOTAL: usize = 256 * 1024;
+/// What a server gets in any case.
+const SHARE: usize = 64;
 /// Longest request id that is looked at.
 const ID_MAX: usize = 64;
 
@@ -39,15 +43,29 @@ struct Window {
     order: VecDeque<(u64, String)>,
 }
 
+impl Window {
+    /// Drops what cannot be fresh any more; returns how much that was.
+    fn expire(&mut self, now: u64) -> usize {
+        let before = self.order.len();
+        while self.order.front().is_some_and(|(until, _)| *until < now) {
+            if let Some((_, id)) = self.order.pop_front() {
+                self.ids.remove(&id);
+            }
+        }
+        before - self.order.len()
+    }
+}
+
 /// The requests that came.
 #[derive(Debug)]
 pub struct Replay {
     origins: LruCache<OwnedServerName, Window>,
+    total: usize,
 }
 
 impl Default for Replay {
     fn default() -> Self {
-        Self { origins: LruCache::new(ORIGINS) }
+        Self { origins: LruCache::new(ORIGINS), total: 0 }
     }
 }
 
@@ -64,19 +82,22 @@ impl Replay {
         if request_id.is_empty() || request_id.len() > ID_MAX {
             return Err(Refused::BadId);
         }
-        let window = self.origins.get_or_insert_mut(origin.to_owned(), Window::default);
-        while let Some((until, _)) = window.order.front() {
-            if *until >= now {
-                break;
-            }
-            if let Some((_, id)) = window.order.pop_front() {
-                window.ids.remove(&id);
-            }
+        if self.origins.len() == self.origins.cap().get() && !self.origins.contains(origin) {
+            let (_, oldest) = self.origins.pop_lru().unzip();
+            self.total -= oldest.map_or(0, |window| window.order.len());
         }
+        if self.total >= TOTAL {
+            let expired: usize =
+                self.origins.iter_mut().map(|(_, window)| window.expire(now)).sum();
+            self.total -= expired;
+        }
+        let window = self.origins.get_or_insert_mut(origin.to_owned(), Window::default);
+        self.total -= window.expire(now);
         if window.ids.contains(request_id) {
             return Err(Refused::Seen);
         }
-        if window.order.len() >= PER_ORIGIN {
+        let most = if self.total < TOTAL { PER_ORIGIN } else { SHARE };
+        if window.order.len() >= most {
             return Err(Refused::TooMany);
         }
         // A clock that is ahead keeps a request fresh for longer; twice the time covers it, and
@@ -84,6 +105,7 @@ impl Replay {
         let until = now.max(ts).saturating_add(2 * FRESH_MS);
         window.ids.insert(request_id.to_owned());
         window.order.push_back((until, request_id.to_owned()));
+        self.total += 1;
         Ok(())
     }
 }
@@ -126,5 +148,25 @@ mod tests {
         assert_eq!(replay.admit(ann, "1", NOW, NOW), Err(Refused::Seen));
         let later = NOW + 2 * FRESH_MS + 1;
         assert_eq!(replay.admit(eve, "more", later, later), Ok(()));
+    }
+
+    #[test]
+    fn many_servers_together_do_not_fill_the_memory() {
+        let mut replay = Replay::default();
+        let names = (0..64).map(|n| OwnedServerName::try_from(format!("eve{n}")).unwrap());
+        for eve in names {
+            for id in 0..PER_ORIGIN {
+                let _ = replay.admit(&eve, &id.to_string(), NOW, NOW);
+            }
+        }
+        assert!(replay.total < TOTAL + 64 * SHARE, "{}", replay.total);
+        let ann = ruma::server_name!("ann");
+        for id in 0..SHARE {
+            assert_eq!(replay.admit(ann, &id.to_string(), NOW, NOW), Ok(()), "her share is hers");
+        }
+        assert_eq!(replay.admit(ann, "more", NOW, NOW), Err(Refused::TooMany));
+        let later = NOW + 2 * FRESH_MS + 1;
+        assert_eq!(replay.admit(ann, "more", later, later), Ok(()));
+        assert_eq!(replay.total, 1);
     }
 }

@@ -114,3 +114,16 @@ async fn an_address_in_use_is_named() {
         until("it fails", async || ann.look(|world| world.failures.first().cloned()).await).await;
     assert!(failure.contains(at) && failure.contains("in use"), "{failure}");
 }
+
+#[actix::test]
+async fn new_server_keys_go_to_those_who_are_connected() {
+    let (ann, bob) = pair().await;
+    let count = async || bob.look(|world| world.keys.len()).await;
+    let before = count().await;
+    let peer_ids = [ann.network.peer_id.clone()];
+    let renewed = Signer::new(&secret_keys(1), &peer_ids, now_ms() + 1000).unwrap();
+    ann.network.use_signer(&Arc::new(renewed));
+    until("bob has the new ones", async || (count().await > before).then_some(())).await;
+    bob.knows(&ann).await;
+    assert_eq!(bob.look(|world| world.online.len()).await, 1, "it never went away");
+}

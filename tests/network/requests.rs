@@ -8,7 +8,7 @@ use messagehub::{
 };
 use serde_json::json;
 
-use super::world::{Start, pair};
+use super::world::{Start, log, pair};
 
 #[actix::test]
 async fn a_request_is_answered_and_an_error_is_told() {
@@ -62,4 +62,34 @@ async fn nobody_answers_who_is_not_there() {
     assert!(matches!(itself, Err(FederationError::Unreachable(_))), "{itself:?}");
     let offline = carl.ask(&bob, "/hello").await;
     assert!(matches!(offline, Err(FederationError::Offline)), "{offline:?}");
+}
+
+#[actix::test]
+async fn an_overloaded_node_drops_work_and_stays_connected() {
+    log();
+    let ann = Start { places: 0, ..Start::new(1) }.start();
+    let bob = Start::new(2).near(&ann).await.start();
+    bob.knows(&ann).await;
+    ann.join().await;
+    bob.join().await;
+    let asked = bob.ask(&ann, "/hello").await;
+    assert!(matches!(asked, Err(FederationError::Unreachable(_))), "{asked:?}");
+    for _ in 0..5 {
+        bob.publish(1).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(ann.heard().await, 0);
+    assert!(ann.look(|world| world.requests.is_empty()).await);
+    assert!(ann.ask(&bob, "/hello").await.is_ok(), "it still asks others");
+}
+
+#[actix::test]
+async fn askers_who_vanish_leave_nothing_behind() {
+    let (ann, bob) = pair().await;
+    for _ in 0..50 {
+        // Dropped before the answer comes.
+        let _ = tokio::time::timeout(Duration::from_micros(1), ann.ask(&bob, "/hello")).await;
+        let _ = tokio::time::timeout(Duration::from_micros(1), ann.search("x:abcdefg")).await;
+    }
+    assert!(ann.ask(&bob, "/hello").await.is_ok());
 }

@@ -234,6 +234,27 @@ impl RendezvousActor {
         ctx.run_later(TICK, Self::tick);
     }
 
+    /// Reads which server_keys are the newest, so that older ones stay superseded.
+    fn load_newest(&self, ctx: &mut Context<Self>) {
+        let scan = self.parts.scan_rows.send(ScanRows(RowKind::ServerKeys));
+        let cpu = self.parts.cpu.clone();
+        let loaded = async move {
+            let rows = scan.await.ok()?.ok()?;
+            let job = cpu.run(move || {
+                let keys = rows.iter().filter_map(|(_, value)| {
+                    let json = serde_json::from_slice(value).ok()?;
+                    VerifiedServerKeys::verify(json, now_ms()).ok()
+                });
+                keys.collect::<Vec<_>>()
+            });
+            job.await.ok()
+        };
+        let told = loaded.into_actor(self).map(|keys, actor, ctx| {
+            actor.step(Input::Newest(keys.unwrap_or_default()), ctx);
+        });
+        ctx.spawn(told);
+    }
+
     fn identity_came(&mut self, peer: PeerId, bytes: Vec<u8>, ctx: &mut Context<Self>) {
         self.step(Input::KeysCame(peer), ctx);
         let job = self.parts.cpu.run(move || {
@@ -282,6 +303,7 @@ impl Actor for RendezvousActor {
             Err(error) => log::warn!(error:%; "no address book"),
         });
         ctx.spawn(scanned);
+        self.load_newest(ctx);
     }
 }
 

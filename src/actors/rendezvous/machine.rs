@@ -50,6 +50,8 @@ pub(super) enum Input<P, A> {
     Signer(OwnedServerName),
     /// The stored address book.
     Book(Vec<(OwnedServerName, Place<P, A>)>),
+    /// The stored server_keys of servers.
+    Newest(Vec<VerifiedServerKeys>),
     /// A node is connected.
     Seen { peer: P, ours: bool, addresses: Vec<A> },
     /// It is gone.
@@ -186,6 +188,12 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         match input {
             Input::Signer(us) => self.signer(us, &mut out),
             Input::Book(rows) => self.load_book(rows, now, &mut out),
+            Input::Newest(all) => {
+                for keys in all {
+                    let server = keys.server_name().to_owned();
+                    self.supersede(&server, &keys, &mut out);
+                }
+            }
             Input::Seen { peer, ours, addresses } => self.seen(peer, ours, addresses, &mut out),
             Input::Gone(peer) | Input::DialFailed(peer) => {
                 if self.nodes.remove(&peer).is_some_and(|node| node.proof.is_some()) {
@@ -210,7 +218,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
                 self.check(ticket, &mut out);
             }
             Input::Retry(ticket) => self.round(ticket, Vec::new(), &mut out),
-            Input::TimeUp(ticket) => self.end(ticket, &mut out),
+            Input::TimeUp(ticket) => self.time_up(ticket, &mut out),
             Input::Advertise(name) => {
                 self.display_name = Some(name);
                 self.provide(&mut out);
@@ -543,6 +551,17 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
                 }
             }
         }
+    }
+
+    fn time_up(&mut self, ticket: u64, out: &mut Effects<P, A>) {
+        // Another long search for a server that is off would end like this one.
+        if let Some(hunt) = self.hunts.get(&ticket)
+            && !hunt.people
+            && let Goal::Server(server) = &hunt.goal
+        {
+            self.failed.put(server.clone(), self.now.saturating_add(FAILED_MS));
+        }
+        self.end(ticket, out);
     }
 
     /// Answers with what there is.

@@ -80,10 +80,11 @@ pub(super) fn build(
     choices: &Choices,
 ) -> Result<Behaviour, Fault> {
     let me = PeerId::from(key.public());
-    let mdns = match choices.mdns {
-        true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), me)?),
-        false => None,
-    };
+    let mdns = choices.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me));
+    // A machine without multicast still has all the other ways.
+    let mdns = mdns.and_then(|mdns| {
+        mdns.inspect_err(|error| log::warn!(error:%; "no nodes of the LAN will be found")).ok()
+    });
     let identify = identify::Config::new(FAMILY.to_owned(), key.public())
         .with_agent_version(format!("messagehub/{}", env!("CARGO_PKG_VERSION")))
         .with_cache_size(256)

@@ -42,7 +42,9 @@ const TICK: Duration = Duration::from_millis(250);
 const HELD_MAX: usize = 4096;
 /// Peers that somebody wants to hear about.
 const WANTED_MAX: usize = 1024;
-/// server_keys that a peer may send in a burst; one more is allowed with each second.
+/// Ticks after which a peer may send one more time its server_keys.
+const IDENTITY_TICKS: u32 = 4;
+/// Times that a peer may send its server_keys in a burst.
 const IDENTITY_BURST: u8 = 8;
 
 /// What the loop is told.
@@ -162,6 +164,7 @@ pub(super) struct EventLoop {
     observed: HashMap<Multiaddr, HashSet<PeerId>>,
     /// Somebody from afar connected us directly.
     reached: bool,
+    ticks: u32,
 }
 
 impl EventLoop {
@@ -200,6 +203,7 @@ impl EventLoop {
             publish_wan: None,
             observed: HashMap::new(),
             reached: false,
+            ticks: 0,
         }
     }
 
@@ -231,7 +235,12 @@ impl EventLoop {
                     self.swarm.behaviour_mut().identity.send_request(&peer, frame);
                 }
             }
-            Command::Admit(peer) => self.swarm.behaviour_mut().gossip.admit(peer),
+            Command::Admit(peer) => {
+                // Else the next connection would be open before its own proof.
+                if self.peers.contains_key(&peer) {
+                    self.swarm.behaviour_mut().gossip.admit(peer);
+                }
+            }
             Command::Dismiss(peer) => {
                 self.swarm.behaviour_mut().gossip.dismiss(&peer);
                 let _ = self.swarm.disconnect_peer_id(peer);

@@ -172,6 +172,7 @@ fn failures_are_remembered_for_a_while_and_shared() {
     assert_eq!(told(machine.handle(resolve(4, 1), NOW + 10_000)), ["providers 4"]);
     assert_eq!(told(machine.handle(Input::TimeUp(4), NOW + 11_000)), ["resolved 4 None"]);
     assert_eq!(told(machine.handle(found(4, &[]), NOW + 12_000)), [""; 0], "too late");
+    assert_eq!(told(machine.handle(resolve(5, 1), NOW + 12_000)), ["resolved 5 None"]);
 }
 
 #[test]
@@ -221,4 +222,12 @@ fn a_new_signer_goes_to_everybody() {
     let signer = Signer::new(&secret_keys(100), &[], NOW).unwrap();
     let told = told(machine.handle(Input::Signer(signer.server_name().clone()), NOW));
     assert_eq!(told, ["exchange 1"]);
+}
+
+#[test]
+fn an_old_node_stays_dead_after_a_restart() {
+    let mut machine = machine(&[1, 2]);
+    machine.handle(Input::Newest(vec![issued(1, &[2], NOW)]), NOW);
+    assert_eq!(prove(&mut machine, 1, issued(1, &[1], NOW - 1), NOW), [""; 0]);
+    assert!(!prove(&mut machine, 2, issued(1, &[2], NOW), NOW).is_empty());
 }

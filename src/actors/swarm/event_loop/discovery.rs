@@ -8,12 +8,16 @@ use std::{
 };
 
 use libp2p::{
-    PeerId, kad,
+    PeerId,
+    core::transport::ListenerId,
+    kad,
     multiaddr::Protocol,
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
 
-use super::{super::address::Reach, Dht, Discovery, EventLoop, IDENTITY_BURST, address};
+use super::{
+    super::address::Reach, Dht, Discovery, EventLoop, IDENTITY_BURST, IDENTITY_TICKS, address,
+};
 
 /// Rendezvous strings are published again after this (`docs/PROTOCOL.md` §6).
 const REPUBLISH: Duration = Duration::from_secs(10 * 60);
@@ -25,6 +29,9 @@ const REPUBLISH_SOON_WAN: Duration = Duration::from_secs(10);
 const PROVIDERS_MAX: usize = 20;
 /// A node that is not one of ours is asked again after this: it only has to open the DHT.
 const ANCHOR_REST: Duration = Duration::from_secs(5 * 60);
+
+/// A relay that ended its service is asked again after this.
+const RELAY_REST: Duration = Duration::from_secs(5);
 
 impl EventLoop {
     /// Puts the anchors with an address of the whole world into the public DHT.
@@ -55,7 +62,8 @@ impl EventLoop {
             self.publish_wan = Some(now + REPUBLISH);
             self.publish_records(Dht::Wan);
         }
-        if rand::random_ratio(1, 4) {
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(IDENTITY_TICKS) {
             for peer in self.peers.values_mut() {
                 peer.identity_budget = (peer.identity_budget + 1).min(IDENTITY_BURST);
             }
@@ -115,6 +123,13 @@ impl EventLoop {
                     log::warn!(relay:% = relay.address, error:%; "cannot use a relay");
                 }
             }
+        }
+    }
+
+    /// A relay takes connections for us.
+    pub(super) fn reserved(&mut self, listener: ListenerId) {
+        for relay in self.relays.iter_mut().filter(|relay| relay.listener == Some(listener)) {
+            relay.backoff.rest(Instant::now(), RELAY_REST);
         }
     }
 

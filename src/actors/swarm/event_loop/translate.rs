@@ -51,7 +51,10 @@ impl EventLoop {
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 self.on_dial_error(peer, &error);
             }
-            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address),
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                self.reserved(listener_id);
+                self.on_listening(&address);
+            }
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
                 for relay in &mut self.relays {
                     relay.listener = relay.listener.filter(|listener| *listener != listener_id);
