@@ -87,6 +87,8 @@ async fn attack_2_no_page_logs_in_without_a_login_token() {
         let reply = send(&app, post("/_matrix/client/v3/login", &body)).await;
         assert_eq!(reply.status, 403, "{body}: {reply:?}");
     }
+    let untyped = send(&app, post("/_matrix/client/v3/login", &json!({}))).await;
+    assert_eq!(untyped.errcode(), (400, "M_BAD_JSON".into()));
     let register = post("/_matrix/client/v3/register", &json!({"auth": {"type": "m.login.dummy"}}));
     assert_eq!(send(&app, register).await.status, 403);
     assert!(fake.send(AllRows).await.unwrap().is_empty(), "something was made for a stranger");
