@@ -68,6 +68,11 @@ fn routes() -> Routes {
         .endpoint::<api::directory::get_public_rooms_filtered::v3::Request, _, _>(
             discovery::public_rooms_filtered,
         )
+        .endpoint::<api::directory::get_room_visibility::v3::Request, _, _>(
+            discovery::room_visibility,
+        )
+        .endpoint::<api::alias::get_alias::v3::Request, _, _>(discovery::alias)
+        .endpoint::<api::room::aliases::v3::Request, _, _>(discovery::aliases_of_room)
         // sessions and devices
         .endpoint::<api::session::get_login_types::v3::Request, _, _>(session::login_flows)
         .endpoint::<api::session::login::v3::Request, _, _>(session::log_in)

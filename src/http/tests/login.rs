@@ -258,3 +258,35 @@ async fn devices_are_listed_renamed_and_deleted() {
     let rows = fake.send(AllRows).await.unwrap();
     assert!(!rows.contains_key(&Row::Device("A".into())));
 }
+
+#[actix_web::test]
+async fn sessions_and_profile_outlive_a_restart() {
+    let (fake, mut gateway) = fake::start().await;
+    let token = super::logged_in(&gateway, "A").await;
+    let name = crate::actors::accounts::SetProfile {
+        field: crate::actors::accounts::ProfileField::Displayname,
+        value: Some("Ann".into()),
+    };
+    gateway.ask_accounts(name).await.unwrap().unwrap();
+    gateway.accounts = fake::start_accounts(&fake).await;
+    let app = served(gateway).await;
+    let me = send(&app, with(&token, get("/_matrix/client/v3/account/whoami"))).await.json();
+    assert_eq!(me["device_id"], "A");
+    let path = format!("/_matrix/client/v3/profile/{}", me["user_id"].as_str().unwrap());
+    assert_eq!(send(&app, with(&token, get(&path))).await.json(), json!({"displayname": "Ann"}));
+    let told = fake.send(fake::Told).await.unwrap();
+    assert_eq!(told.last().unwrap(), "advertise Ann", "the network is told again: {told:?}");
+}
+
+#[actix_web::test]
+async fn two_who_use_a_login_token_at_once_are_one() {
+    let (_, gateway) = fake::start().await;
+    let token = gateway.ask_accounts(crate::actors::accounts::MintLoginToken).await.unwrap();
+    let app = served(gateway).await;
+    let both =
+        futures::future::join(send(&app, token_login(&token)), send(&app, token_login(&token)));
+    let (one, other) = both.await;
+    let mut statuses = [one.status, other.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 403]);
+}
