@@ -304,7 +304,8 @@ impl Handler<DeleteDevices> for AccountsActor {
             move |act| Ok((act.sessions.delete(&device_ids), device_ids)),
             |act, device_ids| {
                 for device_id in device_ids {
-                    let everything = AckToDevice { device_id, position: u64::MAX };
+                    // Beyond any position, and far from where adding one overflows.
+                    let everything = AckToDevice { device_id, position: u64::MAX / 2 };
                     act.links.ack_to_device.do_send(everything);
                 }
             },

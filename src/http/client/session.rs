@@ -49,14 +49,15 @@ pub async fn log_in(
 ) -> Result<impl Responder, HttpError> {
     let _permit = gateway.admission.admit()?;
     let login: Login = parse(&body)?;
-    let ("m.login.token", Some(login_token)) = (login.kind.as_str(), login.token) else {
+    if login.kind != "m.login.token" {
         return Err(HttpError::new(
-            StatusCode::FORBIDDEN,
+            StatusCode::BAD_REQUEST,
             "M_UNKNOWN",
             "this server has no passwords: log in by m.login.sso, or with a token that \
              `messagehub login-token` prints",
         ));
-    };
+    }
+    let login_token = login.token.ok_or_else(|| HttpError::bad_json("the token is missing"))?;
     let message = LogIn {
         login_token,
         device_id: login.device_id,

@@ -221,10 +221,8 @@ async fn attack_3_what_a_client_names_cannot_become_another_request() {
     let path = format!("/_matrix/client/v3/profile/{user}");
     let reply = send(&app, with(&token, get(&path))).await;
     let lines = told(&fake).await;
-    let Some(sent) = lines.iter().find(|line| line.starts_with("GET ")) else {
-        assert_eq!(reply.errcode().1, "M_INVALID_PARAM", "neither refused nor sent");
-        return;
-    };
+    let sent = lines.iter().find(|line| line.starts_with("GET "));
+    let sent = sent.unwrap_or_else(|| panic!("{reply:?}"));
     let (_, query) = sent.split_once("/_matrix/federation/v1/query/profile?user_id=").unwrap();
     let query = query.split(' ').next().unwrap();
     assert!(!query.contains(['/', '?', '&', '#', '=', '.']), "{query}");

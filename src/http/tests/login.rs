@@ -78,14 +78,16 @@ async fn logging_out_ends_the_session_on_memory_and_disk() {
 async fn attack_2_no_page_logs_in_without_a_login_token() {
     let (fake, gateway) = fake::start().await;
     let app = served(gateway).await;
-    for body in [
-        json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "p2p"}, "password": ""}),
-        json!({"type": "m.login.token", "token": ""}),
-        json!({"type": "m.login.token", "token": "constant"}),
-        json!({"type": "m.login.dummy"}),
+    let password = json!({"type": "m.login.password", "user": "p2p", "password": ""});
+    for (body, status) in [
+        (password, 400),
+        (json!({"type": "m.login.dummy"}), 400),
+        (json!({"type": "m.login.token"}), 400),
+        (json!({"type": "m.login.token", "token": ""}), 403),
+        (json!({"type": "m.login.token", "token": "constant"}), 403),
     ] {
         let reply = send(&app, post("/_matrix/client/v3/login", &body)).await;
-        assert_eq!(reply.status, 403, "{body}: {reply:?}");
+        assert_eq!(reply.status, status, "{body}: {reply:?}");
     }
     let untyped = send(&app, post("/_matrix/client/v3/login", &json!({}))).await;
     assert_eq!(untyped.errcode(), (400, "M_BAD_JSON".into()));
