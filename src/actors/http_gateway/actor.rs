@@ -3,7 +3,8 @@
 use std::{io, net::TcpListener, path::Path};
 
 use actix::{
-    Actor, Addr, AsyncContext as _, Context, Handler, Message, ResponseFuture, fut::wrap_future,
+    Actor, Addr, AsyncContext as _, Context, Handler, Message, ResponseFuture, System,
+    fut::wrap_future,
 };
 use actix_web::{
     App, HttpServer,
@@ -29,6 +30,8 @@ use crate::{
 const WORKERS: usize = 2;
 /// Most connections of each thread: a client has a few, and each takes a file descriptor.
 const CONNECTIONS: usize = 256;
+/// Exit code of a process that is to be started again (`EX_SOFTWARE`).
+const EXIT_FAILED: i32 = 70;
 /// Seconds that requests have to end in when the node stops.
 const DRAIN_SECS: u64 = 3;
 
@@ -46,30 +49,36 @@ pub struct HttpGatewayActor {
 pub struct Drain;
 
 /// Serves. `data` is the folder with the node's data, where Element is looked for unless
-/// `element.path` says otherwise. Has to be called on an Arbiter.
-pub fn start(bound: Bound, gateway: Gateway, data: &Path) -> io::Result<Addr<HttpGatewayActor>> {
+/// `element.path` says otherwise. Has to be called on an Arbiter. A server that cannot run ends the
+/// process, since nobody could tell the node anything.
+pub fn start(bound: Bound, gateway: Gateway, data: &Path) -> Addr<HttpGatewayActor> {
     let (stopping, stops) = watch::channel(false);
     let place = Place { homeserver: bound.homeserver(), element: bound.element(), stopping: stops };
     let homeserver_url = place.homeserver_url();
     let files = ElementFiles(bound.element_path.unwrap_or_else(|| data.join("element")));
 
-    let mut servers = vec![homeserver(bound.homeserver, gateway, place.clone())?];
     info!(address:% = homeserver_url; "homeserver listens");
+    let mut servers = vec![homeserver(bound.homeserver, gateway, place.clone())];
     if let Some((listener, address)) = bound.element {
         info!(address:% = url_of(address), files:% = files.0.display(); "element is served");
-        servers.push(element_server(listener, files, place)?);
+        servers.push(element_server(listener, files, place));
     }
-    Ok(HttpGatewayActor::create(|ctx| {
-        let handles = servers.iter().map(Server::handle).collect();
+    HttpGatewayActor::create(|ctx| {
+        let handles = servers.iter().flatten().map(Server::handle).collect();
         for server in servers {
             ctx.spawn(wrap_future(async move {
-                if let Err(why) = server.await {
+                let ended = match server {
+                    Ok(server) => server.await,
+                    Err(why) => Err(why),
+                };
+                if let Err(why) = ended {
                     error!(why:%; "an http server failed");
+                    System::current().stop_with_code(EXIT_FAILED);
                 }
             }));
         }
         HttpGatewayActor { servers: handles, stopping, homeserver_url }
-    }))
+    })
 }
 
 fn homeserver(listener: TcpListener, gateway: Gateway, place: Place) -> io::Result<Server> {

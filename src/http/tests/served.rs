@@ -27,7 +27,7 @@ async fn served(prepare: impl FnOnce(&Path)) -> Served {
     let element = format!("http://{}", bound.element().unwrap());
     let (_, gateway) = fake::start().await;
     let token = logged_in(&gateway, "D").await;
-    let server = start(bound, gateway, data.path()).unwrap();
+    let server = start(bound, gateway, data.path());
     Served { homeserver, element, token, server, _data: data }
 }
 
