@@ -1,5 +1,19 @@
-//! MessageHub.
+//! MessageHub: a Matrix homeserver with no server in the middle.
+//!
+//! | part | what is there |
+//! |---|---|
+//! | [`proto`] | bytes and rules, pure: names, keys, PDUs, signed requests, state resolution |
+//! | [`actors`] | the actors: each alone owns its state, all talk by typed messages |
+//! | [`http`] | the Client-Server API and Element, as messages to the actors |
+//! | [`config`] | configuration, and every limit by name |
+//! | [`node`] | the only wiring, and the end of the node |
+//! | [`control`] | how the command line speaks to the running node |
+//!
+//! ARCHITECTURE.md walks a PDU in, a message out, a `/sync` and a join through this tree.
+
 pub mod actors;
 pub mod config;
+pub mod control;
 pub mod http;
+pub mod node;
 pub mod proto;

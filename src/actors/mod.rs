@@ -1,16 +1,24 @@
-//! The actors: each alone owns its state, all talk by messages only.
+//! The actors: each alone owns its state, all talk by typed messages only.
+//!
+//! Asks go down (http → RoomState → Room → RelayRequest → Rendezvous and Gossip → Swarm; Identity
+//! and Store serve all); upward there are only tells. ARCHITECTURE.md has the map.
 
 pub mod accounts;
 pub mod admission;
 pub mod clock;
 pub mod cpu;
+pub mod down;
 pub mod ephemera;
 pub mod error;
+pub mod federation;
 pub mod gossip;
 pub mod http_gateway;
 pub mod identity;
+pub mod network;
 pub mod relay_request;
 pub mod rendezvous;
+pub mod replay;
 pub mod room;
 pub mod room_state;
 pub mod store;
+pub mod swarm;

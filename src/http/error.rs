@@ -143,7 +143,11 @@ impl From<StoreError> for HttpError {
             StoreError::Closed => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", error.to_string())
             }
-            StoreError::Disk { .. } | StoreError::Corrupt { .. } => Self::internal(error),
+            StoreError::Disk { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::InUse { .. }
+            | StoreError::NewerSchema { .. }
+            | StoreError::Open { .. } => Self::internal(error),
         }
     }
 }

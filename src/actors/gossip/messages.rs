@@ -7,7 +7,7 @@ use ruma::{OwnedRoomId, OwnedServerName};
 use serde_json::value::RawValue;
 
 use crate::{
-    actors::{admission::Permit, room::TransactionVerdict},
+    actors::{admission::Permit, room::TransactionVerdict, swarm::PeerKey},
     proto::signer::Signer,
 };
 
@@ -63,3 +63,13 @@ pub struct DeliverTo(pub actix::Recipient<GossipTransaction>);
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct UseSigner(pub Arc<Signer>);
+
+/// A node proved its identity: gossip that it hands on is looked at. Sent by Rendezvous.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct PeerVerified(pub PeerKey);
+
+/// A node is gone, or its proof expired. Sent by Rendezvous.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct PeerForgotten(pub PeerKey);

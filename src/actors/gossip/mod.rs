@@ -1,5 +1,12 @@
-//! TEMP.
+//! Gossip: one topic a room, signed transactions, and a verdict owed for each message.
+//!
+//! Invariants: what came from a peer without a proven identity, is addressed to another room, or
+//! came before is never delivered; a message without a verdict in time counts as ignored; nothing
+//! here is relied on for delivery.
 
+mod actor;
+mod machine;
 mod messages;
 
+pub use actor::{GossipActor, GossipParts};
 pub use messages::*;

@@ -94,3 +94,8 @@ pub struct PeerStatus {
     /// Round trip of the last ping, in milliseconds.
     pub rtt_ms: Option<f64>,
 }
+
+/// Sets who asks other servers for profiles. Sent once, by whoever wires the network.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AskWith(pub actix::Recipient<crate::actors::relay_request::SendFederation>);

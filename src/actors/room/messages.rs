@@ -16,7 +16,10 @@ use crate::{
         relay_request::FederationError,
         store::{ClientTxn, Direction, StoreError, StoredEvent},
     },
-    proto::ProtoError,
+    proto::{
+        ProtoError,
+        pdu::{Draft, Pdu},
+    },
 };
 
 /// Why a Room refuses.
@@ -376,7 +379,19 @@ pub struct HeadsSeen {
 
 // ---------------------------------------------------------------- from RoomState
 
-/// Tells the room to finish its work and end.
+/// Makes the room: its create event was composed by RoomState, since it can name the room.
 #[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct Drain;
+#[rtype(result = "Result<(), RoomError>")]
+pub struct CreateInRoom {
+    /// The version.
+    pub version: RoomVersionId,
+    /// The create event.
+    pub create: Box<Pdu>,
+    /// Events that follow our join.
+    pub drafts: Vec<Draft>,
+}
+
+/// Forgets a room that our user has left.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), RoomError>")]
+pub struct Forget;

@@ -1,5 +1,24 @@
-//! TEMP.
+//! Room: one Matrix room each. Validates PDUs, keeps the event graph and the state, publishes on
+//! the room's gossip topic.
+//!
+//! `machine/` has the rules and does no I/O; the files beside it are the shell: `actor` (queue,
+//! needs, effects), `client` (what our user does), `reads` (what our user reads), `receive` (PDUs
+//! from others, missing events), `serve` (what other servers ask), `join`, `edus`.
+//!
+//! Invariant: nothing is answered or published before it is durable in the Store.
 
+mod actor;
+mod client;
+mod edus;
+mod join;
+mod links;
+mod machine;
 mod messages;
+mod operate;
+mod reads;
+mod receive;
+mod serve;
 
+pub use actor::RoomActor;
+pub use links::{Links, StoreLink};
 pub use messages::*;

@@ -7,9 +7,13 @@ use ruma::{
     CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
     events::room::member::MembershipState,
 };
+use serde_json::value::RawValue;
 
 use crate::{
-    actors::{admission::Permit, room::RoomError},
+    actors::{
+        admission::Permit,
+        room::{RoomError, RoomRequest},
+    },
     proto::signer::Signer,
 };
 
@@ -30,6 +34,17 @@ where
     M::Result: Send + 'static,
 {
     type Result = Result<M::Result, RoomError>;
+}
+
+/// A request of another server about a room. Only rooms that are known here are started for it,
+/// but for an invite, which makes a room known.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Box<RawValue>, RoomError>")]
+pub struct ServeRoom {
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// What is asked.
+    pub request: RoomRequest,
 }
 
 /// Asks for a new room of our user. Answered when all of its first events are on disk.
@@ -72,7 +87,7 @@ pub struct ForgetRoom(pub OwnedRoomId);
 pub struct ServerOnline(pub OwnedServerName);
 
 /// Our user's display name or avatar changed: every joined room sends a membership event.
-#[derive(Message, Debug, Clone)]
+#[derive(Message, Debug, Clone, Default)]
 #[rtype(result = "()")]
 pub struct ProfileUpdated {
     /// The shown name.

@@ -1,5 +1,10 @@
-//! TEMP.
+//! RoomState: the owner of all rooms. Whoever wants something of a room sends `ToRoom` here.
+//!
+//! Invariant: at most one actor a room, so there is never a second writer. RoomState and the
+//! rooms share one Arbiter; no address of a room leaves this folder.
 
+mod actor;
 mod messages;
 
+pub use actor::{DEFAULT_VERSION, RoomStateActor, RoomStateLinks};
 pub use messages::*;

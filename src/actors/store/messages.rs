@@ -36,6 +36,39 @@ pub enum StoreError {
         /// Which rows.
         what: &'static str,
     },
+    /// Another process has the data folder.
+    #[error(
+        "the data folder {folder} is in use by another messagehub; stop it or choose another with \
+         --data"
+    )]
+    InUse {
+        /// The data folder.
+        folder: String,
+    },
+    /// The database was written by a program that is newer than this one.
+    #[error(
+        "the database {folder} was written by a newer messagehub (layout {found}, this one knows \
+         {known}); start that version, or choose another data folder with --data"
+    )]
+    NewerSchema {
+        /// The database.
+        folder: String,
+        /// Its layout.
+        found: u32,
+        /// The newest layout that is understood.
+        known: u32,
+    },
+    /// The database cannot be opened.
+    #[error(
+        "the database {folder} cannot be opened: {why}; put a backup in its place, or choose \
+         another data folder with --data"
+    )]
+    Open {
+        /// The database.
+        folder: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,
@@ -136,7 +169,8 @@ pub struct Redaction {
     pub redacted: Option<Arc<Pdu>>,
 }
 
-/// The membership of this node's user, as `/sync` shows it.
+/// The membership of this node's user, as `/sync` shows it. Its event (or invite) also tells the
+/// Store who that user is, for the unread counts.
 #[derive(Debug, Clone)]
 pub struct OwnMembership {
     /// join, invite, leave, ban, knock.
@@ -145,6 +179,8 @@ pub struct OwnMembership {
     pub event_id: Option<OwnedEventId>,
     /// Of an invite: what [`LoadRoom`] gives back and `/sync` shows.
     pub invite: Option<InviteData>,
+    /// The user has left and forgot the room: no list and no `/sync` shows it.
+    pub forgotten: bool,
 }
 
 /// An invite that came from another server.
@@ -391,7 +427,8 @@ pub struct ReadSync {
     pub timeline_filter: EventFilter,
     /// State events.
     pub state_filter: EventFilter,
-    /// Leave members out of the state who did not send any of the timeline.
+    /// Leave members out of the state who did not send any of the timeline, the user aside. Those
+    /// who changed since the last answer are shown all the same: clients encrypt for them.
     pub lazy_load_members: bool,
     /// Show rooms that were left, in an initial sync too.
     pub include_leave: bool,
@@ -505,7 +542,7 @@ pub struct Receipt {
 }
 
 /// Asks for the watch of the durable stream position: it changes after each durable write that a
-/// `/sync` can show.
+/// `/sync` can show. It closes with the Store, and when the disk failed.
 #[derive(Message, Debug)]
 #[rtype(result = "watch::Receiver<u64>")]
 pub struct WatchStream;

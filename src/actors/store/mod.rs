@@ -1,5 +1,44 @@
-//! TEMP.
+//! The Store: rooms, their events and timelines, and the small rows of others, on disk.
+//!
+//! An actor alone on its thread owns the database and blocks it freely. A write is applied at
+//! once as one batch and answered when it is safe from a power cut; while the disk works, others
+//! are applied, and one flush covers them all. Invariants:
+//!
+//! - What was answered is on disk; what is shown by `/sync` was answered or is durable anyway.
+//! - A commit is there as a whole or not at all, after any crash.
+//! - No other part of the program knows what database it is.
+//!
+//! | file | what |
+//! |---|---|
+//! | `actor` | takes the messages of `messages` |
+//! | `flusher` | the thread that makes writes durable |
+//! | `open` | lock, recovery, versions |
+//! | `database`, `schema` | rows, write sets; keys and values |
+//! | `commit` | what a step of a room changes |
+//! | `rooms`, `events`, `groups`, `timeline`, `unread` | the rows behind it, and reads of them |
+//! | `sync`, `sync_room`, `filter` | what changed since a position |
+//! | `rows`, `directory` | small rows of others, the user directory |
 
+mod actor;
+mod commit;
+mod database;
+mod directory;
+mod events;
+mod filter;
+mod flusher;
+mod groups;
 mod messages;
+mod open;
+mod rooms;
+mod rows;
+mod schema;
+mod sync;
+mod sync_room;
+mod timeline;
+mod unread;
 
+#[cfg(test)]
+mod tests;
+
+pub use actor::{StoreActor, start};
 pub use messages::*;

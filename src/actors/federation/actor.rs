@@ -1,0 +1,251 @@
+//! The shell: asks whom a query is for, and renders the answer.
+
+use std::collections::BTreeMap;
+
+use actix::{Actor, Context, Handler, Recipient, ResponseFuture};
+use ruma::{
+    CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId,
+    canonical_json::to_canonical_value,
+};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use super::routes::{Query, RouteError, Transaction, route};
+use crate::{
+    actors::{
+        accounts::{LocalProfile, Profile, ReceiveToDevice},
+        admission::Admission,
+        error::AskError,
+        gossip::GossipTransaction,
+        identity::ReadSigner,
+        relay_request::{InboundAnswer, InboundRequest},
+        room::{IngestTransaction, RoomError, RoomRequest, TransactionVerdict},
+        room_state::{ServeRoom, ToRoom},
+    },
+    config::limits,
+    proto::signed::Request,
+};
+
+/// Whom the queries are for.
+#[derive(Clone)]
+pub struct FederationLinks {
+    /// RoomState: queries about rooms.
+    pub serve: Recipient<ServeRoom>,
+    /// RoomState: transactions.
+    pub ingest: Recipient<ToRoom<IngestTransaction>>,
+    /// Accounts.
+    pub profile: Recipient<LocalProfile>,
+    /// Accounts.
+    pub to_device: Recipient<ReceiveToDevice>,
+    /// Identity.
+    pub signer: Recipient<ReadSigner>,
+    /// The work budget, for transactions that concern several rooms.
+    pub admission: Admission,
+}
+
+/// Hands verified requests and gossip of other servers to those who own what they ask for.
+pub struct FederationActor {
+    links: FederationLinks,
+}
+
+impl FederationActor {
+    /// Makes the actor.
+    pub fn new(links: FederationLinks) -> Self {
+        Self { links }
+    }
+}
+
+impl Actor for FederationActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(limits::MAILBOX);
+    }
+}
+
+/// An error as other servers get it.
+struct Refusal {
+    status: u16,
+    errcode: &'static str,
+    message: String,
+}
+
+impl From<RoomError> for Refusal {
+    fn from(error: RoomError) -> Self {
+        let (status, errcode) = match &error {
+            RoomError::NotFound | RoomError::EventNotFound => (404, "M_NOT_FOUND"),
+            RoomError::Forbidden(_) => (403, "M_FORBIDDEN"),
+            RoomError::UnsupportedVersion(_) => (400, "M_INCOMPATIBLE_ROOM_VERSION"),
+            RoomError::BadRequest(_) | RoomError::Proto(_) => (400, "M_BAD_JSON"),
+            RoomError::Ask(AskError::Overloaded) => (429, "M_LIMIT_EXCEEDED"),
+            RoomError::Federation(_) | RoomError::Store(_) | RoomError::Ask(_) => {
+                (500, "M_UNKNOWN")
+            }
+        };
+        // What went wrong inside is nobody's business.
+        let message = if status == 500 { "internal error".to_owned() } else { error.to_string() };
+        Self { status, errcode, message }
+    }
+}
+
+impl From<AskError> for Refusal {
+    fn from(error: AskError) -> Self {
+        RoomError::Ask(error).into()
+    }
+}
+
+impl From<Refusal> for InboundAnswer {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { status, errcode, message } = refusal;
+        let text = |value: String| CanonicalJsonValue::String(value);
+        let content = CanonicalJsonValue::Object(
+            [("errcode".to_owned(), text(errcode.to_owned())), ("error".to_owned(), text(message))]
+                .into(),
+        );
+        Self { status, content }
+    }
+}
+
+impl FederationLinks {
+    async fn answer(&self, request: InboundRequest) -> Result<CanonicalJsonValue, Refusal> {
+        let InboundRequest { request, permit } = request;
+        let Request { origin, .. } = &request.message;
+        let origin = origin.clone();
+        let query = route(&request.message).map_err(|error| match error {
+            RouteError::Unrecognized => Refusal {
+                status: 404,
+                errcode: "M_UNRECOGNIZED",
+                message: "this server has no such endpoint".to_owned(),
+            },
+            RouteError::Malformed(message) => {
+                Refusal { status: 400, errcode: "M_BAD_JSON", message }
+            }
+        })?;
+        match query {
+            Query::Room(room_id, query) => {
+                let request = RoomRequest { origin, query, permit };
+                let answer = self.serve.send(ServeRoom { room_id, request }).await;
+                let answer = answer.map_err(AskError::from)??;
+                serde_json::from_str(answer.get()).map_err(|error| {
+                    log::error!("an answer of a room is no canonical JSON: {error}");
+                    RoomError::BadRequest(error.to_string()).into()
+                })
+            }
+            Query::Profile(user_id) => self.profile_of(user_id).await,
+            Query::ServerKeys => {
+                let signer = self.signer.send(ReadSigner).await.map_err(AskError::from)?;
+                let signer = signer.ok_or(RoomError::NotFound)?;
+                Ok(CanonicalJsonValue::Object(signer.server_keys().clone()))
+            }
+            Query::Transaction(transaction) => self.transaction(origin, transaction).await,
+        }
+    }
+
+    async fn profile_of(&self, user_id: OwnedUserId) -> Result<CanonicalJsonValue, Refusal> {
+        let signer = self.signer.send(ReadSigner).await.map_err(AskError::from)?;
+        if signer.is_none_or(|signer| *signer.user_id() != user_id) {
+            return Err(RoomError::NotFound.into());
+        }
+        let Profile { displayname, avatar_url } =
+            self.profile.send(LocalProfile).await.map_err(AskError::from)?;
+        let fields = [("displayname", displayname), ("avatar_url", avatar_url)];
+        let fields = fields
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), CanonicalJsonValue::String(value?))));
+        Ok(CanonicalJsonValue::Object(fields.collect()))
+    }
+
+    /// A transaction that was sent to this server alone.
+    async fn transaction(
+        &self,
+        origin: OwnedServerName,
+        transaction: Transaction,
+    ) -> Result<CanonicalJsonValue, Refusal> {
+        let Transaction { pdus, edus } = transaction;
+        if pdus.len() > limits::TRANSACTION_PDUS || edus.len() > limits::TRANSACTION_EDUS {
+            return Err(RoomError::BadRequest("too many PDUs or EDUs".to_owned()).into());
+        }
+        let mut rooms: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
+        for pdu in pdus {
+            if let Some(room_id) = room_of(&pdu) {
+                rooms.entry(room_id).or_default().push(pdu);
+            }
+        }
+        for (room_id, pdus) in rooms {
+            let permit = self.admission.admit()?;
+            let message =
+                IngestTransaction { origin: origin.clone(), pdus, edus: Vec::new(), permit };
+            let _ = self.ingest.send(ToRoom { room_id, message }).await;
+        }
+        for edu in edus {
+            self.edu(&origin, &edu).await;
+        }
+        to_canonical_value(json!({"pdus": {}}))
+            .map_err(|error| RoomError::BadRequest(error.to_string()).into())
+    }
+
+    /// EDUs that concern a user, not a room.
+    async fn edu(&self, origin: &OwnedServerName, edu: &RawValue) {
+        #[derive(Deserialize)]
+        struct Edu {
+            edu_type: String,
+            content: ToDevice,
+        }
+        #[derive(Deserialize)]
+        struct ToDevice {
+            sender: OwnedUserId,
+            message_id: String,
+            #[serde(rename = "type")]
+            kind: String,
+            messages: BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>,
+        }
+        let Ok(Edu { edu_type, content }) = serde_json::from_str(edu.get()) else { return };
+        // An EDU speaks for users of its origin only (CVE-2024-6301 and others).
+        if edu_type != "m.direct_to_device" || content.sender.server_name() != *origin {
+            return;
+        }
+        let ToDevice { sender, message_id, kind, messages } = content;
+        let received = self.to_device.send(ReceiveToDevice { sender, message_id, kind, messages });
+        if let Ok(Err(error)) = received.await {
+            log::warn!(origin:%; "a to-device message could not be kept: {error}");
+        }
+    }
+}
+
+fn room_of(pdu: &RawValue) -> Option<OwnedRoomId> {
+    #[derive(Deserialize)]
+    struct Fields {
+        room_id: OwnedRoomId,
+    }
+    serde_json::from_str::<Fields>(pdu.get()).ok().map(|fields| fields.room_id)
+}
+
+impl Handler<InboundRequest> for FederationActor {
+    type Result = ResponseFuture<InboundAnswer>;
+
+    fn handle(&mut self, msg: InboundRequest, _: &mut Self::Context) -> Self::Result {
+        let links = self.links.clone();
+        Box::pin(async move {
+            match links.answer(msg).await {
+                Ok(content) => InboundAnswer { status: 200, content },
+                Err(refusal) => refusal.into(),
+            }
+        })
+    }
+}
+
+impl Handler<GossipTransaction> for FederationActor {
+    type Result = ResponseFuture<TransactionVerdict>;
+
+    fn handle(&mut self, msg: GossipTransaction, _: &mut Self::Context) -> Self::Result {
+        let GossipTransaction { room_id, origin, pdus, edus, permit } = msg;
+        let message = IngestTransaction { origin, pdus, edus, permit };
+        let verdict = self.links.ingest.send(ToRoom { room_id, message });
+        Box::pin(async move {
+            match verdict.await {
+                Ok(Ok(verdict)) => verdict,
+                Ok(Err(_)) | Err(_) => TransactionVerdict::Ignore,
+            }
+        })
+    }
+}

@@ -1,0 +1,307 @@
+//! From the method and path of a verified request to a typed query: the allow-list.
+//!
+//! Paths and bodies are read by ruma's types of the Server-Server API. What is not in the list
+//! does not exist; there is no way from here to the client API.
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
+    api::{
+        IncomingRequest, IncomingRequestExt as _,
+        federation::{
+            authorization::get_event_authorization,
+            backfill::get_backfill,
+            event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+            membership::{
+                create_invite, create_join_event, create_leave_event, prepare_join_event,
+                prepare_leave_event,
+            },
+            query::get_profile_information,
+            transactions::send_transaction_message,
+        },
+        path_builder::PathBuilder as _,
+    },
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{actors::room::RoomQuery, proto::signed::Request};
+
+/// What a request asks for.
+#[derive(Debug)]
+pub(super) enum Query {
+    /// Something of a room.
+    Room(OwnedRoomId, RoomQuery),
+    /// The profile of our user.
+    Profile(OwnedUserId),
+    /// Our server_keys.
+    ServerKeys,
+    /// PDUs and EDUs that were not gossiped.
+    Transaction(Transaction),
+}
+
+/// The body of a `send`.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    pub(super) pdus: Vec<Box<RawValue>>,
+    pub(super) edus: Vec<Box<RawValue>>,
+}
+
+/// Why a request is not served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RouteError {
+    /// No such endpoint.
+    Unrecognized,
+    /// The endpoint is there; what it was given is not right.
+    Malformed(String),
+}
+
+/// Reads a request as `T`, if its method and path are those of `T`.
+fn read<T: IncomingRequest>(request: &Request, body: &[u8]) -> Option<Result<T, RouteError>> {
+    if T::METHOD.as_str() != request.method {
+        return None;
+    }
+    let path = request.uri.split('?').next().unwrap_or_default();
+    let arguments = T::PATH_BUILDER.all_paths().find_map(|pattern| arguments(pattern, path))?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let read = http::Request::builder()
+        .method(request.method.as_str())
+        .uri(request.uri.as_str())
+        .body(body)
+        .map_err(|error| RouteError::Malformed(error.to_string()))
+        .and_then(|request| {
+            T::try_from_http_request(request, &arguments)
+                .map_err(|error| RouteError::Malformed(error.to_string()))
+        });
+    Some(read)
+}
+
+/// Returns the decoded arguments of a path, if it fits the pattern.
+fn arguments(pattern: &str, path: &str) -> Option<Vec<String>> {
+    let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
+    let mut arguments = Vec::new();
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return Some(arguments),
+            (Some(name), Some(value)) if name.starts_with('{') => {
+                let value = percent_encoding::percent_decode_str(value).decode_utf8().ok()?;
+                arguments.push(value.into_owned());
+            }
+            (Some(name), Some(value)) if name == value => {}
+            _ => return None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct InviteBody {
+    room_version: RoomVersionId,
+    event: Box<RawValue>,
+    #[serde(default)]
+    invite_room_state: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct SendBody {
+    #[serde(default)]
+    pdus: Vec<Box<RawValue>>,
+    #[serde(default)]
+    edus: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct HeadsBody {
+    extremities: Vec<OwnedEventId>,
+}
+
+fn body_as<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, RouteError> {
+    serde_json::from_slice(body).map_err(|error| RouteError::Malformed(error.to_string()))
+}
+
+fn count(limit: impl Into<u64>) -> usize {
+    usize::try_from(limit.into()).unwrap_or(usize::MAX)
+}
+
+/// Finds out what a request asks for.
+pub(super) fn route(request: &Request) -> Result<Query, RouteError> {
+    let body = serde_json::to_vec(&request.content)
+        .map_err(|error| RouteError::Malformed(error.to_string()))?;
+    let body = body.as_slice();
+    if let Some(asked) = read::<prepare_join_event::v1::Request>(request, body) {
+        let prepare_join_event::v1::Request { room_id, user_id, ver, .. } = asked?;
+        return Ok(Query::Room(room_id, RoomQuery::MakeJoin { user_id, versions: ver }));
+    }
+    if let Some(asked) = read::<create_join_event::v2::Request>(request, body) {
+        let create_join_event::v2::Request { room_id, event_id, pdu, .. } = asked?;
+        return Ok(Query::Room(room_id, RoomQuery::SendJoin { event_id, pdu }));
+    }
+    if let Some(asked) = read::<prepare_leave_event::v1::Request>(request, body) {
+        let prepare_leave_event::v1::Request { room_id, user_id, .. } = asked?;
+        return Ok(Query::Room(room_id, RoomQuery::MakeLeave { user_id }));
+    }
+    if let Some(asked) = read::<create_leave_event::v2::Request>(request, body) {
+        let create_leave_event::v2::Request { room_id, event_id, pdu, .. } = asked?;
+        return Ok(Query::Room(room_id, RoomQuery::SendLeave { event_id, pdu }));
+    }
+    if let Some(asked) = read::<create_invite::v2::Request>(request, body) {
+        let create_invite::v2::Request { room_id, event_id, .. } = asked?;
+        // ruma's type of the stripped state refuses the whole for one odd event; ours looks at
+        // each on its own.
+        let InviteBody { room_version, event, invite_room_state } = body_as(body)?;
+        let query = RoomQuery::Invite {
+            event_id,
+            pdu: event,
+            version: room_version,
+            stripped_state: invite_room_state,
+        };
+        return Ok(Query::Room(room_id, query));
+    }
+    if let Some(asked) = read::<get_backfill::v1::Request>(request, body) {
+        let get_backfill::v1::Request { room_id, v, limit, .. } = asked?;
+        let query = RoomQuery::Backfill { from: v, limit: count(limit) };
+        return Ok(Query::Room(room_id, query));
+    }
+    if let Some(asked) = read::<get_missing_events::v1::Request>(request, body) {
+        let get_missing_events::v1::Request {
+            room_id, earliest_events, latest_events, limit, ..
+        } = asked?;
+        let (earliest, latest) = (earliest_events, latest_events);
+        let query = RoomQuery::MissingEvents { earliest, latest, limit: count(limit) };
+        return Ok(Query::Room(room_id, query));
+    }
+    if let Some(asked) = read::<get_room_state_ids::v1::Request>(request, body) {
+        let get_room_state_ids::v1::Request { room_id, event_id, .. } = asked?;
+        return Ok(Query::Room(room_id, RoomQuery::StateIds { event_id }));
+    }
+    if let Some(asked) = read::<get_room_state::v1::Request>(request, body) {
+        let get_room_state::v1::Request { room_id, event_id, .. } = asked?;
+        return Ok(Query::Room(room_id, RoomQuery::State { event_id }));
+    }
+    if let Some(asked) = read::<get_event_authorization::v1::Request>(request, body) {
+        let get_event_authorization::v1::Request { room_id, event_id, .. } = asked?;
+        return Ok(Query::Room(room_id, RoomQuery::EventAuth { event_id }));
+    }
+    if let Some(asked) = read::<get_profile_information::v1::Request>(request, body) {
+        return Ok(Query::Profile(asked?.user_id));
+    }
+    if let Some(asked) = read::<send_transaction_message::v1::Request>(request, body) {
+        asked?;
+        let SendBody { pdus, edus } = body_as(body)?;
+        return Ok(Query::Transaction(Transaction { pdus, edus }));
+    }
+    if let Some(asked) = read::<get_event::v1::Request>(request, body) {
+        let get_event::v1::Request { event_id, .. } = asked?;
+        return Ok(Query::Room(room_of_query(request)?, RoomQuery::Event { event_id }));
+    }
+    ours(request, body)
+}
+
+/// A node knows events by their room, so a request for one names it: `event/{id}?room_id=…`.
+fn room_of_query(request: &Request) -> Result<OwnedRoomId, RouteError> {
+    let query = request.uri.split_once('?').map_or("", |(_, query)| query);
+    url::form_urlencoded::parse(query.as_bytes())
+        .find(|(key, _)| key == "room_id")
+        .and_then(|(_, value)| OwnedRoomId::try_from(value.as_ref()).ok())
+        .ok_or_else(|| RouteError::Malformed("the query names no room_id".to_owned()))
+}
+
+/// The requests that the Server-Server API does not have, or that need no more than their path.
+fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
+    let path = request.uri.split('?').next().unwrap_or_default();
+    let is = |method: &str, pattern: &str| {
+        (request.method == method).then(|| arguments(pattern, path)).flatten()
+    };
+    if is("GET", "/_matrix/key/v2/server").is_some() {
+        return Ok(Query::ServerKeys);
+    }
+    if let Some(arguments) = is("POST", "/_messagehub/federation/v1/heads/{room_id}") {
+        let room_id = arguments.first().and_then(|id| OwnedRoomId::try_from(id.as_str()).ok());
+        let room_id = room_id.ok_or_else(|| RouteError::Malformed("no room id".to_owned()))?;
+        let HeadsBody { extremities } = body_as(body)?;
+        return Ok(Query::Room(room_id, RoomQuery::Heads { extremities }));
+    }
+    Err(RouteError::Unrecognized)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::CanonicalJsonValue;
+    use serde_json::json;
+
+    use super::*;
+
+    fn ask(method: &str, uri: &str, body: serde_json::Value) -> Result<Query, RouteError> {
+        route(&Request {
+            method: method.into(),
+            uri: uri.into(),
+            origin: "x".try_into().unwrap(),
+            destination: "y".into(),
+            origin_server_ts: 0,
+            request_id: "1".into(),
+            content: CanonicalJsonValue::try_from(body).unwrap(),
+        })
+    }
+
+    #[test]
+    fn every_request_of_the_list_is_found() {
+        let pdu = json!({"type": "m.room.member"});
+        let f = "/_matrix/federation";
+        let list = [
+            ("GET", format!("{f}/v1/make_join/!r:x/@a:x?ver=11&ver=12"), json!({})),
+            ("PUT", format!("{f}/v2/send_join/!r:x/$e"), pdu.clone()),
+            ("GET", format!("{f}/v1/make_leave/!r:x/@a:x"), json!({})),
+            ("PUT", format!("{f}/v2/send_leave/!r:x/$e"), pdu.clone()),
+            (
+                "PUT",
+                format!("{f}/v2/invite/!r:x/$e"),
+                json!({"room_version": "12", "event": pdu, "invite_room_state": []}),
+            ),
+            ("GET", format!("{f}/v1/backfill/!r:x?v=$e&limit=10"), json!({})),
+            (
+                "POST",
+                format!("{f}/v1/get_missing_events/!r:x"),
+                json!({"earliest_events": [], "latest_events": ["$e"], "limit": 5}),
+            ),
+            ("GET", format!("{f}/v1/state_ids/!r:x?event_id=$e"), json!({})),
+            ("GET", format!("{f}/v1/state/!r:x?event_id=$e"), json!({})),
+            ("GET", format!("{f}/v1/event_auth/!r:x/$e"), json!({})),
+            ("GET", format!("{f}/v1/event/$e?room_id=!r:x"), json!({})),
+            ("POST", "/_messagehub/federation/v1/heads/!r:x".into(), json!({"extremities": []})),
+        ];
+        for (method, uri, body) in list {
+            let found = ask(method, &uri, body);
+            assert!(
+                matches!(&found, Ok(Query::Room(room, _)) if room == "!r:x"),
+                "{uri}: {found:?}"
+            );
+        }
+        let profile = ask("GET", &format!("{f}/v1/query/profile?user_id=@a:x"), json!({}));
+        assert!(matches!(profile, Ok(Query::Profile(_))), "{profile:?}");
+        let send = json!({"origin": "x", "origin_server_ts": 1, "pdus": [], "edus": []});
+        let sent = ask("PUT", &format!("{f}/v1/send/1"), send);
+        assert!(matches!(sent, Ok(Query::Transaction(_))), "{sent:?}");
+        assert!(matches!(ask("GET", "/_matrix/key/v2/server", json!({})), Ok(Query::ServerKeys)));
+    }
+
+    #[test]
+    fn nothing_else_exists_and_no_client_api() {
+        for (method, uri) in [
+            ("GET", "/_matrix/client/v3/sync"),
+            ("POST", "/_matrix/client/v3/login"),
+            ("GET", "/_matrix/client/versions"),
+            ("POST", "/_matrix/federation/v1/make_join/!r:x/@a:x"),
+            ("GET", "http://127.0.0.1/_matrix/key/v2/server"),
+            ("GET", "/_matrix/federation/v1/../../client/v3/sync"),
+            ("GET", ""),
+        ] {
+            let found = ask(method, uri, json!({}));
+            assert_eq!(found.err(), Some(RouteError::Unrecognized), "{method} {uri}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_decoded_once() {
+        let found = arguments("/a/{x}/b", "/a/%40u%252F%2F/b").unwrap();
+        assert_eq!(found, ["@u%2F/"]);
+        assert!(arguments("/a/{x}/b", "/a/x/y/b").is_none());
+    }
+}

@@ -1,0 +1,245 @@
+//! The shell of Gossip: messages in, verdicts and publications out.
+
+use std::{fmt, sync::Arc};
+
+use actix::prelude::*;
+use ruma::OwnedRoomId;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    DeliverTo, GossipTransaction, JoinTopic, LeaveTopic, PeerForgotten, PeerVerified,
+    PublishTransaction, UseSigner,
+    machine::{self, Cut, Machine, Transaction},
+};
+use crate::{
+    actors::{
+        admission::{Admission, Permit},
+        clock::now_ms,
+        cpu::Cpu,
+        relay_request::KeysSeen,
+        room::TransactionVerdict,
+        swarm::{
+            GossipReceived, GossipTicket, PeerKey, Publish, ReportVerdict, Subscribe,
+            SwarmRestarted, Unsubscribe,
+        },
+    },
+    config::limits,
+    proto::{ProtoError, signed::Request, signer::Signer},
+};
+
+/// What Gossip may say, and to whom.
+#[derive(Clone)]
+pub struct GossipParts {
+    /// The processor pool.
+    pub cpu: Cpu,
+    /// The work budget of the node.
+    pub admission: Admission,
+    /// Identity.
+    pub keys_seen: Recipient<KeysSeen>,
+    /// Swarm.
+    pub subscribe: Recipient<Subscribe>,
+    /// Swarm.
+    pub unsubscribe: Recipient<Unsubscribe>,
+    /// Swarm.
+    pub publish: Recipient<Publish>,
+    /// Swarm.
+    pub report: Recipient<ReportVerdict>,
+}
+
+/// Gossips rooms.
+pub struct GossipActor {
+    parts: GossipParts,
+    machine: Machine<PeerKey>,
+    deliver: Option<Recipient<GossipTransaction>>,
+    signer: Option<Arc<Signer>>,
+}
+
+impl fmt::Debug for GossipActor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GossipActor").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+/// A message that waits for its verdict.
+struct InWork {
+    ticket: GossipTicket,
+    source: PeerKey,
+    room: OwnedRoomId,
+    permit: Permit,
+    deadline: Instant,
+}
+
+impl GossipActor {
+    /// Makes the actor.
+    pub fn new(parts: GossipParts) -> Self {
+        Self { parts, machine: Machine::default(), deliver: None, signer: None }
+    }
+
+    fn report(&self, ticket: GossipTicket, verdict: TransactionVerdict) {
+        self.parts.report.do_send(ReportVerdict { ticket, verdict });
+    }
+
+    fn finish(&mut self, ticket: GossipTicket, source: PeerKey, verdict: TransactionVerdict) {
+        self.machine.done(&source);
+        if verdict == TransactionVerdict::Reject {
+            log::debug!(peer:% = source; "gossip was rejected");
+        }
+        self.report(ticket, verdict);
+    }
+
+    fn verified(&mut self, work: InWork, transaction: Transaction, ctx: &mut Context<Self>) {
+        let InWork { ticket, source, room, permit, deadline } = work;
+        let Transaction { request, server_keys, pdus, edus } = transaction;
+        if let Err(verdict) = self.machine.judge(&room, &request, now_ms()) {
+            return self.finish(ticket, source, verdict);
+        }
+        self.parts.keys_seen.do_send(KeysSeen(server_keys));
+        let Some(deliver) = &self.deliver else {
+            return self.finish(ticket, source, TransactionVerdict::Ignore);
+        };
+        let transaction =
+            GossipTransaction { room_id: room, origin: request.origin, pdus, edus, permit };
+        let verdict = timeout_at(deadline, deliver.send(transaction));
+        let reported = verdict.into_actor(self).map(move |verdict, actor, _| {
+            let verdict = verdict.ok().and_then(Result::ok);
+            actor.finish(ticket, source, verdict.unwrap_or(TransactionVerdict::Ignore));
+        });
+        ctx.spawn(reported);
+    }
+}
+
+impl Actor for GossipActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.set_mailbox_capacity(limits::MAILBOX);
+    }
+}
+
+impl Supervised for GossipActor {}
+
+impl Handler<JoinTopic> for GossipActor {
+    type Result = ();
+
+    fn handle(&mut self, JoinTopic(room): JoinTopic, _: &mut Context<Self>) {
+        if let Some(topic) = self.machine.join(room) {
+            self.parts.subscribe.do_send(Subscribe(topic));
+        }
+    }
+}
+
+impl Handler<LeaveTopic> for GossipActor {
+    type Result = ();
+
+    fn handle(&mut self, LeaveTopic(room): LeaveTopic, _: &mut Context<Self>) {
+        if let Some(topic) = self.machine.leave(&room) {
+            self.parts.unsubscribe.do_send(Unsubscribe(topic));
+        }
+    }
+}
+
+impl Handler<SwarmRestarted> for GossipActor {
+    type Result = ();
+
+    fn handle(&mut self, _: SwarmRestarted, _: &mut Context<Self>) {
+        self.machine.forget_all();
+        for topic in self.machine.topics() {
+            self.parts.subscribe.do_send(Subscribe(topic.clone()));
+        }
+    }
+}
+
+impl Handler<DeliverTo> for GossipActor {
+    type Result = ();
+
+    fn handle(&mut self, DeliverTo(recipient): DeliverTo, _: &mut Context<Self>) {
+        self.deliver = Some(recipient);
+    }
+}
+
+impl Handler<UseSigner> for GossipActor {
+    type Result = ();
+
+    fn handle(&mut self, UseSigner(signer): UseSigner, _: &mut Context<Self>) {
+        self.signer = Some(signer);
+    }
+}
+
+impl Handler<PeerVerified> for GossipActor {
+    type Result = ();
+
+    fn handle(&mut self, PeerVerified(peer): PeerVerified, _: &mut Context<Self>) {
+        self.machine.verified(peer);
+    }
+}
+
+impl Handler<PeerForgotten> for GossipActor {
+    type Result = ();
+
+    fn handle(&mut self, PeerForgotten(peer): PeerForgotten, _: &mut Context<Self>) {
+        self.machine.forgotten(&peer);
+    }
+}
+
+impl Handler<PublishTransaction> for GossipActor {
+    type Result = ();
+
+    fn handle(&mut self, publish: PublishTransaction, ctx: &mut Context<Self>) {
+        let PublishTransaction { room_id, pdus, edus } = publish;
+        let (Some(signer), Some(topic)) = (&self.signer, self.machine.topic_of(&room_id)) else {
+            log::debug!(room_id:%; "not gossiped: no identity, or the room is not joined");
+            return;
+        };
+        for cut in machine::cut(pdus, edus) {
+            let (signer, room, topic) = (Arc::clone(signer), room_id.clone(), topic.clone());
+            let job = self.parts.cpu.run(move || sign(&cut, &room, &signer, now_ms()));
+            let published = job.into_actor(self).map(move |done, actor, _| match done {
+                Ok(Ok(bytes)) => actor.parts.publish.do_send(Publish { topic, bytes }),
+                Ok(Err(error)) => log::error!(error:%; "a transaction cannot be signed"),
+                Err(error) => log::error!(error:%; "a transaction cannot be signed"),
+            });
+            ctx.spawn(published);
+        }
+    }
+}
+
+/// Signs a transaction for a room.
+fn sign(cut: &Cut, room: &OwnedRoomId, signer: &Signer, now: u64) -> Result<Vec<u8>, ProtoError> {
+    let request_id = format!("{:032x}", rand::random::<u128>());
+    let request = Request {
+        method: "PUT".to_owned(),
+        uri: format!("{}{request_id}", machine::SEND),
+        origin: signer.server_name().clone(),
+        destination: room.to_string(),
+        origin_server_ts: now,
+        request_id,
+        content: machine::content(cut, signer.server_name().as_str(), now)?,
+    };
+    Ok(request.sign(signer)?.bytes)
+}
+
+impl Handler<GossipReceived> for GossipActor {
+    type Result = ();
+
+    fn handle(&mut self, received: GossipReceived, ctx: &mut Context<Self>) {
+        let GossipReceived { ticket, source, topic, bytes } = received;
+        let room = match self.machine.begin(source, &topic) {
+            Ok(room) => room,
+            Err(verdict) => return self.report(ticket, verdict),
+        };
+        let Ok(permit) = self.parts.admission.admit() else {
+            return self.finish(ticket, source, TransactionVerdict::Ignore);
+        };
+        let deadline = Instant::now() + limits::VERDICT_WAIT;
+        let work = InWork { ticket, source, room, permit, deadline };
+        let job = self.parts.cpu.run(move || machine::read(&bytes, now_ms()));
+        let read = timeout_at(deadline, job).into_actor(self).map(|done, actor, ctx| match done {
+            Ok(Ok(Ok(transaction))) => actor.verified(work, transaction, ctx),
+            Ok(Ok(Err(verdict))) => actor.finish(work.ticket, work.source, verdict),
+            Ok(Err(_)) | Err(_) => {
+                actor.finish(work.ticket, work.source, TransactionVerdict::Ignore);
+            }
+        });
+        ctx.spawn(read);
+    }
+}

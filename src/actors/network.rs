@@ -1,0 +1,154 @@
+//! The wiring of the four actors of the network, on an Arbiter of their own.
+//!
+//! The Arbiter has a runtime with several threads: the actors share one of them, libp2p's
+//! connections use the others.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use super::{
+    admission::Admission,
+    cpu::Cpu,
+    gossip::{self, DeliverTo, GossipActor, GossipParts, GossipTransaction},
+    relay_request::{
+        self, AnswerWith, InboundRequest, KeysSeen, RelayRequestActor, RelayRequestParts,
+    },
+    rendezvous::{self, AskWith, RendezvousActor, RendezvousParts},
+    room_state::ServerOnline,
+    store::{ScanRows, WriteRows},
+    swarm::{self, Bind, NodeKey, StopSwarm, SwarmActor, SwarmFailed, SwarmSettings},
+};
+use crate::{config::Config, proto::signer::Signer};
+
+/// Threads for connections, besides that of the actors.
+const WORKERS: usize = 2;
+
+/// What the network is made of.
+pub struct NetworkParts<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// From [`swarm::load_or_create_key`].
+    pub keypair: NodeKey,
+    /// The processor pool.
+    pub cpu: Cpu,
+    /// The work budget of the node.
+    pub admission: Admission,
+    /// Store.
+    pub write_rows: Recipient<WriteRows>,
+    /// Store.
+    pub scan_rows: Recipient<ScanRows>,
+    /// Identity.
+    pub keys_seen: Recipient<KeysSeen>,
+    /// RoomState.
+    pub server_online: Recipient<ServerOnline>,
+    /// Whoever ends the node: a configured address cannot be listened on.
+    pub failed: Recipient<SwarmFailed>,
+}
+
+/// The running network. It listens and dials once it was given a signer.
+#[derive(Debug)]
+pub struct Network {
+    /// Owns the libp2p node.
+    pub swarm: Addr<SwarmActor>,
+    /// Takes topics and publications.
+    pub gossip: Addr<GossipActor>,
+    /// Finds servers and people.
+    pub rendezvous: Addr<RendezvousActor>,
+    /// Asks other servers.
+    pub relay_request: Addr<RelayRequestActor>,
+    /// The PeerId of this node, as it goes into server_keys.
+    pub peer_id: String,
+    arbiter: Arbiter,
+}
+
+/// Starts the network.
+pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
+    let NetworkParts { config, keypair, cpu, admission, keys_seen, .. } = parts;
+    let peer_id = swarm::peer_id(&keypair);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("net")
+        .enable_all()
+        .build()?;
+    let arbiter = Arbiter::with_tokio_rt(move || runtime);
+    let handle = arbiter.handle();
+
+    let settings = SwarmSettings::new(config, keypair, parts.failed);
+    let swarm = Supervisor::start_in_arbiter(&handle, move |_| SwarmActor::new(settings));
+
+    let gossip_parts = GossipParts {
+        cpu: cpu.clone(),
+        admission: admission.clone(),
+        keys_seen: keys_seen.clone(),
+        subscribe: swarm.clone().recipient(),
+        unsubscribe: swarm.clone().recipient(),
+        publish: swarm.clone().recipient(),
+        report: swarm.clone().recipient(),
+    };
+    let gossip = Supervisor::start_in_arbiter(&handle, move |_| GossipActor::new(gossip_parts));
+
+    let rendezvous_parts = RendezvousParts {
+        cpu: cpu.clone(),
+        advertise: config.libp2p.dht.advertise,
+        keys_seen: keys_seen.clone(),
+        server_online: parts.server_online,
+        write_rows: parts.write_rows,
+        scan_rows: parts.scan_rows,
+        verified: gossip.clone().recipient(),
+        forgotten: gossip.clone().recipient(),
+        set_identity: swarm.clone().recipient(),
+        exchange: swarm.clone().recipient(),
+        admit: swarm.clone().recipient(),
+        dismiss: swarm.clone().recipient(),
+        dial: swarm.clone().recipient(),
+        find_providers: swarm.clone().recipient(),
+        find_node: swarm.clone().recipient(),
+        provide: swarm.clone().recipient(),
+        read: swarm.clone().recipient(),
+    };
+    let rendezvous =
+        Supervisor::start_in_arbiter(&handle, move |_| RendezvousActor::new(rendezvous_parts));
+
+    let relay_parts = RelayRequestParts {
+        cpu,
+        admission,
+        keys_seen,
+        resolve: rendezvous.clone().recipient(),
+        send: swarm.clone().recipient(),
+        reply: swarm.clone().recipient(),
+    };
+    let relay_request =
+        Supervisor::start_in_arbiter(&handle, move |_| RelayRequestActor::new(relay_parts));
+
+    rendezvous.do_send(AskWith(relay_request.clone().recipient()));
+    swarm.do_send(Bind {
+        gossip: gossip.clone().recipient(),
+        requests: relay_request.clone().recipient(),
+        discovery: rendezvous.clone().recipient(),
+        restarted: vec![gossip.clone().recipient(), rendezvous.clone().recipient()],
+    });
+    Ok(Network { swarm, gossip, rendezvous, relay_request, peer_id, arbiter })
+}
+
+impl Network {
+    /// Sets who takes gossip and who answers other servers. Called once, before the first signer.
+    pub fn bind(&self, deliver: Recipient<GossipTransaction>, answer: Recipient<InboundRequest>) {
+        self.gossip.do_send(DeliverTo(deliver));
+        self.relay_request.do_send(AnswerWith(answer));
+    }
+
+    /// Hands a signer to all who sign; the first one starts listening and dialling.
+    pub fn use_signer(&self, signer: &Arc<Signer>) {
+        self.gossip.do_send(gossip::UseSigner(Arc::clone(signer)));
+        self.relay_request.do_send(relay_request::UseSigner(Arc::clone(signer)));
+        // Last: from here on others may ask.
+        self.rendezvous.do_send(rendezvous::UseSigner(Arc::clone(signer)));
+    }
+
+    /// Closes all connections and ends the actors.
+    pub async fn stop(self) {
+        let _ = self.swarm.send(StopSwarm).await;
+        self.arbiter.stop();
+    }
+}

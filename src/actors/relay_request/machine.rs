@@ -1,0 +1,167 @@
+//! Which requests of others are let in. Pure; peers are opaque keys.
+//!
+//! Invariant: a peer costs at most its share, in work at once and over time, whatever it claims.
+
+use std::{collections::HashMap, hash::Hash};
+
+use ruma::ServerName;
+
+use crate::{
+    actors::replay::{Refused, Replay},
+    config::limits,
+    proto::signed::Request,
+};
+
+/// Requests of one peer in a burst.
+const BURST: f64 = 200.0;
+/// Requests of one peer a second, in the long run.
+const PER_SECOND: f64 = 50.0;
+/// Peers that are remembered.
+const PEERS_MAX: usize = 4096;
+
+/// Why a request is not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Denied {
+    /// Its peer has too many in work, or sends too many.
+    Busy,
+    /// It is for somebody else.
+    Misaddressed,
+    /// It came before, or its server sends too many.
+    Refused(Refused),
+}
+
+#[derive(Debug)]
+struct Load {
+    in_work: usize,
+    tokens: f64,
+    at: u64,
+}
+
+impl Load {
+    fn refill(&mut self, now: u64) {
+        let seconds = now.saturating_sub(self.at) as f64 / 1000.0;
+        self.tokens = (self.tokens + seconds * PER_SECOND).min(BURST);
+        self.at = now;
+    }
+}
+
+/// What is known of those who ask.
+#[derive(Debug)]
+pub(super) struct Machine<P> {
+    peers: HashMap<P, Load>,
+    replay: Replay,
+}
+
+impl<P> Default for Machine<P> {
+    fn default() -> Self {
+        Self { peers: HashMap::new(), replay: Replay::default() }
+    }
+}
+
+impl<P: Eq + Hash> Machine<P> {
+    /// A request came, unverified. Where it is let in, [`Self::end`] is owed.
+    pub(super) fn begin(&mut self, peer: P, now: u64) -> Result<(), Denied> {
+        if self.peers.len() >= PEERS_MAX {
+            self.peers.retain(|_, load| {
+                load.refill(now);
+                load.in_work > 0 || load.tokens < BURST
+            });
+        }
+        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
+            return Err(Denied::Busy);
+        }
+        let load = self.peers.entry(peer).or_insert(Load { in_work: 0, tokens: BURST, at: now });
+        load.refill(now);
+        if load.in_work >= limits::WORK_PEER || load.tokens < 1.0 {
+            return Err(Denied::Busy);
+        }
+        load.in_work += 1;
+        load.tokens -= 1.0;
+        Ok(())
+    }
+
+    /// The request of a peer is done with.
+    pub(super) fn end(&mut self, peer: &P) {
+        if let Some(load) = self.peers.get_mut(peer) {
+            load.in_work = load.in_work.saturating_sub(1);
+        }
+    }
+
+    /// Tells whether a verified request is for us and new.
+    pub(super) fn admit(
+        &mut self,
+        request: &Request,
+        us: &ServerName,
+        now: u64,
+    ) -> Result<(), Denied> {
+        if request.destination != us.as_str() {
+            return Err(Denied::Misaddressed);
+        }
+        self.replay
+            .admit(&request.origin, &request.request_id, request.origin_server_ts, now)
+            .map_err(Denied::Refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{CanonicalJsonValue, server_name};
+
+    use super::*;
+
+    const NOW: u64 = 1_790_000_000_000;
+
+    #[test]
+    fn requests_count_once_and_only_for_us() {
+        let (us, other) = (server_name!("us"), server_name!("other"));
+        let request = |destination: &ServerName, id: &str| Request {
+            method: "GET".into(),
+            uri: "/".into(),
+            origin: server_name!("ann").to_owned(),
+            destination: destination.to_string(),
+            origin_server_ts: NOW,
+            request_id: id.into(),
+            content: CanonicalJsonValue::Null,
+        };
+        let mut machine = Machine::<u8>::default();
+        for (destination, id, expected) in [
+            (us, "1", Ok(())),
+            (us, "1", Err(Denied::Refused(Refused::Seen))),
+            (other, "2", Err(Denied::Misaddressed)),
+            (us, "2", Ok(())),
+        ] {
+            assert_eq!(machine.admit(&request(destination, id), us, NOW), expected);
+        }
+    }
+
+    #[test]
+    fn a_peer_gets_its_share_at_once_and_over_time() {
+        let mut machine = Machine::<u8>::default();
+        for _ in 0..limits::WORK_PEER {
+            machine.begin(1, NOW).unwrap();
+        }
+        assert_eq!(machine.begin(1, NOW), Err(Denied::Busy));
+        assert_eq!(machine.begin(2, NOW), Ok(()));
+        for _ in 0..limits::WORK_PEER {
+            machine.end(&1);
+        }
+        let mut burst = 0;
+        while machine.begin(1, NOW).is_ok() {
+            machine.end(&1);
+            burst += 1;
+        }
+        assert_eq!(burst, BURST as usize - limits::WORK_PEER);
+        assert_eq!(machine.begin(1, NOW + 1000), Ok(()));
+    }
+
+    #[test]
+    fn the_table_of_peers_is_bounded() {
+        let mut machine = Machine::<usize>::default();
+        for peer in 0..PEERS_MAX {
+            machine.begin(peer, NOW).unwrap();
+        }
+        assert_eq!(machine.begin(PEERS_MAX, NOW), Err(Denied::Busy));
+        machine.end(&0);
+        assert_eq!(machine.begin(PEERS_MAX, NOW + 60_000), Ok(()));
+    }
+}

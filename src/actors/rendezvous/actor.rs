@@ -1,0 +1,396 @@
+//! The shell of Rendezvous: runs what the machine decides.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use libp2p::{Multiaddr, PeerId};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
+use tokio::sync::oneshot;
+
+use super::{
+    Advertise, AskWith, FoundPerson, NetworkStatus, ReadNetwork, ResolveServer, SearchPeople,
+    UseSigner, book,
+    hunt::{Goal, Profile},
+    machine::{Effect, Input, Machine},
+};
+use crate::{
+    actors::{
+        clock::now_ms,
+        cpu::Cpu,
+        gossip::{PeerForgotten, PeerVerified},
+        relay_request::{KeysSeen, SendFederation},
+        room_state::ServerOnline,
+        store::{Row, RowKind, ScanRows, WriteRows},
+        swarm::{
+            Admit, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, Provide, ReadSwarm,
+            SetIdentity, SwarmRestarted, read_address,
+        },
+    },
+    config::limits,
+    proto::{
+        rendezvous::{SearchTerm, record_key},
+        server_keys::VerifiedServerKeys,
+        server_name,
+        signer::Signer,
+    },
+};
+
+const TICK: Duration = Duration::from_secs(10);
+/// Before a DHT that answered nothing is asked again.
+const RETRY: Duration = Duration::from_millis(700);
+/// Longest wait for a profile; the search goes on with the others.
+const PROFILE_WAIT: Duration = Duration::from_secs(4);
+
+/// What Rendezvous may say, and to whom.
+#[derive(Clone)]
+pub struct RendezvousParts {
+    /// The processor pool.
+    pub cpu: Cpu,
+    /// Whether the rendezvous strings are advertised.
+    pub advertise: bool,
+    /// Identity.
+    pub keys_seen: Recipient<KeysSeen>,
+    /// RoomState.
+    pub server_online: Recipient<ServerOnline>,
+    /// Store.
+    pub write_rows: Recipient<WriteRows>,
+    /// Store.
+    pub scan_rows: Recipient<ScanRows>,
+    /// Gossip.
+    pub verified: Recipient<PeerVerified>,
+    /// Gossip.
+    pub forgotten: Recipient<PeerForgotten>,
+    /// Swarm.
+    pub set_identity: Recipient<SetIdentity>,
+    /// Swarm.
+    pub exchange: Recipient<Exchange>,
+    /// Swarm.
+    pub admit: Recipient<Admit>,
+    /// Swarm.
+    pub dismiss: Recipient<Dismiss>,
+    /// Swarm.
+    pub dial: Recipient<Dial>,
+    /// Swarm.
+    pub find_providers: Recipient<FindProviders>,
+    /// Swarm.
+    pub find_node: Recipient<FindNode>,
+    /// Swarm.
+    pub provide: Recipient<Provide>,
+    /// Swarm.
+    pub read: Recipient<ReadSwarm>,
+}
+
+/// Who waits for a hunt.
+enum Asker {
+    Node(oneshot::Sender<Option<PeerId>>),
+    People(oneshot::Sender<Vec<FoundPerson>>),
+}
+
+/// Finds servers and people.
+pub struct RendezvousActor {
+    parts: RendezvousParts,
+    machine: Machine<PeerId, Multiaddr>,
+    askers: HashMap<u64, Asker>,
+    next_ticket: u64,
+    federation: Option<Recipient<SendFederation>>,
+    signer: Option<Arc<Signer>>,
+}
+
+impl fmt::Debug for RendezvousActor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RendezvousActor").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+type In = Input<PeerId, Multiaddr>;
+
+impl RendezvousActor {
+    /// Makes the actor.
+    pub fn new(parts: RendezvousParts) -> Self {
+        Self {
+            parts,
+            machine: Machine::default(),
+            askers: HashMap::new(),
+            next_ticket: 0,
+            federation: None,
+            signer: None,
+        }
+    }
+
+    fn step(&mut self, input: In, ctx: &mut Context<Self>) {
+        for effect in self.machine.handle(input, now_ms()) {
+            self.run(effect, ctx);
+        }
+    }
+
+    fn run(&mut self, effect: Effect<PeerId, Multiaddr>, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::Exchange(peer) => self.parts.exchange.do_send(Exchange(peer)),
+            Effect::Proven { peer, keys, first } => self.proven(peer, *keys, first),
+            Effect::Over { peer, disconnect } => {
+                self.parts.forgotten.do_send(PeerForgotten(peer));
+                if disconnect {
+                    log::debug!(peer:%; "the proof of a node is over");
+                    self.parts.dismiss.do_send(Dismiss(peer));
+                }
+            }
+            Effect::Dial { peer, addresses } => self.parts.dial.do_send(Dial { peer, addresses }),
+            Effect::FindProviders { ticket, rendezvous } => {
+                let key = record_key(&rendezvous);
+                self.parts.find_providers.do_send(FindProviders { ticket, key });
+            }
+            Effect::FindNode { ticket, peer } => {
+                self.parts.find_node.do_send(FindNode { ticket, peer });
+            }
+            Effect::AskProfile { ticket, server } => self.ask_profile(ticket, server, ctx),
+            Effect::RetryLater(ticket) => {
+                let wait = RETRY.mul_f64(0.75 + rand::random::<f64>() / 2.0);
+                ctx.run_later(wait, move |actor, ctx| actor.step(Input::Retry(ticket), ctx));
+            }
+            Effect::Resolved { ticket, peer } => {
+                if let Some(Asker::Node(reply)) = self.askers.remove(&ticket) {
+                    let _ = reply.send(peer);
+                }
+            }
+            Effect::Searched { ticket, found } => {
+                if let Some(Asker::People(reply)) = self.askers.remove(&ticket) {
+                    let _ = reply.send(found);
+                }
+            }
+            Effect::Write { server, place } => {
+                let value = place.as_ref().and_then(book::encode);
+                let write =
+                    self.parts.write_rows.send(WriteRows(vec![(Row::Address(server), value)]));
+                let written = write.into_actor(self).map(|done, _, _| {
+                    if !matches!(done, Ok(Ok(_))) {
+                        log::warn!("an address was not written down");
+                    }
+                });
+                ctx.spawn(written);
+            }
+            Effect::Provide(strings) => {
+                if self.parts.advertise {
+                    let keys = strings.iter().map(|string| record_key(string)).collect();
+                    self.parts.provide.do_send(Provide(keys));
+                }
+            }
+        }
+    }
+
+    fn proven(&self, peer: PeerId, keys: VerifiedServerKeys, first: bool) {
+        if first {
+            let server = keys.server_name().to_owned();
+            log::info!(server:%, peer:%; "connected to");
+            // In this order: gossip flows once the gate is open.
+            self.parts.verified.do_send(PeerVerified(peer));
+            self.parts.admit.do_send(Admit(peer));
+            self.parts.server_online.do_send(ServerOnline(server));
+        }
+        self.parts.keys_seen.do_send(KeysSeen(keys));
+    }
+
+    fn ask_profile(&mut self, ticket: u64, server: OwnedServerName, ctx: &mut Context<Self>) {
+        let federation = self.federation.clone();
+        let user = server_name::user_of(&server);
+        let user = utf8_percent_encode(user.as_str(), NON_ALPHANUMERIC);
+        let ask = SendFederation {
+            destination: server.clone(),
+            method: "GET",
+            uri: format!("/_matrix/federation/v1/query/profile?user_id={user}"),
+            content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
+            timeout: PROFILE_WAIT,
+        };
+        let asked = async move {
+            match federation?.send(ask).await {
+                Ok(Ok(CanonicalJsonValue::Object(body))) => Some(read_profile(&body)),
+                Ok(Ok(_)) | Err(_) => None,
+                Ok(Err(error)) => {
+                    log::debug!(error:%; "no profile");
+                    None
+                }
+            }
+        };
+        let answered = asked.into_actor(self).map(move |profile, actor, ctx| {
+            actor.step(Input::Profile { ticket, server, profile }, ctx);
+        });
+        ctx.spawn(answered);
+    }
+
+    fn ask(&mut self, asker: Asker, timeout: Duration, ctx: &mut Context<Self>) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.askers.insert(ticket, asker);
+        ctx.run_later(timeout, move |actor, ctx| {
+            if actor.askers.contains_key(&ticket) {
+                actor.step(Input::TimeUp(ticket), ctx);
+            }
+        });
+        ticket
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        self.step(Input::Tick, ctx);
+        ctx.run_later(TICK, Self::tick);
+    }
+
+    fn identity_came(&mut self, peer: PeerId, bytes: Vec<u8>, ctx: &mut Context<Self>) {
+        self.step(Input::KeysCame(peer), ctx);
+        let job = self.parts.cpu.run(move || {
+            let json = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+            VerifiedServerKeys::verify(json, now_ms()).map_err(|error| error.to_string())
+        });
+        let verified = job.into_actor(self).map(move |done, actor, ctx| {
+            let keys = match done {
+                Ok(Ok(keys)) => Some(keys),
+                Ok(Err(error)) => {
+                    log::debug!(peer:%, error; "server_keys were refused");
+                    None
+                }
+                Err(_) => None,
+            };
+            actor.step(Input::Keys { peer, keys }, ctx);
+        });
+        ctx.spawn(verified);
+    }
+}
+
+fn read_profile(body: &CanonicalJsonObject) -> Profile {
+    let text = |key: &str| {
+        let value = body.get(key).and_then(CanonicalJsonValue::as_str);
+        value.filter(|text| !text.is_empty() && text.len() <= 1024).map(str::to_owned)
+    };
+    Profile { displayname: text("displayname"), avatar_url: text("avatar_url") }
+}
+
+impl Actor for RendezvousActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.set_mailbox_capacity(limits::MAILBOX);
+        ctx.run_later(TICK, Self::tick);
+        let scan = self.parts.scan_rows.send(ScanRows(RowKind::Addresses));
+        let scanned = scan.into_actor(self).map(|rows, actor, ctx| match rows {
+            Ok(Ok(rows)) => {
+                let rows = rows.into_iter().filter_map(|(row, value)| match row {
+                    Row::Address(server) => book::decode(server, &value),
+                    _ => None,
+                });
+                actor.step(Input::Book(rows.collect()), ctx);
+            }
+            Ok(Err(error)) => log::warn!(error:%; "no address book"),
+            Err(error) => log::warn!(error:%; "no address book"),
+        });
+        ctx.spawn(scanned);
+    }
+}
+
+impl Supervised for RendezvousActor {}
+
+impl Handler<UseSigner> for RendezvousActor {
+    type Result = ();
+
+    fn handle(&mut self, UseSigner(signer): UseSigner, ctx: &mut Context<Self>) {
+        match serde_json::to_vec(signer.server_keys()) {
+            Ok(bytes) => self.parts.set_identity.do_send(SetIdentity(bytes)),
+            Err(error) => return log::error!(error:%; "our server_keys cannot be encoded"),
+        }
+        let us = signer.server_name().clone();
+        self.signer = Some(signer);
+        self.step(Input::Signer(us), ctx);
+    }
+}
+
+impl Handler<AskWith> for RendezvousActor {
+    type Result = ();
+
+    fn handle(&mut self, AskWith(recipient): AskWith, _: &mut Context<Self>) {
+        self.federation = Some(recipient);
+    }
+}
+
+impl Handler<Advertise> for RendezvousActor {
+    type Result = ();
+
+    fn handle(&mut self, Advertise { display_name }: Advertise, ctx: &mut Context<Self>) {
+        self.step(Input::Advertise(display_name), ctx);
+    }
+}
+
+impl Handler<Discovery> for RendezvousActor {
+    type Result = ();
+
+    fn handle(&mut self, news: Discovery, ctx: &mut Context<Self>) {
+        let input = match news {
+            Discovery::PeerSeen { peer, ours, addresses } => Input::Seen { peer, ours, addresses },
+            Discovery::PeerGone(peer) => Input::Gone(peer),
+            Discovery::DialFailed(peer) => Input::DialFailed(peer),
+            Discovery::IdentityFailed(peer) => Input::IdentityFailed(peer),
+            Discovery::Found { ticket, peers, done } => Input::Found { ticket, peers, done },
+            Discovery::IdentityReceived { peer, bytes } => {
+                return self.identity_came(peer, bytes, ctx);
+            }
+        };
+        self.step(input, ctx);
+    }
+}
+
+impl Handler<SwarmRestarted> for RendezvousActor {
+    type Result = ();
+
+    fn handle(&mut self, _: SwarmRestarted, ctx: &mut Context<Self>) {
+        self.step(Input::Restarted, ctx);
+    }
+}
+
+impl Handler<ResolveServer> for RendezvousActor {
+    type Result = ResponseFuture<Option<PeerId>>;
+
+    fn handle(&mut self, resolve: ResolveServer, ctx: &mut Context<Self>) -> Self::Result {
+        let ResolveServer { server_name, timeout } = resolve;
+        let (reply, resolved) = oneshot::channel();
+        let ticket = self.ask(Asker::Node(reply), timeout, ctx);
+        self.step(Input::Resolve { ticket, server: server_name }, ctx);
+        Box::pin(async move { resolved.await.ok().flatten() })
+    }
+}
+
+impl Handler<SearchPeople> for RendezvousActor {
+    type Result = ResponseFuture<Vec<FoundPerson>>;
+
+    fn handle(&mut self, search: SearchPeople, ctx: &mut Context<Self>) -> Self::Result {
+        let SearchPeople { term, limit, timeout } = search;
+        let goal = match SearchTerm::parse(&term) {
+            SearchTerm::Server(server) => Some((Goal::Server(server), Vec::new())),
+            SearchTerm::Suffix { display_name, suffix } => {
+                Some((Goal::Suffix { display_name, suffix }, Vec::new()))
+            }
+            SearchTerm::Address(text) => {
+                read_address(&text).map(|(peer, addresses)| (Goal::Node(peer), addresses))
+            }
+            // Names of people in shared rooms are the Store's to search.
+            SearchTerm::Text(_) => None,
+        };
+        let Some((goal, addresses)) = goal else { return Box::pin(async { Vec::new() }) };
+        let (reply, found) = oneshot::channel();
+        let ticket = self.ask(Asker::People(reply), timeout, ctx);
+        self.step(Input::Search { ticket, goal, addresses, limit }, ctx);
+        Box::pin(async move { found.await.unwrap_or_default() })
+    }
+}
+
+impl Handler<ReadNetwork> for RendezvousActor {
+    type Result = ResponseActFuture<Self, NetworkStatus>;
+
+    fn handle(&mut self, _: ReadNetwork, _: &mut Context<Self>) -> Self::Result {
+        let read = self.parts.read.send(ReadSwarm).into_actor(self);
+        Box::pin(read.map(|status, actor, _| {
+            let mut status = status.unwrap_or_default();
+            for peer in &mut status.peers {
+                let id = peer.peer_id.parse::<PeerId>().ok();
+                peer.server_name = id.and_then(|id| actor.machine.server_of(&id).cloned());
+            }
+            status
+        }))
+    }
+}

@@ -1,0 +1,271 @@
+//! One search, from the first hint to the answer. Pure; part of the machine.
+//!
+//! Invariant: a hunt ends as soon as nothing more can come: no query is open, no candidate is
+//! being connected or proven, no profile is being asked, and no further try is left.
+
+use std::{collections::HashSet, hash::Hash};
+
+use ruma::{OwnedServerName, ServerName};
+
+use super::FoundPerson;
+use crate::proto::server_name;
+
+/// Tries of a DHT that answers nothing: queries may end early, and tables fill in the first
+/// seconds of a node.
+const TRIES: u8 = 3;
+/// Candidates of one hunt.
+const CANDIDATES_MAX: usize = 64;
+
+/// Whom a hunt is after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Goal<P> {
+    /// One server.
+    Server(OwnedServerName),
+    /// Everybody who shows this name and whose server name ends so.
+    Suffix { display_name: String, suffix: String },
+    /// Whoever this node speaks for.
+    Node(P),
+}
+
+impl<P: PartialEq> Goal<P> {
+    /// Tells whether a proven identity may be what is hunted. A suffix is not the whole truth: the
+    /// shown name is asked for later.
+    pub(super) fn matches(&self, peer: &P, server: &ServerName) -> bool {
+        match self {
+            Self::Server(name) => name == server,
+            Self::Suffix { suffix, .. } => server.as_str().ends_with(suffix.as_str()),
+            Self::Node(node) => node == peer,
+        }
+    }
+
+    /// Returns the rendezvous string to look for, if there is one.
+    pub(super) fn rendezvous(&self) -> Option<String> {
+        match self {
+            Self::Server(name) => Some(format!("{}:{name}", server_name::LOCALPART)),
+            Self::Suffix { display_name, suffix } => Some(format!("{display_name}:{suffix}")),
+            Self::Node(_) => None,
+        }
+    }
+}
+
+/// A profile as its owner answered it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Profile {
+    pub(super) displayname: Option<String>,
+    pub(super) avatar_url: Option<String>,
+}
+
+/// A search that goes on.
+#[derive(Debug)]
+pub(super) struct Hunt<P> {
+    pub(super) goal: Goal<P>,
+    /// Profiles are asked and people answered; else the node is all that is wanted.
+    pub(super) people: bool,
+    limit: usize,
+    queries: usize,
+    tries: u8,
+    waiting_to_retry: bool,
+    candidates: HashSet<P>,
+    asking: HashSet<OwnedServerName>,
+    met: HashSet<OwnedServerName>,
+    pub(super) found: Vec<FoundPerson>,
+}
+
+/// How a hunt stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Something may still come.
+    Open,
+    /// Nothing came; it is to be tried once more, later.
+    Retry,
+    /// Nothing more can come.
+    Over,
+}
+
+impl<P: Copy + Eq + Hash> Hunt<P> {
+    pub(super) fn new(goal: Goal<P>, people: bool, limit: usize) -> Self {
+        Self {
+            goal,
+            people,
+            limit,
+            queries: 0,
+            tries: 0,
+            waiting_to_retry: false,
+            candidates: HashSet::new(),
+            asking: HashSet::new(),
+            met: HashSet::new(),
+            found: Vec::new(),
+        }
+    }
+
+    /// A round of queries begins.
+    pub(super) fn began(&mut self, queries: usize) {
+        self.queries += queries;
+        self.waiting_to_retry = false;
+        self.tries += 1;
+    }
+
+    /// A query ended.
+    pub(super) fn query_ended(&mut self) {
+        self.queries = self.queries.saturating_sub(1);
+    }
+
+    /// Somebody may be who is hunted; they are being connected.
+    pub(super) fn candidate(&mut self, peer: P) {
+        if self.candidates.len() < CANDIDATES_MAX {
+            self.candidates.insert(peer);
+        }
+    }
+
+    /// A candidate was proven, or cannot be.
+    pub(super) fn settled(&mut self, peer: &P) -> bool {
+        self.candidates.remove(peer)
+    }
+
+    /// Somebody was proven who matches: tells whether their profile is to be asked.
+    pub(super) fn meet(&mut self, server: &ServerName) -> bool {
+        let room = self.found.len() + self.asking.len() < self.limit;
+        let ask = room && self.met.insert(server.to_owned());
+        if ask {
+            self.asking.insert(server.to_owned());
+        }
+        ask
+    }
+
+    /// The profile of somebody came, or did not.
+    pub(super) fn profile(&mut self, server: &ServerName, profile: Option<Profile>) {
+        if !self.asking.remove(server) {
+            return;
+        }
+        let shown = match (&self.goal, profile) {
+            (Goal::Suffix { display_name, .. }, Some(profile)) => {
+                let name = profile.displayname.as_deref().unwrap_or(server_name::LOCALPART);
+                // Provider records outlive a name by hours: only the shown one counts.
+                if name != display_name {
+                    return;
+                }
+                profile
+            }
+            (Goal::Suffix { .. }, None) => return,
+            (_, profile) => profile.unwrap_or_default(),
+        };
+        self.found.push(FoundPerson {
+            user_id: server_name::user_of(server),
+            displayname: shown.displayname,
+            avatar_url: shown.avatar_url,
+        });
+    }
+
+    /// Tells whether anything can still come.
+    pub(super) fn standing(&mut self) -> Standing {
+        if self.people && self.found.len() >= self.limit {
+            return Standing::Over;
+        }
+        let busy = self.queries > 0
+            || self.waiting_to_retry
+            || !self.candidates.is_empty()
+            || !self.asking.is_empty();
+        if busy {
+            return Standing::Open;
+        }
+        if self.found.is_empty() && self.tries < TRIES {
+            self.waiting_to_retry = true;
+            return Standing::Retry;
+        }
+        Standing::Over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+
+    use super::*;
+
+    fn suffix() -> Goal<u8> {
+        Goal::Suffix { display_name: "Ann".into(), suffix: "abcdefg".into() }
+    }
+
+    fn shown(name: &str) -> Option<Profile> {
+        Some(Profile { displayname: Some(name.into()), avatar_url: None })
+    }
+
+    #[test]
+    fn goals() {
+        let ann = server_name!("xxabcdefg");
+        for (goal, peer, server, expected) in [
+            (Goal::Server(ann.to_owned()), 1, ann, true),
+            (Goal::Server(ann.to_owned()), 1, server_name!("other"), false),
+            (suffix(), 1, ann, true),
+            (suffix(), 1, server_name!("abcdefgx"), false),
+            (Goal::Node(1), 1, ann, true),
+            (Goal::Node(1), 2, ann, false),
+        ] {
+            assert_eq!(goal.matches(&peer, server), expected, "{goal:?} {peer} {server}");
+        }
+        assert_eq!(suffix().rendezvous().as_deref(), Some("Ann:abcdefg"));
+        assert_eq!(
+            Goal::Server::<u8>(ann.to_owned()).rendezvous().as_deref(),
+            Some("p2p:xxabcdefg")
+        );
+    }
+
+    #[test]
+    fn all_who_match_are_shown_under_the_name_that_they_show() {
+        let names = ["1abcdefg", "2abcdefg", "3abcdefg", "4abcdefg"];
+        let servers = names.map(|name| OwnedServerName::try_from(name).unwrap());
+        let mut hunt = Hunt::<u8>::new(suffix(), true, 10);
+        hunt.began(1);
+        for server in &servers {
+            assert!(hunt.meet(server));
+            assert!(!hunt.meet(server), "nobody is asked twice");
+        }
+        hunt.query_ended();
+        assert_eq!(hunt.standing(), Standing::Open, "profiles are being asked");
+        for (server, profile) in
+            servers.iter().zip([shown("Ann"), shown("Ann"), shown("ann"), None])
+        {
+            hunt.profile(server, profile);
+        }
+        assert_eq!(hunt.standing(), Standing::Over);
+        let found: Vec<_> = hunt.found.iter().map(|person| person.user_id.as_str()).collect();
+        assert_eq!(found, ["@p2p:1abcdefg", "@p2p:2abcdefg"]);
+        hunt.profile(&servers[0], shown("Ann"));
+        assert_eq!(hunt.found.len(), 2, "an answer that nobody waits for");
+    }
+
+    #[test]
+    fn who_never_chose_a_name_is_found_under_the_first_one() {
+        let goal = Goal::Suffix { display_name: "p2p".into(), suffix: "abcdefg".into() };
+        let mut hunt = Hunt::<u8>::new(goal, true, 10);
+        hunt.meet(server_name!("1abcdefg"));
+        hunt.profile(server_name!("1abcdefg"), Some(Profile::default()));
+        assert_eq!(hunt.found.len(), 1);
+    }
+
+    #[test]
+    fn a_hunt_ends_when_nothing_more_can_come() {
+        let mut hunt = Hunt::<u8>::new(suffix(), true, 1);
+        for tried in 1..=TRIES {
+            hunt.began(1);
+            assert_eq!(hunt.standing(), Standing::Open);
+            hunt.candidate(7);
+            hunt.query_ended();
+            assert_eq!(hunt.standing(), Standing::Open, "somebody is being connected");
+            assert!(hunt.settled(&7));
+            assert!(!hunt.settled(&7));
+            let expected = if tried < TRIES { Standing::Retry } else { Standing::Over };
+            assert_eq!(hunt.standing(), expected);
+        }
+    }
+
+    #[test]
+    fn a_full_hunt_ends_at_once() {
+        let mut hunt = Hunt::<u8>::new(suffix(), true, 1);
+        hunt.began(1);
+        assert!(hunt.meet(server_name!("1abcdefg")));
+        assert!(!hunt.meet(server_name!("2abcdefg")), "one is enough");
+        hunt.profile(server_name!("1abcdefg"), shown("Ann"));
+        assert_eq!(hunt.standing(), Standing::Over);
+    }
+}

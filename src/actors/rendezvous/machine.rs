@@ -1,0 +1,573 @@
+//! Who is verified, for how long, and what searches are after. Pure; peers and addresses are
+//! opaque.
+//!
+//! Invariants: a proof is live server_keys that name the peer, and ends with them, with newer
+//! ones that do not name it, or with the connection; only a proof ends a hunt with a result.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Display,
+    hash::Hash,
+    num::NonZeroUsize,
+};
+
+use lru::LruCache;
+use ruma::{OwnedServerName, ServerName};
+
+use super::{
+    FoundPerson,
+    hunt::{Goal, Hunt, Profile, Standing},
+};
+use crate::proto::{rendezvous, server_keys::VerifiedServerKeys};
+
+/// How long a server that was not found is not looked for again.
+const FAILED_MS: u64 = 10_000;
+/// A row of the address book is not written more often than this.
+const BOOK_EVERY_MS: u64 = 60_000;
+/// After this, a row of the address book is no place to look any more.
+const BOOK_AGE_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+/// Rows that are dialled at start.
+const BOOK_DIALS: usize = 20;
+/// Hunts at once.
+const HUNTS_MAX: usize = 256;
+/// Servers whose newest server_keys are remembered.
+const SERVERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// Where a server was last reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place<P, A> {
+    pub(super) peer: P,
+    pub(super) addresses: Vec<A>,
+    /// Until when the proof was good.
+    pub(super) valid_until_ts: u64,
+    pub(super) seen_ts: u64,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum Input<P, A> {
+    /// We are this server; again when our server_keys are new.
+    Signer(OwnedServerName),
+    /// The stored address book.
+    Book(Vec<(OwnedServerName, Place<P, A>)>),
+    /// A node is connected.
+    Seen { peer: P, ours: bool, addresses: Vec<A> },
+    /// It is gone.
+    Gone(P),
+    /// It cannot be connected.
+    DialFailed(P),
+    /// It sent server_keys, which are being verified.
+    KeysCame(P),
+    /// The server_keys of a node were verified; none: they are no good.
+    Keys { peer: P, keys: Option<VerifiedServerKeys> },
+    /// It did not answer ours.
+    IdentityFailed(P),
+    /// A query made progress.
+    Found { ticket: u64, peers: Vec<P>, done: bool },
+    /// Somebody wants the node of a server.
+    Resolve { ticket: u64, server: OwnedServerName },
+    /// Somebody wants people.
+    Search { ticket: u64, goal: Goal<P>, addresses: Vec<A>, limit: usize },
+    /// A profile was answered, or not.
+    Profile { ticket: u64, server: OwnedServerName, profile: Option<Profile> },
+    /// A round of queries is to be repeated.
+    Retry(u64),
+    /// Whoever asked waits no longer.
+    TimeUp(u64),
+    /// Our shown name.
+    Advertise(String),
+    /// Time went by.
+    Tick,
+    /// All connections and provided keys are lost.
+    Restarted,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Effect<P, A> {
+    /// Send our server_keys and ask for theirs.
+    Exchange(P),
+    /// A node proved who it is; `first` on this connection.
+    Proven { peer: P, keys: Box<VerifiedServerKeys>, first: bool },
+    /// A proof is over; `disconnect` where the node is still there.
+    Over { peer: P, disconnect: bool },
+    /// Connect a node.
+    Dial { peer: P, addresses: Vec<A> },
+    /// Look for providers of a rendezvous string.
+    FindProviders { ticket: u64, rendezvous: String },
+    /// Look for a node.
+    FindNode { ticket: u64, peer: P },
+    /// Ask for a profile.
+    AskProfile { ticket: u64, server: OwnedServerName },
+    /// Come back with [`Input::Retry`].
+    RetryLater(u64),
+    /// Answer a [`Input::Resolve`].
+    Resolved { ticket: u64, peer: Option<P> },
+    /// Answer a [`Input::Search`].
+    Searched { ticket: u64, found: Vec<FoundPerson> },
+    /// Write a row of the address book, or drop it.
+    Write { server: OwnedServerName, place: Option<Place<P, A>> },
+    /// Be a provider of these strings only.
+    Provide(Vec<String>),
+}
+
+/// A connected node that speaks our protocols.
+#[derive(Debug)]
+struct Node<A> {
+    addresses: Vec<A>,
+    exchanging: bool,
+    proof: Option<Proof>,
+}
+
+impl<A> Default for Node<A> {
+    fn default() -> Self {
+        Self { addresses: Vec::new(), exchanging: false, proof: None }
+    }
+}
+
+#[derive(Debug)]
+struct Proof {
+    server: OwnedServerName,
+    valid_until_ts: u64,
+}
+
+/// The newest server_keys of a server.
+#[derive(Debug)]
+struct Newest {
+    issued_ts: u64,
+    peer_ids: Vec<String>,
+}
+
+/// Who is where.
+#[derive(Debug)]
+pub(super) struct Machine<P, A> {
+    us: Option<OwnedServerName>,
+    display_name: Option<String>,
+    nodes: HashMap<P, Node<A>>,
+    newest: LruCache<OwnedServerName, Newest>,
+    book: HashMap<OwnedServerName, Place<P, A>>,
+    book_loaded: bool,
+    book_dialled: bool,
+    failed: LruCache<OwnedServerName, u64>,
+    hunts: BTreeMap<u64, Hunt<P>>,
+    /// When the input in hand came.
+    now: u64,
+}
+
+impl<P, A> Default for Machine<P, A> {
+    fn default() -> Self {
+        Self {
+            us: None,
+            display_name: None,
+            nodes: HashMap::new(),
+            newest: LruCache::new(SERVERS_MAX),
+            book: HashMap::new(),
+            book_loaded: false,
+            book_dialled: false,
+            failed: LruCache::new(SERVERS_MAX),
+            hunts: BTreeMap::new(),
+            now: 0,
+        }
+    }
+}
+
+type Effects<P, A> = Vec<Effect<P, A>>;
+
+impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
+    /// Returns the server that a node speaks for.
+    pub(super) fn server_of(&self, peer: &P) -> Option<&OwnedServerName> {
+        Some(&self.nodes.get(peer)?.proof.as_ref()?.server)
+    }
+
+    /// Takes what happened; `now` is in milliseconds.
+    pub(super) fn handle(&mut self, input: Input<P, A>, now: u64) -> Effects<P, A> {
+        let mut out = Vec::new();
+        self.now = now;
+        match input {
+            Input::Signer(us) => self.signer(us, &mut out),
+            Input::Book(rows) => self.load_book(rows, now, &mut out),
+            Input::Seen { peer, ours, addresses } => self.seen(peer, ours, addresses, &mut out),
+            Input::Gone(peer) | Input::DialFailed(peer) => {
+                if self.nodes.remove(&peer).is_some_and(|node| node.proof.is_some()) {
+                    out.push(Effect::Over { peer, disconnect: false });
+                }
+                self.settle(&peer, &mut out);
+            }
+            Input::KeysCame(peer) => {
+                self.nodes.entry(peer).or_default();
+            }
+            Input::Keys { peer, keys } => self.keys(peer, keys, now, &mut out),
+            Input::IdentityFailed(peer) => self.unproven(&peer, &mut out),
+            Input::Found { ticket, peers, done } => self.found(ticket, peers, done, &mut out),
+            Input::Resolve { ticket, server } => self.resolve(ticket, server, now, &mut out),
+            Input::Search { ticket, goal, addresses, limit } => {
+                self.search(ticket, goal, addresses, limit, now, &mut out);
+            }
+            Input::Profile { ticket, server, profile } => {
+                if let Some(hunt) = self.hunts.get_mut(&ticket) {
+                    hunt.profile(&server, profile);
+                }
+                self.check(ticket, &mut out);
+            }
+            Input::Retry(ticket) => self.round(ticket, Vec::new(), &mut out),
+            Input::TimeUp(ticket) => self.end(ticket, &mut out),
+            Input::Advertise(name) => {
+                self.display_name = Some(name);
+                self.provide(&mut out);
+            }
+            Input::Tick => self.tick(now, &mut out),
+            Input::Restarted => {
+                for (peer, node) in self.nodes.drain() {
+                    if node.proof.is_some() {
+                        out.push(Effect::Over { peer, disconnect: false });
+                    }
+                }
+                self.provide(&mut out);
+            }
+        }
+        out
+    }
+
+    fn signer(&mut self, us: OwnedServerName, out: &mut Effects<P, A>) {
+        self.us = Some(us);
+        self.provide(out);
+        // Whoever is there gets the new ones.
+        for (peer, node) in &mut self.nodes {
+            node.exchanging = true;
+            out.push(Effect::Exchange(*peer));
+        }
+        self.dial_book(out);
+    }
+
+    fn provide(&self, out: &mut Effects<P, A>) {
+        if let (Some(us), Some(name)) = (&self.us, &self.display_name) {
+            out.push(Effect::Provide(rendezvous::strings(name, us)));
+        }
+    }
+
+    fn load_book(
+        &mut self,
+        rows: Vec<(OwnedServerName, Place<P, A>)>,
+        now: u64,
+        out: &mut Effects<P, A>,
+    ) {
+        for (server, place) in rows {
+            if place.seen_ts.saturating_add(BOOK_AGE_MS) < now {
+                out.push(Effect::Write { server, place: None });
+            } else {
+                self.book.entry(server).or_insert(place);
+            }
+        }
+        self.book_loaded = true;
+        self.dial_book(out);
+    }
+
+    /// Once there are both an identity and a book, goes where people were last.
+    fn dial_book(&mut self, out: &mut Effects<P, A>) {
+        if self.us.is_none() || !self.book_loaded || self.book_dialled {
+            return;
+        }
+        self.book_dialled = true;
+        let mut places: Vec<_> = self.book.values().collect();
+        places.sort_by_key(|place| std::cmp::Reverse(place.seen_ts));
+        out.extend(
+            places
+                .into_iter()
+                .take(BOOK_DIALS)
+                .map(|place| Effect::Dial { peer: place.peer, addresses: place.addresses.clone() }),
+        );
+    }
+
+    fn seen(&mut self, peer: P, ours: bool, addresses: Vec<A>, out: &mut Effects<P, A>) {
+        if !ours {
+            return self.settle(&peer, out);
+        }
+        let node = self.nodes.entry(peer).or_default();
+        node.addresses.clone_from(&addresses);
+        if let Some(proof) = &node.proof {
+            let (server, until) = (proof.server.clone(), proof.valid_until_ts);
+            self.remember(&server, peer, addresses, until, out);
+            // A hunt may have dialled it between its proof and now.
+            self.settle(&peer, out);
+        } else if !node.exchanging {
+            node.exchanging = true;
+            out.push(Effect::Exchange(peer));
+        }
+    }
+
+    /// A node did not prove anything.
+    fn unproven(&mut self, peer: &P, out: &mut Effects<P, A>) {
+        let Some(node) = self.nodes.get_mut(peer) else { return };
+        node.exchanging = false;
+        if node.proof.is_none() {
+            self.settle(peer, out);
+        }
+    }
+
+    fn keys(
+        &mut self,
+        peer: P,
+        keys: Option<VerifiedServerKeys>,
+        now: u64,
+        out: &mut Effects<P, A>,
+    ) {
+        // Gone while they were verified.
+        if !self.nodes.contains_key(&peer) {
+            return;
+        }
+        let good = keys.filter(|keys| {
+            let ours = self.us.as_deref() == Some(keys.server_name());
+            !ours && keys.speaks(&peer.to_string(), now) && self.not_superseded(&peer, keys)
+        });
+        let Some(keys) = good else { return self.unproven(&peer, out) };
+        let server = keys.server_name().to_owned();
+        self.supersede(&server, &keys, out);
+        let Some(node) = self.nodes.get_mut(&peer) else { return };
+        node.exchanging = false;
+        let first = node.proof.as_ref().is_none_or(|proof| proof.server != server);
+        let proof = Proof { server: server.clone(), valid_until_ts: keys.valid_until_ts() };
+        node.proof = Some(proof);
+        let addresses = node.addresses.clone();
+        self.failed.pop(&server);
+        self.remember(&server, peer, addresses, keys.valid_until_ts(), out);
+        out.push(Effect::Proven { peer, keys: Box::new(keys), first });
+        self.proven(peer, &server, out);
+    }
+
+    fn not_superseded(&self, peer: &P, keys: &VerifiedServerKeys) -> bool {
+        self.newest.peek(keys.server_name()).is_none_or(|newest| {
+            keys.issued_ts() >= newest.issued_ts || newest.peer_ids.contains(&peer.to_string())
+        })
+    }
+
+    /// Newer server_keys end the proofs of nodes that they do not name.
+    fn supersede(
+        &mut self,
+        server: &OwnedServerName,
+        keys: &VerifiedServerKeys,
+        out: &mut Effects<P, A>,
+    ) {
+        if self.newest.peek(server).is_some_and(|newest| newest.issued_ts >= keys.issued_ts()) {
+            return;
+        }
+        let peer_ids = keys.peer_ids().to_vec();
+        for (peer, node) in &mut self.nodes {
+            let proves = node.proof.as_ref().is_some_and(|proof| proof.server == *server);
+            if proves && !peer_ids.contains(&peer.to_string()) {
+                node.proof = None;
+                out.push(Effect::Over { peer: *peer, disconnect: true });
+            }
+        }
+        self.newest.put(server.clone(), Newest { issued_ts: keys.issued_ts(), peer_ids });
+    }
+
+    fn remember(
+        &mut self,
+        server: &OwnedServerName,
+        peer: P,
+        addresses: Vec<A>,
+        valid_until_ts: u64,
+        out: &mut Effects<P, A>,
+    ) {
+        let now = self.now;
+        let recent = self.book.get(server).is_some_and(|known| {
+            known.peer == peer && known.seen_ts.saturating_add(BOOK_EVERY_MS) > now
+        });
+        if addresses.is_empty() || recent {
+            return;
+        }
+        let place = Place { peer, addresses, valid_until_ts, seen_ts: now };
+        self.book.insert(server.clone(), place.clone());
+        out.push(Effect::Write { server: server.clone(), place: Some(place) });
+    }
+
+    /// Somebody was proven: they may be whom hunts are after.
+    fn proven(&mut self, peer: P, server: &ServerName, out: &mut Effects<P, A>) {
+        let tickets: Vec<u64> = self.hunts.keys().copied().collect();
+        for ticket in tickets {
+            if let Some(hunt) = self.hunts.get_mut(&ticket) {
+                hunt.settled(&peer);
+            }
+            self.consider(ticket, peer, server, out);
+            self.check(ticket, out);
+        }
+    }
+
+    fn consider(&mut self, ticket: u64, peer: P, server: &ServerName, out: &mut Effects<P, A>) {
+        let Some(hunt) = self.hunts.get_mut(&ticket) else { return };
+        if !hunt.goal.matches(&peer, server) {
+            return;
+        }
+        if !hunt.people {
+            self.hunts.remove(&ticket);
+            out.push(Effect::Resolved { ticket, peer: Some(peer) });
+        } else if hunt.meet(server) {
+            out.push(Effect::AskProfile { ticket, server: server.to_owned() });
+        }
+    }
+
+    /// Nothing more comes of a candidate than what its proof, if any, already gave.
+    fn settle(&mut self, peer: &P, out: &mut Effects<P, A>) {
+        let tickets: Vec<u64> = self.hunts.keys().copied().collect();
+        let server = self.server_of(peer).cloned();
+        for ticket in tickets {
+            let waited = self.hunts.get_mut(&ticket).is_some_and(|hunt| hunt.settled(peer));
+            if waited {
+                if let Some(server) = &server {
+                    self.consider(ticket, *peer, server, out);
+                }
+                self.check(ticket, out);
+            }
+        }
+    }
+
+    fn found(&mut self, ticket: u64, peers: Vec<P>, done: bool, out: &mut Effects<P, A>) {
+        for peer in peers {
+            if let Some(server) = self.server_of(&peer).cloned() {
+                self.consider(ticket, peer, &server, out);
+            } else if let Some(hunt) = self.hunts.get_mut(&ticket) {
+                hunt.candidate(peer);
+            }
+        }
+        if done && let Some(hunt) = self.hunts.get_mut(&ticket) {
+            hunt.query_ended();
+        }
+        self.check(ticket, out);
+    }
+
+    fn resolve(&mut self, ticket: u64, server: OwnedServerName, now: u64, out: &mut Effects<P, A>) {
+        let live = self.nodes.iter().find(|(_, node)| {
+            let proof = node.proof.as_ref();
+            proof.is_some_and(|proof| proof.server == server && now <= proof.valid_until_ts)
+        });
+        let live = live.map(|(peer, _)| *peer);
+        let failed = self.failed.peek(&server).is_some_and(|until| now < *until);
+        let refused = failed || self.us.is_none() || self.us.as_ref() == Some(&server);
+        if live.is_some() || refused || self.hunts.len() >= HUNTS_MAX {
+            out.push(Effect::Resolved { ticket, peer: live });
+            return;
+        }
+        let goal = Goal::Server(server);
+        let follows = self.hunts.values().any(|hunt| !hunt.people && hunt.goal == goal);
+        let mut hunt = Hunt::new(goal, false, 1);
+        if follows {
+            // Another hunt looks already: what it finds counts here too, and so does its end.
+            hunt.began(1);
+            self.hunts.insert(ticket, hunt);
+        } else {
+            self.hunts.insert(ticket, hunt);
+            self.round(ticket, Vec::new(), out);
+        }
+    }
+
+    fn search(
+        &mut self,
+        ticket: u64,
+        goal: Goal<P>,
+        addresses: Vec<A>,
+        limit: usize,
+        now: u64,
+        out: &mut Effects<P, A>,
+    ) {
+        let ourselves = matches!(&goal, Goal::Server(server) if self.us.as_ref() == Some(server));
+        if limit == 0 || ourselves || self.us.is_none() || self.hunts.len() >= HUNTS_MAX {
+            out.push(Effect::Searched { ticket, found: Vec::new() });
+            return;
+        }
+        let exact = !matches!(goal, Goal::Suffix { .. });
+        let limit = if exact { 1 } else { limit };
+        self.hunts.insert(ticket, Hunt::new(goal, true, limit));
+        let proven: Vec<(P, OwnedServerName)> = self
+            .nodes
+            .iter()
+            .filter_map(|(peer, node)| Some((*peer, node.proof.as_ref()?)))
+            .filter(|(_, proof)| now <= proof.valid_until_ts)
+            .map(|(peer, proof)| (peer, proof.server.clone()))
+            .collect();
+        let mut known = false;
+        for (peer, server) in proven {
+            let before = out.len();
+            self.consider(ticket, peer, &server, out);
+            known |= out.len() > before;
+        }
+        // One proven answer is the answer; behind a suffix there may be others.
+        if !(exact && known) {
+            self.round(ticket, addresses, out);
+        }
+    }
+
+    /// Looks wherever there may be something.
+    fn round(&mut self, ticket: u64, addresses: Vec<A>, out: &mut Effects<P, A>) {
+        let Some(hunt) = self.hunts.get_mut(&ticket) else { return };
+        hunt.began(1);
+        if let Some(rendezvous) = hunt.goal.rendezvous() {
+            out.push(Effect::FindProviders { ticket, rendezvous });
+        }
+        match &hunt.goal {
+            Goal::Server(server) => {
+                let place = self.book.get(server).filter(|place| self.now <= place.valid_until_ts);
+                if let Some(place) = place {
+                    let (peer, addresses) = (place.peer, place.addresses.clone());
+                    hunt.candidate(peer);
+                    out.push(Effect::Dial { peer, addresses });
+                }
+            }
+            Goal::Suffix { .. } => {}
+            Goal::Node(peer) => {
+                let peer = *peer;
+                hunt.candidate(peer);
+                out.push(Effect::Dial { peer, addresses });
+                out.push(Effect::FindNode { ticket, peer });
+            }
+        }
+    }
+
+    fn check(&mut self, ticket: u64, out: &mut Effects<P, A>) {
+        let Some(hunt) = self.hunts.get_mut(&ticket) else { return };
+        match hunt.standing() {
+            Standing::Open => {}
+            Standing::Retry => out.push(Effect::RetryLater(ticket)),
+            Standing::Over => {
+                let goal = hunt.goal.clone();
+                let people = hunt.people;
+                self.end(ticket, out);
+                if let (false, Goal::Server(server)) = (people, &goal) {
+                    let until = self.now.saturating_add(FAILED_MS);
+                    self.failed.put(server.clone(), until);
+                    let same =
+                        self.hunts.iter().filter(|(_, hunt)| !hunt.people && hunt.goal == goal);
+                    let followers: Vec<u64> = same.map(|(ticket, _)| *ticket).collect();
+                    for follower in followers {
+                        self.end(follower, out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers with what there is.
+    fn end(&mut self, ticket: u64, out: &mut Effects<P, A>) {
+        let Some(hunt) = self.hunts.remove(&ticket) else { return };
+        out.push(match hunt.people {
+            true => Effect::Searched { ticket, found: hunt.found },
+            false => Effect::Resolved { ticket, peer: None },
+        });
+    }
+
+    fn tick(&mut self, now: u64, out: &mut Effects<P, A>) {
+        for (peer, node) in &mut self.nodes {
+            let expired = node.proof.as_ref().is_some_and(|proof| proof.valid_until_ts < now);
+            if expired {
+                node.proof = None;
+                out.push(Effect::Over { peer: *peer, disconnect: true });
+            } else if node.proof.is_none() && !node.exchanging {
+                // It had no identity yet, or was too busy to answer.
+                node.exchanging = true;
+                out.push(Effect::Exchange(*peer));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Who is believed and found, by table.
+
+use super::*;
+use crate::proto::{
+    server_keys::{self, LIFETIME_MS, tests::secret_keys},
+    signer::Signer,
+};
+
+const NOW: u64 = 1_790_000_000_000;
+
+type M = Machine<u8, &'static str>;
+
+fn server(seed: u8) -> OwnedServerName {
+    secret_keys(seed).server_name()
+}
+
+fn issued(seed: u8, peers: &[u8], at: u64) -> VerifiedServerKeys {
+    let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+    let json = server_keys::issue(&secret_keys(seed), &peers, at).unwrap();
+    VerifiedServerKeys::verify(json, at).unwrap()
+}
+
+/// A machine with an identity, and `peers` connected.
+fn machine(peers: &[u8]) -> M {
+    let mut machine = M::default();
+    machine.handle(Input::Signer(server(100)), NOW);
+    for peer in peers {
+        machine.handle(seen(*peer), NOW);
+    }
+    machine
+}
+
+fn seen(peer: u8) -> Input<u8, &'static str> {
+    Input::Seen { peer, ours: true, addresses: vec!["here"] }
+}
+
+fn prove(machine: &mut M, peer: u8, keys: VerifiedServerKeys, now: u64) -> Vec<String> {
+    machine.handle(Input::KeysCame(peer), now);
+    told(machine.handle(Input::Keys { peer, keys: Some(keys) }, now))
+}
+
+/// Effects in short.
+fn told(effects: Vec<Effect<u8, &'static str>>) -> Vec<String> {
+    let short = effects.into_iter().map(|effect| match effect {
+        Effect::Exchange(peer) => format!("exchange {peer}"),
+        Effect::Proven { peer, first, .. } => format!("proven {peer} {first}"),
+        Effect::Over { peer, disconnect } => format!("over {peer} {disconnect}"),
+        Effect::Dial { peer, .. } => format!("dial {peer}"),
+        Effect::FindProviders { ticket, .. } => format!("providers {ticket}"),
+        Effect::FindNode { ticket, peer } => format!("node {ticket} {peer}"),
+        Effect::AskProfile { ticket, .. } => format!("profile {ticket}"),
+        Effect::RetryLater(ticket) => format!("retry {ticket}"),
+        Effect::Resolved { ticket, peer } => format!("resolved {ticket} {peer:?}"),
+        Effect::Searched { ticket, found } => format!("searched {ticket} {}", found.len()),
+        Effect::Write { place, .. } => format!("write {}", place.is_some()),
+        Effect::Provide(strings) => format!("provide {}", strings.len()),
+    });
+    short.collect()
+}
+
+fn resolve(ticket: u64, seed: u8) -> Input<u8, &'static str> {
+    Input::Resolve { ticket, server: server(seed) }
+}
+
+fn found(ticket: u64, peers: &[u8]) -> Input<u8, &'static str> {
+    Input::Found { ticket, peers: peers.to_vec(), done: true }
+}
+
+#[test]
+fn a_node_is_asked_once_and_counts_once_proven() {
+    let mut machine = machine(&[]);
+    assert_eq!(told(machine.handle(seen(1), NOW)), ["exchange 1"]);
+    assert_eq!(told(machine.handle(seen(1), NOW)), [""; 0]);
+    assert_eq!(prove(&mut machine, 1, issued(1, &[1], NOW), NOW), ["write true", "proven 1 true"]);
+    assert_eq!(machine.server_of(&1), Some(&server(1)));
+    // Both sides ask, so the same comes twice.
+    assert_eq!(prove(&mut machine, 1, issued(1, &[1], NOW), NOW), ["proven 1 false"]);
+    assert_eq!(told(machine.handle(Input::Gone(1), NOW)), ["over 1 false"]);
+    assert_eq!(machine.server_of(&1), None);
+    let foreign = Input::Seen { peer: 2, ours: false, addresses: vec![] };
+    assert_eq!(told(machine.handle(foreign, NOW)), [""; 0]);
+}
+
+#[test]
+fn what_proves_nothing() {
+    for (what, peer, keys, now) in [
+        ("another node's", 2, issued(1, &[1], NOW), NOW),
+        ("expired", 1, issued(1, &[1], NOW), NOW + LIFETIME_MS + 1),
+        ("our own", 1, issued(100, &[1], NOW), NOW),
+    ] {
+        let mut machine = machine(&[1, 2]);
+        assert_eq!(prove(&mut machine, peer, keys, now), [""; 0], "{what}");
+        assert_eq!(machine.server_of(&peer), None, "{what}");
+    }
+    let mut machine = machine(&[]);
+    let late = Input::Keys { peer: 1, keys: Some(issued(1, &[1], NOW)) };
+    assert_eq!(told(machine.handle(late, NOW)), [""; 0], "gone while it was verified");
+}
+
+#[test]
+fn a_proof_ends_with_its_time_and_with_newer_keys() {
+    let mut machine = machine(&[1, 2, 3]);
+    prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
+    let later = NOW + LIFETIME_MS + 1;
+    let in_time = told(machine.handle(Input::Tick, NOW + LIFETIME_MS));
+    assert!(!in_time.contains(&"over 1 true".to_owned()), "{in_time:?}");
+    let over = told(machine.handle(Input::Tick, later));
+    assert!(over.contains(&"over 1 true".to_owned()), "{over:?}");
+
+    let moved = issued(1, &[2], NOW + 10);
+    prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
+    let moved = prove(&mut machine, 2, moved, NOW + 10);
+    assert_eq!(moved, ["over 1 true", "write true", "proven 2 true"]);
+    assert_eq!(prove(&mut machine, 1, issued(1, &[1], NOW), NOW + 20), [""; 0], "superseded");
+    assert_eq!(machine.server_of(&2), Some(&server(1)));
+}
+
+#[test]
+fn the_book_is_written_at_most_once_a_minute_and_dialled_once() {
+    let mut machine = machine(&[1]);
+    let keys = || issued(1, &[1], NOW);
+    for (at, expected) in [(0, true), (59_999, false), (60_000, true)] {
+        let told = prove(&mut machine, 1, keys(), NOW + at);
+        assert_eq!(told.contains(&"write true".to_owned()), expected, "{at}");
+    }
+    let place =
+        |peer, seen_ts| Place { peer, addresses: vec!["there"], valid_until_ts: NOW + 1, seen_ts };
+    let rows = || {
+        let old = (server(9), place(9, NOW - BOOK_AGE_MS - 1));
+        let new = (0..30).map(|n| (server(n), place(n, NOW - u64::from(n))));
+        std::iter::once(old).chain(new).collect::<Vec<_>>()
+    };
+    let mut machine = M::default();
+    assert_eq!(told(machine.handle(Input::Book(rows()), NOW)), ["write false"], "no identity yet");
+    let dialled = told(machine.handle(Input::Signer(server(100)), NOW));
+    assert_eq!(dialled.len(), BOOK_DIALS);
+    assert_eq!(dialled.first().map(String::as_str), Some("dial 0"), "the last seen come first");
+    assert_eq!(told(machine.handle(Input::Signer(server(100)), NOW)), [""; 0]);
+}
+
+#[test]
+fn a_server_is_resolved_by_proof_only() {
+    let mut machine = machine(&[]);
+    assert_eq!(told(machine.handle(resolve(1, 1), NOW)), ["providers 1"]);
+    // An impostor provides the victim's string, with its own good server_keys.
+    assert_eq!(told(machine.handle(found(1, &[66]), NOW)), [""; 0]);
+    machine.handle(seen(66), NOW);
+    let impostor = prove(&mut machine, 66, issued(66, &[66], NOW), NOW);
+    assert_eq!(impostor, ["write true", "proven 66 true", "retry 1"]);
+    assert_eq!(told(machine.handle(Input::Retry(1), NOW)), ["providers 1"]);
+    assert_eq!(told(machine.handle(found(1, &[66]), NOW)), ["retry 1"]);
+    assert_eq!(told(machine.handle(Input::Retry(1), NOW)), ["providers 1"]);
+    assert_eq!(told(machine.handle(found(1, &[66, 1]), NOW)), [""; 0]);
+    machine.handle(seen(1), NOW);
+    let real = prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
+    assert_eq!(real, ["write true", "proven 1 true", "resolved 1 Some(1)"]);
+    assert_eq!(told(machine.handle(resolve(2, 1), NOW)), ["resolved 2 Some(1)"]);
+}
+
+#[test]
+fn failures_are_remembered_for_a_while_and_shared() {
+    let mut machine = machine(&[]);
+    machine.handle(resolve(1, 1), NOW);
+    assert_eq!(told(machine.handle(resolve(2, 1), NOW)), [""; 0], "it is looked for already");
+    for _ in 1..3 {
+        assert_eq!(told(machine.handle(found(1, &[]), NOW)), ["retry 1"]);
+        machine.handle(Input::Retry(1), NOW);
+    }
+    let failed = told(machine.handle(found(1, &[]), NOW));
+    assert_eq!(failed, ["resolved 1 None", "resolved 2 None"]);
+    assert_eq!(told(machine.handle(resolve(3, 1), NOW + 9_999)), ["resolved 3 None"]);
+    assert_eq!(told(machine.handle(resolve(4, 1), NOW + 10_000)), ["providers 4"]);
+    assert_eq!(told(machine.handle(Input::TimeUp(4), NOW + 11_000)), ["resolved 4 None"]);
+    assert_eq!(told(machine.handle(found(4, &[]), NOW + 12_000)), [""; 0], "too late");
+}
+
+#[test]
+fn nothing_is_looked_for_before_there_is_an_identity() {
+    let mut machine = M::default();
+    assert_eq!(told(machine.handle(resolve(1, 1), NOW)), ["resolved 1 None"]);
+    let search = Input::Search { ticket: 2, goal: Goal::Node(1), addresses: vec![], limit: 10 };
+    assert_eq!(told(machine.handle(search, NOW)), ["searched 2 0"]);
+    machine.handle(Input::Advertise("Ann".into()), NOW);
+    assert_eq!(told(machine.handle(Input::Signer(server(100)), NOW)), ["provide 5"]);
+}
+
+#[test]
+fn a_search_for_a_node_goes_by_address_and_ends_with_its_failure() {
+    let mut machine = machine(&[]);
+    let search = Input::Search { ticket: 1, goal: Goal::Node(1), addresses: vec!["x"], limit: 10 };
+    assert_eq!(told(machine.handle(search, NOW)), ["dial 1", "node 1 1"]);
+    assert_eq!(told(machine.handle(found(1, &[]), NOW)), [""; 0], "it is being dialled");
+    assert_eq!(told(machine.handle(Input::DialFailed(1), NOW)), ["retry 1"]);
+    machine.handle(Input::Retry(1), NOW);
+    machine.handle(seen(1), NOW);
+    let proven = prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
+    assert_eq!(proven, ["write true", "proven 1 true", "profile 1"]);
+    let profile = Input::Profile { ticket: 1, server: server(1), profile: None };
+    assert_eq!(told(machine.handle(profile, NOW)), ["searched 1 1"]);
+}
+
+#[test]
+fn known_people_are_asked_at_once() {
+    let mut machine = machine(&[1]);
+    prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
+    let goal = |seed| Goal::Server(server(seed));
+    let search = |ticket, goal| Input::Search { ticket, goal, addresses: vec![], limit: 10 };
+    assert_eq!(told(machine.handle(search(1, goal(1)), NOW)), ["profile 1"]);
+    let suffix = server(1).as_str()[54..].to_owned();
+    let suffix = Goal::Suffix { display_name: "Ann".into(), suffix };
+    assert_eq!(told(machine.handle(search(2, suffix), NOW)), ["profile 2", "providers 2"]);
+    assert_eq!(told(machine.handle(search(3, goal(100)), NOW)), ["searched 3 0"], "ourselves");
+    assert_eq!(told(machine.handle(Input::TimeUp(2), NOW)), ["searched 2 0"]);
+}
+
+#[test]
+fn a_new_signer_goes_to_everybody() {
+    let mut machine = machine(&[1]);
+    machine.handle(Input::Book(Vec::new()), NOW);
+    prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
+    let signer = Signer::new(&secret_keys(100), &[], NOW).unwrap();
+    let told = told(machine.handle(Input::Signer(signer.server_name().clone()), NOW));
+    assert_eq!(told, ["exchange 1"]);
+}

@@ -1,0 +1,376 @@
+//! The shell around one room's machine: its queue, its needs, its effects.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix::{
+    Actor, ActorContext as _, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler,
+    Message, SpawnHandle, WrapFuture as _,
+};
+use futures::future::LocalBoxFuture;
+use rand::Rng as _;
+use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId};
+
+use super::{
+    links::{Links, ask},
+    machine::{Change, Machine, Need},
+    messages::RoomError,
+    operate::{Operation, Outcome, Step, operation, outcome},
+};
+use crate::{
+    actors::{
+        down::DownGuard,
+        gossip::PublishTransaction,
+        room_state::{Advanced, ProfileUpdated, UseSigner},
+        store::{LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError},
+    },
+    config::limits,
+    proto::{signer::Signer, state_res},
+};
+
+/// How long after our newest event the heads are announced: gossip that came before the mesh was
+/// up is lost, and this is what brings it.
+const ANNOUNCE_AFTER: Duration = Duration::from_secs(2);
+/// Heads are announced again this long after the last time, and up to half as much later.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(120);
+
+/// One room. Its messages come through RoomState.
+pub struct RoomActor {
+    pub(super) room_id: OwnedRoomId,
+    pub(super) links: Links,
+    pub(super) signer: Arc<Signer>,
+    pub(super) profile: ProfileUpdated,
+    pub(super) machine: Option<Machine>,
+    queue: VecDeque<Queued>,
+    /// An operation waits for what it needs, or the room is being loaded.
+    waiting: bool,
+    /// Events whose missing ancestors are being fetched.
+    pub(super) fetching: HashSet<OwnedEventId>,
+    announce: Option<SpawnHandle>,
+    _down: DownGuard<OwnedRoomId>,
+}
+
+struct Queued {
+    operation: Box<dyn Operation>,
+    /// Makes the machine of a room of which nothing is stored.
+    begin: Option<RoomVersionId>,
+}
+
+/// An operation from a future of the room itself.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Operate {
+    operation: Box<dyn Operation>,
+    begin: Option<RoomVersionId>,
+}
+
+impl RoomActor {
+    /// Makes the actor; it loads the room when it starts.
+    pub fn new(
+        room_id: OwnedRoomId,
+        links: Links,
+        signer: Arc<Signer>,
+        profile: ProfileUpdated,
+        down: DownGuard<OwnedRoomId>,
+    ) -> Self {
+        Self {
+            room_id,
+            links,
+            signer,
+            profile,
+            machine: None,
+            queue: VecDeque::new(),
+            waiting: true,
+            fetching: HashSet::new(),
+            announce: None,
+            _down: down,
+        }
+    }
+
+    /// Queues an operation.
+    pub(super) fn enqueue(
+        &mut self,
+        operation: Box<dyn Operation>,
+        begin: Option<RoomVersionId>,
+        ctx: &mut Context<Self>,
+    ) {
+        self.queue.push_back(Queued { operation, begin });
+        self.pump(ctx);
+    }
+
+    /// Runs operations until one needs something.
+    fn pump(&mut self, ctx: &mut Context<Self>) {
+        while !self.waiting {
+            let Some(mut next) = self.queue.pop_front() else { return };
+            if self.machine.is_none() {
+                let Some(version) = next.begin.clone() else {
+                    next.operation.fail(RoomError::NotFound);
+                    continue;
+                };
+                let me = self.signer.user_id().clone();
+                match Machine::new(self.room_id.clone(), version, me) {
+                    Ok(machine) => self.machine = Some(machine),
+                    Err(error) => {
+                        next.operation.fail(error);
+                        continue;
+                    }
+                }
+            }
+            let Some(machine) = self.machine.as_mut() else { return };
+            match next.operation.run(machine) {
+                Step::Done(change) => {
+                    machine.tidy();
+                    self.carry_out(change, next.operation, ctx);
+                }
+                Step::Refused(error) => {
+                    machine.tidy();
+                    next.operation.fail(error);
+                }
+                Step::Need(need) => {
+                    self.queue.push_front(next);
+                    self.waiting = true;
+                    self.provide(need, ctx);
+                }
+            }
+        }
+    }
+
+    /// Stores a change, then lets it be known.
+    fn carry_out(
+        &mut self,
+        change: Option<Box<Change>>,
+        operation: Box<dyn Operation>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(change) = change else { return operation.finish() };
+        let Change { commit, publish, unparked } = *change;
+        for event_id in unparked {
+            self.retry_parked(&event_id, ctx);
+        }
+        let advanced = Advanced {
+            room_id: self.room_id.clone(),
+            membership: commit.membership.as_ref().map(|own| own.membership.clone()),
+            servers: commit.servers.clone(),
+        };
+        // Sent now, so that commits and the reads after them keep their order.
+        let stored = self.links.store.commit.send(commit);
+        let signer = Arc::clone(&self.signer);
+        let links = self.links.clone();
+        let room_id = self.room_id.clone();
+        let published = !publish.is_empty();
+        let work = async move {
+            match stored.await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return operation.fail(error.into()),
+                Err(_) => return operation.fail(StoreError::Closed.into()),
+            }
+            if advanced.membership.is_some() || advanced.servers.is_some() {
+                let _ = links.advanced.send(advanced).await;
+            }
+            operation.finish();
+            if !publish.is_empty() {
+                let pdus = links.wire(&publish, &signer).await;
+                links.publish.do_send(PublishTransaction { room_id, pdus, edus: Vec::new() });
+            }
+        };
+        ctx.spawn(work.into_actor(self));
+        if published {
+            self.announce_in(ANNOUNCE_AFTER, ctx);
+        }
+    }
+
+    /// Announces the heads after a while, instead of whenever it was planned before.
+    pub(super) fn announce_in(&mut self, after: Duration, ctx: &mut Context<Self>) {
+        if let Some(planned) = self.announce.take() {
+            ctx.cancel_future(planned);
+        }
+        self.announce = Some(ctx.run_later(after, |act, ctx| {
+            act.announce_heads();
+            let jitter = rand::rng().random_range(0..ANNOUNCE_EVERY.as_millis() as u64 / 2);
+            act.announce_in(ANNOUNCE_EVERY + Duration::from_millis(jitter), ctx);
+        }));
+    }
+
+    /// Loads what an operation needs, then goes on.
+    fn provide(&mut self, need: Need, ctx: &mut Context<Self>) {
+        let links = self.links.clone();
+        let room_id = self.room_id.clone();
+        match need {
+            Need::Events(event_ids) => {
+                let load = async move {
+                    let load = LoadEvents { room_id, event_ids: event_ids.clone() };
+                    let found = ask(&links.store.load_events, load).await?;
+                    Ok((event_ids, found))
+                };
+                self.resume(load, |machine, (ids, found)| machine.provide_events(ids, found), ctx);
+            }
+            Need::State(group) => {
+                let load =
+                    async move { ask(&links.store.load_state, LoadState { room_id, group }).await };
+                let provide = move |machine: &mut Machine, state| {
+                    machine.provide_state(group, state);
+                    Ok(())
+                };
+                self.resume(load, provide, ctx);
+            }
+            Need::Resolve(groups) => self.resolve(groups, ctx),
+        }
+    }
+
+    /// Resolves diverged states off this thread.
+    fn resolve(&mut self, groups: Vec<u64>, ctx: &mut Context<Self>) {
+        let Some(machine) = self.machine.as_mut() else { return };
+        let states = match machine.states_of(&groups) {
+            Ok(states) => states,
+            Err(super::machine::Stop::Need(need)) => return self.provide(need, ctx),
+            Err(super::machine::Stop::Refused(error)) => return self.give_up(error, ctx),
+        };
+        let states: Vec<_> = states.iter().map(|state| (**state).clone()).collect();
+        let roots: HashSet<OwnedEventId> =
+            states.iter().flat_map(|state| state.values().cloned()).collect();
+        let rules = machine.rules().clone();
+        let links = self.links.clone();
+        let load =
+            LoadAuthChain { room_id: self.room_id.clone(), roots: roots.into_iter().collect() };
+        let loaded = async move { ask(&links.store.load_auth_chain, load).await };
+        let cpu = self.links.cpu.clone();
+        let work = loaded.into_actor(self).then(move |chain, act, _| {
+            let events = chain.and_then(|chain| match act.machine.as_ref() {
+                Some(machine) => machine.event_map(&chain),
+                None => Err(RoomError::NotFound),
+            });
+            let resolved: LocalBoxFuture<'static, _> = match events {
+                Err(error) => Box::pin(async move { Err(error) }),
+                Ok(events) => Box::pin(async move {
+                    let job = cpu.run(move || state_res::resolve(&states, &events, &rules));
+                    let resolved =
+                        job.await.map_err(|error| RoomError::BadRequest(error.to_string()))?;
+                    Ok(resolved?)
+                }),
+            };
+            resolved.into_actor(act)
+        });
+        ctx.spawn(work.map(move |resolved, act, ctx| match resolved {
+            Ok(state) => act.go_on(ctx, |machine| {
+                machine.provide_resolved(groups, state);
+                Ok(())
+            }),
+            Err(error) => act.give_up(error, ctx),
+        }));
+    }
+
+    fn resume<T: 'static>(
+        &mut self,
+        load: impl Future<Output = Result<T, RoomError>> + 'static,
+        provide: impl FnOnce(&mut Machine, T) -> Result<(), RoomError> + 'static,
+        ctx: &mut Context<Self>,
+    ) {
+        ctx.spawn(load.into_actor(self).map(|loaded, act, ctx| match loaded {
+            Ok(value) => act.go_on(ctx, |machine| provide(machine, value)),
+            Err(error) => act.give_up(error, ctx),
+        }));
+    }
+
+    fn go_on(
+        &mut self,
+        ctx: &mut Context<Self>,
+        provide: impl FnOnce(&mut Machine) -> Result<(), RoomError>,
+    ) {
+        self.waiting = false;
+        match self.machine.as_mut().map(provide) {
+            Some(Err(error)) => self.give_up(error, ctx),
+            _ => self.pump(ctx),
+        }
+    }
+
+    /// Ends the operation that could not be given what it needs.
+    fn give_up(&mut self, error: RoomError, ctx: &mut Context<Self>) {
+        log::error!(room_id:% = self.room_id; "room operation failed: {error}");
+        self.waiting = false;
+        if let Some(next) = self.queue.pop_front() {
+            next.operation.fail(error);
+        }
+        self.pump(ctx);
+    }
+
+    /// Returns an operation's outcome as a future that needs no actor.
+    pub(super) fn operate<T, F>(
+        &mut self,
+        ctx: &mut Context<Self>,
+        closure: F,
+    ) -> impl Future<Output = Result<T, RoomError>> + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Machine) -> Result<(T, Option<Box<Change>>), super::machine::Stop>
+            + Send
+            + 'static,
+    {
+        let (operation, done): (_, Outcome<T>) = operation(closure);
+        self.enqueue(operation, None, ctx);
+        outcome(done)
+    }
+}
+
+/// Runs an operation of the room from one of its futures.
+pub(super) async fn operate<T, F>(
+    room: &Addr<RoomActor>,
+    begin: Option<RoomVersionId>,
+    closure: F,
+) -> Result<T, RoomError>
+where
+    T: Send + 'static,
+    F: FnMut(&mut Machine) -> Result<(T, Option<Box<Change>>), super::machine::Stop>
+        + Send
+        + 'static,
+{
+    let (operation, done) = operation(closure);
+    room.do_send(Operate { operation, begin });
+    outcome(done).await
+}
+
+impl Actor for RoomActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(limits::MAILBOX);
+        let links = self.links.clone();
+        let room_id = self.room_id.clone();
+        let load = async move { ask(&links.store.load_room, LoadRoom { room_id }).await };
+        ctx.spawn(load.into_actor(self).map(|loaded, act, ctx| {
+            let me = act.signer.user_id().clone();
+            let machine = loaded.and_then(|loaded| {
+                loaded.map(|loaded| Machine::load(act.room_id.clone(), me, loaded)).transpose()
+            });
+            match machine {
+                Ok(machine) => {
+                    act.machine = machine;
+                    act.waiting = false;
+                    act.pump(ctx);
+                }
+                Err(error) => {
+                    log::error!(room_id:% = act.room_id; "cannot load the room: {error}");
+                    ctx.stop();
+                }
+            }
+        }));
+    }
+}
+
+impl Handler<Operate> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: Operate, ctx: &mut Self::Context) {
+        self.enqueue(msg.operation, msg.begin, ctx);
+    }
+}
+
+impl Handler<UseSigner> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: UseSigner, _: &mut Self::Context) {
+        self.signer = msg.0;
+    }
+}

@@ -1,0 +1,467 @@
+//! What our user does in the room: send, change memberships, type, read.
+
+use std::time::Duration;
+
+use actix::{AsyncContext as _, Context, Handler, ResponseFuture};
+use ruma::{
+    CanonicalJsonValue, OwnedEventId, OwnedServerName, OwnedUserId,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use super::{
+    actor::{RoomActor, operate},
+    edus,
+    links::{Links, ask},
+    machine::{Ingested, Machine},
+    messages::{
+        ChangeMembership, CreateInRoom, Forget, Leave, ProfileChanged, RoomError, SendEvent,
+        SetReceipt, SetTyping,
+    },
+};
+use crate::{
+    actors::{
+        clock::now_ms,
+        ephemera::Typing,
+        gossip::PublishTransaction,
+        relay_request::SendFederation,
+        room_state::ProfileUpdated,
+        store::{Receipt, Row, WriteRows},
+    },
+    config::limits,
+    proto::pdu::{Draft, Pdu, Received},
+};
+
+/// Longest wait for the invited server.
+const INVITE_WAIT: Duration = Duration::from_secs(20);
+/// Longest wait for a server that is told of a refused invite.
+const REFUSE_WAIT: Duration = Duration::from_secs(10);
+
+impl Handler<SendEvent> for RoomActor {
+    type Result = ResponseFuture<Result<OwnedEventId, RoomError>>;
+
+    fn handle(&mut self, msg: SendEvent, ctx: &mut Context<Self>) -> Self::Result {
+        let SendEvent { kind, state_key, mut content, redacts, txn, permit } = msg;
+        if kind == TimelineEventType::RoomMember
+            && state_key.as_deref() == Some(self.signer.user_id().as_str())
+        {
+            // A client that sets its own membership leaves name and avatar to the server.
+            fill_profile(&mut content, &self.profile);
+        }
+        let signer = std::sync::Arc::clone(&self.signer);
+        let draft = Draft { kind, state_key, content, redacts };
+        let sent = self.operate(ctx, move |machine| {
+            if let Some(known) = txn.as_ref().and_then(|txn| machine.txn(txn)) {
+                return Ok((known.clone(), None));
+            }
+            // The same state again is no news (Client-Server API, "PUT state").
+            if let Some(same) = machine.unchanged(&draft) {
+                return Ok((same, None));
+            }
+            let (id, change) = machine.send(draft.clone(), txn.clone(), &signer, now_ms())?;
+            Ok((id, Some(Box::new(change))))
+        });
+        Box::pin(async move {
+            let sent = sent.await;
+            drop(permit);
+            sent
+        })
+    }
+}
+
+fn fill_profile(content: &mut ruma::CanonicalJsonObject, profile: &ProfileUpdated) {
+    let fields = [("displayname", &profile.displayname), ("avatar_url", &profile.avatar_url)];
+    for (key, value) in fields {
+        if let Some(value) = value {
+            content
+                .entry(key.to_owned())
+                .or_insert_with(|| CanonicalJsonValue::String(value.clone()));
+        }
+    }
+}
+
+impl Handler<CreateInRoom> for RoomActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    fn handle(&mut self, msg: CreateInRoom, ctx: &mut Context<Self>) -> Self::Result {
+        let CreateInRoom { version, create, mut drafts } = msg;
+        let join = Draft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(self.signer.user_id().to_string()),
+            content: own_content(&MembershipState::Join, &self.profile, None),
+            redacts: None,
+        };
+        drafts.insert(0, join);
+        let signer = std::sync::Arc::clone(&self.signer);
+        let (operation, done) = super::operate::operation(move |machine: &mut Machine| {
+            let change = machine.create((*create).clone(), drafts.clone(), &signer, now_ms())?;
+            Ok(((), Some(Box::new(change))))
+        });
+        self.enqueue(operation, Some(version), ctx);
+        Box::pin(super::operate::outcome(done))
+    }
+}
+
+/// Makes the content of our own membership event.
+pub(super) fn own_content(
+    membership: &MembershipState,
+    profile: &ProfileUpdated,
+    reason: Option<&str>,
+) -> ruma::CanonicalJsonObject {
+    Machine::member_content(
+        membership,
+        profile.displayname.as_deref(),
+        profile.avatar_url.as_deref(),
+        reason,
+    )
+}
+
+impl Handler<ChangeMembership> for RoomActor {
+    type Result = ResponseFuture<Result<OwnedEventId, RoomError>>;
+
+    fn handle(&mut self, msg: ChangeMembership, ctx: &mut Context<Self>) -> Self::Result {
+        let ChangeMembership { user_id, membership, reason, is_direct, permit } = msg;
+        let signer = std::sync::Arc::clone(&self.signer);
+        let links = self.links.clone();
+        let room = ctx.address();
+        let mut content = Machine::member_content(&membership, None, None, reason.as_deref());
+        if is_direct {
+            content.insert("is_direct".to_owned(), CanonicalJsonValue::Bool(true));
+        }
+        let draft = Draft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(user_id.to_string()),
+            content,
+            redacts: None,
+        };
+        let invites = membership == MembershipState::Invite;
+        Box::pin(async move {
+            let _permit = permit;
+            if invites {
+                return invite(&room, &links, user_id, draft, signer).await;
+            }
+            operate(&room, None, move |machine| {
+                let known = machine.member(&user_id).map(|member| member.membership);
+                let known = known.unwrap_or(MembershipState::Leave);
+                let was = |wanted| known == wanted;
+                // Leaving means nothing for somebody who is not there, and unban is not kick.
+                if membership == MembershipState::Leave && was(MembershipState::Leave) {
+                    return Err(RoomError::Forbidden("the user is not in the room".into()).into());
+                }
+                let (id, change) = machine.send(draft.clone(), None, &signer, now_ms())?;
+                Ok((id, Some(Box::new(change))))
+            })
+            .await
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct InviteAnswer {
+    event: Box<RawValue>,
+}
+
+/// Invites somebody: his server signs the event too, then it counts.
+async fn invite(
+    room: &actix::Addr<RoomActor>,
+    links: &Links,
+    user_id: OwnedUserId,
+    draft: Draft,
+    signer: std::sync::Arc<crate::proto::signer::Signer>,
+) -> Result<OwnedEventId, RoomError> {
+    let server = user_id.server_name().to_owned();
+    crate::proto::server_name::digest(&server)?;
+    let author = std::sync::Arc::clone(&signer);
+    let (pdu, state, version, rules, here) = operate(room, None, move |machine| {
+        if !machine.is_joined() {
+            return Err(RoomError::NotFound.into());
+        }
+        let joined = machine.has_joined(&server);
+        let pdu = machine.compose(draft.clone(), &author, now_ms())?;
+        let state = machine.invite_state();
+        Ok(((pdu, state, machine.version().clone(), machine.rules().clone(), joined), None))
+    })
+    .await?;
+    let server = user_id.server_name().to_owned();
+    let event_id = pdu.event_id.clone();
+    let pdu = if here {
+        pdu
+    } else {
+        let event = links.wire(&[std::sync::Arc::new(pdu.clone())], &signer).await;
+        let state = links.wire(&state, &signer).await;
+        let content = json!({
+            "event": event.first(),
+            "invite_room_state": state,
+            "room_version": version,
+        });
+        let uri = format!("/_matrix/federation/v2/invite/{}/{event_id}", pdu.room_id);
+        let request = federation(&server, "PUT", uri, content, INVITE_WAIT)?;
+        let answer: InviteAnswer = read(&server, ask(&links.federation, request).await?)?;
+        let room_id = pdu.room_id.clone();
+        let received = links
+            .receive(vec![answer.event], room_id, rules, vec![signer.server_name().clone()])
+            .await?;
+        match received.into_iter().next() {
+            Some(Ok(received)) if received.pdu.event_id == event_id && !received.spoilt => {
+                received.pdu
+            }
+            _ => return Err(bad_answer(&server, "it signed another event than the invite")),
+        }
+    };
+    send_checked(room, links, pdu, &signer).await?;
+    Ok(event_id)
+}
+
+/// Makes room for an event of ours that was composed a moment ago, and publishes it. The room may
+/// have moved on meanwhile, so it takes the way of any event.
+pub(super) async fn send_checked(
+    room: &actix::Addr<RoomActor>,
+    links: &Links,
+    pdu: Pdu,
+    signer: &crate::proto::signer::Signer,
+) -> Result<(), RoomError> {
+    let server_keys = crate::proto::server_keys::VerifiedServerKeys::verify(
+        signer.server_keys().clone(),
+        now_ms(),
+    )?;
+    let received = Received { pdu, spoilt: false, server_keys };
+    let published = std::sync::Arc::new(received.pdu.clone());
+    let accepted = operate(room, None, move |machine| match machine.ingest(&received, None)? {
+        Ingested::New(change, place) => {
+            Ok((place == crate::actors::store::Place::Live, Some(change)))
+        }
+        _ => Ok((true, None)),
+    })
+    .await?;
+    if !accepted {
+        return Err(RoomError::Forbidden("the room changed meanwhile".into()));
+    }
+    let room_id = published.room_id.clone();
+    let pdus = links.wire(&[published], signer).await;
+    links.publish.do_send(PublishTransaction { room_id, pdus, edus: Vec::new() });
+    Ok(())
+}
+
+/// Makes a request to another server.
+pub(super) fn federation(
+    destination: &OwnedServerName,
+    method: &'static str,
+    uri: String,
+    content: serde_json::Value,
+    timeout: Duration,
+) -> Result<SendFederation, RoomError> {
+    let content = CanonicalJsonValue::try_from(content)
+        .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+    Ok(SendFederation { destination: destination.clone(), method, uri, content, timeout })
+}
+
+/// Reads the body of an answer.
+pub(super) fn read<T: serde::de::DeserializeOwned>(
+    server: &OwnedServerName,
+    answer: CanonicalJsonValue,
+) -> Result<T, RoomError> {
+    let text =
+        serde_json::to_string(&answer).map_err(|error| bad_answer(server, &error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| bad_answer(server, &error.to_string()))
+}
+
+/// Says that an answer is of no use.
+pub(super) fn bad_answer(server: &OwnedServerName, why: &str) -> RoomError {
+    RoomError::Federation(crate::actors::relay_request::FederationError::BadAnswer {
+        server: server.clone(),
+        why: why.to_owned(),
+    })
+}
+
+impl Handler<Leave> for RoomActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    fn handle(&mut self, msg: Leave, ctx: &mut Context<Self>) -> Self::Result {
+        let Leave { reason, permit } = msg;
+        let links = self.links.clone();
+        let signer = std::sync::Arc::clone(&self.signer);
+        let author = std::sync::Arc::clone(&signer);
+        let room = ctx.address();
+        let room_id = self.room_id.clone();
+        let user = signer.user_id().clone();
+        let content =
+            own_content(&MembershipState::Leave, &ProfileUpdated::default(), reason.as_deref());
+        let draft = Draft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(user.to_string()),
+            content,
+            redacts: None,
+        };
+        Box::pin(async move {
+            let _permit = permit;
+            let refused = operate(&room, None, move |machine| {
+                let Some(own) = machine.membership().cloned() else {
+                    return Err(RoomError::NotFound.into());
+                };
+                match own.membership {
+                    MembershipState::Join => {
+                        let (_, change) = machine.send(draft.clone(), None, &author, now_ms())?;
+                        Ok((None, Some(Box::new(change))))
+                    }
+                    MembershipState::Invite | MembershipState::Knock => {
+                        let servers = machine.candidates(&[]);
+                        let version = machine.version().clone();
+                        let change = machine.set_membership(MembershipState::Leave, None, None);
+                        Ok((Some((servers, version)), Some(Box::new(change))))
+                    }
+                    _ => Ok((None, None)),
+                }
+            })
+            .await?;
+            // An invite is refused here and now; the others learn of it when they can be reached.
+            if let Some((servers, version)) = refused {
+                actix::spawn(async move {
+                    for server in servers {
+                        let told = super::join::refuse(
+                            &links,
+                            &server,
+                            &room_id,
+                            &version,
+                            &signer,
+                            REFUSE_WAIT,
+                        );
+                        if told.await.is_ok() {
+                            return;
+                        }
+                    }
+                });
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Handler<Forget> for RoomActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    fn handle(&mut self, _: Forget, ctx: &mut Context<Self>) -> Self::Result {
+        let forgotten = self.operate(ctx, |machine| Ok(((), machine.forget().map(Box::new))));
+        Box::pin(forgotten)
+    }
+}
+
+impl Handler<ProfileUpdated> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: ProfileUpdated, _: &mut Context<Self>) {
+        self.profile = msg;
+    }
+}
+
+impl Handler<ProfileChanged> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, _: ProfileChanged, ctx: &mut Context<Self>) {
+        let signer = std::sync::Arc::clone(&self.signer);
+        let draft = Draft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(signer.user_id().to_string()),
+            content: own_content(&MembershipState::Join, &self.profile, None),
+            redacts: None,
+        };
+        let sent = self.operate(ctx, move |machine| {
+            if !machine.is_joined() || machine.unchanged(&draft).is_some() {
+                return Ok(((), None));
+            }
+            let (_, change) = machine.send(draft.clone(), None, &signer, now_ms())?;
+            Ok(((), Some(Box::new(change))))
+        });
+        let room_id = self.room_id.clone();
+        actix::spawn(async move {
+            if let Err(error) = sent.await {
+                log::warn!(room_id:%; "the new profile could not be shown in a room: {error}");
+            }
+        });
+    }
+}
+
+impl Handler<SetTyping> for RoomActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    fn handle(&mut self, msg: SetTyping, ctx: &mut Context<Self>) -> Self::Result {
+        let joined = self.operate(ctx, |machine| Ok((machine.is_joined(), None)));
+        let links = self.links.clone();
+        let room_id = self.room_id.clone();
+        let user_id = self.signer.user_id().clone();
+        Box::pin(async move {
+            if !joined.await? {
+                return Err(RoomError::NotFound);
+            }
+            let edu = edus::typing(&room_id, &user_id, msg.timeout_ms.is_some())?;
+            let typing = Typing { room_id: room_id.clone(), user_id, timeout_ms: msg.timeout_ms };
+            links.typing.do_send(typing);
+            links.publish.do_send(PublishTransaction {
+                room_id,
+                pdus: Vec::new(),
+                edus: vec![edu],
+            });
+            Ok(())
+        })
+    }
+}
+
+impl Handler<SetReceipt> for RoomActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    fn handle(&mut self, msg: SetReceipt, ctx: &mut Context<Self>) -> Self::Result {
+        let joined = self.operate(ctx, |machine| Ok((machine.is_joined(), None)));
+        let links = self.links.clone();
+        let room_id = self.room_id.clone();
+        let user_id = self.signer.user_id().clone();
+        Box::pin(async move {
+            if !joined.await? {
+                return Err(RoomError::NotFound);
+            }
+            let receipt = Receipt {
+                user_id,
+                receipt_type: msg.receipt_type,
+                event_id: msg.event_id,
+                thread_id: msg.thread_id,
+                ts: now_ms(),
+            };
+            store_receipt(&links, room_id.clone(), &receipt).await?;
+            if receipt.receipt_type == "m.read" {
+                let edus = vec![edus::receipt(&room_id, &receipt)?];
+                links.publish.do_send(PublishTransaction { room_id, pdus: Vec::new(), edus });
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Keeps a receipt, where `/sync` finds it.
+pub(super) async fn store_receipt(
+    links: &Links,
+    room_id: ruma::OwnedRoomId,
+    receipt: &Receipt,
+) -> Result<(), RoomError> {
+    let value =
+        serde_json::to_vec(receipt).map_err(|error| RoomError::BadRequest(error.to_string()))?;
+    let row = Row::Receipt(
+        room_id,
+        receipt.user_id.clone(),
+        receipt.receipt_type.clone(),
+        receipt.thread_id.clone(),
+    );
+    ask(&links.store.write_rows, WriteRows(vec![(row, Some(value))])).await?;
+    Ok(())
+}
+
+/// Returns the name of a state event type for lookups.
+pub(super) fn state_type(kind: &str) -> StateEventType {
+    StateEventType::from(kind)
+}
+
+/// Most servers that are asked one after another.
+pub(super) const CANDIDATES: usize = 8;
+
+/// Longest wait for one server when several can be asked.
+pub(super) fn each_wait(servers: usize) -> Duration {
+    if servers > 1 { limits::FEDERATION_WAIT / 2 } else { limits::FEDERATION_WAIT }
+}

@@ -1,0 +1,180 @@
+//! EDUs: typing, receipts, presence, and our own announcement of heads.
+
+use actix::{AsyncContext as _, Context};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
+    api::federation::transactions::edu::{Edu, PresenceContent, ReceiptContent, TypingContent},
+};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use super::{actor::RoomActor, client::store_receipt, messages::RoomError};
+use crate::actors::{
+    clock::now_ms,
+    ephemera::{Presence, Typing},
+    gossip::PublishTransaction,
+    store::{Extremity, Receipt},
+};
+
+/// How long somebody types unless told otherwise, in milliseconds (as servers commonly take it).
+const TYPING_MS: u64 = 30_000;
+/// The type of our own EDU: forward extremities of a room.
+const HEADS: &str = "messagehub.heads";
+/// Most forward extremities in an announcement.
+const HEADS_MAX: usize = 20;
+/// Most receipts that are taken from one EDU.
+const RECEIPTS_MAX: usize = 20;
+
+fn raw(value: &serde_json::Value) -> Result<Box<RawValue>, RoomError> {
+    serde_json::value::to_raw_value(value).map_err(|error| RoomError::BadRequest(error.to_string()))
+}
+
+/// Makes the EDU that somebody types or stopped.
+pub(super) fn typing(
+    room_id: &RoomId,
+    user_id: &UserId,
+    typing: bool,
+) -> Result<Box<RawValue>, RoomError> {
+    let content = json!({"room_id": room_id, "user_id": user_id, "typing": typing});
+    raw(&json!({"edu_type": "m.typing", "content": content}))
+}
+
+/// Makes the EDU of a public receipt.
+pub(super) fn receipt(room_id: &RoomId, receipt: &Receipt) -> Result<Box<RawValue>, RoomError> {
+    let mut data = json!({"ts": receipt.ts});
+    if let Some(thread) = &receipt.thread_id {
+        data["thread_id"] = json!(thread);
+    }
+    let one = json!({"event_ids": [receipt.event_id], "data": data});
+    let content = json!({room_id.as_str(): {"m.read": {receipt.user_id.as_str(): one}}});
+    raw(&json!({"edu_type": "m.receipt", "content": content}))
+}
+
+#[derive(Deserialize)]
+struct Heads {
+    edu_type: String,
+    content: HeadsContent,
+}
+
+#[derive(Deserialize)]
+struct HeadsContent {
+    room_id: OwnedRoomId,
+    extremities: Vec<OwnedEventId>,
+}
+
+impl RoomActor {
+    /// Tells the other members our forward extremities, by gossip.
+    pub(super) fn announce_heads(&mut self) {
+        let Some(machine) = self.machine.as_ref().filter(|machine| machine.is_joined()) else {
+            return;
+        };
+        let extremities: Vec<&OwnedEventId> = machine
+            .extremities()
+            .iter()
+            .take(HEADS_MAX)
+            .map(|Extremity { event_id, .. }| event_id)
+            .collect();
+        let content = json!({"room_id": self.room_id, "extremities": extremities});
+        let Ok(edu) = raw(&json!({"edu_type": HEADS, "content": content})) else { return };
+        self.links.publish.do_send(PublishTransaction {
+            room_id: self.room_id.clone(),
+            pdus: Vec::new(),
+            edus: vec![edu],
+        });
+    }
+
+    /// Takes the EDUs of a transaction: only what is about this room and of the origin's users.
+    pub(super) fn take_edus(
+        &mut self,
+        origin: &OwnedServerName,
+        edus: &[Box<RawValue>],
+        ctx: &mut Context<Self>,
+    ) {
+        for edu in edus {
+            if let Ok(heads) = serde_json::from_str::<Heads>(edu.get())
+                && heads.edu_type == HEADS
+            {
+                if heads.content.room_id == self.room_id {
+                    let mut extremities = heads.content.extremities;
+                    extremities.truncate(HEADS_MAX);
+                    ctx.notify(super::messages::HeadsSeen {
+                        server_name: origin.clone(),
+                        extremities,
+                    });
+                }
+                continue;
+            }
+            match serde_json::from_str::<Edu>(edu.get()) {
+                Ok(Edu::Typing(content)) => self.take_typing(origin, content),
+                Ok(Edu::Receipt(content)) => self.take_receipts(origin, content),
+                Ok(Edu::Presence(content)) => self.take_presence(origin, content),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Tells whether a user of the origin is joined here.
+    fn is_members(&self, origin: &OwnedServerName, user: &OwnedUserId) -> bool {
+        let joined = self.machine.as_ref().and_then(|machine| machine.member(user));
+        user.server_name() == *origin
+            && joined.is_some_and(|member| {
+                member.membership == ruma::events::room::member::MembershipState::Join
+            })
+    }
+
+    fn take_typing(&mut self, origin: &OwnedServerName, content: TypingContent) {
+        if content.room_id != self.room_id || !self.is_members(origin, &content.user_id) {
+            return;
+        }
+        self.links.typing.do_send(Typing {
+            room_id: content.room_id,
+            user_id: content.user_id,
+            timeout_ms: content.typing.then_some(TYPING_MS),
+        });
+    }
+
+    fn take_receipts(&mut self, origin: &OwnedServerName, content: ReceiptContent) {
+        let Some(map) = content.receipts.get(&self.room_id) else { return };
+        let receipts: Vec<Receipt> = map
+            .read
+            .iter()
+            .filter(|(user, _)| self.is_members(origin, user))
+            .filter_map(|(user, data)| {
+                let receipt = serde_json::to_value(&data.data).ok()?;
+                let thread = receipt.get("thread_id").and_then(|id| id.as_str());
+                Some(Receipt {
+                    user_id: user.clone(),
+                    receipt_type: "m.read".to_owned(),
+                    event_id: data.event_ids.first()?.clone(),
+                    thread_id: thread.map(ToOwned::to_owned),
+                    ts: receipt.get("ts").and_then(serde_json::Value::as_u64).unwrap_or(now_ms()),
+                })
+            })
+            .take(RECEIPTS_MAX)
+            .collect();
+        let links = self.links.clone();
+        let room_id = self.room_id.clone();
+        actix::spawn(async move {
+            for receipt in receipts {
+                if let Err(error) = store_receipt(&links, room_id.clone(), &receipt).await {
+                    log::error!(room_id:%; "cannot keep a receipt: {error}");
+                }
+            }
+        });
+    }
+
+    fn take_presence(&mut self, origin: &OwnedServerName, content: PresenceContent) {
+        for update in content.push {
+            if !self.is_members(origin, &update.user_id) {
+                continue;
+            }
+            self.links.presence.do_send(Presence {
+                user_id: update.user_id,
+                presence: update.presence,
+                status_msg: update.status_msg,
+                last_active_ago: Some(u64::from(update.last_active_ago)),
+                currently_active: update.currently_active,
+            });
+        }
+    }
+}

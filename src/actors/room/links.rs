@@ -1,0 +1,151 @@
+//! Whom a Room may talk to.
+
+use std::{collections::HashMap, sync::Arc};
+
+use actix::Recipient;
+use ruma::{OwnedRoomId, OwnedServerName, room_version_rules::RoomVersionRules};
+use serde_json::value::RawValue;
+
+use super::messages::RoomError;
+use crate::{
+    actors::{
+        cpu::Cpu,
+        ephemera::{Presence, Typing},
+        gossip::PublishTransaction,
+        identity::FindServerKeys,
+        relay_request::{KeysSeen, SendFederation},
+        room_state::Advanced,
+        store::{
+            CommitRoom, LoadAuthChain, LoadEvents, LoadRoom, LoadState, ReadTimeline, WriteRows,
+        },
+    },
+    proto::{
+        ProtoError,
+        pdu::{self, Pdu, Received},
+        server_keys::VerifiedServerKeys,
+        signer::Signer,
+    },
+};
+
+/// The Store, as rooms use it.
+#[derive(Clone)]
+pub struct StoreLink {
+    /// Writes.
+    pub commit: Recipient<CommitRoom>,
+    /// Reads.
+    pub load_room: Recipient<LoadRoom>,
+    /// Reads.
+    pub load_events: Recipient<LoadEvents>,
+    /// Reads.
+    pub load_state: Recipient<LoadState>,
+    /// Reads.
+    pub load_auth_chain: Recipient<LoadAuthChain>,
+    /// Reads.
+    pub read_timeline: Recipient<ReadTimeline>,
+    /// Writes receipts.
+    pub write_rows: Recipient<WriteRows>,
+}
+
+/// Whom a Room may talk to.
+#[derive(Clone)]
+pub struct Links {
+    /// Keeps everything.
+    pub store: StoreLink,
+    /// Gossip.
+    pub publish: Recipient<PublishTransaction>,
+    /// RelayRequest.
+    pub federation: Recipient<SendFederation>,
+    /// Identity: server_keys of others.
+    pub find_keys: Recipient<FindServerKeys>,
+    /// Identity: server_keys that came along.
+    pub keys_seen: Recipient<KeysSeen>,
+    /// Ephemera.
+    pub typing: Recipient<Typing>,
+    /// Ephemera.
+    pub presence: Recipient<Presence>,
+    /// RoomState.
+    pub advanced: Recipient<Advanced>,
+    /// Signatures and state resolution.
+    pub cpu: Cpu,
+}
+
+/// Asks somebody, with the errors of a Room.
+pub(super) async fn ask<M, T, E>(to: &Recipient<M>, message: M) -> Result<T, RoomError>
+where
+    M: actix::Message<Result = Result<T, E>> + Send,
+    T: Send + 'static,
+    E: Send + Into<RoomError> + 'static,
+{
+    match to.send(message).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(error) => Err(RoomError::Ask(error.into())),
+    }
+}
+
+impl Links {
+    /// Returns the newest known server_keys of some servers.
+    pub(super) async fn keys_of(
+        &self,
+        servers: impl IntoIterator<Item = OwnedServerName>,
+    ) -> HashMap<OwnedServerName, VerifiedServerKeys> {
+        let servers = servers.into_iter().collect();
+        self.find_keys.send(FindServerKeys(servers)).await.unwrap_or_default()
+    }
+
+    /// Puts server_keys back on events, as they go on the wire. Events of servers whose keys are
+    /// not known any more are left out: nobody could verify them.
+    pub(super) async fn wire(&self, pdus: &[Arc<Pdu>], signer: &Signer) -> Vec<Box<RawValue>> {
+        let servers: std::collections::HashSet<OwnedServerName> = pdus
+            .iter()
+            .map(|pdu| pdu.sender.server_name().to_owned())
+            .filter(|server| server != signer.server_name())
+            .collect();
+        let others = if servers.is_empty() { HashMap::new() } else { self.keys_of(servers).await };
+        let mut texts: HashMap<OwnedServerName, String> = others
+            .into_iter()
+            .filter_map(|(server, keys)| Some((server, serde_json::to_string(keys.json()).ok()?)))
+            .collect();
+        if let Ok(own) = serde_json::to_string(signer.server_keys()) {
+            texts.insert(signer.server_name().clone(), own);
+        }
+        pdus.iter()
+            .filter_map(|pdu| texts.get(pdu.sender.server_name()).map(|keys| pdu.to_wire(keys)))
+            .collect()
+    }
+
+    /// Checks events from outside up to the content hash, off this thread. One bad event spoils
+    /// no other.
+    pub(super) async fn receive(
+        &self,
+        raws: Vec<Box<RawValue>>,
+        room_id: OwnedRoomId,
+        rules: RoomVersionRules,
+        servers: Vec<OwnedServerName>,
+    ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
+        let mut known = self.keys_of(servers).await;
+        let now = crate::actors::clock::now_ms();
+        let job = move || {
+            let mut newest = HashMap::new();
+            let results: Vec<_> = raws
+                .iter()
+                .map(|raw| {
+                    let received = pdu::receive(raw, &room_id, &rules, &known, now)?;
+                    let keys = &received.server_keys;
+                    let server = keys.server_name().to_owned();
+                    if known.get(&server).is_none_or(|old| old.issued_ts() < keys.issued_ts()) {
+                        known.insert(server.clone(), keys.clone());
+                        newest.insert(server, keys.clone());
+                    }
+                    Ok(received)
+                })
+                .collect();
+            (results, newest)
+        };
+        let (results, newest) =
+            self.cpu.run(job).await.map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        for keys in newest.into_values() {
+            self.keys_seen.do_send(KeysSeen(keys));
+        }
+        Ok(results)
+    }
+}

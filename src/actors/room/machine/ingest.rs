@@ -1,0 +1,399 @@
+//! The checks on receipt of a PDU that need the room (Server-Server API, "Checks performed on
+//! receipt of a PDU", 4 to 6), in their order.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ruma::{
+    EventId, OwnedEventId, OwnedServerName,
+    events::TimelineEventType,
+    state_res::{
+        auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules,
+    },
+};
+
+use super::{
+    Change, Known, Machine, Stop,
+    state::{Before, View},
+};
+use crate::{
+    actors::{
+        room::messages::RoomError,
+        store::{Extremity, NewEvent, NewGroup, Place},
+    },
+    config::limits,
+    proto::pdu::{Pdu, Received, StateKey},
+};
+
+/// An event that waits for others.
+#[derive(Debug)]
+pub(super) struct Parked {
+    received: Received,
+    missing: Vec<OwnedEventId>,
+}
+
+/// What became of an event.
+#[derive(Debug)]
+pub(crate) enum Ingested {
+    /// It is new; store this.
+    New(Box<Change>, Place),
+    /// It was here before.
+    Duplicate,
+    /// It waits for events that are not here: [`Machine::frontier`].
+    Parked,
+    /// Too many events wait; it comes again with the next head exchange.
+    Full,
+}
+
+/// All that is known of an event once it was checked, before anything is changed.
+struct Plan {
+    place: Place,
+    before: Before,
+    front: Option<super::state::Front>,
+    state_group: u64,
+    new_groups: Vec<NewGroup>,
+    next_group: u64,
+}
+
+/// Fills a place of the state before an event that has no state of its own here: a state that
+/// was fetched, instead of one computed from prev events.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FetchedState(pub(super) u64);
+
+impl Machine {
+    /// Takes in an event that is well formed and signed.
+    ///
+    /// `fetched` gives the state before it where its prev events cannot be had.
+    pub(crate) fn ingest(
+        &mut self,
+        received: &Received,
+        fetched: Option<FetchedState>,
+    ) -> Result<Ingested, Stop> {
+        let pdu = &received.pdu;
+        if self.extremities.is_empty() {
+            return Err(RoomError::NotFound.into());
+        }
+        self.require(std::slice::from_ref(&pdu.event_id))?;
+        if let Some(known) = self.known(&pdu.event_id).cloned() {
+            if known.spoilt && !received.spoilt {
+                return Ok(self.mend(received, &known));
+            }
+            if known.place != Place::Outlier {
+                return Ok(Ingested::Duplicate);
+            }
+        }
+        if let Some(Known::RedactedBy(because)) = self.known.get(&pdu.event_id) {
+            self.require(std::slice::from_ref(&because.clone()))?;
+        }
+        self.require_target(pdu)?;
+        let mut missing = self.missing_of(&pdu.auth_events)?;
+        if fetched.is_none() {
+            let without_state: Vec<_> = {
+                self.require(&pdu.prev_events)?;
+                let unusable =
+                    |id: &&OwnedEventId| self.known(id).is_none_or(|known| known.group.is_none());
+                pdu.prev_events.iter().filter(unusable).cloned().collect()
+            };
+            missing.extend(without_state);
+        }
+        if !missing.is_empty() {
+            // An outlier is from before our time here: its place is in backfilled history.
+            let outlier = self.known(&pdu.event_id).is_some();
+            return Ok(if outlier { Ingested::Duplicate } else { self.park(received, missing) });
+        }
+        let plan = self.plan(pdu, fetched)?;
+        Ok(self.commit_plan(received, plan))
+    }
+
+    /// Returns the events of a list that are not here.
+    fn missing_of(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>, Stop> {
+        self.require(ids)?;
+        Ok(ids.iter().filter(|id| self.known(id).is_none()).cloned().collect())
+    }
+
+    fn park(&mut self, received: &Received, missing: Vec<OwnedEventId>) -> Ingested {
+        if self.parked.len() >= limits::ROOM_PARKED {
+            return Ingested::Full;
+        }
+        let parked = Parked { received: received.clone(), missing };
+        self.parked.insert(received.pdu.event_id.clone(), parked);
+        Ingested::Parked
+    }
+
+    /// Takes a parked event out, to be ingested again.
+    pub(crate) fn unpark(&mut self, event_id: &EventId) -> Option<Received> {
+        self.parked.remove(event_id).map(|parked| parked.received)
+    }
+
+    /// Returns a parked event.
+    pub(crate) fn parked_event(&self, event_id: &EventId) -> Option<Received> {
+        self.parked.get(event_id).map(|parked| parked.received.clone())
+    }
+
+    /// Returns the PDU of a parked event.
+    pub(crate) fn parked_pdu(&self, event_id: &EventId) -> Option<Pdu> {
+        self.parked.get(event_id).map(|parked| parked.received.pdu.clone())
+    }
+
+    /// Returns the server that sent a parked event.
+    pub(crate) fn sender_of_parked(&self, event_id: &EventId) -> Option<OwnedServerName> {
+        let parked = self.parked.get(event_id)?;
+        Some(parked.received.pdu.sender.server_name().to_owned())
+    }
+
+    /// Returns the parked events that wait for something that is not parked itself, oldest first.
+    pub(crate) fn frontier(&self) -> Vec<OwnedEventId> {
+        let outside = |parked: &&Parked| {
+            parked.missing.iter().any(|missing| !self.parked.contains_key(missing))
+        };
+        let mut frontier: Vec<_> =
+            self.parked.values().filter(outside).map(|parked| &parked.received.pdu).collect();
+        frontier.sort_by_key(|pdu| pdu.depth);
+        frontier.into_iter().map(|pdu| pdu.event_id.clone()).collect()
+    }
+
+    /// Returns the state before an event by id.
+    pub(crate) fn ids_before(&mut self, pdu: &Pdu) -> Result<Arc<super::StateIds>, Stop> {
+        self.pending = None;
+        self.require(&pdu.prev_events)?;
+        let groups: Vec<u64> = pdu
+            .prev_events
+            .iter()
+            .filter_map(|id| self.known(id).and_then(|known| known.group))
+            .collect();
+        let before = self.merge(&groups, self.next_group)?;
+        Ok(match before.view {
+            View::Current => Arc::new(self.current_ids()),
+            View::Ids(ids) => ids,
+        })
+    }
+
+    /// A full copy takes the place of one that was changed on its way, unless a redaction
+    /// explains the difference.
+    fn mend(&mut self, received: &Received, known: &super::KnownEvent) -> Ingested {
+        let mut change = self.change();
+        let mut pdu = received.pdu.clone();
+        pdu.rejected = known.pdu.rejected;
+        let new = NewEvent {
+            pdu: Arc::new(pdu),
+            place: known.place,
+            state_group: known.group,
+            spoilt: false,
+            txn: None,
+            notify: None,
+        };
+        self.remember(&new);
+        if let Some(place) = new.pdu.state_place()
+            && let Some(current) = self.state.get_mut(&place)
+            && current.event_id == new.pdu.event_id
+        {
+            *current = Arc::clone(&new.pdu);
+        }
+        change.commit.events.push(new);
+        Ingested::New(Box::new(change), known.place)
+    }
+
+    /// Checks the auth rules and works out what the event does to the room. Changes nothing.
+    fn plan(&mut self, pdu: &Pdu, fetched: Option<FetchedState>) -> Result<Plan, Stop> {
+        let mut next_group = self.next_group;
+        let mut new_groups = Vec::new();
+        self.pending = None;
+        let groups: Vec<u64> = match fetched {
+            Some(FetchedState(group)) => vec![group],
+            None => pdu
+                .prev_events
+                .iter()
+                .filter_map(|id| self.known(id).and_then(|known| known.group))
+                .collect(),
+        };
+        let before = self.merge(&groups, next_group)?;
+        if let Some(new) = &before.new {
+            next_group = new.id + 1;
+            new_groups.push(new.clone());
+        }
+        if let Err(error) = self.check_auth(pdu, &before.view)? {
+            log::debug!(room_id:% = self.room_id, event_id:% = pdu.event_id; "event rejected: {error}");
+            let state_group = before.group;
+            let place = Place::Rejected;
+            return Ok(Plan { place, before, front: None, state_group, new_groups, next_group });
+        }
+        let after = match pdu.state_place() {
+            None => Before { new: None, ..before.clone() },
+            Some(place) => {
+                let changes = vec![(place.clone(), Some(pdu.event_id.clone()))];
+                let new = NewGroup { id: next_group, parent: Some(before.group), changes };
+                next_group += 1;
+                new_groups.push(new.clone());
+                let view = match &before.view {
+                    View::Current => View::Current,
+                    View::Ids(ids) => {
+                        let mut ids = (**ids).clone();
+                        ids.insert(place, pdu.event_id.clone());
+                        View::Ids(Arc::new(ids))
+                    }
+                };
+                Before { view, group: new.id, new: Some(new) }
+            }
+        };
+        if let Err(error) = self.check_current(pdu)? {
+            log::debug!(room_id:% = self.room_id, event_id:% = pdu.event_id; "event soft-failed: {error}");
+            let (place, state_group) = (Place::SoftFailed, after.group);
+            return Ok(Plan { place, before, front: None, state_group, new_groups, next_group });
+        }
+        let mut extremities: Vec<Extremity> = self
+            .extremities
+            .iter()
+            .filter(|head| !pdu.prev_events.contains(&head.event_id))
+            .cloned()
+            .collect();
+        extremities.push(Extremity {
+            event_id: pdu.event_id.clone(),
+            depth: pdu.depth,
+            state_group: after.group,
+        });
+        if extremities.len() > 1 {
+            self.set_pending(pdu, &after);
+        }
+        let front = self.front(extremities, &after, next_group)?;
+        self.require_diff(&front.diff, pdu)?;
+        if let Some(new) = &front.new {
+            next_group = new.id + 1;
+            new_groups.push(new.clone());
+        }
+        Ok(Plan {
+            place: Place::Live,
+            before,
+            state_group: after.group,
+            front: Some(front),
+            new_groups,
+            next_group,
+        })
+    }
+
+    /// Checks the auth rules against the event's own auth events, and the state before it.
+    fn check_auth(&mut self, pdu: &Pdu, before: &View) -> Result<Result<(), String>, Stop> {
+        let rules = &self.rules.authorization;
+        let create = self.create_event();
+        let by_id = |id: &EventId| {
+            self.known(id)
+                .map(|known| Arc::clone(&known.pdu))
+                .or_else(|| create.clone().filter(|create| create.event_id == id))
+        };
+        if let Err(error) = check_state_independent_auth_rules(rules, pdu, by_id) {
+            return Ok(Err(error));
+        }
+        let auth: HashMap<StateKey, Arc<Pdu>> = pdu
+            .auth_events
+            .iter()
+            .filter_map(|id| self.known(id))
+            .filter_map(|known| Some((known.pdu.state_place()?, Arc::clone(&known.pdu))))
+            .chain(create.clone().and_then(|create| Some((create.state_place()?, create))))
+            .collect();
+        let by_auth = |kind: &ruma::events::StateEventType, key: &str| {
+            auth.get(&(kind.clone(), key.to_owned())).cloned()
+        };
+        if let Err(error) = check_state_dependent_auth_rules(rules, pdu, by_auth) {
+            return Ok(Err(format!("by its auth events: {error}")));
+        }
+        self.check_state(pdu, before)
+            .map(|checked| checked.map_err(|error| format!("by the state before it: {error}")))
+    }
+
+    /// Checks the auth rules against a state.
+    pub(super) fn check_state(&self, pdu: &Pdu, view: &View) -> Result<Result<(), String>, Stop> {
+        let rules = &self.rules.authorization;
+        let mut places = match auth_types_for_event(
+            &pdu.kind,
+            &pdu.sender,
+            pdu.state_key.as_deref(),
+            &pdu.content,
+            rules,
+        ) {
+            Ok(places) => places,
+            Err(error) => return Ok(Err(error)),
+        };
+        places.push((ruma::events::StateEventType::RoomCreate, String::new()));
+        self.require_places(view, &places)?;
+        let fetch = |kind: &ruma::events::StateEventType, key: &str| self.event_in(view, kind, key);
+        Ok(check_state_dependent_auth_rules(rules, pdu, fetch))
+    }
+
+    /// Checks the auth rules against the current state: failing means soft-fail.
+    pub(super) fn check_current(&self, pdu: &Pdu) -> Result<Result<(), String>, Stop> {
+        self.check_state(pdu, &View::Current)
+    }
+
+    /// Returns the create event.
+    pub(super) fn create_event(&self) -> Option<Arc<Pdu>> {
+        self.state_event(&ruma::events::StateEventType::RoomCreate, "").cloned()
+    }
+
+    /// Carries a plan out: from here on nothing can fail.
+    fn commit_plan(&mut self, received: &Received, plan: Plan) -> Ingested {
+        let mut change = self.change();
+        let mut pdu = received.pdu.clone();
+        pdu.rejected = plan.place == Place::Rejected;
+        let pdu = Arc::new(pdu);
+        let redacted_by = match self.known.get(&pdu.event_id) {
+            Some(Known::RedactedBy(because)) => Some(because.clone()),
+            _ => None,
+        };
+        let new = NewEvent {
+            pdu: Arc::clone(&pdu),
+            place: plan.place,
+            state_group: Some(plan.state_group),
+            spoilt: received.spoilt,
+            txn: None,
+            notify: (plan.place == Place::Live).then(|| self.notify(&pdu)).flatten(),
+        };
+        self.append(&mut change, new, plan.new_groups, plan.next_group, plan.front);
+        drop(plan.before);
+        if let Some(because) = redacted_by {
+            self.redact_late(&mut change, &pdu, because);
+        }
+        let waiting: Vec<OwnedEventId> = self
+            .parked
+            .iter()
+            .filter(|(_, parked)| parked.missing.contains(&pdu.event_id))
+            .map(|(id, _)| id.clone())
+            .collect();
+        change.unparked = waiting;
+        Ingested::New(Box::new(change), plan.place)
+    }
+
+    /// Adds one event to a change and to the room.
+    pub(super) fn append(
+        &mut self,
+        change: &mut Change,
+        new: NewEvent,
+        new_groups: Vec<NewGroup>,
+        next_group: u64,
+        front: Option<super::state::Front>,
+    ) {
+        self.next_group = next_group;
+        self.remember(&new);
+        let pdu = Arc::clone(&new.pdu);
+        if let Some(txn) = &new.txn {
+            self.txns.insert(txn.clone(), pdu.event_id.clone());
+        }
+        if !new_groups.is_empty() {
+            change.commit.groups.extend(new_groups);
+            self.note_heads(change);
+        }
+        change.commit.events.push(new);
+        if let Some(front) = front {
+            self.extremities = front.extremities;
+            self.current_group = front.group;
+            self.apply_diff(change, front.diff);
+            self.note_heads(change);
+            if pdu.kind == TimelineEventType::RoomRedaction {
+                self.redact(change, &pdu);
+            }
+        }
+    }
+
+    /// Tells whether an event from outside is of a server that has joined, so it may
+    /// be handed on by gossip.
+    pub(crate) fn may_gossip(&self, pdu: &Pdu) -> bool {
+        self.joined.contains_key(pdu.sender.server_name())
+    }
+}

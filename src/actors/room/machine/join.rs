@@ -1,0 +1,448 @@
+//! Coming in and letting in: state that other servers give, templates that we give.
+//!
+//! State is never taken from one server's word: every event of an answer was verified like any
+//! other, and is checked here against its own auth events before it may count.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, OwnedServerName, OwnedUserId, RoomVersionId,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    state_res::{check_state_dependent_auth_rules, check_state_independent_auth_rules},
+};
+
+use super::{
+    Change, Known, Machine, Stop,
+    ingest::FetchedState,
+    state::{StateIds, View},
+};
+use crate::{
+    actors::{
+        room::messages::RoomError,
+        store::{Extremity, InviteData, NewEvent, NewGroup, OwnMembership, Place},
+    },
+    proto::pdu::{Draft, Pdu, Received, StateKey},
+};
+
+/// A room state that another server gave.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GivenState {
+    /// The state before an event.
+    pub state: Vec<Received>,
+    /// The auth chain of the state.
+    pub auth_chain: Vec<Received>,
+}
+
+/// Events of a [`GivenState`] that passed.
+struct Accepted {
+    events: HashMap<OwnedEventId, (Arc<Pdu>, bool)>,
+    rejected: Vec<(Arc<Pdu>, bool)>,
+    state: StateIds,
+}
+
+impl Machine {
+    /// Checks a given state: each event by its auth events, parents first; one create event, the
+    /// one of this room.
+    fn accept_state(&self, given: &GivenState) -> Result<Accepted, RoomError> {
+        let all: HashMap<OwnedEventId, &Received> = given
+            .auth_chain
+            .iter()
+            .chain(&given.state)
+            .map(|received| (received.pdu.event_id.clone(), received))
+            .collect();
+        let mut events: HashMap<OwnedEventId, (Arc<Pdu>, bool)> = HashMap::new();
+        let mut rejected = Vec::new();
+        let create = self.find_create(&all)?;
+        for id in parents_first(&all) {
+            let Some(received) = all.get(&id) else { continue };
+            let mut pdu = received.pdu.clone();
+            if let Err(error) = self.check_outlier(&pdu, &events, &create) {
+                log::debug!(event_id:% = id; "event of a given state rejected: {error}");
+                pdu.rejected = true;
+                rejected.push((Arc::new(pdu), received.spoilt));
+                continue;
+            }
+            events.insert(id, (Arc::new(pdu), received.spoilt));
+        }
+        let mut state = StateIds::new();
+        for received in &given.state {
+            let Some((pdu, _)) = events.get(&received.pdu.event_id) else { continue };
+            let Some(place) = pdu.state_place() else { continue };
+            if state.insert(place, pdu.event_id.clone()).is_some() {
+                return Err(RoomError::BadRequest(
+                    "the given state fills a place twice".to_owned(),
+                ));
+            }
+        }
+        let at_create = state.get(&(StateEventType::RoomCreate, String::new()));
+        if at_create != Some(&create.event_id) {
+            return Err(RoomError::BadRequest(
+                "the given state lacks the create event of the room".to_owned(),
+            ));
+        }
+        Ok(Accepted { events, rejected, state })
+    }
+
+    /// Returns the create event of a given state: there is exactly one, and it is of this room.
+    fn find_create(&self, all: &HashMap<OwnedEventId, &Received>) -> Result<Arc<Pdu>, RoomError> {
+        let mut creates = all
+            .values()
+            .map(|received| &received.pdu)
+            .filter(|pdu| pdu.kind == TimelineEventType::RoomCreate);
+        let bad = |why: &str| RoomError::BadRequest(format!("the given state {why}"));
+        let create = creates.next().ok_or_else(|| bad("has no create event"))?;
+        if creates.next().is_some() {
+            return Err(bad("has two create events"));
+        }
+        if let Some(ours) = self.create_event()
+            && ours.event_id != create.event_id
+        {
+            return Err(bad("has another create event than the room"));
+        }
+        if create.room_id != self.room_id {
+            return Err(bad("is of another room"));
+        }
+        let content: CreateContent = serde_json::from_str(create.content.get())
+            .map_err(|_| bad("has an unreadable create event"))?;
+        if content.room_version.unwrap_or(RoomVersionId::V1) != self.version {
+            return Err(bad("is of another room version"));
+        }
+        Ok(Arc::new(create.clone()))
+    }
+
+    fn check_outlier(
+        &self,
+        pdu: &Pdu,
+        events: &HashMap<OwnedEventId, (Arc<Pdu>, bool)>,
+        create: &Arc<Pdu>,
+    ) -> Result<(), String> {
+        let rules = &self.rules.authorization;
+        let by_id = |id: &ruma::EventId| {
+            if create.event_id == id {
+                return Some(Arc::clone(create));
+            }
+            let known = || self.known(id).map(|known| Arc::clone(&known.pdu));
+            events.get(id).map(|(pdu, _)| Arc::clone(pdu)).or_else(known)
+        };
+        check_state_independent_auth_rules(rules, pdu, by_id)?;
+        let auth: HashMap<StateKey, Arc<Pdu>> = pdu
+            .auth_events
+            .iter()
+            .filter_map(|id| by_id(id))
+            .chain(std::iter::once(Arc::clone(create)))
+            .filter_map(|pdu| Some((pdu.state_place()?, pdu)))
+            .collect();
+        check_state_dependent_auth_rules(rules, pdu, |kind: &StateEventType, key: &str| {
+            auth.get(&(kind.clone(), key.to_owned())).cloned()
+        })
+    }
+
+    /// Adds the events of an accepted state as outliers, and the state as a group of its own.
+    fn store_state(&mut self, change: &mut Change, accepted: &Accepted) -> u64 {
+        let group = self.next_group;
+        self.next_group += 1;
+        let outliers = accepted.events.values().map(|event| (event, Place::Outlier));
+        let rejected = accepted.rejected.iter().map(|event| (event, Place::Rejected));
+        for ((pdu, spoilt), place) in outliers.chain(rejected) {
+            // What is here already stands as it stands.
+            if self.known(&pdu.event_id).is_some() {
+                continue;
+            }
+            let new = NewEvent {
+                pdu: Arc::clone(pdu),
+                place,
+                state_group: None,
+                spoilt: *spoilt,
+                txn: None,
+                notify: None,
+            };
+            self.remember(&new);
+            change.commit.events.push(new);
+        }
+        let mut changes: Vec<_> =
+            accepted.state.iter().map(|(place, id)| (place.clone(), Some(id.clone()))).collect();
+        changes.sort();
+        change.commit.groups.push(NewGroup { id: group, parent: None, changes });
+        self.groups.insert(group, Arc::new(accepted.state.clone()));
+        group
+    }
+
+    /// Makes sure it is known which of the given events are here already.
+    fn require_given(&self, given: &GivenState) -> Result<(), Stop> {
+        let ids: Vec<_> = given
+            .auth_chain
+            .iter()
+            .chain(&given.state)
+            .map(|received| received.pdu.event_id.clone())
+            .collect();
+        self.require(&ids)
+    }
+
+    /// Joins the room with the state of a send_join answer: it becomes the state before our join
+    /// event, which becomes the only forward extremity.
+    pub(crate) fn joined(&mut self, join: Pdu, given: &GivenState) -> Result<Change, Stop> {
+        self.require_given(given)?;
+        self.require(std::slice::from_ref(&join.event_id))?;
+        let accepted = self.accept_state(given)?;
+        let place = join
+            .state_place()
+            .ok_or_else(|| RoomError::BadRequest("a join is a state event".to_owned()))?;
+        let auth = |kind: &StateEventType, key: &str| {
+            let id = accepted.state.get(&(kind.clone(), key.to_owned()))?;
+            accepted.events.get(id).map(|(pdu, _)| Arc::clone(pdu))
+        };
+        check_state_dependent_auth_rules(&self.rules.authorization, &join, auth)
+            .map_err(RoomError::Forbidden)?;
+
+        let mut change = self.change();
+        let before = self.store_state(&mut change, &accepted);
+        let group = self.next_group;
+        self.next_group += 1;
+        let join = Arc::new(join);
+        change.commit.groups.push(NewGroup {
+            id: group,
+            parent: Some(before),
+            changes: vec![(place.clone(), Some(join.event_id.clone()))],
+        });
+        let new = NewEvent {
+            pdu: Arc::clone(&join),
+            place: Place::Live,
+            state_group: Some(group),
+            spoilt: false,
+            txn: None,
+            notify: None,
+        };
+        self.remember(&new);
+        change.commit.events.push(new);
+        let mut after = accepted.state;
+        after.insert(place, join.event_id.clone());
+        let diff = super::state::diff(&self.current_ids(), &after);
+        self.extremities = vec![Extremity {
+            event_id: join.event_id.clone(),
+            depth: join.depth,
+            state_group: group,
+        }];
+        self.current_group = group;
+        self.apply_diff(&mut change, diff);
+        self.note_heads(&mut change);
+        let unknown = |id: &&OwnedEventId| self.known(id).is_none_or(|known| known.group.is_none());
+        let gaps: Vec<_> = join.prev_events.iter().filter(unknown).cloned().collect();
+        self.backward.extend(gaps);
+        change.commit.backward_extremities = Some(self.backward.iter().cloned().collect());
+        Ok(change)
+    }
+
+    /// Takes the state before an event from another server, where its prev events cannot be had.
+    /// The event can be ingested with what is returned; its prev events become a gap.
+    pub(crate) fn take_state(
+        &mut self,
+        event: &Pdu,
+        given: &GivenState,
+    ) -> Result<(FetchedState, Change), Stop> {
+        self.require_given(given)?;
+        self.require(&event.prev_events)?;
+        let accepted = self.accept_state(given)?;
+        let mut change = self.change();
+        let group = self.store_state(&mut change, &accepted);
+        self.note_heads(&mut change);
+        let unknown = |id: &&OwnedEventId| self.known(id).is_none_or(|known| known.group.is_none());
+        let gaps: Vec<_> = event.prev_events.iter().filter(unknown).cloned().collect();
+        self.backward.extend(gaps);
+        change.commit.backward_extremities = Some(self.backward.iter().cloned().collect());
+        Ok((FetchedState(group), change))
+    }
+
+    /// Adds history that was fetched backwards: newest first. Events are checked by their own auth
+    /// events; they change neither state nor extremities.
+    pub(crate) fn backfilled(&mut self, events: &[Received]) -> Result<Change, Stop> {
+        let ids: Vec<_> = events
+            .iter()
+            .flat_map(|received| {
+                let pdu = &received.pdu;
+                std::iter::once(&pdu.event_id).chain(&pdu.auth_events).chain(&pdu.prev_events)
+            })
+            .cloned()
+            .collect();
+        self.require(&ids)?;
+        let create = self.create_event().ok_or(RoomError::NotFound)?;
+        let mut batch: HashMap<OwnedEventId, (Arc<Pdu>, bool)> = events
+            .iter()
+            .map(|received| {
+                (received.pdu.event_id.clone(), (Arc::new(received.pdu.clone()), received.spoilt))
+            })
+            .collect();
+        let all: HashMap<OwnedEventId, &Received> =
+            events.iter().map(|received| (received.pdu.event_id.clone(), received)).collect();
+        for id in parents_first(&all) {
+            let refused = batch
+                .get(&id)
+                .is_some_and(|(pdu, _)| self.check_outlier(pdu, &batch, &create).is_err());
+            if refused {
+                batch.remove(&id);
+            }
+        }
+        let mut change = self.change();
+        let mut order: Vec<&Received> = events.iter().collect();
+        order.sort_by_key(|received| std::cmp::Reverse(received.pdu.depth));
+        for received in order {
+            let pdu = &received.pdu;
+            self.backward.remove(&pdu.event_id);
+            if self.known(&pdu.event_id).is_some_and(|known| known.place != Place::Outlier) {
+                continue;
+            }
+            let Some((pdu, spoilt)) = batch.get(&pdu.event_id).cloned() else { continue };
+            let redacted_by = match self.known.get(&pdu.event_id) {
+                Some(Known::RedactedBy(because)) => Some(because.clone()),
+                _ => None,
+            };
+            let new = NewEvent {
+                pdu: Arc::clone(&pdu),
+                place: Place::Backfilled,
+                state_group: None,
+                spoilt,
+                txn: None,
+                notify: None,
+            };
+            self.remember(&new);
+            change.commit.events.push(new);
+            if let Some(because) = redacted_by {
+                self.redact_late(&mut change, &pdu, because);
+            }
+        }
+        for received in events {
+            for prev in &received.pdu.prev_events {
+                if self.known(prev).is_none_or(|known| known.place == Place::Outlier) {
+                    self.backward.insert(prev.clone());
+                }
+            }
+        }
+        change.commit.backward_extremities = Some(self.backward.iter().cloned().collect());
+        Ok(change)
+    }
+
+    /// Notes an invite of our user, or the end of one, in a room that we are not in.
+    pub(crate) fn set_membership(
+        &mut self,
+        membership: MembershipState,
+        event_id: Option<OwnedEventId>,
+        invite: Option<InviteData>,
+    ) -> Change {
+        let mut change = self.change();
+        let own = OwnMembership { membership, event_id, invite, forgotten: false };
+        self.membership = Some(own.clone());
+        change.commit.membership = Some(own);
+        change
+    }
+
+    /// Takes the room out of every list of our user, who has left it. History stays, for the day
+    /// on which he comes back.
+    pub(crate) fn forget(&mut self) -> Option<Change> {
+        let left = self.membership.as_ref().filter(|own| own.membership != MembershipState::Join);
+        let own = OwnMembership { forgotten: true, ..left?.clone() };
+        let mut change = self.change();
+        self.membership = None;
+        change.commit.membership = Some(own);
+        Some(change)
+    }
+
+    /// Makes the template for somebody's membership event, if the auth rules would allow it.
+    pub(crate) fn template(
+        &self,
+        user: &OwnedUserId,
+        membership: &MembershipState,
+        now: u64,
+    ) -> Result<CanonicalJsonObject, RoomError> {
+        let draft = Draft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(user.to_string()),
+            content: Self::member_content(membership, None, None, None),
+            redacts: None,
+        };
+        let position = self.position(&draft, user, now)?;
+        let template = serde_json::json!({
+            "type": "m.room.member",
+            "room_id": self.room_id,
+            "sender": user,
+            "state_key": user,
+            "content": draft.content,
+            "prev_events": position.prev_events,
+            "auth_events": position.auth_events,
+            "depth": position.depth,
+            "origin_server_ts": now,
+        });
+        let text = template.to_string();
+        // The auth rules look at no signature or hash, so a template can be checked as it is.
+        let unsigned_id = ruma::EventId::parse("$template")
+            .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        let pdu = Pdu::from_json(unsigned_id, &text, &self.rules)?;
+        match self.check_state(&pdu, &View::Current) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(RoomError::Forbidden(error)),
+            Err(_) => return Err(RoomError::NotFound),
+        }
+        serde_json::from_str(&text).map_err(|error| RoomError::BadRequest(error.to_string()))
+    }
+
+    /// Returns the stripped state that goes with an invite (`invite_room_state`), as PDUs.
+    pub(crate) fn invite_state(&self) -> Vec<Arc<Pdu>> {
+        const SHOWN: [StateEventType; 7] = [
+            StateEventType::RoomCreate,
+            StateEventType::RoomJoinRules,
+            StateEventType::RoomName,
+            StateEventType::RoomAvatar,
+            StateEventType::RoomTopic,
+            StateEventType::RoomCanonicalAlias,
+            StateEventType::RoomEncryption,
+        ];
+        let own = self.state_event(&StateEventType::RoomMember, self.me.as_str()).cloned();
+        SHOWN.iter().filter_map(|kind| self.state_event(kind, "").cloned()).chain(own).collect()
+    }
+
+    /// Returns the servers that could be asked about the room, `first` before all others.
+    pub(crate) fn candidates(&self, first: &[OwnedServerName]) -> Vec<OwnedServerName> {
+        let invited = self.membership.as_ref().and_then(|own| own.invite.as_ref());
+        let mut seen = HashSet::new();
+        first
+            .iter()
+            .chain(invited.into_iter().flat_map(|invite| &invite.via))
+            .chain(self.joined.keys())
+            .filter(|server| self.me.server_name() != **server)
+            .filter(|server| seen.insert((*server).clone()))
+            .cloned()
+            .collect()
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct CreateContent {
+    room_version: Option<RoomVersionId>,
+}
+
+/// Orders events so that each comes after its auth events. Hash ids allow no cycle; the walk is
+/// iterative all the same, since chains can be long.
+fn parents_first(all: &HashMap<OwnedEventId, &Received>) -> Vec<OwnedEventId> {
+    let mut order = Vec::with_capacity(all.len());
+    let mut done: HashSet<&OwnedEventId> = HashSet::new();
+    let mut ids: Vec<&OwnedEventId> = all.keys().collect();
+    ids.sort();
+    for root in ids {
+        let mut stack = vec![(root, false)];
+        while let Some((id, expanded)) = stack.pop() {
+            if done.contains(id) {
+                continue;
+            }
+            let Some((id, received)) = all.get_key_value(id) else { continue };
+            if expanded {
+                done.insert(id);
+                order.push(id.clone());
+                continue;
+            }
+            stack.push((id, true));
+            stack.extend(received.pdu.auth_events.iter().map(|parent| (parent, false)));
+        }
+    }
+    order
+}

@@ -1,0 +1,476 @@
+//! The rules of one room, without I/O: which PDUs count, and what the state is.
+//!
+//! Every operation is a function that either completes or stops with a [`Need`]: something of the
+//! Store, or a state resolution, that has to be provided before it is called again. Nothing is
+//! changed before an operation has all it needs, so calling it again is safe; whoever drives the
+//! machine (the actor, or a test) runs one operation to its end before the next.
+//!
+//! Invariants: never without a forward extremity once the create event is in; the current state
+//! is always that of `current_group`; a rejected event is never part of a state.
+
+mod ingest;
+mod join;
+mod notify;
+mod redact;
+mod send;
+mod state;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ruma::{
+    CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
+    RoomVersionId,
+    events::{
+        StateEventType,
+        room::{history_visibility::HistoryVisibility, member::MembershipState},
+    },
+    push::Ruleset,
+    room_version_rules::RoomVersionRules,
+};
+use serde::Deserialize;
+
+pub(crate) use self::{ingest::Ingested, join::GivenState, state::StateIds};
+use super::messages::RoomError;
+use crate::{
+    actors::store::{
+        ClientTxn, CommitRoom, Extremity, Heads, LoadedRoom, Lookup, NewEvent, OwnMembership,
+        Place, StoredEvent,
+    },
+    proto::{
+        pdu::{self, Draft, Pdu, StateKey},
+        state_res::EventMap,
+    },
+};
+
+/// Events that stay in memory beside the current state.
+const CACHED_EVENTS: usize = 4096;
+/// State groups that stay in memory beside the current one.
+const CACHED_GROUPS: usize = 32;
+/// Client transactions that are remembered.
+const CACHED_TXNS: usize = 1000;
+
+/// What an operation has to be given before it is called again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Events by id: [`Machine::provide_events`].
+    Events(Vec<OwnedEventId>),
+    /// The state of a group: [`Machine::provide_state`].
+    State(u64),
+    /// The resolution of the states of these groups: [`Machine::provide_resolved`].
+    Resolve(Vec<u64>),
+}
+
+/// Why an operation did not complete.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Provide this and call again.
+    Need(Need),
+    /// It cannot be done.
+    Refused(RoomError),
+}
+
+impl<E: Into<RoomError>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+/// What an operation changed: to be stored, and what may happen once it is.
+#[derive(Debug)]
+pub(crate) struct Change {
+    /// For the Store.
+    pub commit: CommitRoom,
+    /// For the other members.
+    pub publish: Vec<Arc<Pdu>>,
+    /// Parked events that may be ingested now.
+    pub unparked: Vec<OwnedEventId>,
+}
+
+/// An event id as far as the room knows it.
+#[derive(Debug, Clone)]
+pub(crate) enum Known {
+    /// An event.
+    Event(Arc<KnownEvent>),
+    /// Only that it was redacted by this event.
+    RedactedBy(OwnedEventId),
+    /// Nothing.
+    Absent,
+}
+
+/// An event of the room.
+#[derive(Debug)]
+pub(crate) struct KnownEvent {
+    pub pdu: Arc<Pdu>,
+    pub place: Place,
+    /// State group after it; none for outliers and backfilled events.
+    pub group: Option<u64>,
+    pub spoilt: bool,
+}
+
+/// The part of a membership event that the room looks at.
+#[derive(Debug, Deserialize)]
+pub(crate) struct MemberContent {
+    pub membership: MembershipState,
+    #[serde(default)]
+    pub displayname: Option<String>,
+    #[serde(default)]
+    pub avatar_url: Option<String>,
+}
+
+/// The room.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(super) room_id: OwnedRoomId,
+    me: OwnedUserId,
+    version: RoomVersionId,
+    rules: RoomVersionRules,
+    /// Forward extremities; none before we joined.
+    extremities: Vec<Extremity>,
+    current_group: u64,
+    next_group: u64,
+    /// The events of the current state.
+    state: HashMap<StateKey, Arc<Pdu>>,
+    /// Joined users of each server.
+    joined: BTreeMap<OwnedServerName, usize>,
+    membership: Option<OwnMembership>,
+    backward: BTreeSet<OwnedEventId>,
+    txns: HashMap<ClientTxn, OwnedEventId>,
+    rules_of_push: Ruleset,
+    known: HashMap<OwnedEventId, Known>,
+    groups: HashMap<u64, Arc<StateIds>>,
+    resolved: HashMap<Vec<u64>, Arc<StateIds>>,
+    /// The event in work and the state after it, while the Store has neither.
+    pending: Option<state::Pending>,
+    /// Events whose prev or auth events are not here, by id.
+    parked: HashMap<OwnedEventId, ingest::Parked>,
+}
+
+impl Machine {
+    /// Makes the machine of a room of which nothing is stored.
+    pub(crate) fn new(
+        room_id: OwnedRoomId,
+        version: RoomVersionId,
+        me: OwnedUserId,
+    ) -> Result<Self, RoomError> {
+        let rules = pdu::rules_of(&version)
+            .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
+        Ok(Self {
+            rules_of_push: Ruleset::server_default(&me),
+            room_id,
+            me,
+            version,
+            rules,
+            extremities: Vec::new(),
+            current_group: 0,
+            next_group: 1,
+            state: HashMap::new(),
+            joined: BTreeMap::new(),
+            membership: None,
+            backward: BTreeSet::new(),
+            txns: HashMap::new(),
+            known: HashMap::new(),
+            groups: HashMap::new(),
+            resolved: HashMap::new(),
+            pending: None,
+            parked: HashMap::new(),
+        })
+    }
+
+    /// Makes the machine of a stored room.
+    pub(crate) fn load(
+        room_id: OwnedRoomId,
+        me: OwnedUserId,
+        loaded: LoadedRoom,
+    ) -> Result<Self, RoomError> {
+        let mut machine = Self::new(room_id, loaded.version, me)?;
+        if let Some(heads) = loaded.heads {
+            machine.extremities = heads.extremities;
+            machine.current_group = heads.current_group;
+            machine.next_group = heads.next_group;
+        }
+        for stored in &loaded.state {
+            let pdu = Arc::new(machine.parse(stored)?);
+            if let Some(place) = pdu.state_place() {
+                machine.count_member(None, Some(&pdu));
+                machine.state.insert(place, pdu);
+            }
+        }
+        machine.membership = loaded.membership;
+        machine.backward = loaded.backward_extremities.into_iter().collect();
+        machine.txns = loaded.txns.into_iter().collect();
+        Ok(machine)
+    }
+
+    /// Reads a stored event.
+    pub(crate) fn parse(&self, stored: &StoredEvent) -> Result<Pdu, RoomError> {
+        let mut pdu = Pdu::from_json(stored.event_id.clone(), &stored.json, &self.rules)?;
+        pdu.rejected = stored.place == Place::Rejected;
+        Ok(pdu)
+    }
+
+    // ------------------------------------------------------------ what others ask
+
+    pub(crate) fn version(&self) -> &RoomVersionId {
+        &self.version
+    }
+
+    pub(crate) fn rules(&self) -> &RoomVersionRules {
+        &self.rules
+    }
+
+    pub(crate) fn membership(&self) -> Option<&OwnMembership> {
+        self.membership.as_ref()
+    }
+
+    /// Tells whether our user is joined.
+    pub(crate) fn is_joined(&self) -> bool {
+        matches!(&self.membership, Some(own) if own.membership == MembershipState::Join)
+    }
+
+    /// Returns the servers that have a joined user.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &OwnedServerName> {
+        self.joined.keys()
+    }
+
+    pub(crate) fn has_joined(&self, server: &OwnedServerName) -> bool {
+        self.joined.contains_key(server)
+    }
+
+    pub(crate) fn extremities(&self) -> &[Extremity] {
+        &self.extremities
+    }
+
+    pub(crate) fn backward_extremities(&self) -> impl Iterator<Item = &OwnedEventId> {
+        self.backward.iter()
+    }
+
+    /// Returns the event at a place of the current state.
+    pub(crate) fn state_event(&self, kind: &StateEventType, state_key: &str) -> Option<&Arc<Pdu>> {
+        // A borrowed pair cannot be looked up in a map of owned pairs.
+        self.state.get(&(kind.clone(), state_key.to_owned()))
+    }
+
+    /// Returns all events of the current state.
+    pub(crate) fn state(&self) -> impl Iterator<Item = &Arc<Pdu>> {
+        self.state.values()
+    }
+
+    /// Returns somebody's membership in the current state.
+    pub(crate) fn member(&self, user: &ruma::UserId) -> Option<MemberContent> {
+        let pdu = self.state_event(&StateEventType::RoomMember, user.as_str())?;
+        serde_json::from_str(pdu.content.get()).ok()
+    }
+
+    /// Returns the event that a client transaction made.
+    pub(crate) fn txn(&self, txn: &ClientTxn) -> Option<&OwnedEventId> {
+        self.txns.get(txn)
+    }
+
+    /// Tells whether there is a state: we were in the room once.
+    pub(crate) fn has_state(&self) -> bool {
+        !self.extremities.is_empty()
+    }
+
+    /// Returns the event of the current state that says just what a draft says.
+    pub(crate) fn unchanged(&self, draft: &Draft) -> Option<OwnedEventId> {
+        let place = (StateEventType::from(draft.kind.to_string()), draft.state_key.clone()?);
+        let current = self.state.get(&place).filter(|pdu| pdu.sender == self.me)?;
+        let content: CanonicalJsonObject = serde_json::from_str(current.content.get()).ok()?;
+        (content == draft.content).then(|| current.event_id.clone())
+    }
+
+    /// Returns who may read history that is older than their join.
+    pub(crate) fn history_visibility(&self) -> HistoryVisibility {
+        #[derive(Deserialize)]
+        struct Content {
+            history_visibility: HistoryVisibility,
+        }
+        self.state_event(&StateEventType::RoomHistoryVisibility, "")
+            .and_then(|pdu| serde_json::from_str::<Content>(pdu.content.get()).ok())
+            .map_or(HistoryVisibility::Shared, |content| content.history_visibility)
+    }
+
+    /// Tells whether an event is waiting for others.
+    pub(crate) fn is_parked(&self, event_id: &EventId) -> bool {
+        self.parked.contains_key(event_id)
+    }
+
+    // ------------------------------------------------------------ what was needed
+
+    /// Provides events that were needed, in the order of the ids.
+    pub(crate) fn provide_events(
+        &mut self,
+        ids: Vec<OwnedEventId>,
+        found: Vec<Lookup>,
+    ) -> Result<(), RoomError> {
+        for (id, found) in ids.into_iter().zip(found) {
+            let known = match found {
+                Lookup::Found(stored) => Known::Event(Arc::new(KnownEvent {
+                    pdu: Arc::new(self.parse(&stored)?),
+                    place: stored.place,
+                    group: stored.state_group,
+                    spoilt: stored.spoilt,
+                })),
+                Lookup::RedactedBy(because) => Known::RedactedBy(because),
+                Lookup::Absent => Known::Absent,
+            };
+            self.known.insert(id, known);
+        }
+        Ok(())
+    }
+
+    /// Provides a state that was needed.
+    pub(crate) fn provide_state(&mut self, group: u64, state: StateIds) {
+        self.groups.insert(group, Arc::new(state));
+    }
+
+    /// Returns what a needed resolution resolves: the states of the groups. Their auth chains
+    /// have to be loaded beside.
+    pub(crate) fn states_of(&mut self, groups: &[u64]) -> Result<Vec<Arc<StateIds>>, Stop> {
+        groups.iter().map(|group| self.state_of(*group)).collect()
+    }
+
+    /// Provides a resolution that was needed.
+    pub(crate) fn provide_resolved(&mut self, groups: Vec<u64>, state: StateIds) {
+        self.resolved.insert(groups, Arc::new(state));
+    }
+
+    /// Parses stored events for a resolution.
+    pub(crate) fn event_map(&self, stored: &[StoredEvent]) -> Result<EventMap, RoomError> {
+        let parse = |event: &StoredEvent| {
+            self.parse(event).map(|pdu| (pdu.event_id.clone(), Arc::new(pdu)))
+        };
+        let mut events: EventMap = stored.iter().map(parse).collect::<Result<_, _>>()?;
+        if let Some(pending) = &self.pending {
+            events.insert(pending.pdu.event_id.clone(), Arc::clone(&pending.pdu));
+        }
+        Ok(events)
+    }
+
+    /// Forgets what is only cached, where that has grown large. Called between operations.
+    pub(crate) fn tidy(&mut self) {
+        if self.known.len() > CACHED_EVENTS {
+            self.known.clear();
+        }
+        if self.groups.len() > CACHED_GROUPS {
+            self.groups.clear();
+        }
+        self.resolved.clear();
+        self.pending = None;
+        if self.txns.len() > 2 * CACHED_TXNS {
+            self.txns.clear();
+        }
+    }
+
+    /// Returns the events that are known of `ids`, or what has to be loaded first.
+    pub(crate) fn require(&self, ids: &[OwnedEventId]) -> Result<(), Stop> {
+        let missing: Vec<_> =
+            ids.iter().filter(|id| !self.known.contains_key(*id)).cloned().collect();
+        if missing.is_empty() { Ok(()) } else { Err(Stop::Need(Need::Events(missing))) }
+    }
+
+    /// Returns what is known of an event that was required before.
+    pub(crate) fn known(&self, id: &EventId) -> Option<&Arc<KnownEvent>> {
+        match self.known.get(id) {
+            Some(Known::Event(event)) => Some(event),
+            _ => None,
+        }
+    }
+
+    // ------------------------------------------------------------ bookkeeping
+
+    /// Begins a change.
+    fn change(&self) -> Change {
+        Change {
+            commit: CommitRoom {
+                room_id: self.room_id.clone(),
+                version: self.version.clone(),
+                events: Vec::new(),
+                groups: Vec::new(),
+                heads: None,
+                state_changes: Vec::new(),
+                redactions: Vec::new(),
+                membership: None,
+                servers: None,
+                backward_extremities: None,
+                directory: Vec::new(),
+            },
+            publish: Vec::new(),
+            unparked: Vec::new(),
+        }
+    }
+
+    /// Notes the front of the graph in a change.
+    fn note_heads(&self, change: &mut Change) {
+        change.commit.heads = Some(Heads {
+            extremities: self.extremities.clone(),
+            current_group: self.current_group,
+            next_group: self.next_group,
+        });
+    }
+
+    /// Keeps an event in memory as it will be stored.
+    fn remember(&mut self, new: &NewEvent) {
+        let known = KnownEvent {
+            pdu: Arc::clone(&new.pdu),
+            place: new.place,
+            group: new.state_group,
+            spoilt: new.spoilt,
+        };
+        self.known.insert(new.pdu.event_id.clone(), Known::Event(Arc::new(known)));
+    }
+
+    /// Counts joined users of servers when one state event takes the place of another. Returns
+    /// whether the set of servers changed.
+    fn count_member(&mut self, old: Option<&Arc<Pdu>>, new: Option<&Arc<Pdu>>) -> bool {
+        let joined = |pdu: Option<&Arc<Pdu>>| {
+            let pdu = pdu.filter(|pdu| pdu.kind == ruma::events::TimelineEventType::RoomMember)?;
+            let content: MemberContent = serde_json::from_str(pdu.content.get()).ok()?;
+            let user = OwnedUserId::try_from(pdu.state_key.as_deref()?).ok()?;
+            (content.membership == MembershipState::Join).then(|| user.server_name().to_owned())
+        };
+        let (left, came) = (joined(old), joined(new));
+        if left == came {
+            return false;
+        }
+        let mut changed = false;
+        if let Some(server) = came {
+            let count = self.joined.entry(server).or_default();
+            *count += 1;
+            changed |= *count == 1;
+        }
+        if let Some(server) = left
+            && let Some(count) = self.joined.get_mut(&server)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.joined.remove(&server);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Makes the content of a membership event of somebody.
+    pub(crate) fn member_content(
+        membership: &MembershipState,
+        displayname: Option<&str>,
+        avatar_url: Option<&str>,
+        reason: Option<&str>,
+    ) -> CanonicalJsonObject {
+        let fields = [
+            ("membership", Some(membership.as_str())),
+            ("displayname", displayname),
+            ("avatar_url", avatar_url),
+            ("reason", reason),
+        ];
+        let text = |value: &str| ruma::CanonicalJsonValue::String(value.to_owned());
+        fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), text(value?)))).collect()
+    }
+}

@@ -1,0 +1,180 @@
+//! Our own events: composed, checked by the auth rules, signed and put at the front of the graph.
+
+use std::sync::Arc;
+
+use ruma::{OwnedEventId, events::TimelineEventType, state_res::auth_types_for_event};
+
+use super::{
+    Change, Machine, Stop,
+    state::{Before, Front, View},
+};
+use crate::{
+    actors::{
+        room::messages::RoomError,
+        store::{ClientTxn, Extremity, NewEvent, NewGroup, Place},
+    },
+    proto::{
+        pdu::{self, Draft, MAX_PREV_EVENTS, Pdu, Position},
+        signer::Signer,
+    },
+};
+
+impl Machine {
+    /// Returns where a new event of the current state stands: after all forward extremities.
+    pub(super) fn position(
+        &self,
+        draft: &Draft,
+        sender: &ruma::UserId,
+        now: u64,
+    ) -> Result<Position, RoomError> {
+        let content = serde_json::value::to_raw_value(&draft.content)
+            .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        let places = auth_types_for_event(
+            &draft.kind,
+            sender,
+            draft.state_key.as_deref(),
+            &content,
+            &self.rules.authorization,
+        )
+        .map_err(RoomError::BadRequest)?;
+        let auth_events = places
+            .iter()
+            .filter_map(|place| self.state.get(place))
+            .map(|pdu| pdu.event_id.clone())
+            .collect();
+        let mut heads: Vec<&Extremity> = self.extremities.iter().collect();
+        heads.sort_by_key(|head| std::cmp::Reverse(head.depth));
+        heads.truncate(MAX_PREV_EVENTS);
+        let depth = heads.first().map_or(0, |head| head.depth);
+        Ok(Position {
+            room_id: Some(self.room_id.clone()),
+            prev_events: heads.into_iter().map(|head| head.event_id.clone()).collect(),
+            auth_events,
+            // Depth is a hint that others chose: it must not be able to stop us.
+            depth: depth.saturating_add(1).min((1 << 53) - 1),
+            origin_server_ts: now,
+        })
+    }
+
+    /// Composes an event of our user at the front of the room, if the auth rules allow it.
+    pub(crate) fn compose(&self, draft: Draft, signer: &Signer, now: u64) -> Result<Pdu, Stop> {
+        if self.extremities.is_empty() {
+            return Err(RoomError::NotFound.into());
+        }
+        let position = self.position(&draft, signer.user_id(), now)?;
+        let pdu = pdu::compose(draft, &position, signer, &self.rules)?;
+        self.check_current(&pdu)?.map_err(RoomError::Forbidden)?;
+        Ok(pdu)
+    }
+
+    /// Sends an event of our user.
+    pub(crate) fn send(
+        &mut self,
+        draft: Draft,
+        txn: Option<ClientTxn>,
+        signer: &Signer,
+        now: u64,
+    ) -> Result<(OwnedEventId, Change), Stop> {
+        if !self.is_joined() {
+            return Err(RoomError::NotFound.into());
+        }
+        if draft.kind == TimelineEventType::RoomCreate {
+            return Err(RoomError::Forbidden("a room is created once".to_owned()).into());
+        }
+        self.require(draft.redacts.as_slice())?;
+        let pdu = self.compose(draft, signer, now)?;
+        let event_id = pdu.event_id.clone();
+        let change = self.send_composed(pdu, txn)?;
+        Ok((event_id, change))
+    }
+
+    /// Puts an event of ours at the front, composed just before by [`Self::compose`] or by hand.
+    pub(crate) fn send_composed(
+        &mut self,
+        pdu: Pdu,
+        txn: Option<ClientTxn>,
+    ) -> Result<Change, Stop> {
+        self.require_target(&pdu)?;
+        let mut change = self.change();
+        let pdu = Arc::new(pdu);
+        self.append_own(&mut change, Arc::clone(&pdu), txn);
+        change.publish.push(pdu);
+        Ok(change)
+    }
+
+    /// Adds an event of ours, whose state before is the current one.
+    fn append_own(&mut self, change: &mut Change, pdu: Arc<Pdu>, txn: Option<ClientTxn>) {
+        let mut next_group = self.next_group;
+        let mut groups = Vec::new();
+        let mut after = Before { view: View::Current, group: self.current_group, new: None };
+        if let Some(place) = pdu.state_place() {
+            let new = NewGroup {
+                id: next_group,
+                parent: (!self.state.is_empty()).then_some(self.current_group),
+                changes: vec![(place, Some(pdu.event_id.clone()))],
+            };
+            next_group += 1;
+            after.group = new.id;
+            after.new = Some(new.clone());
+            groups.push(new);
+        }
+        // More than 20 extremities: those that the event does not follow stay.
+        let mut extremities: Vec<Extremity> = self
+            .extremities
+            .iter()
+            .filter(|head| !pdu.prev_events.contains(&head.event_id))
+            .cloned()
+            .collect();
+        extremities.push(Extremity {
+            event_id: pdu.event_id.clone(),
+            depth: pdu.depth,
+            state_group: after.group,
+        });
+        let front = Front {
+            extremities,
+            group: after.group,
+            new: None,
+            diff: after.new.map_or_else(Vec::new, |new| new.changes),
+        };
+        let new = NewEvent {
+            pdu,
+            place: Place::Live,
+            state_group: Some(after.group),
+            spoilt: false,
+            txn,
+            notify: None,
+        };
+        self.append(change, new, groups, next_group, Some(front));
+    }
+
+    /// Makes the room: the create event, then drafts of our user one after another, all in one
+    /// change. Drafts that the auth rules refuse fail the whole.
+    pub(crate) fn create(
+        &mut self,
+        create: Pdu,
+        drafts: Vec<Draft>,
+        signer: &Signer,
+        now: u64,
+    ) -> Result<Change, RoomError> {
+        if !self.extremities.is_empty() {
+            return Err(RoomError::BadRequest("the room exists already".to_owned()));
+        }
+        let mut change = self.change();
+        self.append_own(&mut change, Arc::new(create), None);
+        for draft in drafts {
+            let kind = draft.kind.clone();
+            let pdu = match self.compose(draft, signer, now) {
+                Ok(pdu) => pdu,
+                Err(Stop::Refused(RoomError::Forbidden(why))) => {
+                    return Err(RoomError::BadRequest(format!("{kind}: {why}")));
+                }
+                Err(Stop::Refused(error)) => return Err(error),
+                Err(Stop::Need(_)) => {
+                    return Err(RoomError::BadRequest(format!("{kind} cannot begin a room")));
+                }
+            };
+            self.append_own(&mut change, Arc::new(pdu), None);
+        }
+        Ok(change)
+    }
+}

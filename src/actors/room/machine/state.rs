@@ -1,0 +1,292 @@
+//! The state before and after events: groups, their resolution, the current state.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ruma::{
+    OwnedEventId,
+    events::{StateEventType, TimelineEventType},
+};
+
+use super::{Change, Machine, MemberContent, Need, Stop};
+use crate::{
+    actors::{
+        room::messages::RoomError,
+        store::{DirectoryEntry, Extremity, NewGroup, OwnMembership},
+    },
+    proto::pdu::{Pdu, StateKey},
+};
+
+/// A room state by event id.
+pub(crate) type StateIds = HashMap<StateKey, OwnedEventId>;
+
+/// Changes from one state to another; `None` removes.
+pub(super) type StateDiff = Vec<(StateKey, Option<OwnedEventId>)>;
+
+/// A state to check events against: the current one, or another by id.
+#[derive(Debug, Clone)]
+pub(super) enum View {
+    /// The current state.
+    Current,
+    /// Another state.
+    Ids(Arc<StateIds>),
+}
+
+/// A state with its group. The group is new where it has changes.
+#[derive(Debug, Clone)]
+pub(super) struct Before {
+    pub(super) view: View,
+    pub(super) group: u64,
+    /// Set when the group has yet to be stored.
+    pub(super) new: Option<NewGroup>,
+}
+
+/// How the current state becomes that of other extremities.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) extremities: Vec<Extremity>,
+    pub(super) group: u64,
+    pub(super) new: Option<NewGroup>,
+    pub(super) diff: StateDiff,
+}
+
+/// An event in work and the state after it, as a group that is not stored yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) pdu: Arc<Pdu>,
+    group: u64,
+    state: Arc<StateIds>,
+}
+
+/// Returns what leads from one state to another, in a stable order.
+pub(super) fn diff(from: &StateIds, to: &StateIds) -> StateDiff {
+    let mut diff: StateDiff = to
+        .iter()
+        .filter(|(place, id)| from.get(*place) != Some(*id))
+        .map(|(place, id)| (place.clone(), Some(id.clone())))
+        .chain(
+            from.keys().filter(|place| !to.contains_key(*place)).map(|place| (place.clone(), None)),
+        )
+        .collect();
+    diff.sort();
+    diff
+}
+
+impl Machine {
+    /// Returns the current state by event id.
+    pub(super) fn current_ids(&self) -> StateIds {
+        self.state.iter().map(|(place, pdu)| (place.clone(), pdu.event_id.clone())).collect()
+    }
+
+    /// Returns the state of a group, or the need for it.
+    pub(super) fn state_of(&mut self, group: u64) -> Result<Arc<StateIds>, Stop> {
+        if let Some(pending) = self.pending.as_ref().filter(|pending| pending.group == group) {
+            return Ok(Arc::clone(&pending.state));
+        }
+        if let Some(state) = self.groups.get(&group) {
+            return Ok(Arc::clone(state));
+        }
+        if group == self.current_group {
+            let state = Arc::new(self.current_ids());
+            self.groups.insert(group, Arc::clone(&state));
+            return Ok(state);
+        }
+        Err(Stop::Need(Need::State(group)))
+    }
+
+    /// Keeps an event in work where resolution finds it and the state after it.
+    pub(super) fn set_pending(&mut self, pdu: &Pdu, after: &Before) {
+        let state = match &after.view {
+            View::Ids(ids) => Arc::clone(ids),
+            View::Current => {
+                let mut ids = self.current_ids();
+                if let Some(place) = pdu.state_place() {
+                    ids.insert(place, pdu.event_id.clone());
+                }
+                Arc::new(ids)
+            }
+        };
+        let pdu = Arc::new(pdu.clone());
+        self.pending = Some(Pending { pdu, group: after.group, state });
+    }
+
+    /// Returns the resolution of several groups, or the need for it.
+    fn resolve(&mut self, groups: &[u64]) -> Result<Arc<StateIds>, Stop> {
+        if let Some(state) = self.resolved.get(groups) {
+            return Ok(Arc::clone(state));
+        }
+        let states = self.states_of(groups)?;
+        // The same state can have several groups; only real differences are resolved.
+        if let Some(first) = states.first()
+            && states.iter().all(|state| state == first)
+        {
+            return Ok(Arc::clone(first));
+        }
+        Err(Stop::Need(Need::Resolve(groups.to_vec())))
+    }
+
+    /// Returns the state after all events of which the groups are given.
+    ///
+    /// `next_group` is the number of a group that may be made for it.
+    pub(super) fn merge(&mut self, groups: &[u64], next_group: u64) -> Result<Before, Stop> {
+        let mut groups = groups.to_vec();
+        groups.sort_unstable();
+        groups.dedup();
+        let Some(&first) = groups.first() else {
+            return Err(
+                RoomError::BadRequest("an event without known state before it".into()).into()
+            );
+        };
+        if groups.len() == 1 {
+            let view = if first == self.current_group {
+                View::Current
+            } else {
+                View::Ids(self.state_of(first)?)
+            };
+            return Ok(Before { view, group: first, new: None });
+        }
+        let merged = self.resolve(&groups)?;
+        if *merged == self.current_ids() {
+            return Ok(Before { view: View::Current, group: self.current_group, new: None });
+        }
+        for &group in &groups {
+            if *self.state_of(group)? == *merged {
+                return Ok(Before { view: View::Ids(merged), group, new: None });
+            }
+        }
+        let changes = diff(&*self.state_of(first)?, &merged);
+        let new = NewGroup { id: next_group, parent: Some(first), changes };
+        Ok(Before { view: View::Ids(merged), group: next_group, new: Some(new) })
+    }
+
+    /// Returns the current state that other forward extremities give.
+    ///
+    /// `after` is the state after the newest event, whose group is not stored yet.
+    pub(super) fn front(
+        &mut self,
+        extremities: Vec<Extremity>,
+        after: &Before,
+        next_group: u64,
+    ) -> Result<Front, Stop> {
+        let mut groups: Vec<u64> = extremities.iter().map(|head| head.state_group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        if groups.len() == 1 {
+            let diff = match &after.view {
+                View::Current => {
+                    after.new.as_ref().map_or_else(Vec::new, |new| new.changes.clone())
+                }
+                View::Ids(ids) => diff(&self.current_ids(), ids),
+            };
+            return Ok(Front { extremities, group: after.group, new: None, diff });
+        }
+        let merged = self.resolve(&groups)?;
+        let diff = diff(&self.current_ids(), &merged);
+        if diff.is_empty() {
+            return Ok(Front { extremities, group: self.current_group, new: None, diff });
+        }
+        for &group in &groups {
+            if *self.state_of(group)? == *merged {
+                return Ok(Front { extremities, group, new: None, diff });
+            }
+        }
+        let new =
+            NewGroup { id: next_group, parent: Some(self.current_group), changes: diff.clone() };
+        Ok(Front { extremities, group: next_group, new: Some(new), diff })
+    }
+
+    /// Returns the event at a place of a state.
+    pub(super) fn event_in(
+        &self,
+        view: &View,
+        kind: &StateEventType,
+        key: &str,
+    ) -> Option<Arc<Pdu>> {
+        let place = (kind.clone(), key.to_owned());
+        match view {
+            View::Current => self.state.get(&place).cloned(),
+            View::Ids(ids) => {
+                let id = ids.get(&place)?;
+                if let Some(current) = self.state.get(&place).filter(|pdu| pdu.event_id == *id) {
+                    return Some(Arc::clone(current));
+                }
+                self.known(id).map(|event| Arc::clone(&event.pdu))
+            }
+        }
+    }
+
+    /// Makes sure that the events at some places of a state are in memory.
+    pub(super) fn require_places(&self, view: &View, places: &[StateKey]) -> Result<(), Stop> {
+        let View::Ids(ids) = view else { return Ok(()) };
+        let current = |place: &StateKey, id: &OwnedEventId| {
+            self.state.get(place).is_some_and(|pdu| pdu.event_id == *id)
+        };
+        let wanted: Vec<_> = places
+            .iter()
+            .filter_map(|place| Some((place, ids.get(place)?)))
+            .filter(|(place, id)| !current(place, id))
+            .map(|(_, id)| id.clone())
+            .collect();
+        self.require(&wanted)
+    }
+
+    /// Makes sure that the events of a change of the current state are in memory.
+    pub(super) fn require_diff(&self, diff: &StateDiff, newest: &Pdu) -> Result<(), Stop> {
+        let wanted: Vec<_> = diff
+            .iter()
+            .filter_map(|(_, id)| id.clone())
+            .filter(|id| *id != newest.event_id)
+            .collect();
+        self.require(&wanted)
+    }
+
+    /// Makes a diff the current state, and notes in the change what hangs on it.
+    pub(super) fn apply_diff(&mut self, change: &mut Change, diff: StateDiff) {
+        let mut servers_changed = false;
+        for (place, id) in &diff {
+            let new = id.as_ref().and_then(|id| self.known(id)).map(|known| Arc::clone(&known.pdu));
+            let old = match &new {
+                Some(pdu) => self.state.insert(place.clone(), Arc::clone(pdu)),
+                None => self.state.remove(place),
+            };
+            servers_changed |= self.count_member(old.as_ref(), new.as_ref());
+            if place.0 == StateEventType::RoomMember {
+                self.note_member(change, &place.1, new.as_ref());
+            }
+        }
+        if servers_changed {
+            change.commit.servers = Some(self.joined.keys().cloned().collect());
+        }
+        change.commit.state_changes.extend(diff);
+    }
+
+    fn note_member(&mut self, change: &mut Change, state_key: &str, pdu: Option<&Arc<Pdu>>) {
+        let Ok(user) = ruma::OwnedUserId::try_from(state_key) else { return };
+        let content = pdu.filter(|pdu| pdu.kind == TimelineEventType::RoomMember);
+        let content: Option<MemberContent> =
+            content.and_then(|pdu| serde_json::from_str(pdu.content.get()).ok());
+        if user == self.me {
+            let membership =
+                content.as_ref().map_or(ruma::events::room::member::MembershipState::Leave, |c| {
+                    c.membership.clone()
+                });
+            let own = OwnMembership {
+                membership,
+                event_id: pdu.map(|pdu| pdu.event_id.clone()),
+                invite: None,
+                forgotten: false,
+            };
+            self.membership = Some(own.clone());
+            change.commit.membership = Some(own);
+            return;
+        }
+        let entry = content
+            .filter(|content| {
+                content.membership == ruma::events::room::member::MembershipState::Join
+            })
+            .map(|content| DirectoryEntry {
+                displayname: content.displayname,
+                avatar_url: content.avatar_url,
+            });
+        change.commit.directory.push((user, entry));
+    }
+}

@@ -1,0 +1,548 @@
+//! PDUs from other servers: checked, ingested, and what is missing around them fetched.
+
+use std::sync::Arc;
+
+use actix::{
+    ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, ResponseFuture, WrapFuture as _,
+};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use tokio::sync::oneshot;
+
+use super::{
+    actor::{RoomActor, operate},
+    client::{federation, read},
+    join::{accepted, receive_state},
+    links::{Links, ask},
+    machine::{Ingested, Machine, Stop},
+    messages::{HeadsSeen, IngestTransaction, MemberOnline, RoomError, TransactionVerdict},
+};
+use crate::{
+    actors::store::Place,
+    config::limits,
+    proto::{Disposition, ProtoError, pdu::Received, signer::Signer},
+};
+
+/// Most forward extremities of another server that are looked at.
+const HEADS_MAX: usize = 20;
+/// Events whose ancestors are fetched at the same time, in one room.
+const FETCHES: usize = 4;
+/// State events that are fetched one by one; where more are missing, the whole state is.
+const STATE_EVENTS: usize = 20;
+
+/// What an actor's future needs to work for the room.
+#[derive(Clone)]
+pub(super) struct Worker {
+    pub(super) room: Addr<RoomActor>,
+    pub(super) links: Links,
+    pub(super) signer: Arc<Signer>,
+    pub(super) room_id: OwnedRoomId,
+}
+
+#[derive(Deserialize)]
+struct EventsAnswer {
+    #[serde(alias = "events")]
+    pdus: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct StateAnswer {
+    pdus: Vec<Box<RawValue>>,
+    auth_chain: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct StateIdsAnswer {
+    pdu_ids: Vec<OwnedEventId>,
+    auth_chain_ids: Vec<OwnedEventId>,
+}
+
+#[derive(Deserialize)]
+struct HeadsAnswer {
+    extremities: Vec<OwnedEventId>,
+}
+
+impl RoomActor {
+    pub(super) fn worker(&self, ctx: &Context<Self>) -> Worker {
+        Worker {
+            room: ctx.address(),
+            links: self.links.clone(),
+            signer: Arc::clone(&self.signer),
+            room_id: self.room_id.clone(),
+        }
+    }
+
+    /// Ingests a parked event again.
+    pub(super) fn retry_parked(&mut self, event_id: &OwnedEventId, ctx: &mut Context<Self>) {
+        let Some(received) = self.machine.as_mut().and_then(|machine| machine.unpark(event_id))
+        else {
+            return;
+        };
+        let from = received.pdu.sender.server_name().to_owned();
+        let worker = self.worker(ctx);
+        ctx.spawn(async move { worker.ingest(received, &from).await }.into_actor(self));
+    }
+
+    /// Fetches what an event waits for, unless that is under way.
+    fn fetch(&mut self, event_id: OwnedEventId, from: OwnedServerName, ctx: &mut Context<Self>) {
+        if self.fetching.len() >= FETCHES || !self.fetching.insert(event_id.clone()) {
+            return;
+        }
+        let worker = self.worker(ctx);
+        let wanted = event_id.clone();
+        let work = async move { worker.fetch_missing(wanted, from).await };
+        ctx.spawn(work.into_actor(self).map(move |fetched, act, ctx| {
+            act.fetching.remove(&event_id);
+            if let Err(error) = fetched {
+                log::debug!(room_id:% = act.room_id; "missing events not fetched: {error}");
+            } else if let Some(next) =
+                act.machine.as_ref().and_then(|machine| machine.frontier().into_iter().next())
+                && next != event_id
+            {
+                let from = act.machine.as_ref().and_then(|machine| machine.sender_of_parked(&next));
+                if let Some(from) = from {
+                    act.fetch(next, from, ctx);
+                }
+            }
+        }));
+    }
+}
+
+impl Handler<IngestTransaction> for RoomActor {
+    type Result = ResponseFuture<TransactionVerdict>;
+
+    fn handle(&mut self, msg: IngestTransaction, ctx: &mut Context<Self>) -> Self::Result {
+        let IngestTransaction { origin, pdus, edus, permit } = msg;
+        let (verdict, decided) = oneshot::channel();
+        let worker = self.worker(ctx);
+        let work = async move {
+            let checked = worker.check(&origin, pdus).await;
+            let (answer, received) = match checked {
+                Ok(received) => (TransactionVerdict::Accept, received),
+                Err(refused) => (refused, Vec::new()),
+            };
+            let _ = verdict.send(answer);
+            if answer == TransactionVerdict::Accept && !edus.is_empty() {
+                worker.room.do_send(TakeEdus { origin: origin.clone(), edus });
+            }
+            for received in received {
+                worker.ingest(received, &origin).await;
+            }
+            drop(permit);
+        };
+        ctx.spawn(work.into_actor(self));
+        Box::pin(async move { decided.await.unwrap_or(TransactionVerdict::Ignore) })
+    }
+}
+
+/// EDUs of a transaction whose origin is a member.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct TakeEdus {
+    origin: OwnedServerName,
+    edus: Vec<Box<RawValue>>,
+}
+
+impl Handler<TakeEdus> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: TakeEdus, ctx: &mut Context<Self>) {
+        self.take_edus(&msg.origin, &msg.edus, ctx);
+    }
+}
+
+/// Asks a room to fetch what an event waits for.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct Fetch {
+    event_id: OwnedEventId,
+    from: OwnedServerName,
+}
+
+impl Handler<Fetch> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: Fetch, ctx: &mut Context<Self>) {
+        self.fetch(msg.event_id, msg.from, ctx);
+    }
+}
+
+impl Handler<MemberOnline> for RoomActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, msg: MemberOnline, ctx: &mut Context<Self>) -> Self::Result {
+        let worker = self.worker(ctx);
+        Box::pin(async move {
+            if let Err(error) = worker.exchange_heads(&msg.server_name).await {
+                log::debug!(room_id:% = worker.room_id; "heads not exchanged: {error}");
+            }
+        })
+    }
+}
+
+impl Handler<HeadsSeen> for RoomActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, msg: HeadsSeen, ctx: &mut Context<Self>) -> Self::Result {
+        let worker = self.worker(ctx);
+        Box::pin(async move {
+            if let Err(error) = worker.follow_heads(&msg.server_name, msg.extremities).await {
+                log::debug!(room_id:% = worker.room_id; "heads not followed: {error}");
+            }
+        })
+    }
+}
+
+impl Worker {
+    /// Runs an operation of the room.
+    pub(super) async fn operate<T, F>(&self, closure: F) -> Result<T, RoomError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Machine) -> Result<(T, Option<Box<super::machine::Change>>), Stop>
+            + Send
+            + 'static,
+    {
+        operate(&self.room, None, closure).await
+    }
+
+    /// Sends a request about the room and reads its answer.
+    pub(super) async fn request<T: serde::de::DeserializeOwned>(
+        &self,
+        server: &OwnedServerName,
+        method: &'static str,
+        uri: String,
+        content: serde_json::Value,
+    ) -> Result<T, RoomError> {
+        let request = federation(server, method, uri, content, limits::FEDERATION_WAIT)?;
+        read(server, ask(&self.links.federation, request).await?)
+    }
+
+    async fn rules(&self) -> Result<ruma::room_version_rules::RoomVersionRules, RoomError> {
+        self.operate(|machine| Ok((machine.rules().clone(), None))).await
+    }
+
+    /// The cheap checks, after which gossip may hand a transaction on.
+    async fn check(
+        &self,
+        origin: &OwnedServerName,
+        pdus: Vec<Box<RawValue>>,
+    ) -> Result<Vec<Received>, TransactionVerdict> {
+        let server = origin.clone();
+        let known = self
+            .operate(move |machine| {
+                let member = machine.is_joined() && machine.has_joined(&server);
+                Ok(((member, machine.rules().clone()), None))
+            })
+            .await;
+        let Ok((true, rules)) = known else { return Err(TransactionVerdict::Ignore) };
+        if pdus.is_empty() {
+            return Ok(Vec::new());
+        }
+        let results = self
+            .links
+            .receive(pdus, self.room_id.clone(), rules, vec![origin.clone()])
+            .await
+            .map_err(|_| TransactionVerdict::Ignore)?;
+        let mut received = Vec::with_capacity(results.len());
+        for result in results {
+            match result {
+                Ok(one) => received.push(one),
+                // Nobody is to blame for keys that this node has not seen.
+                Err(ProtoError::MissingServerKeys(_)) => return Err(TransactionVerdict::Ignore),
+                Err(error) => {
+                    debug_assert_eq!(error.disposition(), Disposition::Drop);
+                    log::debug!(room_id:% = self.room_id, origin:%; "transaction refused: {error}");
+                    return Err(TransactionVerdict::Reject);
+                }
+            }
+        }
+        let pdus: Vec<_> = received.iter().map(|received| received.pdu.clone()).collect();
+        let joined = self
+            .operate(move |machine| Ok((pdus.iter().all(|pdu| machine.may_gossip(pdu)), None)))
+            .await;
+        if joined.unwrap_or(false) { Ok(received) } else { Err(TransactionVerdict::Ignore) }
+    }
+
+    /// Takes one event in. What it misses is fetched from `from`.
+    pub(super) async fn ingest(&self, received: Received, from: &OwnedServerName) {
+        let received =
+            if received.spoilt { self.look_for_full(received, from).await } else { received };
+        let event_id = received.pdu.event_id.clone();
+        let taken = self
+            .operate(move |machine| {
+                Ok(match machine.ingest(&received, None)? {
+                    Ingested::New(change, _) => (false, Some(change)),
+                    Ingested::Parked => (true, None),
+                    Ingested::Duplicate | Ingested::Full => (false, None),
+                })
+            })
+            .await;
+        match taken {
+            Ok(true) => self.room.do_send(Fetch { event_id, from: from.clone() }),
+            Ok(false) => {}
+            Err(error) => {
+                log::debug!(room_id:% = self.room_id, event_id:%; "event not taken in: {error}");
+            }
+        }
+    }
+
+    /// Somebody on the way changed or redacted the copy: asks the author and whoever gave it for
+    /// a full one. Where none is to be had the spoilt one counts, until a full one comes.
+    async fn look_for_full(&self, received: Received, from: &OwnedServerName) -> Received {
+        let author = received.pdu.sender.server_name().to_owned();
+        for server in [&author, from] {
+            let found = self.fetch_event(server, &received.pdu.event_id).await;
+            if let Ok(full) = found
+                && !full.spoilt
+            {
+                return full;
+            }
+        }
+        received
+    }
+
+    async fn fetch_event(
+        &self,
+        server: &OwnedServerName,
+        event_id: &OwnedEventId,
+    ) -> Result<Received, RoomError> {
+        let uri = format!("/_matrix/federation/v1/event/{event_id}?room_id={}", self.room_id);
+        let answer: EventsAnswer = self.request(server, "GET", uri, json!({})).await?;
+        let received = self.receive(answer.pdus, server).await?;
+        received
+            .into_iter()
+            .find(|received| received.pdu.event_id == *event_id)
+            .ok_or(RoomError::EventNotFound)
+    }
+
+    async fn receive(
+        &self,
+        pdus: Vec<Box<RawValue>>,
+        from: &OwnedServerName,
+    ) -> Result<Vec<Received>, RoomError> {
+        let rules = self.rules().await?;
+        let servers = vec![from.clone()];
+        let results = self.links.receive(pdus, self.room_id.clone(), rules, servers).await?;
+        Ok(accepted(&self.room_id, results))
+    }
+
+    /// Compares forward extremities with another member's server, both ways.
+    async fn exchange_heads(&self, server: &OwnedServerName) -> Result<(), RoomError> {
+        let ours = self
+            .operate(|machine| {
+                if !machine.is_joined() {
+                    return Err(RoomError::NotFound.into());
+                }
+                let heads = machine.extremities().iter().map(|head| head.event_id.clone());
+                Ok((heads.take(HEADS_MAX).collect::<Vec<_>>(), None))
+            })
+            .await?;
+        let uri = format!("/_messagehub/federation/v1/heads/{}", self.room_id);
+        let content = json!({"extremities": ours});
+        let answer: HeadsAnswer = self.request(server, "POST", uri, content).await?;
+        self.follow_heads(server, answer.extremities).await
+    }
+
+    /// Fetches the events that another member's server has at its front and we lack.
+    pub(super) async fn follow_heads(
+        &self,
+        server: &OwnedServerName,
+        mut heads: Vec<OwnedEventId>,
+    ) -> Result<(), RoomError> {
+        heads.truncate(HEADS_MAX);
+        let wanted = self
+            .operate(move |machine| {
+                machine.require(&heads)?;
+                let unknown: Vec<_> = heads
+                    .iter()
+                    .filter(|id| machine.known(id).is_none() && !machine.is_parked(id))
+                    .cloned()
+                    .collect();
+                Ok((unknown, None))
+            })
+            .await?;
+        for event_id in wanted {
+            let received = self.fetch_event(server, &event_id).await?;
+            self.ingest(received, server).await;
+        }
+        // What could not be fetched before may be had from this server.
+        let parked =
+            self.operate(|machine| Ok((machine.frontier().into_iter().next(), None))).await?;
+        if let Some(event_id) = parked {
+            self.room.do_send(Fetch { event_id, from: server.clone() });
+        }
+        Ok(())
+    }
+
+    /// Fetches the ancestors of a parked event: page after page backwards until they meet what is
+    /// here; where they do not, the state before the oldest.
+    async fn fetch_missing(
+        &self,
+        event_id: OwnedEventId,
+        from: OwnedServerName,
+    ) -> Result<(), RoomError> {
+        for _ in 0..limits::MISSING_ROUNDS {
+            let id = event_id.clone();
+            let (waits, earliest, latest) = self
+                .operate(move |machine| {
+                    let earliest: Vec<_> =
+                        machine.extremities().iter().map(|head| head.event_id.clone()).collect();
+                    Ok(((machine.is_parked(&id), earliest, machine.frontier()), None))
+                })
+                .await?;
+            if !waits || latest.is_empty() {
+                return Ok(());
+            }
+            let latest: Vec<_> = latest.into_iter().take(HEADS_MAX).collect();
+            let uri = format!("/_matrix/federation/v1/get_missing_events/{}", self.room_id);
+            let content = json!({
+                "earliest_events": earliest,
+                "latest_events": latest,
+                "limit": limits::MISSING_PAGE,
+            });
+            let answer: EventsAnswer = self.request(&from, "POST", uri, content).await?;
+            let mut received = self.receive(answer.pdus, &from).await?;
+            received.sort_by_key(|received| received.pdu.depth);
+            let fresh = received.len();
+            let progress = self.ingest_all(received).await?;
+            if fresh == 0 || !progress {
+                break;
+            }
+        }
+        let oldest =
+            self.operate(|machine| Ok((machine.frontier().into_iter().next(), None))).await?;
+        match oldest {
+            Some(oldest) => self.fetch_state(oldest, &from).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes several events in, oldest first. Tells whether any was new.
+    async fn ingest_all(&self, events: Vec<Received>) -> Result<bool, RoomError> {
+        let mut progress = false;
+        for received in events {
+            progress |= self
+                .operate(move |machine| {
+                    let parked_before = machine.is_parked(&received.pdu.event_id);
+                    Ok(match machine.ingest(&received, None)? {
+                        Ingested::New(change, _) => (true, Some(change)),
+                        Ingested::Parked => (!parked_before, None),
+                        Ingested::Duplicate | Ingested::Full => (false, None),
+                    })
+                })
+                .await?;
+        }
+        Ok(progress)
+    }
+
+    /// Takes the state before a parked event from another server, and the event with it.
+    async fn fetch_state(
+        &self,
+        event_id: OwnedEventId,
+        from: &OwnedServerName,
+    ) -> Result<(), RoomError> {
+        let uri = |what: &str| {
+            format!("/_matrix/federation/v1/{what}/{}?event_id={event_id}", self.room_id)
+        };
+        let ids: StateIdsAnswer = self.request(from, "GET", uri("state_ids"), json!({})).await?;
+        let all: Vec<_> = ids.pdu_ids.iter().chain(&ids.auth_chain_ids).cloned().collect();
+        let (known, missing) = self
+            .operate(move |machine| {
+                machine.require(&all)?;
+                let known: Vec<_> = all
+                    .iter()
+                    .filter_map(|id| machine.known(id).map(|known| Arc::clone(&known.pdu)))
+                    .collect();
+                let missing: Vec<_> =
+                    all.iter().filter(|id| machine.known(id).is_none()).cloned().collect();
+                Ok(((known, missing), None))
+            })
+            .await?;
+        let rules = self.rules().await?;
+        let given = if missing.len() > STATE_EVENTS {
+            let state: StateAnswer = self.request(from, "GET", uri("state"), json!({})).await?;
+            receive_state(&self.links, &self.room_id, &rules, from, state.pdus, state.auth_chain)
+                .await?
+        } else {
+            let mut pdus = self.links.wire(&known, &self.signer).await;
+            for id in &missing {
+                let uri = format!("/_matrix/federation/v1/event/{id}?room_id={}", self.room_id);
+                let answer: EventsAnswer = self.request(from, "GET", uri, json!({})).await?;
+                pdus.extend(answer.pdus);
+            }
+            let received = self.receive(pdus, from).await?;
+            let in_state: std::collections::HashSet<_> = ids.pdu_ids.into_iter().collect();
+            let (state, auth_chain) =
+                received.into_iter().partition(|one| in_state.contains(&one.pdu.event_id));
+            super::machine::GivenState { state, auth_chain }
+        };
+        let id = event_id.clone();
+        let taken = self
+            .operate(move |machine| {
+                let Some(pdu) = machine.parked_pdu(&id) else { return Ok((None, None)) };
+                let (state, change) = machine.take_state(&pdu, &given)?;
+                Ok((Some(state), Some(Box::new(change))))
+            })
+            .await?;
+        let Some(state) = taken else { return Ok(()) };
+        self.operate(move |machine| {
+            let Some(received) = machine.parked_event(&event_id) else { return Ok(((), None)) };
+            let done = match machine.ingest(&received, Some(state))? {
+                Ingested::New(change, place) => {
+                    if place == Place::Rejected {
+                        log::debug!(event_id:%; "event with fetched state rejected");
+                    }
+                    Some(change)
+                }
+                _ => None,
+            };
+            machine.unpark(&event_id);
+            Ok(((), done))
+        })
+        .await
+    }
+
+    /// Fetches history before the oldest that is here, from any member. Tells whether some came.
+    pub(super) async fn backfill(&self, limit: usize) -> Result<bool, RoomError> {
+        let (gaps, servers) = self
+            .operate(|machine| {
+                let gaps: Vec<_> =
+                    machine.backward_extremities().take(HEADS_MAX).cloned().collect();
+                Ok(((gaps, machine.candidates(&[])), None))
+            })
+            .await?;
+        if gaps.is_empty() {
+            return Ok(false);
+        }
+        let limit = limit.clamp(20, limits::MISSING_PAGE);
+        let from: Vec<String> = gaps.iter().map(|id| format!("v={id}")).collect();
+        let uri = format!(
+            "/_matrix/federation/v1/backfill/{}?{}&limit={limit}",
+            self.room_id,
+            from.join("&")
+        );
+        for server in servers.into_iter().take(super::client::CANDIDATES) {
+            let answer: Result<EventsAnswer, _> =
+                self.request(&server, "GET", uri.clone(), json!({})).await;
+            let Ok(answer) = answer else { continue };
+            let received = self.receive(answer.pdus, &server).await?;
+            if received.is_empty() {
+                continue;
+            }
+            return self
+                .operate(move |machine| {
+                    let change = machine.backfilled(&received)?;
+                    let some = !change.commit.events.is_empty();
+                    Ok((some, Some(Box::new(change))))
+                })
+                .await;
+        }
+        Ok(false)
+    }
+
+    /// Answers `heads`, and follows those of the origin.
+    pub(super) fn follow_later(&self, server: OwnedServerName, extremities: Vec<OwnedEventId>) {
+        self.room.do_send(HeadsSeen { server_name: server, extremities });
+    }
+}

@@ -1,0 +1,517 @@
+//! RoomState: starts rooms when they are needed, drains them when they are not, and knows which
+//! servers are in which.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix::{
+    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, Recipient,
+    ResponseActFuture, ResponseFuture, WeakAddr, WrapFuture as _,
+};
+use futures::StreamExt as _;
+use rand::{Rng as _, distr::Alphanumeric};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, RoomId, RoomVersionId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
+use serde_json::value::RawValue;
+
+use super::messages::{
+    Advanced, CountRooms, CreateRoom, ForgetRoom, ListRooms, ProfileUpdated, RoomCounts, ServeRoom,
+    ServerOnline, SharesRoom, ToRoom, UseSigner,
+};
+use crate::{
+    actors::{
+        admission::Admission,
+        clock::now_ms,
+        cpu::Cpu,
+        down::{Down, DownGuard},
+        ephemera::{Presence, Typing},
+        error::AskError,
+        gossip::{JoinTopic, LeaveTopic, PublishTransaction},
+        identity::FindServerKeys,
+        relay_request::{KeysSeen, SendFederation},
+        room::{
+            ChangeMembership, CreateInRoom, Links, MemberOnline, ProfileChanged, RoomActor,
+            RoomError, RoomQuery, StoreLink,
+        },
+        store,
+    },
+    config::limits,
+    proto::{
+        pdu::{self, Draft, Position},
+        signer::Signer,
+    },
+};
+
+/// How often idle rooms are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Panics of one room within [`CRASH_WINDOW`] after which it is not started any more.
+const CRASHES_MAX: usize = 3;
+const CRASH_WINDOW: Duration = Duration::from_secs(600);
+/// Rooms that compare heads with one server at the same time.
+const HEADS_AT_ONCE: usize = 4;
+/// The room version of new rooms: the newest that ruma and current clients support.
+pub const DEFAULT_VERSION: RoomVersionId = RoomVersionId::V12;
+
+/// Whom RoomState, and the rooms it starts, may talk to.
+#[derive(Clone)]
+pub struct RoomStateLinks {
+    /// Keeps everything.
+    pub store: StoreLink,
+    /// Store: the index of rooms.
+    pub list_rooms: Recipient<store::ListRooms>,
+    /// Gossip.
+    pub join_topic: Recipient<JoinTopic>,
+    /// Gossip.
+    pub leave_topic: Recipient<LeaveTopic>,
+    /// Gossip.
+    pub publish: Recipient<PublishTransaction>,
+    /// RelayRequest.
+    pub federation: Recipient<SendFederation>,
+    /// Identity.
+    pub find_keys: Recipient<FindServerKeys>,
+    /// Identity.
+    pub keys_seen: Recipient<KeysSeen>,
+    /// Ephemera.
+    pub typing: Recipient<Typing>,
+    /// Ephemera.
+    pub presence: Recipient<Presence>,
+    /// Signatures and state resolution.
+    pub cpu: Cpu,
+}
+
+enum Slot {
+    Live { room: Addr<RoomActor>, used: Instant },
+    Draining(WeakAddr<RoomActor>),
+}
+
+#[derive(Default)]
+struct Indexed {
+    membership: Option<MembershipState>,
+    servers: HashSet<OwnedServerName>,
+}
+
+/// The owner of all rooms.
+pub struct RoomStateActor {
+    links: RoomStateLinks,
+    signer: Option<Arc<Signer>>,
+    profile: Option<ProfileUpdated>,
+    slots: HashMap<OwnedRoomId, (u64, Slot)>,
+    generation: u64,
+    crashes: HashMap<OwnedRoomId, Vec<Instant>>,
+    rooms: BTreeMap<OwnedRoomId, Indexed>,
+    /// Places for rooms that compare heads: a node in many rooms must not be flooded by itself.
+    online: Admission,
+}
+
+impl RoomStateActor {
+    /// Makes the actor; the rooms start once there is a signer.
+    pub fn new(links: RoomStateLinks) -> Self {
+        Self {
+            links,
+            signer: None,
+            profile: None,
+            slots: HashMap::new(),
+            generation: 0,
+            crashes: HashMap::new(),
+            rooms: BTreeMap::new(),
+            online: Admission::new(limits::WORK_NODE),
+        }
+    }
+
+    /// Returns the actor of a room, starting it if need be.
+    fn room(
+        &mut self,
+        room_id: &OwnedRoomId,
+        ctx: &mut Context<Self>,
+    ) -> Result<Addr<RoomActor>, RoomError> {
+        if let Some((_, slot)) = self.slots.get_mut(room_id) {
+            let live = match slot {
+                Slot::Live { room, .. } if room.connected() => Some(room.clone()),
+                Slot::Draining(room) => room.upgrade().filter(Addr::connected),
+                Slot::Live { .. } => None,
+            };
+            if let Some(room) = live {
+                *slot = Slot::Live { room: room.clone(), used: Instant::now() };
+                return Ok(room);
+            }
+        }
+        if self.crashes.get(room_id).is_some_and(|crashes| crashes.len() >= CRASHES_MAX) {
+            log::warn!(room_id:%; "room is quarantined after repeated crashes");
+            return Err(RoomError::Ask(AskError::Ended));
+        }
+        let signer = self.signer.clone().ok_or(RoomError::NotFound)?;
+        self.generation += 1;
+        let down = DownGuard::new(room_id.clone(), self.generation, ctx.address().recipient());
+        let RoomStateLinks {
+            store,
+            publish,
+            federation,
+            find_keys,
+            keys_seen,
+            typing,
+            presence,
+            cpu,
+            ..
+        } = self.links.clone();
+        let advanced = ctx.address().recipient();
+        let links = Links {
+            store,
+            publish,
+            federation,
+            find_keys,
+            keys_seen,
+            typing,
+            presence,
+            advanced,
+            cpu,
+        };
+        let profile = self.profile.clone().unwrap_or_default();
+        let room = RoomActor::new(room_id.clone(), links, signer, profile, down).start();
+        let slot = Slot::Live { room: room.clone(), used: Instant::now() };
+        self.slots.insert(room_id.clone(), (self.generation, slot));
+        Ok(room)
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Addr<RoomActor>> {
+        self.slots.values().filter_map(|(_, slot)| match slot {
+            Slot::Live { room, .. } => Some(room),
+            Slot::Draining(_) => None,
+        })
+    }
+
+    /// Lets go of rooms that had nothing to do for a while: each ends once its work is done.
+    fn sweep(&mut self) {
+        for (_, slot) in self.slots.values_mut() {
+            if let Slot::Live { room, used } = slot
+                && used.elapsed() > limits::ROOM_IDLE
+            {
+                *slot = Slot::Draining(room.downgrade());
+            }
+        }
+        for crashes in self.crashes.values_mut() {
+            crashes.retain(|at| at.elapsed() < CRASH_WINDOW);
+        }
+    }
+
+    fn joined(&self) -> impl Iterator<Item = &OwnedRoomId> {
+        self.rooms
+            .iter()
+            .filter(|(_, room)| room.membership == Some(MembershipState::Join))
+            .map(|(room_id, _)| room_id)
+    }
+
+    /// Composes the create event of a new room.
+    fn compose_create(
+        &self,
+        version: &RoomVersionId,
+        mut content: CanonicalJsonObject,
+        signer: &Signer,
+    ) -> Result<pdu::Pdu, RoomError> {
+        let rules =
+            pdu::rules_of(version).ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
+        let text = |value: &str| CanonicalJsonValue::String(value.to_owned());
+        content.insert("room_version".to_owned(), text(version.as_str()));
+        if rules.authorization.use_room_create_sender {
+            content.remove("creator");
+        } else {
+            content.insert("creator".to_owned(), text(signer.user_id().as_str()));
+        }
+        let room_id = if rules.authorization.room_create_event_id_as_room_id {
+            None
+        } else {
+            let opaque: String =
+                rand::rng().sample_iter(Alphanumeric).take(18).map(char::from).collect();
+            let room_id = RoomId::parse(format!("!{opaque}:{}", signer.server_name()));
+            Some(room_id.map_err(|error| RoomError::BadRequest(error.to_string()))?)
+        };
+        let draft = Draft {
+            kind: TimelineEventType::RoomCreate,
+            state_key: Some(String::new()),
+            content,
+            redacts: None,
+        };
+        let position = Position {
+            room_id,
+            prev_events: Vec::new(),
+            auth_events: Vec::new(),
+            depth: 1,
+            origin_server_ts: now_ms(),
+        };
+        Ok(pdu::compose(draft, &position, signer, &rules)?)
+    }
+}
+
+impl Actor for RoomStateActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(limits::MAILBOX);
+        ctx.run_interval(SWEEP_EVERY, |act, _| act.sweep());
+    }
+}
+
+impl<M> Handler<ToRoom<M>> for RoomStateActor
+where
+    M: Message + Send + 'static,
+    M::Result: Send + 'static,
+    RoomActor: Handler<M>,
+{
+    type Result = ResponseFuture<Result<M::Result, RoomError>>;
+
+    fn handle(&mut self, msg: ToRoom<M>, ctx: &mut Self::Context) -> Self::Result {
+        match self.room(&msg.room_id, ctx) {
+            Ok(room) => {
+                let answer = room.send(msg.message);
+                Box::pin(async move { answer.await.map_err(|error| RoomError::Ask(error.into())) })
+            }
+            Err(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+}
+
+impl Handler<ServeRoom> for RoomStateActor {
+    type Result = ResponseFuture<Result<Box<RawValue>, RoomError>>;
+
+    fn handle(&mut self, msg: ServeRoom, ctx: &mut Self::Context) -> Self::Result {
+        let ServeRoom { room_id, request } = msg;
+        let opens = matches!(request.query, RoomQuery::Invite { .. });
+        let room = if opens || self.rooms.contains_key(&room_id) {
+            self.room(&room_id, ctx)
+        } else {
+            Err(RoomError::NotFound)
+        };
+        Box::pin(
+            async move { room?.send(request).await.map_err(|error| RoomError::Ask(error.into()))? },
+        )
+    }
+}
+
+impl Handler<CreateRoom> for RoomStateActor {
+    type Result = ResponseFuture<Result<OwnedRoomId, RoomError>>;
+
+    fn handle(&mut self, msg: CreateRoom, ctx: &mut Self::Context) -> Self::Result {
+        let CreateRoom { version, creation_content, initial_state, invite, is_direct, permit } =
+            msg;
+        let Some(signer) = self.signer.clone() else {
+            return Box::pin(async { Err(RoomError::NotFound) });
+        };
+        let version = version.unwrap_or(DEFAULT_VERSION);
+        let created = self
+            .compose_create(&version, creation_content, &signer)
+            .and_then(|create| Ok((self.room(&create.room_id.clone(), ctx)?, create)));
+        let (room, create) = match created {
+            Ok(created) => created,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
+        let drafts = initial_state
+            .into_iter()
+            .map(|(kind, state_key, content)| Draft {
+                kind: kind.into(),
+                state_key: Some(state_key),
+                content,
+                redacts: None,
+            })
+            .collect();
+        let room_id = create.room_id.clone();
+        let invites = Admission::new(invite.len().max(1));
+        Box::pin(async move {
+            let _permit = permit;
+            let ask = CreateInRoom { version, create: Box::new(create), drafts };
+            room.send(ask).await.map_err(|error| RoomError::Ask(error.into()))??;
+            for user_id in invite {
+                let change = ChangeMembership {
+                    user_id: user_id.clone(),
+                    membership: MembershipState::Invite,
+                    reason: None,
+                    is_direct,
+                    permit: invites.admit()?,
+                };
+                let invited = room.send(change).await.map_err(|error| RoomError::Ask(error.into()));
+                if let Err(error) = invited.and_then(|invited| invited) {
+                    log::warn!(room_id:%, user_id:%; "invite of a new room failed: {error}");
+                }
+            }
+            Ok(room_id)
+        })
+    }
+}
+
+impl Handler<UseSigner> for RoomStateActor {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, msg: UseSigner, _: &mut Self::Context) -> Self::Result {
+        for room in self.live() {
+            room.do_send(msg.clone());
+        }
+        let first = self.signer.replace(msg.0).is_none();
+        let list_rooms = self.links.list_rooms.clone();
+        let load =
+            async move { if first { list_rooms.send(store::ListRooms).await.ok() } else { None } };
+        Box::pin(load.into_actor(self).map(|rooms, act, _| match rooms {
+            None => {}
+            Some(Err(error)) => log::error!("cannot read the list of rooms: {error}"),
+            Some(Ok(rooms)) => {
+                for row in rooms {
+                    let servers = row.servers.into_iter().collect();
+                    let indexed = Indexed { membership: row.membership, servers };
+                    act.rooms.insert(row.room_id, indexed);
+                }
+                for room_id in act.joined() {
+                    act.links.join_topic.do_send(JoinTopic(room_id.clone()));
+                }
+            }
+        }))
+    }
+}
+
+impl Handler<Advanced> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: Advanced, _: &mut Self::Context) {
+        let Advanced { room_id, membership, servers } = msg;
+        let room = self.rooms.entry(room_id.clone()).or_default();
+        if let Some(servers) = servers {
+            room.servers = servers.into_iter().collect();
+        }
+        let Some(membership) = membership else { return };
+        let was = room.membership.replace(membership.clone()) == Some(MembershipState::Join);
+        let is = membership == MembershipState::Join;
+        match (was, is) {
+            (false, true) => self.links.join_topic.do_send(JoinTopic(room_id)),
+            (true, false) => self.links.leave_topic.do_send(LeaveTopic(room_id)),
+            _ => {}
+        }
+    }
+}
+
+impl Handler<Down<OwnedRoomId>> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: Down<OwnedRoomId>, _: &mut Self::Context) {
+        let Down { key, generation, panicked } = msg;
+        if self.slots.get(&key).is_some_and(|(current, _)| *current == generation) {
+            self.slots.remove(&key);
+        }
+        if panicked {
+            let crashes = self.crashes.entry(key.clone()).or_default();
+            crashes.push(Instant::now());
+            log::error!(room_id:% = key, crashes = crashes.len(); "room crashed");
+        }
+    }
+}
+
+impl Handler<ServerOnline> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: ServerOnline, ctx: &mut Self::Context) {
+        let server_name = msg.0;
+        let shared: Vec<OwnedRoomId> = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| {
+                room.membership == Some(MembershipState::Join)
+                    && room.servers.contains(&server_name)
+            })
+            .map(|(room_id, _)| room_id.clone())
+            .collect();
+        let Ok(permit) = self.online.admit() else { return };
+        let rooms = ctx.address();
+        actix::spawn(async move {
+            let _permit = permit;
+            let exchanges = shared.into_iter().map(|room_id| {
+                let message = MemberOnline { server_name: server_name.clone() };
+                rooms.send(ToRoom { room_id, message })
+            });
+            futures::stream::iter(exchanges)
+                .buffer_unordered(HEADS_AT_ONCE)
+                .collect::<Vec<_>>()
+                .await;
+        });
+    }
+}
+
+impl Handler<ProfileUpdated> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: ProfileUpdated, ctx: &mut Self::Context) {
+        for room in self.live() {
+            room.do_send(msg.clone());
+        }
+        // The first one comes at start and is what the rooms show already.
+        if self.profile.replace(msg).is_none() {
+            return;
+        }
+        let joined: Vec<OwnedRoomId> = self.joined().cloned().collect();
+        let rooms = ctx.address();
+        actix::spawn(async move {
+            let sends = joined
+                .into_iter()
+                .map(|room_id| rooms.send(ToRoom { room_id, message: ProfileChanged }));
+            futures::stream::iter(sends).buffer_unordered(HEADS_AT_ONCE).collect::<Vec<_>>().await;
+        });
+    }
+}
+
+impl Handler<ListRooms> for RoomStateActor {
+    type Result = Vec<(OwnedRoomId, MembershipState)>;
+
+    fn handle(&mut self, _: ListRooms, _: &mut Self::Context) -> Self::Result {
+        let known = |(room_id, room): (&OwnedRoomId, &Indexed)| {
+            Some((room_id.clone(), room.membership.clone()?))
+        };
+        self.rooms.iter().filter_map(known).collect()
+    }
+}
+
+impl Handler<SharesRoom> for RoomStateActor {
+    type Result = bool;
+
+    fn handle(&mut self, msg: SharesRoom, _: &mut Self::Context) -> bool {
+        self.rooms.values().any(|room| {
+            room.membership == Some(MembershipState::Join) && room.servers.contains(&msg.0)
+        })
+    }
+}
+
+impl Handler<ForgetRoom> for RoomStateActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    fn handle(&mut self, msg: ForgetRoom, ctx: &mut Self::Context) -> Self::Result {
+        let room_id = msg.0;
+        let membership = self.rooms.get(&room_id).and_then(|room| room.membership.clone());
+        match membership {
+            None => Box::pin(async { Err(RoomError::NotFound) }),
+            Some(MembershipState::Leave | MembershipState::Ban) => {
+                let room = self.room(&room_id, ctx);
+                self.rooms.remove(&room_id);
+                Box::pin(async move {
+                    let forgotten = room?.send(crate::actors::room::Forget).await;
+                    forgotten.map_err(|error| RoomError::Ask(error.into()))?
+                })
+            }
+            Some(_) => Box::pin(async {
+                Err(RoomError::BadRequest("leave the room before you forget it".to_owned()))
+            }),
+        }
+    }
+}
+
+impl Handler<CountRooms> for RoomStateActor {
+    type Result = RoomCounts;
+
+    fn handle(&mut self, _: CountRooms, _: &mut Self::Context) -> RoomCounts {
+        let count = |wanted: MembershipState| {
+            self.rooms.values().filter(|room| room.membership == Some(wanted.clone())).count()
+        };
+        RoomCounts {
+            joined: count(MembershipState::Join),
+            invited: count(MembershipState::Invite),
+            live: self.live().count(),
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The actor: takes messages, one at a time, and lets the flusher answer those who wrote.
+//!
+//! Invariants: nobody else writes; a write is answered, and a position shown, only when it is
+//! durable; after a failed write or [`Close`] nothing is written any more.
+
+use std::{collections::HashMap, fs::File, path::Path};
+
+use actix::{
+    Actor, Addr, Arbiter, AsyncContext as _, Context, Handler, Message, MessageResult,
+    ResponseFuture, System,
+};
+use ruma::{OwnedEventId, OwnedUserId, RoomId};
+use tokio::sync::watch;
+
+use super::{
+    AckToDevice, Close, CommitRoom, Committed, DirectoryEntry, ListRooms, LoadAuthChain,
+    LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, ReadRow, ReadSync, ReadTimeline, RoomRow,
+    Row, ScanRows, SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage, WatchStream,
+    WriteRows, commit,
+    database::{Database, WriteSet},
+    directory, events,
+    flusher::{self, Flusher},
+    groups,
+    open::{Opened, open},
+    rooms::{self, Counters},
+    rows, sync, timeline,
+};
+use crate::{config::limits, proto::pdu::StateKey};
+
+/// Exit code after a failed write: `EX_IOERR`.
+const EXIT_DISK: i32 = 74;
+
+/// The Store.
+#[derive(Debug)]
+pub struct StoreActor {
+    open: Result<Open, StoreError>,
+    durable: watch::Receiver<u64>,
+}
+
+/// What is there while the database is open.
+#[derive(Debug)]
+struct Open {
+    database: Database,
+    counters: Counters,
+    flusher: Flusher,
+    #[expect(dead_code, reason = "held until the database is closed")]
+    lock: File,
+}
+
+/// The disk refused a write: sent by the flusher.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub(super) struct DiskFailed(pub(super) StoreError);
+
+/// Opens the database in `<data>/db` and starts the Store on a thread of its own.
+///
+/// `data` is created where it is missing, readable by its owner only. When the disk refuses a
+/// write, the actix system of the caller is stopped with code 74.
+pub fn start(data: &Path) -> Result<Addr<StoreActor>, StoreError> {
+    let Opened { database, file, lock, position, room } = open(data)?;
+    let (sender, durable) = watch::channel(position);
+    let thread = Arbiter::new();
+    Ok(StoreActor::start_in_arbiter(&thread.handle(), move |ctx| {
+        ctx.set_mailbox_capacity(limits::MAILBOX);
+        let failed = ctx.address().recipient();
+        let flusher = Flusher::start(database.clone(), file, sender, failed);
+        let counters = Counters { position, room };
+        let open = flusher.map(|flusher| Open { database, counters, flusher, lock });
+        StoreActor { open, durable }
+    }))
+}
+
+impl Actor for StoreActor {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        if let Err(error) = self.close() {
+            log::error!(error:%; "the last writes did not reach the disk");
+        }
+        Arbiter::current().stop();
+    }
+}
+
+impl StoreActor {
+    fn open(&self) -> Result<&Open, StoreError> {
+        self.open.as_ref().map_err(Clone::clone)
+    }
+
+    /// Reads in a room; `absent` where nothing is stored of it.
+    fn in_room<T>(
+        &self,
+        room_id: &RoomId,
+        absent: T,
+        read: impl FnOnce(&Database, u32) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let database = &self.open()?.database;
+        match rooms::room_number(database, room_id)? {
+            Some(room) => read(database, room),
+            None => Ok(absent),
+        }
+    }
+
+    /// Applies a write set, and returns the position after it.
+    fn apply(
+        &mut self,
+        fill: impl FnOnce(&mut WriteSet<'_>, &mut Counters) -> Result<(), StoreError>,
+    ) -> Result<u64, StoreError> {
+        let open = self.open.as_mut().map_err(|error| error.clone())?;
+        let mut counters = open.counters;
+        let mut writes = WriteSet::new(&open.database);
+        fill(&mut writes, &mut counters)?;
+        if let Err(error) = writes.apply() {
+            if matches!(error, StoreError::Disk { .. }) {
+                self.fail(&error);
+            }
+            return Err(error);
+        }
+        open.counters = counters;
+        Ok(counters.position)
+    }
+
+    /// Applies a write set; answers when it is durable.
+    fn write(
+        &mut self,
+        fill: impl FnOnce(&mut WriteSet<'_>, &mut Counters) -> Result<(), StoreError>,
+    ) -> ResponseFuture<Result<Committed, StoreError>> {
+        let applied = self.apply(fill);
+        let done = applied.and_then(|position| Ok(self.open()?.flusher.wait(position)));
+        Box::pin(async move { done?.await.unwrap_or_else(|_| Err(flusher::ended())) })
+    }
+
+    /// Answers with what was read when all of it is durable: a crash could take it back before,
+    /// and give its positions to something else.
+    fn when_durable<T: 'static>(
+        &self,
+        read: Result<T, StoreError>,
+    ) -> ResponseFuture<Result<T, StoreError>> {
+        let position = self.open().map(|open| open.counters.position);
+        let mut durable = self.durable.clone();
+        Box::pin(async move {
+            let (answer, position) = (read?, position?);
+            match durable.wait_for(|durable| *durable >= position).await {
+                Ok(_) => Ok(answer),
+                Err(_) => Err(flusher::ended()),
+            }
+        })
+    }
+
+    /// Refuses all writes and reads from now on, and ends the node.
+    fn fail(&mut self, error: &StoreError) {
+        log::error!(error:%; "a write did not reach the disk; the node stops");
+        if let Ok(open) = std::mem::replace(&mut self.open, Err(error.clone())) {
+            // What the flusher can still say is that it failed, too.
+            let _ = open.flusher.close();
+        }
+        if let Some(system) = System::try_current() {
+            system.stop_with_code(EXIT_DISK);
+        }
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        match std::mem::replace(&mut self.open, Err(StoreError::Closed)) {
+            Ok(open) => open.flusher.close(),
+            Err(StoreError::Closed) => Ok(()),
+            Err(error) => {
+                self.open = Err(error.clone());
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Handler<CommitRoom> for StoreActor {
+    type Result = ResponseFuture<Result<Committed, StoreError>>;
+
+    fn handle(&mut self, step: CommitRoom, _: &mut Self::Context) -> Self::Result {
+        self.write(|writes, counters| commit::write(writes, counters, step))
+    }
+}
+
+impl Handler<WriteRows> for StoreActor {
+    type Result = ResponseFuture<Result<Committed, StoreError>>;
+
+    fn handle(&mut self, WriteRows(rows): WriteRows, _: &mut Self::Context) -> Self::Result {
+        self.write(|writes, counters| rows::write(writes, counters, rows))
+    }
+}
+
+impl Handler<AckToDevice> for StoreActor {
+    type Result = Result<(), StoreError>;
+
+    fn handle(&mut self, ack: AckToDevice, _: &mut Self::Context) -> Self::Result {
+        let AckToDevice { device_id, position } = ack;
+        let applied = self.apply(|writes, _| rows::remove_to_device(writes, &device_id, position));
+        applied.map(drop)
+    }
+}
+
+impl Handler<ReadSync> for StoreActor {
+    type Result = ResponseFuture<Result<SyncRows, StoreError>>;
+
+    fn handle(&mut self, ask: ReadSync, _: &mut Self::Context) -> Self::Result {
+        let open = self.open();
+        let read = open.and_then(|open| sync::read(&open.database, open.counters.position, &ask));
+        self.when_durable(read)
+    }
+}
+
+impl Handler<ReadTimeline> for StoreActor {
+    type Result = ResponseFuture<Result<TimelinePage, StoreError>>;
+
+    fn handle(&mut self, ask: ReadTimeline, _: &mut Self::Context) -> Self::Result {
+        let empty = TimelinePage { events: Vec::new(), next: None };
+        let page = self
+            .in_room(&ask.room_id, empty, |database, room| timeline::page(database, room, &ask));
+        self.when_durable(page)
+    }
+}
+
+impl Handler<LoadRoom> for StoreActor {
+    type Result = Result<Option<LoadedRoom>, StoreError>;
+
+    fn handle(&mut self, ask: LoadRoom, _: &mut Self::Context) -> Self::Result {
+        rooms::load(&self.open()?.database, &ask.room_id)
+    }
+}
+
+impl Handler<LoadEvents> for StoreActor {
+    type Result = Result<Vec<Lookup>, StoreError>;
+
+    fn handle(&mut self, ask: LoadEvents, _: &mut Self::Context) -> Self::Result {
+        let absent = vec![Lookup::Absent; ask.event_ids.len()];
+        self.in_room(&ask.room_id, absent, |database, room| {
+            ask.event_ids.iter().map(|id| events::look_up(database, room, id)).collect()
+        })
+    }
+}
+
+impl Handler<LoadState> for StoreActor {
+    type Result = Result<HashMap<StateKey, OwnedEventId>, StoreError>;
+
+    fn handle(&mut self, ask: LoadState, _: &mut Self::Context) -> Self::Result {
+        let database = &self.open()?.database;
+        let room = rooms::room_number(database, &ask.room_id)?;
+        groups::load(database, room.ok_or(StoreError::Corrupt { what: "state group" })?, ask.group)
+    }
+}
+
+impl Handler<LoadAuthChain> for StoreActor {
+    type Result = Result<Vec<StoredEvent>, StoreError>;
+
+    fn handle(&mut self, ask: LoadAuthChain, _: &mut Self::Context) -> Self::Result {
+        self.in_room(&ask.room_id, Vec::new(), |database, room| {
+            events::auth_chain(database, room, &ask.roots)
+        })
+    }
+}
+
+impl Handler<ListRooms> for StoreActor {
+    type Result = Result<Vec<RoomRow>, StoreError>;
+
+    fn handle(&mut self, _: ListRooms, _: &mut Self::Context) -> Self::Result {
+        rooms::list(&self.open()?.database)
+    }
+}
+
+impl Handler<SearchDirectory> for StoreActor {
+    type Result = Result<Vec<(OwnedUserId, DirectoryEntry)>, StoreError>;
+
+    fn handle(&mut self, ask: SearchDirectory, _: &mut Self::Context) -> Self::Result {
+        directory::search(&self.open()?.database, &ask.term, ask.limit)
+    }
+}
+
+impl Handler<ReadRow> for StoreActor {
+    type Result = Result<Option<Vec<u8>>, StoreError>;
+
+    fn handle(&mut self, ReadRow(row): ReadRow, _: &mut Self::Context) -> Self::Result {
+        rows::read(&self.open()?.database, &row)
+    }
+}
+
+impl Handler<ScanRows> for StoreActor {
+    type Result = Result<Vec<(Row, Vec<u8>)>, StoreError>;
+
+    fn handle(&mut self, ScanRows(kind): ScanRows, _: &mut Self::Context) -> Self::Result {
+        rows::scan(&self.open()?.database, &kind)
+    }
+}
+
+impl Handler<WatchStream> for StoreActor {
+    type Result = MessageResult<WatchStream>;
+
+    fn handle(&mut self, _: WatchStream, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.durable.clone())
+    }
+}
+
+impl Handler<Close> for StoreActor {
+    type Result = Result<(), StoreError>;
+
+    fn handle(&mut self, _: Close, _: &mut Self::Context) -> Self::Result {
+        self.close()
+    }
+}
+
+impl Handler<DiskFailed> for StoreActor {
+    type Result = ();
+
+    fn handle(&mut self, DiskFailed(error): DiskFailed, _: &mut Self::Context) {
+        self.fail(&error);
+    }
+}

@@ -1,0 +1,363 @@
+//! What a commit changes.
+//!
+//! Invariants: a commit is one write set, so the events, groups, current state, heads and
+//! positions of a room always belong together; every live event has a position of its own, which
+//! is its order; the current state rows are what all `state_changes` add up to.
+
+use std::collections::HashMap;
+
+use ruma::{OwnedEventId, OwnedUserId, events::room::member::MembershipState};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    ClientTxn, CommitRoom, NewEvent, OwnMembership, Place, Redaction, StoreError,
+    database::{Rows, WriteSet},
+    directory,
+    events::{EventRecord, event_key, pending_key, read_event, read_known},
+    groups,
+    rooms::{
+        Counters, HeadsRow, InviteRow, MembershipRow, RoomInfo, StateRow, TXNS, room_number,
+        to_json, txn_key,
+    },
+    schema::{
+        Change, Hash, Key, family, hash_of, hash_to_store, membership_code, put_changes, put_text,
+        state_key,
+    },
+    timeline,
+    unread::{self, Counts},
+};
+use crate::proto::pdu::{Pdu, StateKey};
+
+/// Adds a commit to a write set.
+pub(super) fn write(
+    writes: &mut WriteSet<'_>,
+    counters: &mut Counters,
+    step: CommitRoom,
+) -> Result<(), StoreError> {
+    let before = counters.position;
+    let (room, mut info) = find_or_number(writes, counters, &step)?;
+    let mut counts = Counts::read(writes, room)?;
+    if let Some(own) = &step.membership {
+        learn_user(writes, room, &mut info, own, &step.events)?;
+    }
+    write_events(writes, counters, room, &info, &mut counts, &step.events)?;
+    for group in &step.groups {
+        groups::write(writes, room, group)?;
+    }
+    for redaction in &step.redactions {
+        redact(writes, room, redaction)?;
+    }
+    if !step.state_changes.is_empty() {
+        if counters.position == before {
+            // State can change without a new event in the timeline: make it show all the same.
+            counters.log(writes, &Change::Room(room));
+        }
+        change_state(writes, room, counters.position, &mut counts, &step.state_changes)?;
+    }
+    if let Some(heads) = &step.heads {
+        let extremities = heads.extremities.iter();
+        let row = HeadsRow {
+            extremities: extremities
+                .map(|head| (head.event_id.clone(), head.depth, head.state_group))
+                .collect(),
+            current_group: heads.current_group,
+            next_group: heads.next_group,
+        };
+        writes.put_long(&Key::room(family::HEADS, room).done(), &to_json(&row)?)?;
+    }
+    if let Some(servers) = &step.servers {
+        writes.put_long(&Key::room(family::SERVERS, room).done(), &to_json(servers)?)?;
+    }
+    if let Some(events) = &step.backward_extremities {
+        writes.put_long(&Key::room(family::BACKWARD, room).done(), &to_json(events)?)?;
+    }
+    if let Some(own) = &step.membership {
+        change_membership(writes, counters, room, &mut counts, own)?;
+    }
+    for (user_id, entry) in &step.directory {
+        directory::write(writes, user_id, entry.as_ref())?;
+    }
+    counts.write(writes, room);
+    Ok(())
+}
+
+fn find_or_number(
+    writes: &mut WriteSet<'_>,
+    counters: &mut Counters,
+    step: &CommitRoom,
+) -> Result<(u32, RoomInfo), StoreError> {
+    if let Some(room) = room_number(writes, &step.room_id)? {
+        return Ok((room, RoomInfo::read(writes, room)?));
+    }
+    counters.room = counters.room.saturating_add(1);
+    let room = counters.room;
+    let key = Key::new(family::ROOM_NUMBER).text(step.room_id.as_str()).done();
+    writes.put(key, room.to_be_bytes().to_vec());
+    let info =
+        RoomInfo { room_id: step.room_id.clone(), version: step.version.clone(), user: None };
+    writes.put(RoomInfo::key(room), to_json(&info)?);
+    Ok((room, info))
+}
+
+/// Our user is whom their own membership event is about; receipts and own events need it.
+fn learn_user(
+    writes: &mut WriteSet<'_>,
+    room: u32,
+    info: &mut RoomInfo,
+    own: &OwnMembership,
+    events: &[NewEvent],
+) -> Result<(), StoreError> {
+    let of_pdu = |pdu: &Pdu| pdu.state_key.clone();
+    let invited = own.invite.as_ref().and_then(|invite| of_pdu(&invite.event));
+    let named = match (&own.event_id, invited) {
+        (_, Some(user)) => Some(user),
+        (None, None) => None,
+        (Some(event_id), None) => {
+            match events.iter().find(|event| event.pdu.event_id == *event_id) {
+                Some(event) => of_pdu(&event.pdu),
+                None => match hash_of(event_id) {
+                    Some(hash) => read_event(writes, room, &hash)?
+                        .map(|record| record.head())
+                        .transpose()?
+                        .and_then(|head| head.state_key),
+                    None => None,
+                },
+            }
+        }
+    };
+    let user = named.and_then(|user| OwnedUserId::try_from(user).ok());
+    if user.is_some() && user != info.user {
+        info.user = user;
+        writes.put(RoomInfo::key(room), to_json(&info)?);
+    }
+    Ok(())
+}
+
+fn write_events(
+    writes: &mut WriteSet<'_>,
+    counters: &mut Counters,
+    room: u32,
+    info: &RoomInfo,
+    counts: &mut Counts,
+    events: &[NewEvent],
+) -> Result<(), StoreError> {
+    let mut oldest = None;
+    let mut newest_state: HashMap<StateKey, Hash> = HashMap::new();
+    for event in events {
+        let hash = hash_to_store(&event.pdu.event_id)?;
+        let stored = read_event(writes, room, &hash)?;
+        let had = stored.as_ref().and_then(|record| record.order);
+        let order = match (event.place, had) {
+            // Who has a place keeps it, or clients would see the event twice.
+            (Place::Live | Place::Backfilled, Some(order)) => Some(order),
+            (Place::Live, None) => Some(counters.log(writes, &Change::Room(room)).cast_signed()),
+            (Place::Backfilled, None) => {
+                let first = match oldest {
+                    Some(order) => order,
+                    None => timeline::oldest(writes.database(), room)?.unwrap_or(0).min(0),
+                };
+                oldest = Some(first.saturating_sub(1));
+                oldest
+            }
+            (Place::Outlier | Place::SoftFailed | Place::Rejected, had) => {
+                if let Some(order) = had {
+                    writes.remove(timeline::key(room, order));
+                }
+                None
+            }
+        };
+        let place = match order {
+            Some(order) if order < 0 => Place::Backfilled,
+            Some(_) => Place::Live,
+            None => event.place,
+        };
+        let mut record = EventRecord {
+            place,
+            spoilt: event.spoilt,
+            state_group: event.state_group,
+            order,
+            txn: event.txn.clone(),
+            redacted_because: None,
+            replaces: None,
+            json: event.pdu.json.clone(),
+        };
+        let mut is_known_txn = false;
+        if let Some(stored) = stored {
+            is_known_txn = stored.txn.is_some();
+            record.txn = record.txn.or(stored.txn);
+            record.replaces = stored.replaces;
+            if stored.redacted_because.is_some() {
+                // Redacted stays redacted, whatever copy comes again.
+                record.redacted_because = stored.redacted_because;
+                record.json = stored.json;
+            }
+        }
+        if place == Place::Live
+            && had.is_none()
+            && let Some((kind, key)) = event.pdu.state_place()
+        {
+            let in_force = StateRow::read(writes, room, (&kind.to_string(), &key))?;
+            let in_force = in_force.map(|state| state.hash).filter(|before| *before != hash);
+            record.replaces = newest_state.insert((kind, key), hash).or(in_force);
+        }
+        if let Some(order) = order.filter(|_| had.is_none()) {
+            writes.put(timeline::key(room, order), hash.to_vec());
+            if place == Place::Live {
+                if event.txn.is_some() || info.user.as_ref() == Some(&event.pdu.sender) {
+                    // Who writes has read.
+                    unread::clear(writes, counts, room, order)?;
+                } else if let Some(notify) = event.notify {
+                    unread::add(writes, counts, room, order, notify);
+                }
+            }
+        }
+        if let Some(txn) = event.txn.as_ref().filter(|_| !is_known_txn) {
+            write_txn(writes, room, counts, txn, &hash)?;
+        }
+        writes.put(event_key(room, &hash), record.encode()?);
+    }
+    Ok(())
+}
+
+fn write_txn(
+    writes: &mut WriteSet<'_>,
+    room: u32,
+    counts: &mut Counts,
+    txn: &ClientTxn,
+    hash: &Hash,
+) -> Result<(), StoreError> {
+    let number = counts.txns;
+    counts.txns = number.saturating_add(1);
+    if let Some(old) = number.checked_sub(TXNS) {
+        writes.remove(txn_key(room, old));
+    }
+    let mut value = hash.to_vec();
+    put_text(&mut value, &txn.device_id)?;
+    put_text(&mut value, &txn.txn_id)?;
+    writes.put(txn_key(room, number), value);
+    Ok(())
+}
+
+fn redact(writes: &mut WriteSet<'_>, room: u32, redaction: &Redaction) -> Result<(), StoreError> {
+    // What is redacted is named by others: an id that no event can have redacts nothing.
+    let (Some(target), Some(because)) = (hash_of(&redaction.target), hash_of(&redaction.because))
+    else {
+        return Ok(());
+    };
+    let pending = pending_key(room, &target);
+    match (read_event(writes, room, &target)?, &redaction.redacted) {
+        (Some(mut record), Some(redacted)) => {
+            record.json = redacted.json.clone();
+            record.redacted_because = Some(because);
+            writes.put(event_key(room, &target), record.encode()?);
+            writes.remove(pending);
+        }
+        (Some(_), None) => {}
+        (None, _) => {
+            if writes.get(&pending)?.is_none() {
+                writes.put(pending, because.to_vec());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn change_state(
+    writes: &mut WriteSet<'_>,
+    room: u32,
+    position: u64,
+    counts: &mut Counts,
+    changes: &[(StateKey, Option<OwnedEventId>)],
+) -> Result<(), StoreError> {
+    let mut log = Vec::with_capacity(changes.len());
+    for (place, event_id) in changes {
+        let (kind, key) = (place.0.to_string(), place.1.as_str());
+        let row = state_key(room, &kind, key);
+        let before = StateRow::read(writes, room, (&kind, key))?.map_or(0, |row| row.membership);
+        let hash = event_id.as_deref().map(hash_to_store).transpose()?;
+        let mut after = 0;
+        match &hash {
+            Some(hash) => {
+                if kind == "m.room.member" {
+                    after = membership_in(writes, room, hash)?;
+                }
+                writes.put(row, [hash.as_slice(), &[after]].concat());
+            }
+            None => writes.remove(row),
+        }
+        for (membership, count) in [
+            (MembershipState::Join, &mut counts.joined),
+            (MembershipState::Invite, &mut counts.invited),
+        ] {
+            let code = membership_code(&membership);
+            *count = count
+                .saturating_add(u64::from(after == code))
+                .saturating_sub(u64::from(before == code));
+        }
+        log.push((place.clone(), hash));
+    }
+    let mut value = Vec::new();
+    put_changes(&mut value, &log)?;
+    writes.put_long(&Key::room(family::STATE_LOG, room).number(position).done(), &value)
+}
+
+/// Returns the code of the membership that a member event sets.
+fn membership_in(rows: &impl Rows, room: u32, hash: &Hash) -> Result<u8, StoreError> {
+    #[derive(Deserialize)]
+    struct Content {
+        membership: Option<MembershipState>,
+    }
+    #[derive(Deserialize)]
+    struct Member {
+        content: Content,
+    }
+    let record = read_known(rows, room, hash)?;
+    // The content is the sender's: one that makes no sense is no membership.
+    let member = serde_json::from_str::<Member>(&record.json).ok();
+    let membership = member.and_then(|member| member.content.membership);
+    Ok(membership.as_ref().map_or(0, membership_code))
+}
+
+fn change_membership(
+    writes: &mut WriteSet<'_>,
+    counters: &mut Counters,
+    room: u32,
+    counts: &mut Counts,
+    own: &OwnMembership,
+) -> Result<(), StoreError> {
+    if own.forgotten {
+        writes.remove(MembershipRow::key(room));
+        return writes.remove_long(&InviteRow::key(room));
+    }
+    let code = membership_code(&own.membership);
+    let was = MembershipRow::read(writes, room)?.map(|row| membership_code(&row.membership));
+    if was != Some(code) || own.membership == MembershipState::Invite {
+        counters.log(writes, &Change::Membership(room, code));
+    }
+    let event = match own.event_id.as_deref().and_then(hash_of) {
+        Some(hash) => read_event(writes, room, &hash)?,
+        None => None,
+    };
+    let order = event.and_then(|event| event.order).unwrap_or(counters.position.cast_signed());
+    let row =
+        MembershipRow { membership: own.membership.clone(), event_id: own.event_id.clone(), order };
+    writes.put(MembershipRow::key(room), to_json(&row)?);
+    match &own.invite {
+        Some(invite) => {
+            let event = RawValue::from_string(invite.event.json.to_string());
+            let row = InviteRow {
+                event_id: invite.event.event_id.clone(),
+                event: event.map_err(|_| StoreError::Corrupt { what: "invite" })?,
+                stripped_state: invite.stripped_state.clone(),
+                via: invite.via.clone(),
+            };
+            writes.put_long(&InviteRow::key(room), &to_json(&row)?)?;
+        }
+        None => writes.remove_long(&InviteRow::key(room))?,
+    }
+    if own.membership != MembershipState::Join {
+        unread::clear(writes, counts, room, i64::MAX)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Which events a filter lets through.
+
+use super::{EventFilter, events::Head};
+
+impl EventFilter {
+    /// Tells whether an event passes.
+    pub(super) fn allows(&self, head: &Head) -> bool {
+        self.allows_type(&head.kind)
+            && self.senders.as_ref().is_none_or(|senders| senders.contains(&head.sender))
+            && !self.not_senders.contains(&head.sender)
+    }
+
+    /// Tells whether events of a type can pass.
+    pub(super) fn allows_type(&self, kind: &str) -> bool {
+        let is_one_of = |types: &[String]| types.iter().any(|pattern| matches(pattern, kind));
+        self.types.as_deref().is_none_or(is_one_of) && !is_one_of(&self.not_types)
+    }
+}
+
+/// Tells whether `text` is `pattern`, whose stars stand for any characters.
+fn matches(pattern: &str, text: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let Some(mut text) = text.strip_prefix(head) else {
+        return false;
+    };
+    let mut parts = rest.split('*').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return text.ends_with(part);
+        }
+        // The first place is as good as any later one, for what follows has more to choose from.
+        match text.find(part).and_then(|at| text.get(at..)?.strip_prefix(part)) {
+            Some(rest) => text = rest,
+            None => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_stand_for_anything() {
+        for (pattern, text, expected) in [
+            ("m.room.member", "m.room.member", true),
+            ("m.room.member", "m.room.members", false),
+            ("*", "", true),
+            ("m.room.*", "m.room.member", true),
+            ("m.room.*", "m.rooms", false),
+            ("*.member", "m.room.member", true),
+            ("*.member", "m.room.member.x", false),
+            ("m.*.*", "m.room.member", true),
+            ("m.*om*er", "m.room.member", true),
+            ("m.*x*er", "m.room.member", false),
+            ("a*a", "a", false),
+            ("a**a", "aa", true),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn every_part_of_a_filter_counts() {
+        let head = Head {
+            sender: "@ann:example.org".try_into().unwrap(),
+            kind: "m.room.message".to_owned(),
+            state_key: None,
+        };
+        let strings = |text: &str| vec![text.to_owned()];
+        let ann = || vec!["@ann:example.org".try_into().unwrap()];
+        let none = EventFilter::default;
+        for (filter, expected) in [
+            (none(), true),
+            (EventFilter { types: Some(strings("m.*")), ..none() }, true),
+            (EventFilter { types: Some(vec![]), ..none() }, false),
+            (EventFilter { not_types: strings("*.message"), ..none() }, false),
+            (EventFilter { senders: Some(ann()), ..none() }, true),
+            (EventFilter { senders: Some(vec![]), ..none() }, false),
+            (EventFilter { not_senders: ann(), ..none() }, false),
+        ] {
+            assert_eq!(filter.allows(&head), expected, "{filter:?}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Rooms: their rows, and what a Room needs to go on.
+//!
+//! Invariant: a room that has a number has an info row; all others are there when the commits
+//! set them.
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId,
+    events::room::member::MembershipState,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use super::{
+    ClientTxn, Extremity, Heads, InviteData, LoadedRoom, OwnMembership, RoomRow, StoreError,
+    database::{Database, Rows, WriteSet},
+    events::read_known,
+    schema::{Change, Hash, Key, Parts, event_id_of, family, state_key, take_text},
+};
+use crate::proto::pdu::Pdu;
+
+/// Client transactions of a room that are kept, and given back to it.
+pub(super) const TXNS: u64 = 1000;
+
+/// What the actor counts. Kept by it only once a write set is applied.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counters {
+    /// The last stream position.
+    pub(super) position: u64,
+    /// The last room number.
+    pub(super) room: u32,
+}
+
+impl Counters {
+    /// Takes the next position for a change.
+    pub(super) fn log(&mut self, writes: &mut WriteSet<'_>, change: &Change) -> u64 {
+        self.position = self.position.saturating_add(1);
+        writes.put(Key::new(family::LOG).number(self.position).done(), change.encode());
+        self.position
+    }
+}
+
+/// What never changes about a room, and whose copy of it this is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RoomInfo {
+    pub(super) room_id: OwnedRoomId,
+    pub(super) version: RoomVersionId,
+    /// Our user, as their membership names them.
+    pub(super) user: Option<OwnedUserId>,
+}
+
+/// Our user's membership.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MembershipRow {
+    pub(super) membership: MembershipState,
+    pub(super) event_id: Option<OwnedEventId>,
+    /// Place of the event in the timeline, or the position at which it came.
+    pub(super) order: i64,
+}
+
+/// An invite.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct InviteRow {
+    pub(super) event_id: OwnedEventId,
+    pub(super) event: Box<RawValue>,
+    pub(super) stripped_state: Vec<Box<RawValue>>,
+    pub(super) via: Vec<OwnedServerName>,
+}
+
+/// [`Heads`], short: event, depth, group.
+#[derive(Serialize, Deserialize)]
+pub(super) struct HeadsRow {
+    pub(super) extremities: Vec<(OwnedEventId, u64, u64)>,
+    pub(super) current_group: u64,
+    pub(super) next_group: u64,
+}
+
+/// Writes the value of a JSON row.
+pub(super) fn to_json(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|_| StoreError::Corrupt { what: "room" })
+}
+
+fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes).map_err(|_| StoreError::Corrupt { what: "room" })
+}
+
+fn read_json<T: DeserializeOwned>(rows: &impl Rows, key: &[u8]) -> Result<Option<T>, StoreError> {
+    rows.get(key)?.map(|bytes| from_json(&bytes)).transpose()
+}
+
+fn read_long_json<T: DeserializeOwned>(
+    rows: &impl Rows,
+    key: &[u8],
+) -> Result<Option<T>, StoreError> {
+    rows.get_long(key)?.map(|bytes| from_json(&bytes)).transpose()
+}
+
+/// Returns the key of a client transaction, numbered in its room.
+pub(super) fn txn_key(room: u32, number: u64) -> Vec<u8> {
+    Key::room(family::TXN, room).number(number).done()
+}
+
+/// Returns the number of a room, if anything is stored of it.
+pub(super) fn room_number(rows: &impl Rows, room_id: &RoomId) -> Result<Option<u32>, StoreError> {
+    let key = Key::new(family::ROOM_NUMBER).text(room_id.as_str()).done();
+    let Some(bytes) = rows.get(&key)? else {
+        return Ok(None);
+    };
+    Parts(&bytes).room().map(Some).ok_or(StoreError::Corrupt { what: "room" })
+}
+
+impl RoomInfo {
+    /// Returns its key.
+    pub(super) fn key(room: u32) -> Vec<u8> {
+        Key::room(family::ROOM_INFO, room).done()
+    }
+
+    /// Reads the info of a room that has a number.
+    pub(super) fn read(rows: &impl Rows, room: u32) -> Result<Self, StoreError> {
+        read_json(rows, &Self::key(room))?.ok_or(StoreError::Corrupt { what: "room" })
+    }
+}
+
+impl MembershipRow {
+    /// Returns its key.
+    pub(super) fn key(room: u32) -> Vec<u8> {
+        Key::room(family::MEMBERSHIP, room).done()
+    }
+
+    /// Reads our user's membership of a room.
+    pub(super) fn read(rows: &impl Rows, room: u32) -> Result<Option<Self>, StoreError> {
+        read_json(rows, &Self::key(room))
+    }
+
+    /// Reads all memberships of our user.
+    pub(super) fn read_all(
+        database: &Database,
+    ) -> impl Iterator<Item = Result<(u32, Self), StoreError>> {
+        database.scan_prefix(&[family::MEMBERSHIP]).map(|row| {
+            let (key, value) = row?;
+            let mut parts = Parts(&key);
+            parts.byte();
+            let room = parts.room().ok_or(StoreError::Corrupt { what: "key" })?;
+            Ok((room, from_json(&value)?))
+        })
+    }
+}
+
+impl InviteRow {
+    /// Returns its key.
+    pub(super) fn key(room: u32) -> Vec<u8> {
+        Key::room(family::INVITE, room).done()
+    }
+
+    /// Reads the invite to a room.
+    pub(super) fn read(rows: &impl Rows, room: u32) -> Result<Option<Self>, StoreError> {
+        read_long_json(rows, &Self::key(room))
+    }
+}
+
+/// A place of the current state: the event, and the membership that it sets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StateRow {
+    pub(super) hash: Hash,
+    pub(super) membership: u8,
+}
+
+impl StateRow {
+    /// Reads the value of a row.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let mut parts = Parts(bytes);
+        let mut parse = || Some(Self { hash: parts.hash()?, membership: parts.byte()? });
+        parse().ok_or(StoreError::Corrupt { what: "state" })
+    }
+
+    /// Reads a place.
+    pub(super) fn read(
+        rows: &impl Rows,
+        room: u32,
+        (kind, key): (&str, &str),
+    ) -> Result<Option<Self>, StoreError> {
+        rows.get(&state_key(room, kind, key))?.map(|bytes| Self::decode(&bytes)).transpose()
+    }
+}
+
+/// Answers [`super::LoadRoom`].
+pub(super) fn load(
+    database: &Database,
+    room_id: &RoomId,
+) -> Result<Option<LoadedRoom>, StoreError> {
+    let Some(room) = room_number(database, room_id)? else {
+        return Ok(None);
+    };
+    let info = RoomInfo::read(database, room)?;
+    let heads: Option<HeadsRow> = read_long_json(database, &Key::room(family::HEADS, room).done())?;
+    let mut state = Vec::new();
+    for row in database.scan_prefix(&Key::room(family::STATE, room).done()) {
+        let hash = StateRow::decode(&row?.1)?.hash;
+        state.push(read_known(database, room, &hash)?.into_stored(&hash));
+    }
+    let backward: Option<_> = read_long_json(database, &Key::room(family::BACKWARD, room).done())?;
+    Ok(Some(LoadedRoom {
+        heads: heads.map(|row| Heads {
+            extremities: row
+                .extremities
+                .into_iter()
+                .map(|(event_id, depth, state_group)| Extremity { event_id, depth, state_group })
+                .collect(),
+            current_group: row.current_group,
+            next_group: row.next_group,
+        }),
+        state,
+        membership: load_membership(database, room, &info)?,
+        backward_extremities: backward.unwrap_or_default(),
+        txns: load_txns(database, room)?,
+        version: info.version,
+    }))
+}
+
+fn load_membership(
+    database: &Database,
+    room: u32,
+    info: &RoomInfo,
+) -> Result<Option<OwnMembership>, StoreError> {
+    let Some(row) = MembershipRow::read(database, room)? else {
+        return Ok(None);
+    };
+    let mut own = OwnMembership {
+        membership: row.membership,
+        event_id: row.event_id,
+        invite: None,
+        forgotten: false,
+    };
+    if let Some(invite) = InviteRow::read(database, room)? {
+        let corrupt = || StoreError::Corrupt { what: "invite" };
+        let rules = info.version.rules().ok_or_else(corrupt)?;
+        let event = Pdu::from_json(invite.event_id, invite.event.get(), &rules);
+        own.invite = Some(InviteData {
+            event: event.map_err(|_| corrupt())?.into(),
+            stripped_state: invite.stripped_state,
+            via: invite.via,
+        });
+    }
+    Ok(Some(own))
+}
+
+/// Reads the client transactions, oldest first.
+fn load_txns(database: &Database, room: u32) -> Result<Vec<(ClientTxn, OwnedEventId)>, StoreError> {
+    let mut txns = Vec::new();
+    for row in database.scan_prefix(&Key::room(family::TXN, room).done()) {
+        let (_, value) = row?;
+        let mut parts = Parts(&value);
+        let mut parse = || {
+            let event_id = event_id_of(&parts.hash()?);
+            let device_id = take_text(&mut parts)?.to_owned();
+            let txn_id = take_text(&mut parts)?.to_owned();
+            Some((ClientTxn { device_id, txn_id }, event_id))
+        };
+        txns.push(parse().ok_or(StoreError::Corrupt { what: "transaction" })?);
+    }
+    Ok(txns)
+}
+
+/// Answers [`super::ListRooms`].
+pub(super) fn list(database: &Database) -> Result<Vec<RoomRow>, StoreError> {
+    let mut rooms = Vec::new();
+    for row in database.scan_prefix(&[family::ROOM_INFO]) {
+        let (key, value) = row?;
+        let mut parts = Parts(&key);
+        parts.byte();
+        let room = parts.room().ok_or(StoreError::Corrupt { what: "key" })?;
+        let info: RoomInfo = from_json(&value)?;
+        let membership = MembershipRow::read(database, room)?;
+        let servers: Option<_> =
+            read_long_json(database, &Key::room(family::SERVERS, room).done())?;
+        rooms.push(RoomRow {
+            room_id: info.room_id,
+            membership: membership.map(|row| row.membership),
+            servers: servers.unwrap_or_default(),
+        });
+    }
+    Ok(rooms)
+}
+
+/// Tells whether history goes on where we have none.
+pub(super) fn has_backward_extremities(database: &Database, room: u32) -> Result<bool, StoreError> {
+    let events: Option<Vec<OwnedEventId>> =
+        read_long_json(database, &Key::room(family::BACKWARD, room).done())?;
+    Ok(events.is_some_and(|events| !events.is_empty()))
+}

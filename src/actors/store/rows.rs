@@ -1,0 +1,214 @@
+//! Rows of others: their keys, writes that show in `/sync`, scans.
+//!
+//! Invariant: a write that shows in `/sync` takes a position of the log, so that the position of
+//! the answer covers it.
+
+use super::{
+    Row, RowKind, StoreError,
+    database::{Database, Rows as _, WriteSet},
+    rooms::Counters,
+    schema::{Change, Key, Parts, family},
+    unread,
+};
+
+/// Returns the key of a row; of to-device messages the part that they have in common.
+pub(super) fn key(row: &Row) -> Vec<u8> {
+    let key = |family| Key::new(family);
+    match row {
+        Row::Device(id) => key(family::DEVICE).text(id),
+        Row::AccessToken(hash) => key(family::ACCESS_TOKEN).text(hash),
+        Row::Profile(name) => key(family::PROFILE).text(name),
+        Row::Filter(id) => key(family::FILTER).text(id),
+        Row::AccountData(kind) => key(family::ACCOUNT_DATA).text(kind),
+        Row::RoomAccountData(room, kind) => {
+            key(family::ROOM_ACCOUNT_DATA).text(room.as_str()).text(kind)
+        }
+        Row::ToDevice(device) => key(family::TO_DEVICE).text(device),
+        Row::ToDeviceTxn(device, txn) => key(family::TO_DEVICE_TXN).text(device).text(txn),
+        Row::Receipt(room, user, kind, thread) => key(family::RECEIPT)
+            .text(room.as_str())
+            .text(user.as_str())
+            .text(kind)
+            .optional_text(thread.as_deref()),
+        Row::DeviceList(user) => key(family::DEVICE_LIST).text(user.as_str()),
+        Row::ServerKeys(server) => key(family::SERVER_KEYS).text(server.as_str()),
+        Row::Address(server) => key(family::ADDRESS).text(server.as_str()),
+        Row::Outbox(server, id) => key(family::OUTBOX).text(server.as_str()).text(id),
+    }
+    .done()
+}
+
+/// Reads a key back.
+pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
+    let mut parts = Parts(key);
+    let mut parse = || {
+        let family = parts.byte()?;
+        let first = parts.text()?;
+        Some(match family {
+            family::DEVICE => Row::Device(first),
+            family::ACCESS_TOKEN => Row::AccessToken(first),
+            family::PROFILE => Row::Profile(first),
+            family::FILTER => Row::Filter(first),
+            family::ACCOUNT_DATA => Row::AccountData(first),
+            family::ROOM_ACCOUNT_DATA => {
+                Row::RoomAccountData(first.try_into().ok()?, parts.text()?)
+            }
+            family::TO_DEVICE => Row::ToDevice(first),
+            family::TO_DEVICE_TXN => Row::ToDeviceTxn(first, parts.text()?),
+            family::RECEIPT => Row::Receipt(
+                first.try_into().ok()?,
+                parts.text()?.try_into().ok()?,
+                parts.text()?,
+                parts.optional_text()?,
+            ),
+            family::DEVICE_LIST => Row::DeviceList(first.try_into().ok()?),
+            family::SERVER_KEYS => Row::ServerKeys(first.try_into().ok()?),
+            family::ADDRESS => Row::Address(first.try_into().ok()?),
+            family::OUTBOX => Row::Outbox(first.try_into().ok()?, parts.text()?),
+            _ => return None,
+        })
+    };
+    parse().ok_or(StoreError::Corrupt { what: "key" })
+}
+
+/// Returns what the keys of a kind begin with.
+fn prefix(kind: &RowKind) -> Vec<u8> {
+    let key = |family| Key::new(family);
+    match kind {
+        RowKind::Devices => key(family::DEVICE),
+        RowKind::AccessTokens => key(family::ACCESS_TOKEN),
+        RowKind::Profile => key(family::PROFILE),
+        RowKind::Filters => key(family::FILTER),
+        RowKind::AccountData => key(family::ACCOUNT_DATA),
+        RowKind::RoomAccountData(room) => key(family::ROOM_ACCOUNT_DATA).text(room.as_str()),
+        RowKind::Receipts(room) => key(family::RECEIPT).text(room.as_str()),
+        RowKind::ServerKeys => key(family::SERVER_KEYS),
+        RowKind::Addresses => key(family::ADDRESS),
+        RowKind::Outbox => key(family::OUTBOX),
+    }
+    .done()
+}
+
+/// Answers [`super::WriteRows`].
+pub(super) fn write(
+    writes: &mut WriteSet<'_>,
+    counters: &mut Counters,
+    rows: Vec<(Row, Option<Vec<u8>>)>,
+) -> Result<(), StoreError> {
+    for (row, value) in rows {
+        let key = key(&row);
+        match &row {
+            Row::ToDevice(_) => {
+                // The log names the device; the message itself is found by its position.
+                let position = counters.log(writes, &Change::Row(key.clone()));
+                if let Some(value) = value {
+                    writes.put([key.as_slice(), &position.to_be_bytes()].concat(), value);
+                }
+                continue;
+            }
+            Row::DeviceList(_) => {
+                counters.log(writes, &Change::Row(key));
+                continue;
+            }
+            Row::AccountData(_) | Row::RoomAccountData(..) => {
+                counters.log(writes, &Change::Row(key.clone()));
+            }
+            Row::Receipt(room_id, user_id, _, thread_id) => {
+                counters.log(writes, &Change::Row(key.clone()));
+                if let Some(value) = &value {
+                    unread::on_receipt(writes, room_id, user_id, thread_id.as_deref(), value)?;
+                }
+            }
+            Row::Device(_)
+            | Row::AccessToken(_)
+            | Row::Profile(_)
+            | Row::Filter(_)
+            | Row::ToDeviceTxn(..)
+            | Row::ServerKeys(_)
+            | Row::Address(_)
+            | Row::Outbox(..) => {}
+        }
+        match value {
+            Some(value) => writes.put(key, value),
+            None => writes.remove(key),
+        }
+    }
+    Ok(())
+}
+
+/// Answers [`super::ReadRow`].
+pub(super) fn read(database: &Database, row: &Row) -> Result<Option<Vec<u8>>, StoreError> {
+    database.get(&key(row))
+}
+
+/// Answers [`super::ScanRows`].
+pub(super) fn scan(database: &Database, kind: &RowKind) -> Result<Vec<(Row, Vec<u8>)>, StoreError> {
+    let rows = database.scan_prefix(&prefix(kind));
+    rows.map(|row| row.and_then(|(key, value)| Ok((row_of(&key)?, value)))).collect()
+}
+
+/// Returns the key of a to-device message of a device.
+fn to_device_key(device_id: &str, position: u64) -> Vec<u8> {
+    Key::new(family::TO_DEVICE).text(device_id).number(position).done()
+}
+
+/// Reads the to-device messages of a device that came after `since`, oldest first.
+pub(super) fn to_device(
+    database: &Database,
+    device_id: &str,
+    since: u64,
+) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> {
+    let start = to_device_key(device_id, since.saturating_add(1));
+    let end = to_device_key(device_id, u64::MAX);
+    database.scan(start, end).map(|row| row.map(|(_, message)| message))
+}
+
+/// Removes the to-device messages of a device up to `position`.
+pub(super) fn remove_to_device(
+    writes: &mut WriteSet<'_>,
+    device_id: &str,
+    position: u64,
+) -> Result<(), StoreError> {
+    let end = to_device_key(device_id, position.saturating_add(1));
+    for (key, _) in writes.scan(to_device_key(device_id, 0), end)? {
+        writes.remove(key);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_survive_and_lie_in_their_kinds() {
+        let room = || "!r:example.org".try_into().unwrap();
+        let server = || "example.org".try_into().unwrap();
+        let text = || "a\0b".to_owned();
+        for (row, kind) in [
+            (Row::Device(text()), Some(RowKind::Devices)),
+            (Row::AccessToken(text()), Some(RowKind::AccessTokens)),
+            (Row::Profile(text()), Some(RowKind::Profile)),
+            (Row::Filter(text()), Some(RowKind::Filters)),
+            (Row::AccountData(text()), Some(RowKind::AccountData)),
+            (Row::RoomAccountData(room(), text()), Some(RowKind::RoomAccountData(room()))),
+            (Row::ToDevice(text()), None),
+            (Row::ToDeviceTxn(text(), text()), None),
+            (
+                Row::Receipt(room(), "@a:b".try_into().unwrap(), text(), None),
+                Some(RowKind::Receipts(room())),
+            ),
+            (
+                Row::Receipt(room(), "@a:b".try_into().unwrap(), text(), Some(text())),
+                Some(RowKind::Receipts(room())),
+            ),
+            (Row::DeviceList("@a:b".try_into().unwrap()), None),
+            (Row::ServerKeys(server()), Some(RowKind::ServerKeys)),
+            (Row::Address(server()), Some(RowKind::Addresses)),
+            (Row::Outbox(server(), text()), Some(RowKind::Outbox)),
+        ] {
+            assert_eq!(row_of(&key(&row)).unwrap(), row);
+            assert!(kind.is_none_or(|kind| key(&row).starts_with(&prefix(&kind))), "{row:?}");
+        }
+    }
+}

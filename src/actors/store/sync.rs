@@ -1,0 +1,163 @@
+//! What changed for a device since a position.
+//!
+//! The log names what changed, and only that is read: an incremental answer costs what changed,
+//! whatever the number of rooms. Everything is read at the last applied position; the actor
+//! answers once that position is durable, so nothing is shown that a crash could take back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::OwnedUserId;
+use serde_json::value::RawValue;
+
+use super::{
+    ReadSync, Row, RowKind, StoreError, SyncRows,
+    database::Database,
+    rooms::{MembershipRow, RoomInfo, room_number},
+    rows,
+    schema::{Change, Key, family},
+    sync_room::RoomReader,
+};
+
+/// What the log says of one room.
+#[derive(Debug, Default)]
+pub(super) struct RoomChanges {
+    /// Our user's memberships, in order.
+    pub(super) memberships: Vec<u8>,
+    /// Keys of receipts.
+    pub(super) receipts: BTreeSet<Vec<u8>>,
+    /// Types of account data.
+    pub(super) account_data: BTreeSet<String>,
+}
+
+/// What the log says.
+#[derive(Debug, Default)]
+struct Changes {
+    rooms: BTreeMap<u32, RoomChanges>,
+    account_data: BTreeSet<String>,
+    device_lists: BTreeSet<OwnedUserId>,
+    to_device: bool,
+}
+
+/// Answers [`ReadSync`] as of `position`, the last one that is applied.
+pub(super) fn read(
+    database: &Database,
+    position: u64,
+    ask: &ReadSync,
+) -> Result<SyncRows, StoreError> {
+    let mut changes = match ask.since {
+        Some(since) => read_changes(database, since, position, &ask.device_id)?,
+        None => Changes { to_device: true, ..Changes::default() },
+    };
+    if ask.since.is_none() || ask.full_state {
+        for row in MembershipRow::read_all(database) {
+            changes.rooms.entry(row?.0).or_default();
+        }
+    }
+    let mut answer = SyncRows {
+        position,
+        device_lists_changed: changes.device_lists.into_iter().collect(),
+        ..SyncRows::default()
+    };
+    for (room, changes) in changes.rooms {
+        let info = RoomInfo::read(database, room)?;
+        let is_wanted = ask.rooms.as_ref().is_none_or(|rooms| rooms.contains(&info.room_id))
+            && !ask.not_rooms.contains(&info.room_id);
+        if is_wanted {
+            RoomReader { database, ask, room, info, changes, position }.read(&mut answer)?;
+        }
+    }
+    answer.account_data = match ask.since {
+        None => all_account_data(database, &RowKind::AccountData)?,
+        Some(_) => {
+            let kinds = changes.account_data.into_iter();
+            some_account_data(database, kinds.map(Row::AccountData))?
+        }
+    };
+    if changes.to_device {
+        let messages = rows::to_device(database, &ask.device_id, ask.since.unwrap_or(0));
+        answer.to_device = messages.map(|message| raw(message?)).collect::<Result<_, _>>()?;
+    }
+    Ok(answer)
+}
+
+fn read_changes(
+    database: &Database,
+    since: u64,
+    position: u64,
+    device_id: &str,
+) -> Result<Changes, StoreError> {
+    let key = |position: u64| Key::new(family::LOG).number(position.saturating_add(1)).done();
+    let mut changes = Changes::default();
+    if since >= position {
+        return Ok(changes);
+    }
+    for row in database.scan(key(since), key(position)) {
+        let change = Change::decode(&row?.1).ok_or(StoreError::Corrupt { what: "log" })?;
+        match change {
+            Change::Room(room) => {
+                changes.rooms.entry(room).or_default();
+            }
+            Change::Membership(room, code) => {
+                changes.rooms.entry(room).or_default().memberships.push(code);
+            }
+            Change::Row(key) => match rows::row_of(&key)? {
+                Row::AccountData(kind) => {
+                    changes.account_data.insert(kind);
+                }
+                Row::RoomAccountData(room_id, kind) => {
+                    if let Some(room) = room_number(database, &room_id)? {
+                        changes.rooms.entry(room).or_default().account_data.insert(kind);
+                    }
+                }
+                Row::Receipt(room_id, ..) => {
+                    if let Some(room) = room_number(database, &room_id)? {
+                        changes.rooms.entry(room).or_default().receipts.insert(key);
+                    }
+                }
+                Row::DeviceList(user_id) => {
+                    changes.device_lists.insert(user_id);
+                }
+                Row::ToDevice(device) => changes.to_device |= device == device_id,
+                _ => return Err(StoreError::Corrupt { what: "log" }),
+            },
+        }
+    }
+    Ok(changes)
+}
+
+fn raw(bytes: Vec<u8>) -> Result<Box<RawValue>, StoreError> {
+    let text = String::from_utf8(bytes).ok();
+    text.and_then(|text| RawValue::from_string(text).ok())
+        .ok_or(StoreError::Corrupt { what: "JSON" })
+}
+
+fn account_data_of(row: (Row, Vec<u8>)) -> Option<Result<(String, Box<RawValue>), StoreError>> {
+    match row {
+        (Row::AccountData(kind) | Row::RoomAccountData(_, kind), value) => {
+            Some(raw(value).map(|value| (kind, value)))
+        }
+        _ => None,
+    }
+}
+
+/// Reads all account data of a kind.
+pub(super) fn all_account_data(
+    database: &Database,
+    kind: &RowKind,
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    rows::scan(database, kind)?.into_iter().filter_map(account_data_of).collect()
+}
+
+/// Reads the account data that is named.
+pub(super) fn some_account_data(
+    database: &Database,
+    rows: impl Iterator<Item = Row>,
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    let mut found = Vec::new();
+    for row in rows {
+        if let Some(value) = rows::read(database, &row)? {
+            found.extend(account_data_of((row, value)).transpose()?);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,430 @@
+//! What a sync shows of one room.
+//!
+//! Invariants: what the timeline shows is not in the state; the state is that before the
+//! timeline's first event; a room that was left shows nothing from after the leave.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use ruma::{OwnedEventId, OwnedUserId, UserId, events::room::member::MembershipState};
+use serde::Deserialize;
+
+use super::{
+    InvitedRoom, JoinedRoom, ReadSync, Receipt, Row, RowKind, StoreError, StoredEvent, Summary,
+    SyncRows,
+    database::{Database, Rows as _},
+    events::{EventRecord, read_event, read_known},
+    rooms::{InviteRow, MembershipRow, RoomInfo, StateRow, has_backward_extremities},
+    rows,
+    schema::{
+        Hash, Key, Parts, after, event_id_of, family, hash_of, membership_code, membership_of_code,
+        take_changes,
+    },
+    sync::{RoomChanges, all_account_data, some_account_data},
+    timeline,
+    unread::Counts,
+};
+
+/// Most timeline events that a filter is tried on for one room.
+const FILTERED: usize = 2000;
+/// Most heroes of a room without a name.
+const HEROES: usize = 5;
+
+const MEMBER: &str = "m.room.member";
+
+/// The part of a timeline that is shown.
+#[derive(Debug, Default)]
+struct Window {
+    /// Oldest first.
+    events: Vec<(Hash, EventRecord)>,
+    limited: bool,
+    prev_batch: Option<i64>,
+    senders: BTreeSet<OwnedUserId>,
+}
+
+impl Window {
+    fn position_of(&self) -> HashMap<Hash, &EventRecord> {
+        self.events.iter().map(|(hash, record)| (*hash, record)).collect()
+    }
+}
+
+/// Reads what a sync shows of one room.
+pub(super) struct RoomReader<'a> {
+    pub(super) database: &'a Database,
+    pub(super) ask: &'a ReadSync,
+    pub(super) room: u32,
+    pub(super) info: RoomInfo,
+    pub(super) changes: RoomChanges,
+    /// Up to where.
+    pub(super) position: u64,
+}
+
+impl RoomReader<'_> {
+    /// Adds what there is to show to an answer.
+    pub(super) fn read(self, answer: &mut SyncRows) -> Result<(), StoreError> {
+        let Some(own) = MembershipRow::read(self.database, self.room)? else {
+            return Ok(());
+        };
+        let membership_changed =
+            self.changes.memberships.last() == Some(&membership_code(&own.membership));
+        let is_initial = self.ask.since.is_none();
+        match own.membership {
+            MembershipState::Join => {
+                let position = self.position.cast_signed();
+                let room = self.events(position)?;
+                answer.joined.extend(room);
+            }
+            MembershipState::Invite if is_initial || membership_changed => {
+                let invite = InviteRow::read(self.database, self.room)?;
+                answer.invited.push(InvitedRoom {
+                    room_id: self.info.room_id,
+                    stripped_state: invite.map(|row| row.stripped_state).unwrap_or_default(),
+                });
+            }
+            MembershipState::Leave | MembershipState::Ban
+                if membership_changed
+                    || (self.ask.include_leave && (is_initial || self.ask.full_state)) =>
+            {
+                let room = self.events(own.order)?;
+                answer.left.extend(room);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Tells whether the client knows nothing of the room yet.
+    fn is_fresh(&self) -> bool {
+        let join = membership_code(&MembershipState::Join);
+        self.ask.since.is_none() || self.changes.memberships.contains(&join)
+    }
+
+    /// Reads the room up to the order `last`; none where nothing is to be shown.
+    fn events(self, last: i64) -> Result<Option<JoinedRoom>, StoreError> {
+        let is_fresh = self.is_fresh();
+        let since = self.ask.since.filter(|_| !is_fresh).map(u64::cast_signed);
+        let window = self.window(since, last)?;
+        let changes = match since {
+            Some(since) => self.state_changes(since, last)?,
+            None => Vec::new(),
+        };
+        let state = if is_fresh || self.ask.full_state {
+            self.full_state(&window, last)?
+        } else {
+            self.state_since(&window, since.unwrap_or(0), last, &changes)?
+        };
+        let room_id = self.info.room_id.clone();
+        let (account_data, receipts) = if is_fresh {
+            let kind = RowKind::RoomAccountData(room_id.clone());
+            (all_account_data(self.database, &kind)?, self.all_receipts()?)
+        } else {
+            let kinds = self.changes.account_data.iter();
+            let rows = kinds.map(|kind| Row::RoomAccountData(room_id.clone(), kind.clone()));
+            (some_account_data(self.database, rows)?, self.changed_receipts()?)
+        };
+        let membership_changed = !self.changes.memberships.is_empty();
+        if !is_fresh
+            && !self.ask.full_state
+            && !membership_changed
+            && !window.limited
+            && window.events.is_empty()
+            && state.is_empty()
+            && account_data.is_empty()
+            && receipts.is_empty()
+        {
+            return Ok(None);
+        }
+        let counts = Counts::read(self.database, self.room)?;
+        let members_changed = is_fresh || changes.iter().any(|(kind, _)| kind == MEMBER);
+        let summary = if members_changed { Some(self.summary(&counts)?) } else { None };
+        let mut room = JoinedRoom {
+            room_id,
+            timeline: Vec::with_capacity(window.events.len()),
+            limited: window.limited,
+            prev_batch: window.prev_batch,
+            state,
+            account_data,
+            receipts,
+            unread: counts.unread,
+            summary,
+            redactions: HashMap::new(),
+            replaced: HashMap::new(),
+        };
+        self.attach(window, &mut room)?;
+        Ok(Some(room))
+    }
+
+    /// Reads the newest events after `since`, up to `last`.
+    fn window(&self, since: Option<i64>, last: i64) -> Result<Window, StoreError> {
+        let first = since.map_or(i64::MIN, |since| since.saturating_add(1));
+        let mut window = Window::default();
+        let mut reached = last;
+        let rows = timeline::scan(self.database, self.room, first, last).rev();
+        for (scanned, row) in rows.enumerate() {
+            let (order, hash) = row?;
+            let record = read_known(self.database, self.room, &hash)?;
+            let head = record.head()?;
+            let is_shown = self.ask.timeline_filter.allows(&head);
+            if scanned >= FILTERED || (is_shown && window.events.len() >= self.ask.timeline_limit) {
+                window.limited = true;
+                break;
+            }
+            reached = order.saturating_sub(1);
+            if is_shown {
+                window.senders.insert(head.sender);
+                window.events.push((hash, record));
+            }
+        }
+        window.events.reverse();
+        let has_older = timeline::scan(self.database, self.room, i64::MIN, reached)
+            .next()
+            .transpose()?
+            .is_some()
+            || has_backward_extremities(self.database, self.room)?;
+        window.prev_batch = Some(reached).filter(|_| has_older);
+        if since.is_none() {
+            window.limited = has_older;
+        }
+        Ok(window)
+    }
+
+    /// Reads the places of the current state that changed after `since`, as type and key.
+    fn state_changes(&self, since: i64, last: i64) -> Result<Vec<(String, String)>, StoreError> {
+        let key = |position: i64| {
+            Key::room(family::STATE_LOG, self.room)
+                .number(position.saturating_add(1).cast_unsigned())
+                .done()
+        };
+        let mut places = BTreeSet::new();
+        if since >= last {
+            return Ok(Vec::new());
+        }
+        for row in self.database.scan_long(key(since), key(last)) {
+            let changes = take_changes(Parts(&row?.1));
+            let changes = changes.ok_or(StoreError::Corrupt { what: "state log" })?;
+            places.extend(changes.into_iter().map(|((kind, key), _)| (kind.to_string(), key)));
+        }
+        Ok(places.into_iter().collect())
+    }
+
+    /// Steps back from the current event of a place to the one before the window.
+    fn before_window(
+        &self,
+        window: &HashMap<Hash, &EventRecord>,
+        last: i64,
+        hash: Hash,
+    ) -> Result<Option<(Hash, EventRecord)>, StoreError> {
+        let mut next = Some(hash);
+        while let Some(hash) = next {
+            if let Some(record) = window.get(&hash) {
+                next = record.replaces;
+                continue;
+            }
+            let record = read_known(self.database, self.room, &hash)?;
+            if record.order.is_none_or(|order| order <= last) {
+                return Ok(Some((hash, record)));
+            }
+            next = record.replaces;
+        }
+        Ok(None)
+    }
+
+    fn push_state(
+        &self,
+        state: &mut Vec<StoredEvent>,
+        hash: &Hash,
+        record: EventRecord,
+    ) -> Result<(), StoreError> {
+        if self.ask.state_filter.allows(&record.head()?) {
+            state.push(record.into_stored(hash));
+        }
+        Ok(())
+    }
+
+    /// Reads the state at the begin of the window.
+    fn full_state(&self, window: &Window, last: i64) -> Result<Vec<StoredEvent>, StoreError> {
+        let in_window = window.position_of();
+        let all = Key::room(family::STATE, self.room).done();
+        let members = Key::room(family::STATE, self.room).text(MEMBER).done();
+        let mut rows = Vec::new();
+        if self.ask.lazy_load_members {
+            for user_id in self.shown_members(window) {
+                let place = (MEMBER, user_id.as_str());
+                rows.extend(StateRow::read(self.database, self.room, place)?);
+            }
+        }
+        // Members are most of the state of a large room: leave them out before they are read.
+        let ranges = if self.ask.lazy_load_members {
+            vec![(all.clone(), members.clone()), (after(&members), after(&all))]
+        } else {
+            vec![(all.clone(), after(&all))]
+        };
+        for (start, end) in ranges {
+            for row in self.database.scan(start, end) {
+                rows.push(StateRow::decode(&row?.1)?);
+            }
+        }
+        let mut state = Vec::with_capacity(rows.len());
+        for row in rows {
+            if let Some((hash, record)) = self.before_window(&in_window, last, row.hash)? {
+                self.push_state(&mut state, &hash, record)?;
+            }
+        }
+        Ok(state)
+    }
+
+    /// Who is shown to a client that loads members lazily.
+    fn shown_members(&self, window: &Window) -> BTreeSet<OwnedUserId> {
+        let mut shown = window.senders.clone();
+        shown.insert(self.ask.user_id.clone());
+        shown
+    }
+
+    /// Reads the state between `since` and the begin of the window.
+    ///
+    /// Members who changed there are always shown, also to a client that loads members lazily:
+    /// it encrypts for those whom it knows to be in the room.
+    fn state_since(
+        &self,
+        window: &Window,
+        since: i64,
+        last: i64,
+        changes: &[(String, String)],
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let in_window = window.position_of();
+        let mut state = Vec::new();
+        let mut shown = HashSet::new();
+        for (kind, key) in changes {
+            let row = StateRow::read(self.database, self.room, (kind, key))?;
+            let Some(StateRow { hash, .. }) = row else {
+                continue;
+            };
+            let is_in_window = in_window.contains_key(&hash);
+            if is_in_window && !window.limited {
+                continue;
+            }
+            let Some((hash, record)) = self.before_window(&in_window, last, hash)? else {
+                continue;
+            };
+            // What it replaced within the window is known if it is older than `since`.
+            let is_known = is_in_window && record.order.is_none_or(|order| order <= since);
+            if !is_known && shown.insert(hash) {
+                self.push_state(&mut state, &hash, record)?;
+            }
+        }
+        if self.ask.lazy_load_members {
+            for user_id in &window.senders {
+                let place = (MEMBER, user_id.as_str());
+                let Some(row) = StateRow::read(self.database, self.room, place)? else {
+                    continue;
+                };
+                if let Some((hash, record)) = self.before_window(&in_window, last, row.hash)?
+                    && shown.insert(hash)
+                {
+                    self.push_state(&mut state, &hash, record)?;
+                }
+            }
+        }
+        Ok(state)
+    }
+
+    fn all_receipts(&self) -> Result<Vec<Receipt>, StoreError> {
+        let rows = rows::scan(self.database, &RowKind::Receipts(self.info.room_id.clone()))?;
+        rows.into_iter().map(|(_, value)| receipt(&value)).collect()
+    }
+
+    fn changed_receipts(&self) -> Result<Vec<Receipt>, StoreError> {
+        let mut receipts = Vec::new();
+        for key in &self.changes.receipts {
+            if let Some(value) = self.database.get(key)? {
+                receipts.push(receipt(&value)?);
+            }
+        }
+        Ok(receipts)
+    }
+
+    /// Says who is in the room, and whom to name it after.
+    fn summary(&self, counts: &Counts) -> Result<Summary, StoreError> {
+        let heroes = if self.has_name()? { Vec::new() } else { self.heroes()? };
+        Ok(Summary { heroes, joined: counts.joined, invited: counts.invited })
+    }
+
+    fn has_name(&self) -> Result<bool, StoreError> {
+        #[derive(Deserialize)]
+        struct Name {
+            content: Content,
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            name: Option<String>,
+            alias: Option<String>,
+        }
+        for kind in ["m.room.name", "m.room.canonical_alias"] {
+            let Some(row) = StateRow::read(self.database, self.room, (kind, ""))? else {
+                continue;
+            };
+            let record = read_known(self.database, self.room, &row.hash)?;
+            // The content is the sender's: one that makes no sense is no name.
+            let name = serde_json::from_str::<Name>(&record.json).ok();
+            let name = name.and_then(|event| event.content.name.or(event.content.alias));
+            if name.is_some_and(|name| !name.is_empty()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Names the first others who are in the room or invited; failing that, who was.
+    fn heroes(&self) -> Result<Vec<OwnedUserId>, StoreError> {
+        let (mut present, mut gone) = (Vec::new(), Vec::new());
+        let prefix = Key::room(family::STATE, self.room).text(MEMBER).done();
+        for row in self.database.scan_prefix(&prefix) {
+            if present.len() >= HEROES {
+                break;
+            }
+            let (key, value) = row?;
+            let user = Parts(key.get(prefix.len()..).unwrap_or_default()).text();
+            let Some(user) = user.and_then(|user| UserId::parse(user).ok()) else {
+                continue;
+            };
+            if user == self.ask.user_id {
+                continue;
+            }
+            match membership_of_code(StateRow::decode(&value)?.membership) {
+                Some(MembershipState::Join | MembershipState::Invite) => present.push(user),
+                Some(MembershipState::Leave | MembershipState::Ban) if gone.len() < HEROES => {
+                    gone.push(user);
+                }
+                _ => {}
+            }
+        }
+        Ok(if present.is_empty() { gone } else { present })
+    }
+
+    /// Adds the timeline, and the events that the shown ones refer to.
+    fn attach(&self, window: Window, room: &mut JoinedRoom) -> Result<(), StoreError> {
+        for (hash, record) in window.events {
+            if let Some(replaces) = &record.replaces
+                && let Some(replaced) = read_event(self.database, self.room, replaces)?
+            {
+                room.replaced.insert(event_id_of(&hash), replaced.into_stored(replaces));
+            }
+            room.timeline.push(record.into_stored(&hash));
+        }
+        let shown = room.timeline.iter().chain(&room.state);
+        let because: BTreeSet<OwnedEventId> =
+            shown.filter_map(|event| event.redacted_because.clone()).collect();
+        for event_id in because {
+            let Some(hash) = hash_of(&event_id) else {
+                continue;
+            };
+            if let Some(record) = read_event(self.database, self.room, &hash)? {
+                room.redactions.insert(event_id, record.into_stored(&hash));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn receipt(value: &[u8]) -> Result<Receipt, StoreError> {
+    serde_json::from_slice(value).map_err(|_| StoreError::Corrupt { what: "receipt" })
+}

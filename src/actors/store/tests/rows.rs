@@ -1,0 +1,125 @@
+//! Small rows, to-device messages, unread counts.
+
+use super::*;
+
+#[actix::test]
+async fn rows_are_written_read_scanned_and_deleted() {
+    let mut world = World::new();
+    let row = |id: &str| Row::Filter(id.to_owned());
+    let rows = vec![
+        (row("b"), Some(json!(2))),
+        (row("a"), Some(json!(1))),
+        (Row::Device("D".to_owned()), Some(json!(3))),
+    ];
+    assert_eq!(world.write(rows).await, 0, "nothing of it shows in a sync");
+    world.restart().await;
+    assert_eq!(world.ask(ReadRow(row("a"))).await.unwrap(), Some(b"1".to_vec()));
+    assert_eq!(world.ask(ReadRow(row("c"))).await.unwrap(), None);
+    let found = world.ask(ScanRows(RowKind::Filters)).await.unwrap();
+    assert_eq!(found, [(row("a"), b"1".to_vec()), (row("b"), b"2".to_vec())]);
+    world.write(vec![(row("a"), None)]).await;
+    assert_eq!(world.ask(ScanRows(RowKind::Filters)).await.unwrap().len(), 1);
+}
+
+#[actix::test]
+async fn to_device_messages_reach_their_device_once_acknowledged() {
+    let mut world = World::new();
+    let to = |device: &str, n: u64| (Row::ToDevice(device.to_owned()), Some(json!(n)));
+    let texts = |sync: &SyncRows| -> Vec<String> {
+        sync.to_device.iter().map(|raw| raw.get().to_owned()).collect()
+    };
+    let first = world.write(vec![to("DEVICE", 1), to("OTHER", 2), to("DEVICE", 3)]).await;
+    world.restart().await;
+    assert_eq!(texts(&world.sync(None).await), ["1", "3"]);
+    assert_eq!(texts(&world.sync(Some(0)).await), ["1", "3"], "not acknowledged: again");
+    let second = world.write(vec![to("DEVICE", 4)]).await;
+    let ack = AckToDevice { device_id: "DEVICE".to_owned(), position: first };
+    world.ask(ack).await.unwrap();
+    assert_eq!(texts(&world.sync(Some(0)).await), ["4"]);
+    assert!(world.sync(Some(second)).await.is_empty());
+    let other = ReadSync { device_id: "OTHER".to_owned(), ..read_sync(Some(0)) };
+    assert_eq!(texts(&world.ask(other).await.unwrap()), ["2"]);
+}
+
+#[actix::test]
+async fn receipts_of_our_user_lower_the_counts() {
+    let mut world = World::new();
+    let r = room("r");
+    let unread = |notifications, highlights| Unread { notifications, highlights };
+    world.commit(live(&r, &[&member(&r, OWN, "join")])).await;
+    let pdus: Vec<_> = (0..4).map(|n| message(&r, "@ann:a.org", n)).collect();
+    for (n, pdu) in pdus.iter().enumerate() {
+        world.commit(notifying(&r, pdu, n % 2 == 1)).await;
+    }
+    // An event that comes again is not counted again.
+    world.commit(notifying(&r, &pdus[0], true)).await;
+    world.restart().await;
+    let now = async |world: &World| world.sync(None).await.joined[0].unread;
+    assert_eq!(now(&world).await, unread(4, 2));
+
+    let unknown = message(&r, OWN, "unknown");
+    let mut threaded = receipt(&r, OWN, "m.read", &pdus[3]);
+    threaded.0 = Row::Receipt(r.clone(), user(OWN), "m.read".to_owned(), Some("$t".to_owned()));
+    for (row, expected) in [
+        (receipt(&r, "@ann:a.org", "m.read", &pdus[3]), unread(4, 2)),
+        (receipt(&r, OWN, "m.read", &unknown), unread(4, 2)),
+        (threaded, unread(4, 2)),
+        (receipt(&r, OWN, "m.read", &pdus[1]), unread(2, 1)),
+        (receipt(&r, OWN, "m.read", &pdus[0]), unread(2, 1)),
+        (receipt(&r, OWN, "m.read.private", &pdus[2]), unread(1, 1)),
+    ] {
+        let since = world.sync(None).await.position;
+        world.write(vec![row]).await;
+        assert_eq!(now(&world).await, expected);
+        let news = world.sync(Some(since)).await;
+        assert_eq!(news.joined[0].receipts.len(), 1);
+        assert_eq!(news.joined[0].unread, expected);
+    }
+    // Who writes has read.
+    let since = world.commit(live(&r, &[&message(&r, OWN, "mine")])).await;
+    assert_eq!(now(&world).await, unread(0, 0));
+    let mut both = notifying(&r, &message(&r, "@ann:a.org", 10), true);
+    both.events.push(new_event(&message(&r, OWN, 11), Place::Live));
+    both.events.push(NewEvent {
+        notify: Some(Notify { highlight: false }),
+        ..new_event(&message(&r, "@ann:a.org", 12), Place::Live)
+    });
+    world.commit(both).await;
+    assert_eq!(world.sync(Some(since)).await.joined[0].unread, unread(1, 0));
+    world.commit(live(&r, &[&member(&r, OWN, "leave")])).await;
+    world.commit(live(&r, &[&member(&r, OWN, "join")])).await;
+    assert_eq!(now(&world).await, unread(0, 0));
+}
+
+#[actix::test]
+async fn account_data_and_device_lists_show_when_they_change() {
+    let world = World::new();
+    let (r, other) = (room("r"), room("other"));
+    world.commit(live(&r, &[&member(&r, OWN, "join")])).await;
+    let since = world.sync(None).await.position;
+    let global = |kind: &str, n: u64| (Row::AccountData(kind.to_owned()), Some(json!({ "n": n })));
+    let rows = vec![
+        global("a", 1),
+        global("a", 2),
+        (Row::RoomAccountData(r.clone(), "m.tag".to_owned()), Some(json!({}))),
+        (Row::RoomAccountData(other, "m.tag".to_owned()), Some(json!({}))),
+        (Row::DeviceList(user("@ann:a.org")), None),
+    ];
+    let middle = world.write(rows).await;
+    world.write(vec![global("b", 1)]).await;
+    let sync = world.sync(Some(since)).await;
+    let kinds = |sync: &SyncRows| -> Vec<String> {
+        sync.account_data.iter().map(|(kind, raw)| format!("{kind}{}", raw.get())).collect()
+    };
+    assert_eq!(kinds(&sync), [r#"a{"n":2}"#, r#"b{"n":1}"#]);
+    assert_eq!(sync.device_lists_changed, [user("@ann:a.org")]);
+    assert_eq!(sync.joined.len(), 1);
+    assert_eq!(sync.joined[0].account_data[0].0, "m.tag");
+    let later = world.sync(Some(middle)).await;
+    assert_eq!(kinds(&later), [r#"b{"n":1}"#]);
+    assert!(later.joined.is_empty() && later.device_lists_changed.is_empty());
+    let initial = world.sync(None).await;
+    assert_eq!(initial.account_data.len(), 2);
+    assert_eq!(initial.joined[0].account_data.len(), 1);
+    assert!(initial.device_lists_changed.is_empty());
+}

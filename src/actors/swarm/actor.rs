@@ -1,0 +1,540 @@
+//! The shell around the Swarm's task: messages become commands, events become messages.
+//!
+//! Invariants: nothing waits for the task. What must not be lost (topics, identity, provided keys)
+//! waits in a bounded backlog where the command channel is full; all else is dropped or answered
+//! as failed. There is no Swarm before there is an identity. When its task ends, the actor restarts
+//! and builds the Swarm anew, with the same key.
+
+use std::{collections::VecDeque, fmt, time::Duration};
+
+use actix::prelude::*;
+use libp2p::{Multiaddr, identity::Keypair};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Admit, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, GossipReceived,
+    Provide, Publish, ReadSwarm, ReportVerdict, RequestFailed, RequestReceived, SendReply,
+    SendRequest, SetIdentity, StopSwarm, Subscribe, SwarmFailed, SwarmRestarted, Unsubscribe,
+    behaviour::Choices,
+    event_loop::{Answered, Command, Event, EventLoop},
+    transport::{self, NetworkKey},
+};
+use crate::{
+    actors::rendezvous::NetworkStatus,
+    config::{Config, limits},
+};
+
+/// Commands that must not be lost and wait for room.
+const BACKLOG_MAX: usize = 16 * 1024;
+const BACKLOG_RETRY: Duration = Duration::from_millis(20);
+const REBUILD_FIRST: Duration = Duration::from_secs(1);
+const REBUILD_LONGEST: Duration = Duration::from_secs(60);
+
+/// What the Swarm is built from.
+#[derive(Clone)]
+pub struct SwarmSettings {
+    pub(super) keypair: Keypair,
+    pub(super) listen: Vec<Multiaddr>,
+    pub(super) bootstrap: Vec<Multiaddr>,
+    pub(super) static_relays: Vec<Multiaddr>,
+    pub(super) mdns: bool,
+    pub(super) network: Option<NetworkKey>,
+    pub(super) failed: Recipient<SwarmFailed>,
+}
+
+impl fmt::Debug for SwarmSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SwarmSettings").field("listen", &self.listen).finish_non_exhaustive()
+    }
+}
+
+impl SwarmSettings {
+    /// Takes from the configuration what concerns libp2p. `failed` is told when a configured
+    /// address cannot be listened on.
+    pub fn new(config: &Config, keypair: Keypair, failed: Recipient<SwarmFailed>) -> Self {
+        let secret = config.libp2p.private_network_secret.as_deref();
+        Self {
+            keypair,
+            listen: config.libp2p.listen_addresses.clone(),
+            bootstrap: config.bootstrap_peers(),
+            static_relays: config.libp2p.static_relays.clone(),
+            mdns: config.libp2p.mdns,
+            network: secret.map(NetworkKey::derive),
+            failed,
+        }
+    }
+
+    fn choices(&self) -> Choices {
+        let wan = !self.bootstrap.is_empty() && self.network.is_none();
+        Choices { mdns: self.mdns, wan }
+    }
+}
+
+/// The shell around the Swarm.
+pub struct SwarmActor {
+    settings: SwarmSettings,
+    commands: Option<mpsc::Sender<Command>>,
+    backlog: VecDeque<Command>,
+    identity: Option<Vec<u8>>,
+    bound: Option<Bind>,
+    rebuild_wait: Option<Duration>,
+    stopping: bool,
+}
+
+impl fmt::Debug for SwarmActor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SwarmActor").field("backlog", &self.backlog.len()).finish_non_exhaustive()
+    }
+}
+
+impl SwarmActor {
+    /// Makes the actor; the Swarm is built with the first [`SetIdentity`].
+    pub fn new(settings: SwarmSettings) -> Self {
+        Self {
+            settings,
+            commands: None,
+            backlog: VecDeque::new(),
+            identity: None,
+            bound: None,
+            rebuild_wait: None,
+            stopping: false,
+        }
+    }
+
+    fn build(&mut self, ctx: &mut Context<Self>) {
+        let settings = self.settings.clone();
+        let built =
+            transport::build(settings.keypair.clone(), settings.network, &settings.choices());
+        let swarm = match built {
+            Ok(swarm) => swarm,
+            Err(error) => {
+                log::error!("{error}");
+                let failed = SwarmFailed { address: "any".to_owned(), why: error.to_string() };
+                self.settings.failed.do_send(failed);
+                return;
+            }
+        };
+        let (commands, receiver) = mpsc::channel(limits::SWARM_COMMANDS);
+        let (sender, mut events) = mpsc::channel(limits::SWARM_EVENTS);
+        tokio::spawn(Box::pin(EventLoop::new(swarm, settings, receiver, sender).run()));
+        ctx.add_stream(futures::stream::poll_fn(move |cx| events.poll_recv(cx)));
+        self.commands = Some(commands);
+        if let Some(identity) = self.identity.clone() {
+            self.backlog.push_front(Command::SetIdentity(identity));
+        }
+        self.drain(ctx);
+        if let (Some(_), Some(bound)) = (self.rebuild_wait, &self.bound) {
+            for owner in &bound.restarted {
+                owner.do_send(SwarmRestarted);
+            }
+        }
+    }
+
+    /// Sends what may be lost.
+    fn tell(&self, command: Command) -> Result<(), Command> {
+        match &self.commands {
+            Some(commands) => {
+                commands.try_send(command).map_err(mpsc::error::TrySendError::into_inner)
+            }
+            None => Err(command),
+        }
+    }
+
+    /// Sends what must not be lost, in order.
+    fn must(&mut self, command: Command, ctx: &mut Context<Self>) {
+        let command = match self.backlog.is_empty() {
+            true => match self.tell(command) {
+                Ok(()) => return,
+                Err(command) => command,
+            },
+            false => command,
+        };
+        if self.backlog.len() >= BACKLOG_MAX {
+            log::error!("a command to the network was lost: too many are waiting");
+            return;
+        }
+        // Without a Swarm, it is the one that is built next that gets them.
+        if self.backlog.is_empty() && self.commands.is_some() {
+            ctx.run_later(BACKLOG_RETRY, |actor, ctx| actor.drain(ctx));
+        }
+        self.backlog.push_back(command);
+    }
+
+    fn drain(&mut self, ctx: &mut Context<Self>) {
+        while let Some(command) = self.backlog.pop_front() {
+            if let Err(command) = self.tell(command) {
+                self.backlog.push_front(command);
+                if self.commands.is_some() {
+                    ctx.run_later(BACKLOG_RETRY, |actor, ctx| actor.drain(ctx));
+                }
+                return;
+            }
+        }
+    }
+}
+
+impl Actor for SwarmActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.set_mailbox_capacity(limits::MAILBOX);
+        if let Some(wait) = self.rebuild_wait {
+            ctx.run_later(wait, Self::build);
+        }
+    }
+}
+
+impl Supervised for SwarmActor {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        log::error!("the network task ended; building it anew");
+        self.commands = None;
+        // Subscriptions and provided keys are asked for again by those who own them.
+        self.backlog.clear();
+        let wait = self.rebuild_wait.map_or(REBUILD_FIRST, |wait| wait * 2);
+        self.rebuild_wait = Some(wait.min(REBUILD_LONGEST));
+    }
+}
+
+impl StreamHandler<Event> for SwarmActor {
+    fn handle(&mut self, event: Event, _: &mut Context<Self>) {
+        let Some(bound) = &self.bound else { return };
+        match event {
+            Event::Gossip(event) => send::<GossipReceived>(&bound.gossip, event),
+            Event::Request(event) => send::<RequestReceived>(&bound.requests, event),
+            Event::Discovery(event) => send::<Discovery>(&bound.discovery, event),
+        }
+    }
+
+    fn finished(&mut self, ctx: &mut Context<Self>) {
+        if !self.stopping {
+            ctx.stop();
+        }
+    }
+}
+
+fn send<M>(to: &Recipient<M>, message: M)
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    to.do_send(message);
+}
+
+impl Handler<Bind> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, bind: Bind, _: &mut Context<Self>) {
+        self.bound = Some(bind);
+    }
+}
+
+impl Handler<StopSwarm> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, _: StopSwarm, _: &mut Context<Self>) {
+        self.stopping = true;
+        self.backlog.clear();
+        self.commands = None;
+    }
+}
+
+impl Handler<SetIdentity> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, SetIdentity(server_keys): SetIdentity, ctx: &mut Context<Self>) {
+        let first = self.identity.replace(server_keys.clone()).is_none();
+        match &self.commands {
+            Some(_) => self.must(Command::SetIdentity(server_keys), ctx),
+            None if first && !self.stopping => self.build(ctx),
+            None => {}
+        }
+    }
+}
+
+impl Handler<Exchange> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, Exchange(peer): Exchange, ctx: &mut Context<Self>) {
+        self.must(Command::Exchange(peer), ctx);
+    }
+}
+
+impl Handler<Admit> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, Admit(peer): Admit, ctx: &mut Context<Self>) {
+        self.must(Command::Admit(peer), ctx);
+    }
+}
+
+impl Handler<Dismiss> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, Dismiss(peer): Dismiss, ctx: &mut Context<Self>) {
+        self.must(Command::Dismiss(peer), ctx);
+    }
+}
+
+impl Handler<Subscribe> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, Subscribe(topic): Subscribe, ctx: &mut Context<Self>) {
+        self.must(Command::Subscribe(topic), ctx);
+    }
+}
+
+impl Handler<Unsubscribe> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, Unsubscribe(topic): Unsubscribe, ctx: &mut Context<Self>) {
+        self.must(Command::Unsubscribe(topic), ctx);
+    }
+}
+
+impl Handler<Provide> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, Provide(keys): Provide, ctx: &mut Context<Self>) {
+        self.must(Command::Provide(keys), ctx);
+    }
+}
+
+impl Handler<Publish> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, Publish { topic, bytes }: Publish, _: &mut Context<Self>) {
+        if self.tell(Command::Publish { topic, bytes }).is_err() {
+            log::debug!("gossip was dropped: the network is overloaded");
+        }
+    }
+}
+
+impl Handler<ReportVerdict> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, report: ReportVerdict, _: &mut Context<Self>) {
+        let ReportVerdict { ticket, verdict } = report;
+        // Lost, the message counts as ignored.
+        let _ = self.tell(Command::ReportVerdict { ticket, verdict });
+    }
+}
+
+impl Handler<SendRequest> for SwarmActor {
+    type Result = ResponseFuture<Answered>;
+
+    fn handle(&mut self, request: SendRequest, _: &mut Context<Self>) -> Self::Result {
+        let SendRequest { peer, bytes } = request;
+        let (reply, answer) = oneshot::channel();
+        let _ = self.tell(Command::Request { peer, bytes, reply });
+        Box::pin(async move { answer.await.unwrap_or(Err(RequestFailed::Offline)) })
+    }
+}
+
+impl Handler<SendReply> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, SendReply { ticket, bytes }: SendReply, _: &mut Context<Self>) {
+        // Lost, the stream closes and the asker learns it.
+        let _ = self.tell(Command::Reply { ticket, bytes });
+    }
+}
+
+impl Handler<Dial> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, Dial { peer, addresses }: Dial, _: &mut Context<Self>) {
+        if self.tell(Command::Dial { peer, addresses }).is_err()
+            && let Some(bound) = &self.bound
+        {
+            bound.discovery.do_send(Discovery::DialFailed(peer));
+        }
+    }
+}
+
+impl Handler<FindProviders> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, FindProviders { ticket, key }: FindProviders, _: &mut Context<Self>) {
+        let sent = self.tell(Command::FindProviders { ticket, key });
+        self.found_nothing(sent.is_err(), ticket);
+    }
+}
+
+impl Handler<FindNode> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, FindNode { ticket, peer }: FindNode, _: &mut Context<Self>) {
+        let sent = self.tell(Command::FindNode { ticket, peer });
+        self.found_nothing(sent.is_err(), ticket);
+    }
+}
+
+impl SwarmActor {
+    fn found_nothing(&self, lost: bool, ticket: u64) {
+        if let (true, Some(bound)) = (lost, &self.bound) {
+            bound.discovery.do_send(Discovery::Found { ticket, peers: Vec::new(), done: true });
+        }
+    }
+}
+
+impl Handler<ReadSwarm> for SwarmActor {
+    type Result = ResponseFuture<NetworkStatus>;
+
+    fn handle(&mut self, _: ReadSwarm, _: &mut Context<Self>) -> Self::Result {
+        let (reply, status) = oneshot::channel();
+        let _ = self.tell(Command::Status(reply));
+        Box::pin(async move { status.await.unwrap_or_default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// Makes the task end, as a bug in it would.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Fail;
+
+    impl Handler<Fail> for SwarmActor {
+        type Result = ();
+
+        fn handle(&mut self, _: Fail, _: &mut Context<Self>) {
+            let _ = self.tell(Command::Fail);
+        }
+    }
+
+    /// Everybody whom the Swarm tells something.
+    #[derive(Default)]
+    struct Others {
+        restarted: usize,
+    }
+
+    impl Actor for Others {
+        type Context = Context<Self>;
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "usize")]
+    struct Restarts;
+
+    impl Handler<Restarts> for Others {
+        type Result = usize;
+
+        fn handle(&mut self, _: Restarts, _: &mut Context<Self>) -> usize {
+            self.restarted
+        }
+    }
+
+    impl Handler<SwarmRestarted> for Others {
+        type Result = ();
+
+        fn handle(&mut self, _: SwarmRestarted, _: &mut Context<Self>) {
+            self.restarted += 1;
+        }
+    }
+
+    macro_rules! ignore {
+        ($($message:ty),*) => {$(
+            impl Handler<$message> for Others {
+                type Result = ();
+
+                fn handle(&mut self, _: $message, _: &mut Context<Self>) {}
+            }
+        )*};
+    }
+
+    ignore!(GossipReceived, RequestReceived, Discovery, SwarmFailed);
+
+    async fn listening(swarm: &Addr<SwarmActor>) -> NetworkStatus {
+        loop {
+            let status = swarm.send(ReadSwarm).await.unwrap();
+            if !status.listen_addresses.is_empty() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn start() -> (Addr<SwarmActor>, Addr<Others>) {
+        let others = Others::default().start();
+        let libp2p = serde_json::json!({
+            "listenAddresses": ["/ip4/127.0.0.1/tcp/0"],
+            "mdns": false,
+            "dht": {"bootstrapPeers": []},
+        });
+        let config = serde_json::json!({ "libp2p": libp2p });
+        let config: Config = serde_json::from_value(config).unwrap();
+        let key = Keypair::generate_ed25519();
+        let settings = SwarmSettings::new(&config, key, others.clone().recipient());
+        let swarm = Supervisor::start(|_| SwarmActor::new(settings));
+        swarm.do_send(Bind {
+            gossip: others.clone().recipient(),
+            requests: others.clone().recipient(),
+            discovery: others.clone().recipient(),
+            restarted: vec![others.clone().recipient()],
+        });
+        (swarm, others)
+    }
+
+    #[actix::test]
+    async fn a_task_that_ended_is_replaced_with_the_same_key() {
+        let (swarm, others) = start();
+        swarm.do_send(SetIdentity(b"keys".to_vec()));
+        let before = listening(&swarm).await;
+        swarm.send(Fail).await.unwrap();
+        while others.send(Restarts).await.unwrap() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(listening(&swarm).await.peer_id, before.peer_id);
+    }
+
+    #[actix::test]
+    async fn there_is_no_network_without_an_identity_and_none_after_the_end() {
+        let (swarm, _others) = start();
+        swarm.send(Subscribe("topic".to_owned())).await.unwrap();
+        assert_eq!(swarm.send(ReadSwarm).await.unwrap().peer_id, "");
+        let request = || SendRequest { peer: libp2p::PeerId::random(), bytes: Vec::new() };
+        assert_eq!(swarm.send(request()).await.unwrap(), Err(RequestFailed::Offline));
+        swarm.do_send(SetIdentity(b"keys".to_vec()));
+        listening(&swarm).await;
+        swarm.send(StopSwarm).await.unwrap();
+        assert_eq!(swarm.send(request()).await.unwrap(), Err(RequestFailed::Offline));
+    }
+
+    #[actix::test]
+    async fn a_flood_of_topics_loses_none() {
+        let (swarm, _others) = start();
+        swarm.do_send(SetIdentity(b"keys".to_vec()));
+        listening(&swarm).await;
+        let topics = 4 * limits::SWARM_COMMANDS;
+        for number in 0..topics {
+            swarm.do_send(Subscribe(number.to_string()));
+        }
+        // Asked behind the flood; those in the backlog come later, and none is dropped.
+        let (reply, waiting) = oneshot::channel();
+        swarm.do_send(Waiting(reply));
+        assert!(waiting.await.unwrap() <= topics);
+        loop {
+            let (reply, waiting) = oneshot::channel();
+            swarm.do_send(Waiting(reply));
+            if waiting.await.unwrap() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Waiting(oneshot::Sender<usize>);
+
+    impl Handler<Waiting> for SwarmActor {
+        type Result = ();
+
+        fn handle(&mut self, Waiting(reply): Waiting, _: &mut Context<Self>) {
+            let _ = reply.send(self.backlog.len());
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Gossip only for those who proved who they are.
+//!
+//! gossipsub tells every connected peer all of our topics and takes messages from anybody. This
+//! wrapper keeps its stream shut, both ways, until a peer is admitted. Invariants: before that no
+//! topic is told and nothing is read; the outbound stream waits until the peer told (by identify)
+//! that it opened its own side, since gossipsub gives a peer up that refuses once.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    task::{Context, Poll},
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, transport::PortUse, upgrade::DeniedUpgrade},
+    gossipsub,
+    swarm::{
+        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+        NetworkBehaviour, NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm,
+        derive_prelude::Either,
+        handler::{ConnectionEvent, ProtocolsChange},
+    },
+};
+
+/// Filter of subscriptions: only their number.
+pub(super) type Filter =
+    gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>;
+/// The gossipsub that is kept behind the gate.
+pub(super) type Gossipsub = gossipsub::Behaviour<gossipsub::IdentityTransform, Filter>;
+
+/// Peers that connected us and are kept without a shared room. Identities cost nothing, so the rest
+/// of the places for inbound connections stays free for whoever comes next.
+const KEPT_MAX: usize = 128;
+
+type Inner = THandler<Gossipsub>;
+
+/// gossipsub behind the gate.
+pub(super) struct Gate {
+    inner: Gossipsub,
+    admitted: HashSet<PeerId>,
+    connections: HashMap<PeerId, Vec<ConnectionId>>,
+    /// Peers that we connected.
+    dialled: HashSet<PeerId>,
+    kept: HashSet<PeerId>,
+    opening: VecDeque<(PeerId, ConnectionId)>,
+}
+
+impl Gate {
+    pub(super) fn new(inner: Gossipsub) -> Self {
+        Self {
+            inner,
+            admitted: HashSet::new(),
+            connections: HashMap::new(),
+            dialled: HashSet::new(),
+            kept: HashSet::new(),
+            opening: VecDeque::new(),
+        }
+    }
+
+    /// Returns what is behind the gate.
+    pub(super) fn gossip(&mut self) -> &mut Gossipsub {
+        &mut self.inner
+    }
+
+    /// Opens the gate for a peer.
+    pub(super) fn admit(&mut self, peer: PeerId) {
+        if self.admitted.insert(peer) {
+            if self.dialled.contains(&peer) || self.kept.len() < KEPT_MAX {
+                self.kept.insert(peer);
+            }
+            let connections = self.connections.get(&peer).into_iter().flatten();
+            self.opening.extend(connections.map(|connection| (peer, *connection)));
+        }
+    }
+
+    /// Shuts it for connections to come; those that are must be closed by the caller.
+    pub(super) fn dismiss(&mut self, peer: &PeerId) {
+        self.admitted.remove(peer);
+        self.kept.remove(peer);
+    }
+
+    fn handler(&self, peer: &PeerId, inner: Inner) -> GateHandler {
+        let (admitted, kept) = (self.admitted.contains(peer), self.kept.contains(peer));
+        GateHandler { inner, admitted, kept, remote_open: false }
+    }
+}
+
+impl NetworkBehaviour for Gate {
+    type ConnectionHandler = GateHandler;
+    type ToSwarm = <Gossipsub as NetworkBehaviour>::ToSwarm;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        self.inner.handle_pending_inbound_connection(connection, local, remote)
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<GateHandler, ConnectionDenied> {
+        let inner =
+            self.inner.handle_established_inbound_connection(connection, peer, local, remote)?;
+        Ok(self.handler(&peer, inner))
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: Option<PeerId>,
+        addresses: &[Multiaddr],
+        role: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        self.inner.handle_pending_outbound_connection(connection, peer, addresses, role)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        role: Endpoint,
+        port: PortUse,
+    ) -> Result<GateHandler, ConnectionDenied> {
+        let inner = self
+            .inner
+            .handle_established_outbound_connection(connection, peer, address, role, port)?;
+        Ok(self.handler(&peer, inner))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        match &event {
+            FromSwarm::ConnectionEstablished(made) => {
+                self.connections.entry(made.peer_id).or_default().push(made.connection_id);
+                if made.endpoint.is_dialer() {
+                    self.dialled.insert(made.peer_id);
+                }
+            }
+            FromSwarm::ConnectionClosed(closed) => {
+                if let Some(open) = self.connections.get_mut(&closed.peer_id) {
+                    open.retain(|connection| *connection != closed.connection_id);
+                }
+                if closed.remaining_established == 0 {
+                    self.connections.remove(&closed.peer_id);
+                    self.dialled.remove(&closed.peer_id);
+                }
+            }
+            _ => {}
+        }
+        self.inner.on_swarm_event(event);
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        self.inner.on_connection_handler_event(peer, connection, event);
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        if let Some((peer_id, connection)) = self.opening.pop_front() {
+            let handler = NotifyHandler::One(connection);
+            let event = GateIn::Open { keep: self.kept.contains(&peer_id) };
+            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event });
+        }
+        self.inner.poll(cx).map(|action| action.map_in(GateIn::Inner))
+    }
+}
+
+/// What the gate tells a connection.
+#[derive(Debug)]
+pub(super) enum GateIn<T> {
+    /// The peer was admitted.
+    Open {
+        /// Its connections stay, used or not.
+        keep: bool,
+    },
+    /// What gossipsub says.
+    Inner(T),
+}
+
+/// The gate of one connection.
+pub(super) struct GateHandler {
+    inner: Inner,
+    admitted: bool,
+    kept: bool,
+    remote_open: bool,
+}
+
+impl ConnectionHandler for GateHandler {
+    type FromBehaviour = GateIn<<Inner as ConnectionHandler>::FromBehaviour>;
+    type ToBehaviour = <Inner as ConnectionHandler>::ToBehaviour;
+    type InboundProtocol = <Inner as ConnectionHandler>::InboundProtocol;
+    type OutboundProtocol = <Inner as ConnectionHandler>::OutboundProtocol;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = ();
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
+        if self.admitted {
+            self.inner.listen_protocol()
+        } else {
+            SubstreamProtocol::new(Either::Right(DeniedUpgrade), ())
+        }
+    }
+
+    fn connection_keep_alive(&self) -> bool {
+        // People are few: whoever proved an identity stays connected, within a limit.
+        self.kept || self.inner.connection_keep_alive()
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Self::ToBehaviour>> {
+        if self.admitted && self.remote_open { self.inner.poll(cx) } else { Poll::Pending }
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<Self::ToBehaviour>> {
+        self.inner.poll_close(cx)
+    }
+
+    fn on_behaviour_event(&mut self, event: Self::FromBehaviour) {
+        match event {
+            GateIn::Open { keep } => (self.admitted, self.kept) = (true, keep),
+            GateIn::Inner(event) => self.inner.on_behaviour_event(event),
+        }
+    }
+
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<Self::InboundProtocol, Self::OutboundProtocol>,
+    ) {
+        match event {
+            ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Added(mut added)) => {
+                self.remote_open |= added.any(|name| name.as_ref().starts_with("/meshsub/"));
+            }
+            ConnectionEvent::RemoteProtocolsChange(_) => {}
+            event => {
+                self.remote_open |= matches!(event, ConnectionEvent::FullyNegotiatedInbound(_));
+                self.inner.on_connection_event(event);
+            }
+        }
+    }
+}

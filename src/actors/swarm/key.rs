@@ -1,0 +1,89 @@
+//! The libp2p key: a file in the data folder, so that address books and provider records survive
+//! a restart. Invariant: the file is never readable by others and never half written.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use libp2p::identity::Keypair;
+
+use super::SwarmError;
+
+const FILE: &str = "libp2p.key";
+
+/// Reads the libp2p key of a data folder, or makes it. A `fresh` one is never written.
+pub fn load_or_create_key(data: &Path, fresh: bool) -> Result<Keypair, SwarmError> {
+    if fresh {
+        return Ok(Keypair::generate_ed25519());
+    }
+    let path = data.join(FILE);
+    let failed = |why: String| SwarmError::KeyFile { file: path.display().to_string(), why };
+    match fs::read(&path) {
+        Ok(bytes) => {
+            let open = fs::metadata(&path).is_ok_and(|data| data.permissions().mode() & 0o077 != 0);
+            if open {
+                log::warn!(file:% = path.display(); "others may read the libp2p key; closing it");
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+                    .map_err(|error| failed(format!("its mode cannot be set to 0600: {error}")))?;
+            }
+            Keypair::from_protobuf_encoding(&bytes).map_err(|_| {
+                failed("it is no libp2p key; restore it, or delete it for a new PeerId".to_owned())
+            })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = Keypair::generate_ed25519();
+            let bytes = key
+                .to_protobuf_encoding()
+                .map_err(|error| failed(format!("the key cannot be encoded: {error}")))?;
+            write(data, &path, &bytes)
+                .map_err(|error| failed(format!("it cannot be written: {error}")))?;
+            Ok(key)
+        }
+        Err(error) => Err(failed(format!("it cannot be read: {error}"))),
+    }
+}
+
+/// Returns the PeerId of a key, as it stands in server_keys.
+pub fn peer_id(key: &Keypair) -> String {
+    key.public().to_peer_id().to_string()
+}
+
+fn write(data: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    fs::create_dir_all(data)?;
+    let draft = path.with_extension("key.new");
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    fs::File::open(data)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_survives_and_is_private() {
+        let data = tempfile::tempdir().unwrap();
+        let first = load_or_create_key(data.path(), false).unwrap();
+        let again = load_or_create_key(data.path(), false).unwrap();
+        assert_eq!(peer_id(&first), peer_id(&again));
+        let path = data.path().join(FILE);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let fresh = load_or_create_key(data.path(), true).unwrap();
+        assert_ne!(peer_id(&first), peer_id(&fresh));
+    }
+
+    #[test]
+    fn a_broken_file_is_named_and_kept() {
+        let data = tempfile::tempdir().unwrap();
+        fs::write(data.path().join(FILE), b"nonsense").unwrap();
+        let error = load_or_create_key(data.path(), false).unwrap_err().to_string();
+        assert!(error.contains("libp2p.key"), "{error}");
+        assert_eq!(fs::read(data.path().join(FILE)).unwrap(), b"nonsense");
+    }
+}

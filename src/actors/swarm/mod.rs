@@ -1,0 +1,30 @@
+//! The libp2p node: the only place that speaks libp2p.
+//!
+//! [`SwarmActor`] is a thin shell around a spawned task that owns the libp2p `Swarm`
+//! (`event_loop.rs`): commands go in by a bounded channel, events come out by another. Neither
+//! side ever waits for the other. Invariants: nothing listens or dials before an identity is
+//! there; gossip reaches only peers that proved an identity (`gate.rs`); what a peer sends is
+//! bounded before it is read (`codec.rs`).
+
+mod actor;
+mod address;
+mod behaviour;
+mod codec;
+mod event_loop;
+mod gate;
+mod key;
+mod listening;
+mod messages;
+mod schedule;
+mod transport;
+
+pub use actor::{SwarmActor, SwarmSettings};
+pub use address::read_address;
+pub use key::{load_or_create_key, peer_id};
+pub use messages::*;
+pub use transport::SwarmError;
+
+/// A libp2p node, for those who only compare and hand it on.
+pub type PeerKey = libp2p::PeerId;
+/// The libp2p key of this node.
+pub type NodeKey = libp2p::identity::Keypair;

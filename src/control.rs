@@ -1,0 +1,210 @@
+//! How `messagehub status` and `messagehub login-token` speak to the running node.
+//!
+//! The node listens on `<data>/control.sock`. The folder and the socket can be used by their owner
+//! only, which is all the authentication there is: whoever may read the keys beside it may ask for
+//! a login token. One line of JSON each way, one request a connection.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use actix::Recipient;
+use ruma::{OwnedServerName, OwnedUserId};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::actors::{
+    accounts::MintLoginToken,
+    identity::{EnsureIdentity, ReadSigner},
+    rendezvous::{NetworkStatus, ReadNetwork},
+    room_state::CountRooms,
+};
+
+/// Name of the socket in the data folder.
+const SOCKET: &str = "control.sock";
+/// Longest request or answer, in bytes.
+const LINE_MAX: u64 = 1024 * 1024;
+/// Longest wait for the other side.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// What can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "command")]
+pub enum Command {
+    /// What the node is and whom it knows.
+    Status,
+    /// A login token, for two minutes and one use.
+    LoginToken,
+}
+
+/// Answer to [`Command::Status`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The server name; none before the first login.
+    pub server_name: Option<OwnedServerName>,
+    /// The user.
+    pub user_id: Option<OwnedUserId>,
+    /// The network.
+    #[serde(flatten)]
+    pub network: NetworkStatus,
+    /// The rooms.
+    pub rooms: Rooms,
+}
+
+/// Counts of rooms.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rooms {
+    /// Joined ones.
+    pub joined: usize,
+    /// Invites.
+    pub invited: usize,
+    /// Those in memory.
+    pub live: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Reply<T> {
+    Ok(T),
+    Err(String),
+}
+
+/// Whom the node asks to answer.
+#[derive(Clone)]
+pub struct ControlLinks {
+    /// Accounts.
+    pub mint: Recipient<MintLoginToken>,
+    /// Identity.
+    pub signer: Recipient<ReadSigner>,
+    /// Identity: a login token is good for nothing without one.
+    pub ensure: Recipient<EnsureIdentity>,
+    /// Rendezvous.
+    pub network: Recipient<ReadNetwork>,
+    /// RoomState.
+    pub rooms: Recipient<CountRooms>,
+}
+
+/// Serves the socket until the handle is aborted.
+pub fn serve(data: &Path, links: ControlLinks) -> io::Result<JoinHandle<()>> {
+    let path = data.join(SOCKET);
+    // The data folder is locked, so a socket that is there is left over.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok(actix::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let links = links.clone();
+                    actix::spawn(async move {
+                        if let Ok(Err(error)) = timeout(WAIT, answer(stream, links)).await {
+                            log::debug!("control connection failed: {error}");
+                        }
+                    });
+                }
+                Err(error) => {
+                    log::warn!("control socket: {error}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }))
+}
+
+async fn answer(stream: UnixStream, links: ControlLinks) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(read.take(LINE_MAX)).read_line(&mut line).await?;
+    let reply = match serde_json::from_str(&line) {
+        Ok(Command::Status) => match status(&links).await {
+            Ok(status) => serde_json::to_string(&Reply::Ok(status)),
+            Err(why) => serde_json::to_string(&Reply::<()>::Err(why)),
+        },
+        Ok(Command::LoginToken) => match login_token(&links).await {
+            Ok(token) => serde_json::to_string(&Reply::Ok(token)),
+            Err(why) => serde_json::to_string(&Reply::<()>::Err(why)),
+        },
+        Err(error) => serde_json::to_string(&Reply::<()>::Err(error.to_string())),
+    };
+    let mut reply = reply.map_err(io::Error::other)?;
+    reply.push('\n');
+    write.write_all(reply.as_bytes()).await?;
+    write.shutdown().await
+}
+
+async fn status(links: &ControlLinks) -> Result<Status, String> {
+    let failed = |error: actix::MailboxError| error.to_string();
+    let signer = links.signer.send(ReadSigner).await.map_err(failed)?;
+    let network = links.network.send(ReadNetwork).await.map_err(failed)?;
+    let rooms = links.rooms.send(CountRooms).await.map_err(failed)?;
+    Ok(Status {
+        server_name: signer.as_ref().map(|signer| signer.server_name().clone()),
+        user_id: signer.as_ref().map(|signer| signer.user_id().clone()),
+        network,
+        rooms: Rooms { joined: rooms.joined, invited: rooms.invited, live: rooms.live },
+    })
+}
+
+async fn login_token(links: &ControlLinks) -> Result<String, String> {
+    let failed = |error: actix::MailboxError| error.to_string();
+    let made = links.ensure.send(EnsureIdentity).await.map_err(failed)?;
+    made.map_err(|error| error.to_string())?;
+    links.mint.send(MintLoginToken).await.map_err(failed)
+}
+
+/// Why a running node could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No node runs with this data folder.
+    #[error("no messagehub runs with the data folder {0}: start it, or name another with --data")]
+    NotRunning(PathBuf),
+    /// The socket belongs to somebody else.
+    #[error("{0} may not be used by you: run this as the user who runs messagehub")]
+    NotPermitted(PathBuf),
+    /// The node did not answer, or refused.
+    #[error("the running node did not answer: {0}")]
+    Failed(String),
+}
+
+/// Asks the node that runs with a data folder.
+pub async fn ask<T: serde::de::DeserializeOwned>(
+    data: &Path,
+    command: Command,
+) -> Result<T, ControlError> {
+    let path = data.join(SOCKET);
+    let failed = |error: &dyn std::fmt::Display| ControlError::Failed(error.to_string());
+    let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ControlError::NotRunning(data.to_owned())
+        }
+        io::ErrorKind::PermissionDenied => ControlError::NotPermitted(path.clone()),
+        _ => failed(&error),
+    })?;
+    let (read, mut write) = stream.into_split();
+    let mut line = serde_json::to_string(&command).map_err(|error| failed(&error))?;
+    line.push('\n');
+    let exchange = async {
+        write.write_all(line.as_bytes()).await?;
+        let mut reply = String::new();
+        BufReader::new(read.take(LINE_MAX)).read_line(&mut reply).await?;
+        Ok::<_, io::Error>(reply)
+    };
+    let reply = timeout(WAIT, exchange)
+        .await
+        .map_err(|_| failed(&"no answer in 10 s"))?
+        .map_err(|error| failed(&error))?;
+    match serde_json::from_str(&reply).map_err(|error| failed(&error))? {
+        Reply::Ok(value) => Ok(value),
+        Reply::Err(why) => Err(ControlError::Failed(why)),
+    }
+}

@@ -1,0 +1,350 @@
+//! The only wiring: Arbiters, actors in their order, who gets which Recipient; and the end, in
+//! reverse.
+//!
+//! What can fail for reasons that a person can mend (ports, folder, keys, database) comes first
+//! and touches nothing that is not its own, so that a node which cannot start leaves no trace.
+
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use actix::{Actor as _, Addr, Arbiter, AsyncContext as _, Context, Handler, System};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    actors::{
+        accounts::{AccountError, AccountsActor, AccountsLinks},
+        admission::Admission,
+        cpu::Cpu,
+        ephemera::EphemeraActor,
+        federation::{FederationActor, FederationLinks},
+        http_gateway::{self, BindError, Drain, HttpGatewayActor},
+        identity::{IdentityActor, IdentityError, SignerIssued, SubscribeSigner},
+        network::{self, Network, NetworkParts},
+        room::StoreLink,
+        room_state::{self, RoomStateActor, RoomStateLinks, ServerOnline},
+        store::{self, Close, StoreActor, StoreError},
+        swarm::{self, SwarmError, SwarmFailed},
+    },
+    config::{Config, limits},
+    control::{self, ControlLinks},
+    http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
+};
+
+/// Exit code when a part of the node failed that cannot be restarted alone (`EX_SOFTWARE`).
+const EXIT_SOFTWARE: i32 = 70;
+/// Exit code when the configuration cannot be followed (`EX_CONFIG`).
+const EXIT_CONFIG: i32 = 78;
+
+/// Why a node did not start: one line each, naming the key, file or address.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The data folder cannot be used.
+    #[error("the data folder {folder} cannot be used: {why}; choose another with --data")]
+    Data {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+    /// The libp2p key cannot be used.
+    #[error(transparent)]
+    Swarm(#[from] SwarmError),
+    /// The identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The accounts cannot be read.
+    #[error(transparent)]
+    Accounts(#[from] AccountError),
+    /// The system refused threads or sockets.
+    #[error("cannot start: {0}")]
+    System(String),
+}
+
+/// Runs a node until it is told to stop. Returns its exit code.
+pub fn run(config: &Config, data: &Path) -> Result<i32, StartError> {
+    let system = System::new();
+    system.block_on(start(config, data))?;
+    system.run_with_code().map_err(|error| StartError::System(error.to_string()))
+}
+
+/// Makes the data folder, for its owner only.
+fn prepare(data: &Path) -> Result<(), StartError> {
+    let refused =
+        |why: std::io::Error| StartError::Data { folder: data.to_owned(), why: why.to_string() };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(refused)?;
+    fs::read_dir(data).map_err(refused)?;
+    Ok(())
+}
+
+async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
+    let refused = |error: &dyn std::fmt::Display| StartError::System(error.to_string());
+    let bound = http_gateway::bind(config)?;
+    prepare(data)?;
+    let store = store::start(data)?;
+    let keypair = swarm::load_or_create_key(data, config.libp2p.fresh_peer_id)?;
+    let cpu = Cpu::start().map_err(|error| refused(&error))?;
+    let admission = Admission::new(limits::WORK_NODE);
+
+    let identity = IdentityActor::load(
+        data.to_owned(),
+        swarm::peer_id(&keypair),
+        store.clone().recipient(),
+        store.clone().recipient(),
+    )?
+    .start();
+    let node = NodeActor::create(|_| NodeActor { wired: None, http: None });
+    let network = network::start(NetworkParts {
+        config,
+        keypair,
+        cpu: cpu.clone(),
+        admission: admission.clone(),
+        write_rows: store.clone().recipient(),
+        scan_rows: store.clone().recipient(),
+        keys_seen: identity.clone().recipient(),
+        server_online: node.clone().recipient(),
+        failed: node.clone().recipient(),
+    })
+    .map_err(|error| refused(&error))?;
+    let ephemera = EphemeraActor::default().start();
+
+    let links = RoomStateLinks {
+        store: StoreLink {
+            commit: store.clone().recipient(),
+            load_room: store.clone().recipient(),
+            load_events: store.clone().recipient(),
+            load_state: store.clone().recipient(),
+            load_auth_chain: store.clone().recipient(),
+            read_timeline: store.clone().recipient(),
+            write_rows: store.clone().recipient(),
+        },
+        list_rooms: store.clone().recipient(),
+        join_topic: network.gossip.clone().recipient(),
+        leave_topic: network.gossip.clone().recipient(),
+        publish: network.gossip.clone().recipient(),
+        federation: network.relay_request.clone().recipient(),
+        find_keys: identity.clone().recipient(),
+        keys_seen: identity.clone().recipient(),
+        typing: ephemera.clone().recipient(),
+        presence: ephemera.clone().recipient(),
+        cpu,
+    };
+    let rooms_arbiter = Arbiter::new();
+    let rooms = RoomStateActor::start_in_arbiter(&rooms_arbiter.handle(), move |_| {
+        RoomStateActor::new(links)
+    });
+
+    let accounts = AccountsActor::start_loaded(AccountsLinks {
+        write_rows: store.clone().recipient(),
+        read_row: store.clone().recipient(),
+        scan_rows: store.clone().recipient(),
+        ack_to_device: store.clone().recipient(),
+        ensure_identity: identity.clone().recipient(),
+        profile_updated: rooms.clone().recipient(),
+        advertise: network.rendezvous.clone().recipient(),
+    })
+    .await?;
+    let federation = FederationActor::new(FederationLinks {
+        serve: rooms.clone().recipient(),
+        ingest: rooms.clone().recipient(),
+        profile: accounts.clone().recipient(),
+        to_device: accounts.clone().recipient(),
+        signer: identity.clone().recipient(),
+        admission: admission.clone(),
+    })
+    .start();
+    network.bind(federation.clone().recipient(), federation.recipient());
+
+    let gateway = gateway(&store, &accounts, &rooms, &ephemera, &identity, &network, admission);
+    let http = http_gateway::start(bound, gateway, data);
+    let control = control::serve(
+        data,
+        ControlLinks {
+            mint: accounts.recipient(),
+            signer: identity.clone().recipient(),
+            ensure: identity.clone().recipient(),
+            network: network.rendezvous.clone().recipient(),
+            rooms: rooms.clone().recipient(),
+        },
+    );
+    if let Err(error) = control {
+        let path = data.display();
+        log::warn!("{path}/control.sock: {error}; `status` and `login-token` cannot be used");
+    }
+    let wired = Wired { network, rooms, store };
+    node.send(Wire { wired, http }).await.map_err(|error| refused(&error))?;
+    identity.do_send(SubscribeSigner(node.clone().recipient()));
+    actix::spawn(async move {
+        stop_signal().await;
+        node.do_send(Stop { code: 0 });
+    });
+    Ok(())
+}
+
+/// What http may do to the rest of the node.
+fn gateway(
+    store: &Addr<StoreActor>,
+    accounts: &Addr<AccountsActor>,
+    rooms: &Addr<RoomStateActor>,
+    ephemera: &Addr<EphemeraActor>,
+    identity: &Addr<IdentityActor>,
+    network: &Network,
+    admission: Admission,
+) -> Gateway {
+    Gateway {
+        accounts: accounts.clone(),
+        rooms: RoomLinks {
+            create: rooms.clone().recipient(),
+            list: rooms.clone().recipient(),
+            forget: rooms.clone().recipient(),
+            send: rooms.clone().recipient(),
+            change_membership: rooms.clone().recipient(),
+            join: rooms.clone().recipient(),
+            leave: rooms.clone().recipient(),
+            set_typing: rooms.clone().recipient(),
+            set_receipt: rooms.clone().recipient(),
+            read_state: rooms.clone().recipient(),
+            read_members: rooms.clone().recipient(),
+            read_messages: rooms.clone().recipient(),
+            read_context: rooms.clone().recipient(),
+        },
+        store: StoreLinks {
+            read_sync: store.clone().recipient(),
+            watch: store.clone().recipient(),
+            ack_to_device: store.clone().recipient(),
+            search_directory: store.clone().recipient(),
+        },
+        ephemera: EphemeraLinks {
+            read: ephemera.clone().recipient(),
+            watch: ephemera.clone().recipient(),
+            set_presence: ephemera.clone().recipient(),
+            read_presence: ephemera.clone().recipient(),
+        },
+        search_people: network.rendezvous.clone().recipient(),
+        send_federation: network.relay_request.clone().recipient(),
+        read_signer: identity.clone().recipient(),
+        admission,
+        boot: rand::random(),
+    }
+}
+
+/// Resolves on Ctrl-C or SIGTERM.
+async fn stop_signal() {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        log::error!("cannot listen for signals; only SIGKILL stops this node");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// The parts that the node speaks to once all stand.
+struct Wired {
+    network: Network,
+    rooms: Addr<RoomStateActor>,
+    store: Addr<StoreActor>,
+}
+
+/// Passes on what goes upward while the node is being built, and ends it.
+struct NodeActor {
+    wired: Option<Wired>,
+    http: Option<Addr<HttpGatewayActor>>,
+}
+
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct Wire {
+    wired: Wired,
+    http: Addr<HttpGatewayActor>,
+}
+
+/// Ends the node.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct Stop {
+    code: i32,
+}
+
+impl actix::Actor for NodeActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<Wire> for NodeActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: Wire, _: &mut Self::Context) {
+        self.wired = Some(msg.wired);
+        self.http = Some(msg.http);
+    }
+}
+
+impl Handler<SignerIssued> for NodeActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: SignerIssued, _: &mut Self::Context) {
+        let Some(wired) = &self.wired else { return };
+        // Rooms first: from the network on, others may ask.
+        wired.rooms.do_send(room_state::UseSigner(Arc::clone(&msg.0)));
+        wired.network.use_signer(&msg.0);
+    }
+}
+
+impl Handler<ServerOnline> for NodeActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: ServerOnline, _: &mut Self::Context) {
+        if let Some(wired) = &self.wired {
+            wired.rooms.do_send(msg);
+        }
+    }
+}
+
+impl Handler<SwarmFailed> for NodeActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: SwarmFailed, ctx: &mut Self::Context) {
+        log::error!("{msg}");
+        ctx.notify(Stop { code: EXIT_CONFIG });
+    }
+}
+
+impl Handler<Stop> for NodeActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: Stop, _: &mut Self::Context) {
+        let (wired, http) = (self.wired.take(), self.http.take());
+        let Some(Wired { network, store, .. }) = wired else { return };
+        let system = System::current();
+        actix::spawn(async move {
+            let ended = tokio::time::timeout(limits::STOP_WAIT, async {
+                if let Some(http) = http {
+                    let _ = http.send(Drain).await;
+                }
+                network.stop().await;
+                // Last, when nobody writes any more.
+                match store.send(Close).await {
+                    Ok(Ok(())) => msg.code,
+                    Ok(Err(error)) => {
+                        log::error!("the database did not close cleanly: {error}");
+                        EXIT_SOFTWARE
+                    }
+                    Err(_) => EXIT_SOFTWARE,
+                }
+            });
+            system.stop_with_code(ended.await.unwrap_or(EXIT_SOFTWARE));
+        });
+    }
+}

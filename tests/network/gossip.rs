@@ -1,0 +1,136 @@
+//! Gossip.
+
+use std::time::Duration;
+
+use messagehub::{
+    actors::{
+        clock::now_ms,
+        gossip::{JoinTopic, LeaveTopic},
+        room::TransactionVerdict,
+        swarm::Publish,
+    },
+    proto::topic,
+};
+use ruma::RoomId;
+
+use super::world::{Node, Set, Start, log, pair, room, until};
+
+#[actix::test]
+async fn gossip_is_handed_on_only_when_it_was_accepted() {
+    log();
+    // Ann and carl cannot be connected: all goes through bob.
+    let bob = Start::new(2).start();
+    let ann = Start::new(1).hidden().near(&bob).await.start();
+    let carl = Start::new(3).hidden().near(&bob).await.start();
+    for node in [&ann, &carl] {
+        node.knows(&bob).await;
+        bob.knows(node).await;
+    }
+    for node in [&ann, &bob, &carl] {
+        node.join().await;
+    }
+    // Published again and again: before the mesh is there, nobody hears it.
+    until("bob and carl hear ann", async || {
+        ann.publish(2).await;
+        let first = async |node: &Node| node.look(|world| world.gossip.first().cloned()).await;
+        let expected = Some((ann.server(), 2, 0));
+        (first(&bob).await == expected && first(&carl).await == expected).then_some(())
+    })
+    .await;
+
+    for verdict in [Some(TransactionVerdict::Reject), Some(TransactionVerdict::Ignore), None] {
+        bob.world.send(Set::Verdict(verdict)).await.unwrap();
+        // What was published before is through once nothing new comes.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (before, at_bob) = (carl.heard().await, bob.heard().await);
+        ann.publish(1).await;
+        until("bob has it", async || (bob.heard().await > at_bob).then_some(())).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(carl.heard().await, before, "{verdict:?}");
+    }
+    bob.world.send(Set::Verdict(Some(TransactionVerdict::Accept))).await.unwrap();
+    let before = carl.heard().await;
+    until("it flows again", async || {
+        ann.publish(1).await;
+        (carl.heard().await > before).then_some(())
+    })
+    .await;
+}
+
+#[actix::test]
+async fn forged_and_misplaced_gossip_is_not_delivered() {
+    let (ann, bob) = pair().await;
+    ann.join().await;
+    bob.join().await;
+    until("they hear each other", async || {
+        ann.publish(1).await;
+        (bob.heard().await > 0).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = bob.heard().await;
+    let topic = topic::of_room(&room());
+    for bytes in [
+        b"garbage".to_vec(),
+        ann.sign("!room:x", "1", now_ms()),
+        ann.sign("!other:x", "2", now_ms()),
+    ] {
+        ann.network.swarm.send(Publish { topic: topic.clone(), bytes }).await.unwrap();
+    }
+    // Behind the three in the same stream.
+    ann.publish(3).await;
+    until("the next one comes", async || {
+        (bob.look(|world| world.gossip.last().map(|last| last.1)).await == Some(3)).then_some(())
+    })
+    .await;
+    assert_eq!(bob.heard().await, before + 1);
+
+    bob.network.gossip.send(LeaveTopic(room())).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    ann.publish(1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bob.heard().await, before + 1, "bob left the room");
+}
+
+#[actix::test]
+async fn a_node_with_a_thousand_rooms_is_heard_in_the_last_one() {
+    log();
+    let rooms: Vec<_> = (0..1000).map(|n| RoomId::parse(format!("!{n}:x")).unwrap()).collect();
+    let last = rooms.last().unwrap();
+    let ann = Start::new(1).start();
+    let bob = Start::new(2).near(&ann).await.start();
+    for node in [&ann, &bob] {
+        for room in &rooms {
+            node.network.gossip.do_send(JoinTopic(room.clone()));
+        }
+    }
+    ann.knows(&bob).await;
+    until("bob hears ann in the last room", async || {
+        ann.publish_in(last, 1, 10).await;
+        (bob.heard().await > 0).then_some(())
+    })
+    .await;
+}
+
+#[actix::test]
+async fn the_largest_events_arrive_and_harm_nothing_after_them() {
+    let (ann, bob) = pair().await;
+    ann.join().await;
+    bob.join().await;
+    until("they hear each other", async || {
+        ann.publish(1).await;
+        (bob.heard().await > 0).then_some(())
+    })
+    .await;
+    // More than one message can hold.
+    ann.publish_in(&room(), 20, 64_000).await;
+    ann.publish(7).await;
+    until("all came", async || {
+        let sizes = bob.look(|world| world.gossip.iter().map(|got| got.1).collect::<Vec<_>>());
+        let sizes = sizes.await;
+        let large: usize = sizes.iter().filter(|size| ![1, 7].contains(*size)).sum();
+        (sizes.contains(&7) && large + 7 * (sizes.iter().filter(|s| **s == 7).count() - 1) == 20)
+            .then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,187 @@
+//! The rules of the house that a compiler does not check, over `src/` (CONTRIBUTING.md).
+//!
+//! Comments do not count, nor does what stands below `#[cfg(test)]` at the end of a file.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A file of the crate: its path below `src/`, and its lines of code.
+struct Source {
+    path: String,
+    text: String,
+    code: Vec<(usize, String)>,
+}
+
+impl Source {
+    fn read(root: &Path, file: &Path) -> Self {
+        let path = file.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/");
+        let text = fs::read_to_string(file).unwrap();
+        let code = text
+            .lines()
+            .enumerate()
+            .take_while(|(_, line)| !line.starts_with("#[cfg(test)]"))
+            .filter(|(_, line)| !line.trim_start().starts_with("//"))
+            .map(|(number, line)| (number + 1, line.to_owned()))
+            .collect();
+        Self { path, text, code }
+    }
+
+    fn within(&self, places: &[&str]) -> bool {
+        places.iter().any(|place| self.path.starts_with(place))
+    }
+
+    /// Returns `path:line: text` of each line of code that names one of the words as a whole.
+    fn naming(&self, words: &[&str]) -> Vec<String> {
+        let named = |line: &str| {
+            words.iter().any(|word| {
+                line.match_indices(word).any(|(start, _)| {
+                    let name = |c: char| c.is_alphanumeric() || c == '_';
+                    let before = line[..start].chars().next_back().is_some_and(name);
+                    let after = line[start + word.len()..].chars().next().is_some_and(name);
+                    !before && !after
+                })
+            })
+        };
+        let hits = self.code.iter().filter(|(_, line)| named(line));
+        hits.map(|(number, line)| format!("src/{}:{number}: {}", self.path, line.trim())).collect()
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders: Vec<PathBuf> = vec![root.clone()];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push(Source::read(&root, &path));
+            }
+        }
+    }
+    assert!(sources.len() > 20, "the sources were not found");
+    sources
+}
+
+/// Checks that no file but those in `except` names a word; and none of `only`, where given.
+fn nobody_names(words: &[&str], only: &[&str], except: &[&str], why: &str) {
+    let hits: Vec<String> = sources()
+        .iter()
+        .filter(|source| only.is_empty() || source.within(only))
+        .filter(|source| !source.within(except))
+        .flat_map(|source| source.naming(words))
+        .collect();
+    assert!(hits.is_empty(), "{why}:\n{}", hits.join("\n"));
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for source in sources() {
+        assert!(source.text.starts_with("//! "), "src/{} begins without `//!`", source.path);
+    }
+}
+
+#[test]
+fn the_database_stays_in_the_store() {
+    nobody_names(&["sled"], &[], &["actors/store/"], "no sled type leaves the Store");
+}
+
+#[test]
+fn http_names_neither_database_nor_network() {
+    let why = "http asks actors by messages";
+    nobody_names(&["sled", "libp2p", "machine"], &["http/"], &[], why);
+}
+
+/// Of libp2p, the values `PeerId` and `Multiaddr` are known where peers are found or shown.
+#[test]
+fn libp2p_stays_in_the_swarm() {
+    let values = [
+        "actors/rendezvous/",
+        "actors/relay_request/",
+        "actors/network",
+        "config.rs",
+        "node.rs",
+        "control",
+        "main.rs",
+        "status",
+    ];
+    let why = "libp2p is the Swarm's alone";
+    let mut except = vec!["actors/swarm/"];
+    except.extend(values);
+    nobody_names(&["libp2p"], &[], &except, why);
+    for source in sources().iter().filter(|source| source.within(&values)) {
+        for line in source.naming(&["libp2p"]) {
+            let rest = line.split("libp2p::").nth(1).unwrap_or_default();
+            let names = rest.split(|c: char| !c.is_alphanumeric() && c != '_');
+            let foreign: Vec<&str> = names
+                .filter(|name| name.starts_with(|c: char| c.is_alphabetic()))
+                .filter(|name| !["PeerId", "Multiaddr", "multiaddr", "Protocol"].contains(name))
+                .filter(|_| line.contains("use libp2p"))
+                .collect();
+            assert!(foreign.is_empty(), "only PeerId and Multiaddr here: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_protocol_is_pure() {
+    let why = "proto does no I/O, reads no clock, logs nothing and knows no framework";
+    let words = ["actix", "tokio", "libp2p", "sled", "SystemTime", "Instant", "log", "std::fs"];
+    nobody_names(&words, &["proto/"], &[], why);
+}
+
+#[test]
+fn machines_are_pure() {
+    for source in sources() {
+        if source.path.contains("machine") {
+            let hits = source.naming(&["actix", "tokio", "libp2p", "sled", "SystemTime"]);
+            assert!(hits.is_empty(), "a machine is rules alone:\n{}", hits.join("\n"));
+        }
+    }
+}
+
+#[test]
+fn every_queue_has_a_limit() {
+    let words = ["unbounded_channel", "unbounded", "UnboundedSender", "UnboundedReceiver"];
+    nobody_names(&words, &[], &[], "every queue has a named limit");
+}
+
+#[test]
+fn actors_are_wired_in_one_place() {
+    let why = "a registry returns dead addresses: wire in node.rs";
+    nobody_names(&["from_registry", "SyncArbiter"], &[], &[], why);
+}
+
+#[test]
+fn no_locks_are_shared() {
+    let words = ["Mutex", "RwLock", "RefCell", "static mut", "OnceLock", "LazyLock"];
+    nobody_names(&words, &["actors/", "http/", "node.rs"], &[], "state has one owner, an actor");
+}
+
+#[test]
+fn the_documents_name_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let documents = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "ARCHITECTURE.md",
+        "docs/PROTOCOL.md",
+        "benches/README.md",
+    ];
+    for document in documents {
+        let Ok(text) = fs::read_to_string(root.join(document)) else { continue };
+        let folder = root.join(document).parent().unwrap().to_owned();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = target.split('#').next().unwrap_or_default();
+            if !path.is_empty() && !path.contains("://") {
+                assert!(folder.join(path).exists(), "{document} links to {target}");
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Two people, each with a node: they find each other, talk, part, and come back.
+
+use serde_json::{Value, json};
+
+mod common;
+
+use common::{client::segment, eventually, homes};
+
+#[tokio::test]
+async fn people_find_each_other_by_every_rendezvous_string() {
+    let [ann, bob] = homes().await;
+    bob.me.call_oneself("Bob").await;
+    let name = bob.me.server_name();
+    let last = |length: usize| &name[name.len() - length..];
+    let peer = bob.node.status().await.unwrap()["peer_id"].as_str().unwrap().to_owned();
+    for term in [
+        format!("p2p:{name}"),
+        bob.me.user_id.clone(),
+        format!("Bob:{}", last(7)),
+        format!("Bob:{}", last(8)),
+        format!("Bob:{}", last(9)),
+        format!("Bob:{}", last(10)),
+        format!("/p2p/{peer}"),
+    ] {
+        eventually(format_args!("Bob, found by {term}"), async || {
+            (ann.me.search(&term).await == [bob.me.user_id.clone()]).then_some(())
+        })
+        .await;
+    }
+    assert!(ann.me.search("Eve:2222222").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_changed_display_name_is_found_and_the_old_one_is_not() {
+    let [ann, bob] = homes().await;
+    let name = bob.me.server_name();
+    let last = &name[name.len() - 7..];
+    for now in ["Robert", "Bob"] {
+        bob.me.call_oneself(now).await;
+        eventually(format_args!("{now}:{last}"), async || {
+            let found = ann.me.search(&format!("{now}:{last}")).await;
+            found.contains(&bob.me.user_id).then_some(())
+        })
+        .await;
+    }
+    // What the DHT still remembers does not matter: the shown name decides.
+    assert!(ann.me.search(&format!("Robert:{last}")).await.is_empty());
+}
+
+#[tokio::test]
+async fn two_people_talk() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create(json!({"preset": "private_chat", "name": "us"})).await;
+    ann.me.send(&room, "are you there?").await;
+    ann.me.invite(&room, &bob.me.user_id).await.ok();
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    bob.me.is(&room, "join").await;
+    ann.me.sees_member(&room, &bob.me.user_id, "join").await;
+    for n in 0..10 {
+        bob.me.send(&room, &format!("bob {n}")).await;
+        ann.me.reads(&room, &format!("bob {n}")).await;
+        ann.me.send(&room, &format!("ann {n}")).await;
+        bob.me.reads(&room, &format!("ann {n}")).await;
+    }
+    assert_eq!(bob.me.state(&room, "m.room.name", "").await["name"], "us");
+    assert_eq!(ann.me.whole_state(&room).await, bob.me.whole_state(&room).await);
+    let said = ann.me.texts(&room).await;
+    assert_eq!(said.len(), 21);
+    eventually("the whole history on the other side", async || {
+        (bob.me.texts(&room).await == said).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redactions_and_profile_changes_travel() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    let event = ann.me.send(&room, "oops").await;
+    bob.me.reads(&room, "oops").await;
+    let path = format!("v3/rooms/{}/redact/{}/r1", segment(&room), segment(&event));
+    ann.me.put(&path, json!({"reason": "typo"})).await.ok();
+    for person in [&ann.me, &bob.me] {
+        eventually("the redacted message", async || {
+            let event = person.event(&room, &event).await.ok();
+            (event["content"] == json!({})).then_some(())
+        })
+        .await;
+    }
+    bob.me.call_oneself("Bobby").await;
+    let user = bob.me.user_id.clone();
+    ann.me
+        .until("the new name", |seen| {
+            seen.event(&room, |event| {
+                event["state_key"] == user && event["content"]["displayname"] == "Bobby"
+            })
+        })
+        .await;
+    let profile = ann.me.get(&format!("v3/profile/{}", segment(&user))).await.ok();
+    assert_eq!(profile["displayname"], "Bobby");
+}
+
+#[tokio::test]
+async fn typing_travels() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    ann.me.sees_member(&room, &bob.me.user_id, "join").await;
+    let path = format!("v3/rooms/{}/typing/{}", segment(&room), segment(&bob.me.user_id));
+    let user = json!(bob.me.user_id);
+    eventually("Bob typing", async || {
+        // A lost typing notice is not sent again by anybody but the client, as clients do.
+        bob.me.put(&path, json!({"typing": true, "timeout": 30000})).await.ok();
+        ann.me.sync(std::time::Duration::from_secs(1)).await;
+        let notices = ann.me.seen.ephemeral.get(&room)?;
+        let typing = |event: &Value| {
+            event["type"] == "m.typing"
+                && event["content"]["user_ids"].as_array().is_some_and(|who| who.contains(&user))
+        };
+        notices.iter().any(typing).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_invitation_can_be_turned_down() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.leave(&room).await.ok();
+    ann.me.sees_member(&room, &bob.me.user_id, "leave").await;
+    let refused = bob.me.join(&room).await;
+    assert!(matches!(refused.status, 403 | 404), "{}", refused.body);
+}
+
+#[tokio::test]
+async fn whoever_leaves_hears_nothing_more_and_may_be_invited_again() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    ann.me.send(&room, "welcome").await;
+    bob.me.reads(&room, "welcome").await;
+    bob.me.leave(&room).await.ok();
+    ann.me.sees_member(&room, &bob.me.user_id, "leave").await;
+    let secret = ann.me.send(&room, "now we are alone").await;
+    assert_ne!(bob.me.event(&room, &secret).await.status, 200);
+
+    ann.me.invite(&room, &bob.me.user_id).await.ok();
+    bob.me.is(&room, "invite").await;
+    assert!(bob.me.seen.text(&room, "now we are alone").is_none());
+    bob.me.join(&room).await.ok();
+    ann.me.send(&room, "welcome back").await;
+    bob.me.reads(&room, "welcome back").await;
+    bob.me.send(&room, "thank you").await;
+    ann.me.reads(&room, "thank you").await;
+    assert_eq!(ann.me.whole_state(&room).await, bob.me.whole_state(&room).await);
+}
+
+#[tokio::test]
+async fn whoever_is_banned_stays_out() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    ann.me.sees_member(&room, &bob.me.user_id, "join").await;
+    let path = format!("v3/rooms/{}/ban", segment(&room));
+    ann.me.post(&path, json!({"user_id": bob.me.user_id})).await.ok();
+    bob.me.is(&room, "leave").await;
+    assert!(matches!(bob.me.join(&room).await.status, 403 | 404));
+    let sent = bob.me.try_send(&room, "t", "still here?").await.unwrap();
+    assert!(matches!(sent.status, 403 | 404), "{}", sent.body);
+    ann.me.send(&room, "calm again").await;
+    assert!(!ann.me.texts(&room).await.contains(&"still here?".to_owned()));
+}
+
+#[tokio::test]
+async fn what_was_said_while_one_was_away_arrives_later() {
+    let [ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    ann.me.send(&room, "first").await;
+    bob.me.reads(&room, "first").await;
+    bob.node.stop().await;
+    for n in 0..30 {
+        ann.me.send(&room, &format!("missed {n}")).await;
+    }
+    bob.node.start_again().await;
+    for n in 0..30 {
+        bob.me.reads(&room, &format!("missed {n}")).await;
+    }
+    bob.me.send(&room, "I read it all").await;
+    let mut ann = ann;
+    ann.me.reads(&room, "I read it all").await;
+    assert_eq!(ann.me.whole_state(&room).await, bob.me.whole_state(&room).await);
+}
+
+#[tokio::test]
+async fn both_restart_and_go_on_talking() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    ann.me.sees_member(&room, &bob.me.user_id, "join").await;
+    ann.node.stop().await;
+    bob.node.stop().await;
+    ann.node.start_again().await;
+    bob.node.start_again().await;
+    ann.me.send(&room, "good morning").await;
+    bob.me.reads(&room, "good morning").await;
+    bob.me.send(&room, "slept well").await;
+    ann.me.reads(&room, "slept well").await;
+}
