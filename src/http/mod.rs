@@ -13,20 +13,24 @@ pub mod gateway;
 pub mod ruma_glue;
 pub mod sso;
 
+use std::{pin::Pin, time::Duration};
+
 use actix_web::{
-    Error, HttpResponse, ResponseError as _,
+    Error, HttpMessage as _, HttpResponse, ResponseError as _,
     body::{BoxBody, MessageBody},
-    dev::{ServiceRequest, ServiceResponse},
+    dev::{Payload, ServiceRequest, ServiceResponse},
+    error::PayloadError,
     http::{
-        Method,
+        Method, StatusCode,
         header::{
             ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
             ACCESS_CONTROL_ALLOW_ORIGIN, HOST, HeaderMap, HeaderValue,
         },
     },
     middleware::Next,
-    web,
+    web::{self, Bytes, BytesMut},
 };
+use futures::{Stream, StreamExt as _, stream};
 use percent_encoding::percent_decode_str;
 use ruma::api::client as api;
 
@@ -41,96 +45,112 @@ use self::{
 };
 use crate::config::limits;
 
+/// Longest wait for a body.
+const BODY_WAIT: Duration = Duration::from_secs(30);
+/// How much of a body that is too large is read, so that the client reads our answer: 4 MiB.
+const DISCARDED: usize = 4 << 20;
+
+type PayloadStream = Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>>;
+
 /// Every route of the homeserver.
 fn routes() -> Routes {
     Routes::default()
         // discovery
-        .add::<api::discovery::get_supported_versions::Request, _, _>(discovery::versions)
+        .endpoint::<api::discovery::get_supported_versions::Request, _, _>(discovery::versions)
         .at("GET", "/.well-known/matrix/client", discovery::well_known)
         .at("GET", "/_matrix/key/v2/server", discovery::server_keys)
-        .add::<api::discovery::get_capabilities::v3::Request, _, _>(discovery::capabilities)
-        .add::<api::voip::get_turn_server_info::v3::Request, _, _>(discovery::turn_server)
-        .add::<api::thirdparty::get_protocols::v3::Request, _, _>(discovery::protocols)
-        .add::<api::push::get_pushers::v3::Request, _, _>(discovery::pushers)
-        .add::<api::account::get_3pids::v3::Request, _, _>(discovery::third_party_ids)
-        .add::<api::directory::get_public_rooms::v3::Request, _, _>(discovery::public_rooms)
-        .add::<api::directory::get_public_rooms_filtered::v3::Request, _, _>(
+        .endpoint::<api::discovery::get_capabilities::v3::Request, _, _>(discovery::capabilities)
+        .endpoint::<api::voip::get_turn_server_info::v3::Request, _, _>(discovery::turn_server)
+        .endpoint::<api::thirdparty::get_protocols::v3::Request, _, _>(discovery::protocols)
+        .endpoint::<api::push::get_pushers::v3::Request, _, _>(discovery::pushers)
+        .endpoint::<api::account::get_3pids::v3::Request, _, _>(discovery::third_party_ids)
+        .endpoint::<api::directory::get_public_rooms::v3::Request, _, _>(discovery::public_rooms)
+        .endpoint::<api::directory::get_public_rooms_filtered::v3::Request, _, _>(
             discovery::public_rooms_filtered,
         )
+        .endpoint::<api::directory::get_room_visibility::v3::Request, _, _>(
+            discovery::room_visibility,
+        )
+        .endpoint::<api::alias::get_alias::v3::Request, _, _>(discovery::alias)
+        .endpoint::<api::room::aliases::v3::Request, _, _>(discovery::aliases_of_room)
         // sessions and devices
-        .add::<api::session::get_login_types::v3::Request, _, _>(session::login_flows)
-        .add::<api::session::login::v3::Request, _, _>(session::log_in)
-        .add::<api::session::logout::v3::Request, _, _>(session::log_out)
-        .add::<api::session::logout_all::v3::Request, _, _>(session::log_out_all)
-        .add::<api::session::sso_login::v3::Request, _, _>(sso::redirect)
+        .endpoint::<api::session::get_login_types::v3::Request, _, _>(session::login_flows)
+        .endpoint::<api::session::login::v3::Request, _, _>(session::log_in)
+        .endpoint::<api::session::logout::v3::Request, _, _>(session::log_out)
+        .endpoint::<api::session::logout_all::v3::Request, _, _>(session::log_out_all)
+        .endpoint::<api::session::sso_login::v3::Request, _, _>(sso::redirect)
         .at("POST", sso::CONFIRM_PATH, sso::confirm)
-        .add::<api::account::register::v3::Request, _, _>(session::register)
-        .add::<api::account::whoami::v3::Request, _, _>(session::who_am_i)
-        .add::<api::device::get_devices::v3::Request, _, _>(session::devices)
-        .add::<api::device::get_device::v3::Request, _, _>(session::device)
-        .add::<api::device::update_device::v3::Request, _, _>(session::rename_device)
-        .add::<api::device::delete_device::v3::Request, _, _>(session::delete_one_device)
-        .add::<api::device::delete_devices::v3::Request, _, _>(session::delete_some_devices)
+        .endpoint::<api::account::register::v3::Request, _, _>(session::register)
+        .endpoint::<api::account::whoami::v3::Request, _, _>(session::who_am_i)
+        .endpoint::<api::device::get_devices::v3::Request, _, _>(session::devices)
+        .endpoint::<api::device::get_device::v3::Request, _, _>(session::device)
+        .endpoint::<api::device::update_device::v3::Request, _, _>(session::rename_device)
+        .endpoint::<api::device::delete_device::v3::Request, _, _>(session::delete_one_device)
+        .endpoint::<api::device::delete_devices::v3::Request, _, _>(session::delete_some_devices)
         // profile, presence, people
-        .add::<api::profile::get_profile::v3::Request, _, _>(profile::profile)
-        .add::<api::profile::get_profile_field::v3::Request, _, _>(profile::profile_field)
-        .add::<api::profile::set_profile_field::v3::Request, _, _>(profile::set_field)
-        .add::<api::profile::delete_profile_field::v3::Request, _, _>(profile::delete_field)
+        .endpoint::<api::profile::get_profile::v3::Request, _, _>(profile::profile)
+        .endpoint::<api::profile::get_profile_field::v3::Request, _, _>(profile::profile_field)
+        .endpoint::<api::profile::set_profile_field::v3::Request, _, _>(profile::set_field)
+        .endpoint::<api::profile::delete_profile_field::v3::Request, _, _>(profile::delete_field)
         // ruma has the fields of before v1.16 as endpoints of their own; the handlers are the same.
         .at("GET", "/_matrix/client/r0/profile/{user_id}/{field}", profile::profile_field)
         .at("PUT", "/_matrix/client/r0/profile/{user_id}/{field}", profile::set_field)
-        .add::<api::presence::get_presence::v3::Request, _, _>(profile::presence)
-        .add::<api::presence::set_presence::v3::Request, _, _>(profile::set_own_presence)
-        .add::<api::user_directory::search_users::v3::Request, _, _>(profile::search_people)
+        .endpoint::<api::presence::get_presence::v3::Request, _, _>(profile::presence)
+        .endpoint::<api::presence::set_presence::v3::Request, _, _>(profile::set_own_presence)
+        .endpoint::<api::user_directory::search_users::v3::Request, _, _>(profile::search_people)
         // account data
-        .add::<api::config::get_global_account_data::v3::Request, _, _>(account_data::global)
-        .add::<api::config::set_global_account_data::v3::Request, _, _>(account_data::set_global)
-        .add::<api::config::get_room_account_data::v3::Request, _, _>(account_data::of_room)
-        .add::<api::config::set_room_account_data::v3::Request, _, _>(account_data::set_of_room)
-        .add::<api::tag::get_tags::v3::Request, _, _>(account_data::tags)
-        .add::<api::tag::create_tag::v3::Request, _, _>(account_data::set_tag)
-        .add::<api::tag::delete_tag::v3::Request, _, _>(account_data::remove_tag)
-        .add::<api::filter::create_filter::v3::Request, _, _>(account_data::save_filter)
-        .add::<api::filter::get_filter::v3::Request, _, _>(account_data::filter)
-        .add::<api::push::get_pushrules_all::v3::Request, _, _>(push::all)
-        .add::<api::push::get_pushrules_global_scope::v3::Request, _, _>(push::global)
-        .add::<api::push::get_pushrule::v3::Request, _, _>(push::rule)
-        .add::<api::push::set_pushrule::v3::Request, _, _>(push::put)
-        .add::<api::push::delete_pushrule::v3::Request, _, _>(push::delete)
-        .add::<api::push::get_pushrule_enabled::v3::Request, _, _>(push::enabled)
-        .add::<api::push::set_pushrule_enabled::v3::Request, _, _>(push::set_enabled)
-        .add::<api::push::get_pushrule_actions::v3::Request, _, _>(push::actions)
-        .add::<api::push::set_pushrule_actions::v3::Request, _, _>(push::set_actions)
+        .endpoint::<api::config::get_global_account_data::v3::Request, _, _>(account_data::global)
+        .endpoint::<api::config::set_global_account_data::v3::Request, _, _>(
+            account_data::set_global,
+        )
+        .endpoint::<api::config::get_room_account_data::v3::Request, _, _>(account_data::of_room)
+        .endpoint::<api::config::set_room_account_data::v3::Request, _, _>(
+            account_data::set_of_room,
+        )
+        .endpoint::<api::tag::get_tags::v3::Request, _, _>(account_data::tags)
+        .endpoint::<api::tag::create_tag::v3::Request, _, _>(account_data::set_tag)
+        .endpoint::<api::tag::delete_tag::v3::Request, _, _>(account_data::remove_tag)
+        .endpoint::<api::filter::create_filter::v3::Request, _, _>(account_data::save_filter)
+        .endpoint::<api::filter::get_filter::v3::Request, _, _>(account_data::filter)
+        .endpoint::<api::push::get_pushrules_all::v3::Request, _, _>(push::all)
+        .endpoint::<api::push::get_pushrules_global_scope::v3::Request, _, _>(push::global)
+        .endpoint::<api::push::get_pushrule::v3::Request, _, _>(push::rule)
+        .endpoint::<api::push::set_pushrule::v3::Request, _, _>(push::put)
+        .endpoint::<api::push::delete_pushrule::v3::Request, _, _>(push::delete)
+        .endpoint::<api::push::get_pushrule_enabled::v3::Request, _, _>(push::enabled)
+        .endpoint::<api::push::set_pushrule_enabled::v3::Request, _, _>(push::set_enabled)
+        .endpoint::<api::push::get_pushrule_actions::v3::Request, _, _>(push::actions)
+        .endpoint::<api::push::set_pushrule_actions::v3::Request, _, _>(push::set_actions)
         // rooms: membership
-        .add::<api::room::create_room::v3::Request, _, _>(create::create_room)
-        .add::<api::membership::joined_rooms::v3::Request, _, _>(membership::joined)
-        .add::<api::membership::join_room_by_id::v3::Request, _, _>(membership::join_by_id)
-        .add::<api::membership::join_room_by_id_or_alias::v3::Request, _, _>(
+        .endpoint::<api::room::create_room::v3::Request, _, _>(create::create_room)
+        .endpoint::<api::membership::joined_rooms::v3::Request, _, _>(membership::joined)
+        .endpoint::<api::membership::join_room_by_id::v3::Request, _, _>(membership::join_by_id)
+        .endpoint::<api::membership::join_room_by_id_or_alias::v3::Request, _, _>(
             membership::join_by_id_or_alias,
         )
-        .add::<api::membership::invite_user::v3::Request, _, _>(membership::invite)
-        .add::<api::membership::kick_user::v3::Request, _, _>(membership::kick)
-        .add::<api::membership::ban_user::v3::Request, _, _>(membership::ban)
-        .add::<api::membership::unban_user::v3::Request, _, _>(membership::unban)
-        .add::<api::membership::leave_room::v3::Request, _, _>(membership::leave)
-        .add::<api::membership::forget_room::v3::Request, _, _>(membership::forget)
+        .endpoint::<api::membership::invite_user::v3::Request, _, _>(membership::invite)
+        .endpoint::<api::membership::kick_user::v3::Request, _, _>(membership::kick)
+        .endpoint::<api::membership::ban_user::v3::Request, _, _>(membership::ban)
+        .endpoint::<api::membership::unban_user::v3::Request, _, _>(membership::unban)
+        .endpoint::<api::membership::leave_room::v3::Request, _, _>(membership::leave)
+        .endpoint::<api::membership::forget_room::v3::Request, _, _>(membership::forget)
         // rooms: sending
-        .add::<api::message::send_message_event::v3::Request, _, _>(send::event)
-        .add::<api::state::send_state_event::v3::Request, _, _>(send::state)
-        .add::<api::redact::redact_event::v3::Request, _, _>(send::redact)
-        .add::<api::typing::create_typing_event::v3::Request, _, _>(send::typing)
-        .add::<api::receipt::create_receipt::v3::Request, _, _>(send::receipt)
-        .add::<api::read_marker::set_read_marker::v3::Request, _, _>(send::read_markers)
-        .add::<api::to_device::send_event_to_device::v3::Request, _, _>(to_device::send)
+        .endpoint::<api::message::send_message_event::v3::Request, _, _>(send::event)
+        .endpoint::<api::state::send_state_event::v3::Request, _, _>(send::state)
+        .endpoint::<api::redact::redact_event::v3::Request, _, _>(send::redact)
+        .endpoint::<api::typing::create_typing_event::v3::Request, _, _>(send::typing)
+        .endpoint::<api::receipt::create_receipt::v3::Request, _, _>(send::receipt)
+        .endpoint::<api::read_marker::set_read_marker::v3::Request, _, _>(send::read_markers)
+        .endpoint::<api::to_device::send_event_to_device::v3::Request, _, _>(to_device::send)
         // rooms: reading
-        .add::<api::state::get_state_events::v3::Request, _, _>(read::state)
-        .add::<api::state::get_state_event_for_key::v3::Request, _, _>(read::state_at)
-        .add::<api::membership::get_member_events::v3::Request, _, _>(read::members)
-        .add::<api::membership::joined_members::v3::Request, _, _>(read::joined)
-        .add::<api::message::get_message_events::v3::Request, _, _>(read::messages)
-        .add::<api::room::get_room_event::v3::Request, _, _>(read::event)
-        .add::<api::context::get_context::v3::Request, _, _>(read::context)
-        .add::<api::sync::sync_events::v3::Request, _, _>(sync::sync)
+        .endpoint::<api::state::get_state_events::v3::Request, _, _>(read::state)
+        .endpoint::<api::state::get_state_event_for_key::v3::Request, _, _>(read::state_at)
+        .endpoint::<api::membership::get_member_events::v3::Request, _, _>(read::members)
+        .endpoint::<api::membership::joined_members::v3::Request, _, _>(read::joined)
+        .endpoint::<api::message::get_message_events::v3::Request, _, _>(read::messages)
+        .endpoint::<api::room::get_room_event::v3::Request, _, _>(read::event)
+        .endpoint::<api::context::get_context::v3::Request, _, _>(read::context)
+        .endpoint::<api::sync::sync_events::v3::Request, _, _>(sync::sync)
 }
 
 /// Configures the homeserver. [`gateway::Gateway`], [`Place`] and [`sso::PageSecret`] have to be
@@ -151,6 +171,7 @@ pub async fn guard(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
+    let mut request = request;
     if !is_for_us(&request) {
         let why = "the Host header names another server than this one";
         return Ok(request.into_response(HttpError::forbidden(why).error_response()));
@@ -163,11 +184,45 @@ pub async fn guard(
         }
         return Ok(answer);
     }
-    let mut answer = next.call(request).await?.map_into_boxed_body();
+    let mut answer = match read_body(request.take_payload()).await {
+        Ok(body) => {
+            request.set_payload(body);
+            next.call(request).await?.map_into_boxed_body()
+        }
+        Err(error) => request.into_response(error.error_response()),
+    };
     if !private {
         allow_all_origins(answer.headers_mut());
     }
     Ok(answer)
+}
+
+/// Reads the body of a request before anything is answered.
+///
+/// A connection on which an answer overtakes the body is closed with a reset, which can reach the
+/// client before the answer does: it would see a broken network instead of a 401 or 404.
+async fn read_body(mut payload: Payload) -> Result<Payload, HttpError> {
+    let read = async {
+        let (mut body, mut len) = (BytesMut::new(), 0_usize);
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|error| HttpError::not_json(error.to_string()))?;
+            len = len.saturating_add(chunk.len());
+            if len <= limits::CLIENT_BODY {
+                body.extend_from_slice(&chunk);
+            } else if len > DISCARDED {
+                break;
+            }
+        }
+        if len > limits::CLIENT_BODY {
+            let why = format!("the body is larger than {} bytes", limits::CLIENT_BODY);
+            return Err(HttpError::too_large(why));
+        }
+        let body: PayloadStream = Box::pin(stream::iter([Ok(body.freeze())]));
+        Ok(Payload::from(body))
+    };
+    let late =
+        || HttpError::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "the body came too slowly");
+    tokio::time::timeout(BODY_WAIT, read).await.unwrap_or_else(|_| Err(late()))
 }
 
 fn is_for_us(request: &ServiceRequest) -> bool {

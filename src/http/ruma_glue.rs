@@ -54,8 +54,10 @@ impl<T: IncomingRequest + 'static> FromRequest for Open<T> {
         let (request, bytes) = (request.clone(), web::Bytes::from_request(request, payload));
         Box::pin(async move {
             let gateway = gateway(&request)?;
+            let bytes = read_body(bytes).await?;
+            // After the body is there: a slow client takes no place from others.
             let permit = gateway.admission.admit()?;
-            let body = read::<T>(&request, &read_body(bytes).await?)?;
+            let body = read::<T>(&request, &bytes)?;
             Ok(Self { body, gateway, permit })
         })
     }
@@ -69,10 +71,11 @@ impl<T: IncomingRequest + 'static> FromRequest for Authed<T> {
         let (request, bytes) = (request.clone(), web::Bytes::from_request(request, payload));
         Box::pin(async move {
             let gateway = gateway(&request)?;
-            let permit = gateway.admission.admit()?;
-            // Strangers are not told what is wrong with their bodies.
+            // Before the body is read: strangers are not told what is wrong with theirs.
             let session = authenticate(&request, &gateway).await?;
-            let body = read::<T>(&request, &read_body(bytes).await?)?;
+            let bytes = read_body(bytes).await?;
+            let permit = gateway.admission.admit()?;
+            let body = read::<T>(&request, &bytes)?;
             Ok(Self { body, session, gateway, permit })
         })
     }
@@ -101,6 +104,9 @@ fn read<T: IncomingRequest>(request: &HttpRequest, body: &[u8]) -> Result<T, Htt
     if is_json && let Err(error) = serde_json::from_slice::<IgnoredAny>(body) {
         return Err(HttpError::not_json(format!("the body is no JSON: {error}")));
     }
+    // Clients leave the body out where nothing in it is needed; half of ruma's types do not.
+    let optional = matches!(T::METHOD, http::Method::POST | http::Method::DELETE);
+    let body = if body.is_empty() && optional { b"{}" } else { body };
     let mut copy =
         http::Request::builder().method(request.method().as_str()).uri(request.uri().to_string());
     for (name, value) in request.headers() {
@@ -115,13 +121,20 @@ fn read<T: IncomingRequest>(request: &HttpRequest, body: &[u8]) -> Result<T, Htt
             FromHttpRequestError::MethodMismatch { .. } => HttpError::wrong_method(),
             FromHttpRequestError::Deserialization(DeserializationError::Json(json)) => {
                 match json.classify() {
-                    Category::Syntax | Category::Eof if body.is_empty() => HttpError::bad_json(why),
                     Category::Syntax | Category::Eof | Category::Io => HttpError::not_json(why),
                     Category::Data => HttpError::bad_json(why),
                 }
             }
             _ => HttpError::invalid_param(why),
         }
+    })
+}
+
+/// Parses a body that is not one of ruma's.
+pub fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
+    serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Data => HttpError::bad_json(error.to_string()),
+        _ => HttpError::not_json(format!("the body is no JSON: {error}")),
     })
 }
 
@@ -184,7 +197,7 @@ pub struct Routes(Vec<(String, actix_web::Resource)>);
 
 impl Routes {
     /// Adds every path of an endpoint.
-    pub fn add<T, F, Args>(self, handler: F) -> Self
+    pub fn endpoint<T, F, Args>(self, handler: F) -> Self
     where
         T: Metadata,
         F: Handler<Args>,

@@ -1,5 +1,7 @@
 //! The shell of Accounts: asks the Store, then changes memory, then answers.
 
+use std::collections::VecDeque;
+
 use actix::{
     Actor, ActorFutureExt as _, Addr, Context, Handler, MessageResult, Recipient,
     ResponseActFuture, ResponseFuture, WrapFuture as _, fut,
@@ -25,6 +27,9 @@ use crate::{
     },
     config::{ASK_WAIT, limits},
 };
+
+/// Most to-device transactions that are remembered; the oldest is forgotten, on disk too.
+const TXNS: usize = 2000;
 
 /// Whom Accounts talks to.
 #[derive(Debug, Clone)]
@@ -99,6 +104,8 @@ pub struct AccountsActor {
     sessions: Sessions,
     profile: Profile,
     last_turn: Option<oneshot::Receiver<()>>,
+    /// To-device transactions of this start, oldest first.
+    txns: VecDeque<Row>,
 }
 
 impl AccountsActor {
@@ -109,7 +116,7 @@ impl AccountsActor {
         let tokens = links.scan(RowKind::AccessTokens).await?;
         let sessions = Sessions::load(devices, tokens).map_err(corrupt)?;
         let profile = Profile::load(links.scan(RowKind::Profile).await?).map_err(corrupt)?;
-        Ok(Self { links, sessions, profile, last_turn: None }.start())
+        Ok(Self { links, sessions, profile, last_turn: None, txns: VecDeque::new() }.start())
     }
 
     fn turn(&mut self) -> Turn {
@@ -297,7 +304,8 @@ impl Handler<DeleteDevices> for AccountsActor {
             move |act| Ok((act.sessions.delete(&device_ids), device_ids)),
             |act, device_ids| {
                 for device_id in device_ids {
-                    let everything = AckToDevice { device_id, position: u64::MAX };
+                    // Beyond any position, and far from where adding one overflows.
+                    let everything = AckToDevice { device_id, position: u64::MAX / 2 };
                     act.links.ack_to_device.do_send(everything);
                 }
             },
@@ -431,6 +439,10 @@ impl Handler<EditPushRule> for AccountsActor {
 impl AccountsActor {
     /// Queues messages unless the transaction was handled already.
     fn queue_once(&mut self, txn: Row, mut rows: Rows) -> ResponseFuture<Result<(), AccountError>> {
+        self.txns.push_back(txn.clone());
+        if self.txns.len() > TXNS {
+            rows.extend(self.txns.pop_front().map(|oldest| (oldest, None)));
+        }
         let (links, mut turn) = (self.links.clone(), self.turn());
         Box::pin(async move {
             turn.wait().await;

@@ -1,9 +1,17 @@
 //! The shell of HttpGateway: it holds the handles of the servers.
 
-use std::path::Path;
+use std::{io, net::TcpListener, path::Path};
 
-use actix::{Actor, Addr, AsyncContext as _, Context, Handler, Message, ResponseFuture};
-use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, web};
+use actix::{
+    Actor, Addr, AsyncContext as _, Context, Handler, Message, ResponseFuture, System,
+    fut::wrap_future,
+};
+use actix_web::{
+    App, HttpServer,
+    dev::{Server, ServerHandle},
+    middleware::from_fn,
+    web,
+};
 use log::{error, info};
 use tokio::sync::watch;
 
@@ -20,6 +28,10 @@ use crate::{
 
 /// Threads of each server: its work is short, what is heavy is elsewhere.
 const WORKERS: usize = 2;
+/// Most connections of each thread: a client has a few, and each takes a file descriptor.
+const CONNECTIONS: usize = 256;
+/// Exit code of a process that is to be started again (`EX_SOFTWARE`).
+const EXIT_FAILED: i32 = 70;
 /// Seconds that requests have to end in when the node stops.
 const DRAIN_SECS: u64 = 3;
 
@@ -37,41 +49,39 @@ pub struct HttpGatewayActor {
 pub struct Drain;
 
 /// Serves. `data` is the folder with the node's data, where Element is looked for unless
-/// `element.path` says otherwise. Has to be called on an Arbiter.
+/// `element.path` says otherwise. Has to be called on an Arbiter. A server that cannot run ends the
+/// process, since nobody could tell the node anything.
 pub fn start(bound: Bound, gateway: Gateway, data: &Path) -> Addr<HttpGatewayActor> {
     let (stopping, stops) = watch::channel(false);
     let place = Place { homeserver: bound.homeserver(), element: bound.element(), stopping: stops };
     let homeserver_url = place.homeserver_url();
-    let files = ElementFiles(bound.element_path.clone().unwrap_or_else(|| data.join("element")));
+    let files = ElementFiles(bound.element_path.unwrap_or_else(|| data.join("element")));
+
+    info!(address:% = homeserver_url; "homeserver listens");
+    let mut servers = vec![homeserver(bound.homeserver, gateway, place.clone())];
+    if let Some((listener, address)) = bound.element {
+        info!(address:% = url_of(address), files:% = files.0.display(); "element is served");
+        servers.push(element_server(listener, files, place));
+    }
     HttpGatewayActor::create(|ctx| {
-        let mut servers = Vec::new();
-        let mut serve =
-            |name: &'static str, server: std::io::Result<actix_web::dev::Server>| match server {
-                Ok(server) => {
-                    servers.push(server.handle());
-                    ctx.spawn(actix::fut::wrap_future(async move {
-                        if let Err(why) = server.await {
-                            error!(server:% = name, why:%; "http server failed");
-                        }
-                    }));
+        let handles = servers.iter().flatten().map(Server::handle).collect();
+        for server in servers {
+            ctx.spawn(wrap_future(async move {
+                let ended = match server {
+                    Ok(server) => server.await,
+                    Err(why) => Err(why),
+                };
+                if let Err(why) = ended {
+                    error!(why:%; "an http server failed");
+                    System::current().stop_with_code(EXIT_FAILED);
                 }
-                Err(why) => error!(server:% = name, why:%; "http server cannot start"),
-            };
-        info!(address:% = homeserver_url; "homeserver listens");
-        serve("homeserver", homeserver(bound.homeserver, gateway, place.clone()));
-        if let Some((listener, address)) = bound.element {
-            info!(address:% = url_of(address), files:% = files.0.display(); "element is served");
-            serve("element", element_server(listener, files, place));
+            }));
         }
-        HttpGatewayActor { servers, stopping, homeserver_url }
+        HttpGatewayActor { servers: handles, stopping, homeserver_url }
     })
 }
 
-fn homeserver(
-    listener: std::net::TcpListener,
-    gateway: Gateway,
-    place: Place,
-) -> std::io::Result<actix_web::dev::Server> {
+fn homeserver(listener: TcpListener, gateway: Gateway, place: Place) -> io::Result<Server> {
     let (gateway, place) = (web::Data::new(gateway), web::Data::new(place));
     let secret = web::Data::new(PageSecret::random());
     let server = HttpServer::new(move || {
@@ -82,15 +92,11 @@ fn homeserver(
             .wrap(from_fn(http::guard))
             .configure(http::configure)
     });
-    let server = server.workers(WORKERS).disable_signals().shutdown_timeout(DRAIN_SECS);
-    Ok(server.listen(listener)?.run())
+    let server = server.workers(WORKERS).max_connections(CONNECTIONS);
+    Ok(server.disable_signals().shutdown_timeout(DRAIN_SECS).listen(listener)?.run())
 }
 
-fn element_server(
-    listener: std::net::TcpListener,
-    files: ElementFiles,
-    place: Place,
-) -> std::io::Result<actix_web::dev::Server> {
+fn element_server(listener: TcpListener, files: ElementFiles, place: Place) -> io::Result<Server> {
     let (files, place) = (web::Data::new(files), web::Data::new(place));
     let server = HttpServer::new(move || {
         App::new()
@@ -99,8 +105,8 @@ fn element_server(
             .wrap(from_fn(element::guard))
             .configure(element::configure)
     });
-    let server = server.workers(WORKERS).disable_signals().shutdown_timeout(DRAIN_SECS);
-    Ok(server.listen(listener)?.run())
+    let server = server.workers(WORKERS).max_connections(CONNECTIONS);
+    Ok(server.disable_signals().shutdown_timeout(DRAIN_SECS).listen(listener)?.run())
 }
 
 impl Actor for HttpGatewayActor {

@@ -5,9 +5,11 @@ use ruma::{
     RoomVersionId,
     api::client::{
         account::get_3pids,
-        directory::{get_public_rooms, get_public_rooms_filtered},
+        alias::get_alias,
+        directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility},
         discovery::{get_capabilities, get_supported_versions},
         push::get_pushers,
+        room::aliases,
         thirdparty::get_protocols,
         voip::get_turn_server_info,
     },
@@ -99,4 +101,19 @@ pub async fn public_rooms_filtered(
     _: Authed<get_public_rooms_filtered::v3::Request>,
 ) -> impl Responder {
     Json(json!({"chunk": [], "total_room_count_estimate": 0}))
+}
+
+/// Rooms have no aliases here, so none leads anywhere.
+pub async fn alias(_: Open<get_alias::v3::Request>) -> Result<Json<Empty>, HttpError> {
+    Err(HttpError::not_found("there are no room aliases here"))
+}
+
+/// Rooms have no aliases here.
+pub async fn aliases_of_room(_: Authed<aliases::v3::Request>) -> impl Responder {
+    Json(json!({"aliases": []}))
+}
+
+/// No room is published.
+pub async fn room_visibility(_: Open<get_room_visibility::v3::Request>) -> impl Responder {
+    Json(json!({"visibility": "private"}))
 }

@@ -49,6 +49,20 @@ pub(super) struct Told;
 #[rtype(result = "HashMap<Row, Vec<u8>>")]
 pub(super) struct AllRows;
 
+/// Starts Accounts over the rows that the fake holds.
+pub(super) async fn start_accounts(fake: &Addr<Fake>) -> Addr<AccountsActor> {
+    let links = AccountsLinks {
+        write_rows: fake.clone().recipient(),
+        read_row: fake.clone().recipient(),
+        scan_rows: fake.clone().recipient(),
+        ack_to_device: fake.clone().recipient(),
+        ensure_identity: fake.clone().recipient(),
+        profile_updated: fake.clone().recipient(),
+        advertise: fake.clone().recipient(),
+    };
+    AccountsActor::start_loaded(links).await.unwrap()
+}
+
 /// Starts the fake, Accounts and Ephemera.
 pub(super) async fn start() -> (Addr<Fake>, Gateway) {
     let fake = Fake {
@@ -61,17 +75,8 @@ pub(super) async fn start() -> (Addr<Fake>, Gateway) {
     };
     let fake = fake.start();
     let ephemera = EphemeraActor::default().start();
-    let links = AccountsLinks {
-        write_rows: fake.clone().recipient(),
-        read_row: fake.clone().recipient(),
-        scan_rows: fake.clone().recipient(),
-        ack_to_device: fake.clone().recipient(),
-        ensure_identity: fake.clone().recipient(),
-        profile_updated: fake.clone().recipient(),
-        advertise: fake.clone().recipient(),
-    };
     let gateway = Gateway {
-        accounts: AccountsActor::start_loaded(links).await.unwrap(),
+        accounts: start_accounts(&fake).await,
         rooms: RoomLinks {
             create: fake.clone().recipient(),
             list: fake.clone().recipient(),
@@ -177,8 +182,15 @@ impl Handler<ReadRow> for Fake {
 
 impl Handler<ScanRows> for Fake {
     type Result = Result<Vec<(Row, Vec<u8>)>, StoreError>;
-    fn handle(&mut self, _: ScanRows, _: &mut Context<Self>) -> Self::Result {
-        Ok(Vec::new())
+    fn handle(&mut self, msg: ScanRows, _: &mut Context<Self>) -> Self::Result {
+        let wanted = |row: &Row| match msg.0 {
+            RowKind::Devices => matches!(row, Row::Device(_)),
+            RowKind::AccessTokens => matches!(row, Row::AccessToken(_)),
+            RowKind::Profile => matches!(row, Row::Profile(_)),
+            _ => false,
+        };
+        let rows = self.rows.iter().filter(|(row, _)| wanted(row));
+        Ok(rows.map(|(row, value)| (row.clone(), value.clone())).collect())
     }
 }
 

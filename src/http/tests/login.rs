@@ -78,15 +78,19 @@ async fn logging_out_ends_the_session_on_memory_and_disk() {
 async fn attack_2_no_page_logs_in_without_a_login_token() {
     let (fake, gateway) = fake::start().await;
     let app = served(gateway).await;
-    for body in [
-        json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "p2p"}, "password": ""}),
-        json!({"type": "m.login.token", "token": ""}),
-        json!({"type": "m.login.token", "token": "constant"}),
-        json!({"type": "m.login.dummy"}),
+    let password = json!({"type": "m.login.password", "user": "p2p", "password": ""});
+    for (body, status) in [
+        (password, 400),
+        (json!({"type": "m.login.dummy"}), 400),
+        (json!({"type": "m.login.token"}), 400),
+        (json!({"type": "m.login.token", "token": ""}), 403),
+        (json!({"type": "m.login.token", "token": "constant"}), 403),
     ] {
         let reply = send(&app, post("/_matrix/client/v3/login", &body)).await;
-        assert_eq!(reply.status, 403, "{body}: {reply:?}");
+        assert_eq!(reply.status, status, "{body}: {reply:?}");
     }
+    let untyped = send(&app, post("/_matrix/client/v3/login", &json!({}))).await;
+    assert_eq!(untyped.errcode(), (400, "M_BAD_JSON".into()));
     let register = post("/_matrix/client/v3/register", &json!({"auth": {"type": "m.login.dummy"}}));
     assert_eq!(send(&app, register).await.status, 403);
     assert!(fake.send(AllRows).await.unwrap().is_empty(), "something was made for a stranger");
@@ -255,4 +259,36 @@ async fn devices_are_listed_renamed_and_deleted() {
     assert_eq!(absent.errcode(), (404, "M_NOT_FOUND".into()));
     let rows = fake.send(AllRows).await.unwrap();
     assert!(!rows.contains_key(&Row::Device("A".into())));
+}
+
+#[actix_web::test]
+async fn sessions_and_profile_outlive_a_restart() {
+    let (fake, mut gateway) = fake::start().await;
+    let token = super::logged_in(&gateway, "A").await;
+    let name = crate::actors::accounts::SetProfile {
+        field: crate::actors::accounts::ProfileField::Displayname,
+        value: Some("Ann".into()),
+    };
+    gateway.ask_accounts(name).await.unwrap().unwrap();
+    gateway.accounts = fake::start_accounts(&fake).await;
+    let app = served(gateway).await;
+    let me = send(&app, with(&token, get("/_matrix/client/v3/account/whoami"))).await.json();
+    assert_eq!(me["device_id"], "A");
+    let path = format!("/_matrix/client/v3/profile/{}", me["user_id"].as_str().unwrap());
+    assert_eq!(send(&app, with(&token, get(&path))).await.json(), json!({"displayname": "Ann"}));
+    let told = fake.send(fake::Told).await.unwrap();
+    assert_eq!(told.last().unwrap(), "advertise Ann", "the network is told again: {told:?}");
+}
+
+#[actix_web::test]
+async fn two_who_use_a_login_token_at_once_are_one() {
+    let (_, gateway) = fake::start().await;
+    let token = gateway.ask_accounts(crate::actors::accounts::MintLoginToken).await.unwrap();
+    let app = served(gateway).await;
+    let both =
+        futures::future::join(send(&app, token_login(&token)), send(&app, token_login(&token)));
+    let (one, other) = both.await;
+    let mut statuses = [one.status, other.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 403]);
 }

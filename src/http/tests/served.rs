@@ -105,3 +105,25 @@ async fn stopping_ends_those_who_wait() {
     assert_eq!(waited.unwrap().status(), 200, "those who wait get an answer");
     assert!(client.get(&served.homeserver).send().await.is_err(), "nobody is let in any more");
 }
+
+#[actix_web::test]
+async fn an_answer_waits_for_the_body_that_it_refuses() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let served = served(|_| ()).await;
+    let address = served.homeserver.trim_start_matches("http://");
+    for (path, expected) in [("createRoom", "401"), ("no_such", "404"), ("versions", "404")] {
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /_matrix/client/v3/{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 2\r\n\r\n"
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        socket.write_all(b"{}").await.unwrap();
+        let mut answer = vec![0; 1024];
+        let len = socket.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..len]).to_lowercase();
+        assert!(answer.starts_with(&format!("http/1.1 {expected}")), "{path}: {answer}");
+        assert!(!answer.contains("connection: close"), "{path}: {answer}");
+    }
+    served.server.send(Drain).await.unwrap();
+}
