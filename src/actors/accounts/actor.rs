@@ -173,8 +173,8 @@ impl Actor for AccountsActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
-        // The rooms know the name that they were told last; only the network forgets it.
-        self.links.advertise.do_send(Advertise { display_name: self.profile.advertised() });
+        // Neither the rooms nor the network keep it; the first one changes nothing in the rooms.
+        self.tell_profile();
     }
 }
 
