@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use config::{Case, Environment, File, FileFormat};
+use config::{File, FileFormat, Value, ValueKind};
 use libp2p::Multiaddr;
 use serde::Deserialize;
 
@@ -215,17 +215,12 @@ impl Config {
             }
             builder = builder.add_source(File::from_str(&text, FileFormat::Json));
         }
-        let environment = Environment::with_prefix("MESSAGEHUB")
-            .prefix_separator("__")
-            .separator("__")
-            .convert_case(Case::Camel)
-            .try_parsing(true)
-            .list_separator(",")
-            .with_list_parse_key("libp2p.listenAddresses")
-            .with_list_parse_key("libp2p.staticRelays")
-            .with_list_parse_key("libp2p.dht.bootstrapPeers");
+        for (key, value) in environment(std::env::vars_os()) {
+            builder = builder
+                .set_override(&key, value)
+                .map_err(|error| ConfigError::Key(one_line(&error)))?;
+        }
         let config: Self = builder
-            .add_source(environment)
             .build()
             .and_then(config::Config::try_deserialize)
             .map_err(|error| ConfigError::Key(one_line(&error)))?;
@@ -270,6 +265,46 @@ impl Config {
     }
 }
 
+/// Keys whose value is a list: in the environment its items are separated by commas.
+const LISTS: [&str; 3] =
+    ["libp2p.listenAddresses", "libp2p.staticRelays", "libp2p.dht.bootstrapPeers"];
+
+/// Returns the keys and values that the environment sets.
+///
+/// The config crate's own source turns `LIBP2P` into `libp2P`, and cannot say null.
+fn environment(
+    variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+) -> Vec<(String, Value)> {
+    let mut set = Vec::new();
+    for (name, value) in variables {
+        let (Ok(name), Ok(text)) = (name.into_string(), value.into_string()) else { continue };
+        let Some(path) = name.strip_prefix("MESSAGEHUB__") else { continue };
+        let key = path.split("__").map(camel).collect::<Vec<_>>().join(".");
+        let kind = if text == "null" {
+            ValueKind::Nil
+        } else if LISTS.contains(&key.as_str()) {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            ValueKind::Array(items.map(Value::from).collect())
+        } else {
+            ValueKind::String(text)
+        };
+        set.push((key, Value::new(Some(&name), kind)));
+    }
+    set
+}
+
+/// Makes `LISTEN_ADDRESS` `listenAddress`.
+fn camel(part: &str) -> String {
+    let mut words = part.split('_').map(str::to_ascii_lowercase);
+    let first = words.next().unwrap_or_default();
+    words.fold(first, |mut name, word| {
+        let mut letters = word.chars();
+        name.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
+        name.push_str(letters.as_str());
+        name
+    })
+}
+
 /// The config crate's errors name the key; make them one line.
 fn one_line(error: &config::ConfigError) -> String {
     error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
@@ -306,6 +341,32 @@ mod tests {
         assert_eq!(off.element.listen_address, Some(None));
         let none = load(r#"{"libp2p":{"dht":{"bootstrapPeers":[]}}}"#).unwrap();
         assert!(none.bootstrap_peers().is_empty());
+    }
+
+    #[test]
+    fn the_environment_names_every_key() {
+        let set = environment(
+            [
+                ("MESSAGEHUB__LISTEN_ADDRESS", "127.0.0.1:1"),
+                ("MESSAGEHUB__ELEMENT__LISTEN_ADDRESS", "null"),
+                ("MESSAGEHUB__LIBP2P__DHT__BOOTSTRAP_PEERS", ""),
+                ("MESSAGEHUB__LIBP2P__STATIC_RELAYS", "/ip4/1.2.3.4/tcp/1, /ip4/1.2.3.5/tcp/1"),
+                ("MESSAGEHUB__LIBP2P__MDNS", "false"),
+                ("PATH", "/bin"),
+            ]
+            .map(|(name, value)| (name.into(), value.into()))
+            .into_iter(),
+        );
+        let mut builder = config::Config::builder();
+        for (key, value) in set {
+            builder = builder.set_override(&key, value).unwrap();
+        }
+        let config: Config = builder.build().unwrap().try_deserialize().unwrap();
+        assert_eq!(config.listen_address, "127.0.0.1:1".parse().ok());
+        assert_eq!(config.element.listen_address, Some(None));
+        assert_eq!(config.libp2p.dht.bootstrap_peers, Some(vec![]));
+        assert_eq!(config.libp2p.static_relays.len(), 2);
+        assert!(!config.libp2p.mdns);
     }
 
     #[test]

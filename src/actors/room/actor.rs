@@ -12,7 +12,7 @@ use actix::{
 };
 use futures::future::LocalBoxFuture;
 use rand::Rng as _;
-use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId};
+use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
 
 use super::{
     links::{Links, ask},
@@ -28,7 +28,7 @@ use crate::{
         store::{LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError},
     },
     config::limits,
-    proto::{signer::Signer, state_res},
+    proto::{pdu::Pdu, signer::Signer, state_res},
 };
 
 /// How long after our newest event the heads are announced: gossip that came before the mesh was
@@ -167,13 +167,18 @@ impl RoomActor {
                 Ok(Err(error)) => return operation.fail(error.into()),
                 Err(_) => return operation.fail(StoreError::Closed.into()),
             }
+            // Who leaves says so before the topic is left; who joins, after it was joined.
+            let leaves =
+                advanced.membership.as_ref().is_some_and(|own| *own != MembershipState::Join);
+            if leaves {
+                publish_all(&links, &room_id, &publish, &signer).await;
+            }
             if advanced.membership.is_some() || advanced.servers.is_some() {
                 let _ = links.advanced.send(advanced).await;
             }
             operation.finish();
-            if !publish.is_empty() {
-                let pdus = links.wire(&publish, &signer).await;
-                links.publish.do_send(PublishTransaction { room_id, pdus, edus: Vec::new() });
+            if !leaves {
+                publish_all(&links, &room_id, &publish, &signer).await;
             }
         };
         ctx.spawn(work.into_actor(self));
@@ -311,6 +316,15 @@ impl RoomActor {
         let (operation, done): (_, Outcome<T>) = operation(closure);
         self.enqueue(operation, None, ctx);
         outcome(done)
+    }
+}
+
+/// Tells the other members of events that are durable.
+async fn publish_all(links: &Links, room_id: &OwnedRoomId, pdus: &[Arc<Pdu>], signer: &Signer) {
+    if !pdus.is_empty() {
+        let pdus = links.wire(pdus, signer).await;
+        let room_id = room_id.clone();
+        links.publish.do_send(PublishTransaction { room_id, pdus, edus: Vec::new() });
     }
 }
 

@@ -583,30 +583,42 @@ fn play(version: &RoomVersionId, steps: &[Step], shuffle: u64) {
         }
         assert!(replica.machine.parked.is_empty(), "events still wait");
     }
-    // Soft-failing depends on what was current at the time, so extremities may differ; a message
-    // over all that are left brings the states together, as it does in any room.
-    let mut last = replicas[0].view();
-    for _ in 0..4 {
-        let mut sent = Vec::new();
-        for replica in &mut replicas {
-            if let Ok(pdu) = replica.send(message("settle")) {
-                sent.push(received(&pdu, &replica.signer));
+    // The state after an event follows from the event alone, whoever computes it and whenever.
+    for (index, one) in replicas.iter().enumerate() {
+        for other in replicas.iter().skip(index + 1) {
+            for (id, known) in &one.events {
+                let Known::Event(known) = known else { continue };
+                let (Some(group), Some(others)) =
+                    (known.group, other.known_event(id).and_then(|event| event.group))
+                else {
+                    continue;
+                };
+                assert_eq!(
+                    one.groups[&group], other.groups[&others],
+                    "the states after {id} differ"
+                );
             }
         }
-        for replica in &mut replicas {
-            for received in &sent {
-                replica.ingest(received);
-            }
-        }
-        last = replicas[0].view();
     }
+    // What is soft-failed depends on what was current when it came (that is what soft-failing is
+    // for), and with it the forward extremities. Where nothing was, all see the same room.
+    let soft_failed = |replica: &Replica| {
+        replica.events.values().any(|known| match known {
+            Known::Event(event) => event.place == Place::SoftFailed,
+            _ => false,
+        })
+    };
+    let first = replicas[0].view();
     for replica in &replicas[1..] {
-        assert_eq!(replica.view().0, last.0, "the states differ");
+        let view = replica.view();
+        if view.1 == first.1 || !replicas.iter().any(soft_failed) {
+            assert_eq!(view, first, "the rooms differ");
+        }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn replicas_with_the_same_events_agree(
