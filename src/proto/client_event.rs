@@ -109,7 +109,7 @@ pub fn render(
         sender: stored.sender,
         state_key: stored.state_key,
         kind: stored.kind,
-        unsigned: (!empty).then(|| RenderedUnsigned {
+        unsigned: (!empty).then_some(RenderedUnsigned {
             age: *age,
             prev_content: prev_content.as_deref(),
             redacted_because: redacted_because.as_deref(),

@@ -158,16 +158,16 @@ impl Handler<KeysSeen> for IdentityActor {
         let write = self.write.clone();
         let keep = async move {
             let stored = stored.await.ok().and_then(Result::ok).flatten();
-            let older = |bytes: &Vec<u8>| {
+            let older = |bytes: &[u8]| {
                 read_row(bytes).is_none_or(|known| known.issued_ts() < keys.issued_ts())
             };
-            if stored.as_ref().is_none_or(older) {
+            if stored.as_deref().is_none_or(older) {
                 if let Ok(bytes) = serde_json::to_vec(keys.json()) {
                     let _ = write.send(WriteRows(vec![(row, Some(bytes))])).await;
                 }
                 return Some(keys);
             }
-            stored.as_ref().and_then(read_row)
+            stored.as_deref().and_then(read_row)
         };
         ctx.spawn(keep.into_actor(self).map(move |newest, act, _| {
             if let Some(newest) = newest {
@@ -179,7 +179,7 @@ impl Handler<KeysSeen> for IdentityActor {
 
 /// Reads stored server_keys. They were verified when they came; that they were issued in the past
 /// then is all that could have changed, and only for the better.
-fn read_row(bytes: &Vec<u8>) -> Option<VerifiedServerKeys> {
+fn read_row(bytes: &[u8]) -> Option<VerifiedServerKeys> {
     let json: CanonicalJsonObject = serde_json::from_slice(bytes).ok()?;
     VerifiedServerKeys::verify(json, now_ms()).ok()
 }

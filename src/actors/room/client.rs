@@ -317,16 +317,14 @@ impl Handler<Leave> for RoomActor {
             // An invite is refused here and now; the others learn of it when they can be reached.
             if let Some((servers, version)) = refused {
                 actix::spawn(async move {
+                    let asker = super::join::Asker {
+                        links: &links,
+                        room_id: &room_id,
+                        signer: &signer,
+                        wait: REFUSE_WAIT,
+                    };
                     for server in servers {
-                        let told = super::join::refuse(
-                            &links,
-                            &server,
-                            &room_id,
-                            &version,
-                            &signer,
-                            REFUSE_WAIT,
-                        );
-                        if told.await.is_ok() {
+                        if asker.refuse(&server, &version).await.is_ok() {
                             return;
                         }
                     }

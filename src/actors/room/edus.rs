@@ -41,10 +41,10 @@ pub(super) fn typing(
 
 /// Makes the EDU of a public receipt.
 pub(super) fn receipt(room_id: &RoomId, receipt: &Receipt) -> Result<Box<RawValue>, RoomError> {
-    let mut data = json!({"ts": receipt.ts});
-    if let Some(thread) = &receipt.thread_id {
-        data["thread_id"] = json!(thread);
-    }
+    let data = match &receipt.thread_id {
+        Some(thread) => json!({"ts": receipt.ts, "thread_id": thread}),
+        None => json!({"ts": receipt.ts}),
+    };
     let one = json!({"event_ids": [receipt.event_id], "data": data});
     let content = json!({room_id.as_str(): {"m.read": {receipt.user_id.as_str(): one}}});
     raw(&json!({"edu_type": "m.receipt", "content": content}))

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{AsyncContext as _, Context, Handler, ResponseFuture};
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId,
+    CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
@@ -110,11 +110,10 @@ impl Handler<Join> for RoomActor {
                     servers.retain(|server| server != signer.server_name());
                     servers.truncate(CANDIDATES);
                     let wait = each_wait(servers.len());
+                    let asker = Asker { links: &links, room_id: &room_id, signer: &signer, wait };
                     let mut last = RoomError::NotFound;
                     for server in servers {
-                        let through =
-                            join_through(&room, &links, &server, &room_id, &draft, &signer, wait);
-                        match through.await {
+                        match asker.join_through(&room, &server, &draft).await {
                             Ok(()) => return Ok(()),
                             Err(error) => {
                                 log::debug!(room_id:%, server:%; "join failed: {error}");
@@ -129,77 +128,109 @@ impl Handler<Join> for RoomActor {
     }
 }
 
-/// Asks for a template and composes our event where it stands.
-async fn compose_at(
-    links: &Links,
-    server: &OwnedServerName,
-    uri: String,
-    room_id: &OwnedRoomId,
-    known: Option<&RoomVersionId>,
-    draft: Draft,
-    signer: &Signer,
-    wait: Duration,
-) -> Result<(Pdu, RoomVersionId), RoomError> {
-    let request = federation(server, "GET", uri, json!({}), wait)?;
-    let template: Template = read(server, ask(&links.federation, request).await?)?;
-    let version = template
-        .room_version
-        .or_else(|| known.cloned())
-        .ok_or_else(|| bad_answer(server, "the template names no room version"))?;
-    let rules =
-        pdu::rules_of(&version).ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
-    let TemplateEvent { prev_events, auth_events, depth } = template.event;
-    if prev_events.len() > TEMPLATE_PREV || auth_events.len() > TEMPLATE_AUTH {
-        return Err(bad_answer(server, "the template names too many events"));
-    }
-    let position = Position {
-        room_id: Some(room_id.clone()),
-        prev_events,
-        auth_events,
-        depth: depth.min((1 << 53) - 1),
-        origin_server_ts: now_ms(),
-    };
-    Ok((pdu::compose(draft, &position, signer, &rules)?, version))
+/// Speaks to other servers about one room, for our user.
+pub(super) struct Asker<'a> {
+    pub(super) links: &'a Links,
+    pub(super) room_id: &'a OwnedRoomId,
+    pub(super) signer: &'a Arc<Signer>,
+    /// Longest wait for each answer.
+    pub(super) wait: Duration,
 }
 
-async fn join_through(
-    room: &actix::Addr<RoomActor>,
-    links: &Links,
-    server: &OwnedServerName,
-    room_id: &OwnedRoomId,
-    draft: &Draft,
-    signer: &Arc<Signer>,
-    wait: Duration,
-) -> Result<(), RoomError> {
-    let user = signer.user_id();
-    let uri = format!("/_matrix/federation/v1/make_join/{room_id}/{user}?{VERSIONS}");
-    let (join, version) =
-        compose_at(links, server, uri, room_id, None, draft.clone(), signer, wait).await?;
-    let rules =
-        pdu::rules_of(&version).ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
-    let join = Arc::new(join);
-    let wire = links.wire(std::slice::from_ref(&join), signer).await;
-    let uri = format!("/_matrix/federation/v2/send_join/{room_id}/{}", join.event_id);
-    let content = serde_json::to_value(wire.first())
-        .map_err(|error| RoomError::BadRequest(error.to_string()))?;
-    let request = federation(server, "PUT", uri, content, wait)?;
-    let answer: SendJoinAnswer = read(server, ask(&links.federation, request).await?)?;
-
-    let given =
-        receive_state(links, room_id, &rules, server, answer.state, answer.auth_chain).await?;
-    let joined = Arc::clone(&join);
-    operate(room, Some(version), move |machine| {
-        if machine.is_joined() {
-            return Ok(((), None));
+impl Asker<'_> {
+    /// Asks for a template and composes our event where it stands.
+    async fn compose_at(
+        &self,
+        server: &OwnedServerName,
+        uri: String,
+        known: Option<&RoomVersionId>,
+        draft: Draft,
+    ) -> Result<(Pdu, RoomVersionId), RoomError> {
+        let request = federation(server, "GET", uri, json!({}), self.wait)?;
+        let template: Template = read(server, ask(&self.links.federation, request).await?)?;
+        let version = template
+            .room_version
+            .or_else(|| known.cloned())
+            .ok_or_else(|| bad_answer(server, "the template names no room version"))?;
+        let rules = pdu::rules_of(&version)
+            .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
+        let TemplateEvent { prev_events, auth_events, depth } = template.event;
+        if prev_events.len() > TEMPLATE_PREV || auth_events.len() > TEMPLATE_AUTH {
+            return Err(bad_answer(server, "the template names too many events"));
         }
-        let change = machine.joined((*joined).clone(), &given)?;
-        Ok(((), Some(Box::new(change))))
-    })
-    .await?;
-    // The server that let us in publishes the join too; that one may be gone before it does.
-    let room_id = room_id.clone();
-    links.publish.do_send(PublishTransaction { room_id, pdus: wire, edus: Vec::new() });
-    Ok(())
+        let position = Position {
+            room_id: Some(self.room_id.clone()),
+            prev_events,
+            auth_events,
+            depth: depth.min((1 << 53) - 1),
+            origin_server_ts: now_ms(),
+        };
+        Ok((pdu::compose(draft, &position, self.signer, &rules)?, version))
+    }
+
+    /// Hands our composed event to the server.
+    async fn hand_over(
+        &self,
+        server: &OwnedServerName,
+        endpoint: &str,
+        event: &Arc<Pdu>,
+    ) -> Result<(CanonicalJsonValue, Vec<Box<RawValue>>), RoomError> {
+        let wire = self.links.wire(std::slice::from_ref(event), self.signer).await;
+        let content = serde_json::to_value(wire.first())
+            .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        let uri = format!("/_matrix/federation/v2/{endpoint}/{}/{}", self.room_id, event.event_id);
+        let request = federation(server, "PUT", uri, content, self.wait)?;
+        Ok((ask(&self.links.federation, request).await?, wire))
+    }
+
+    /// Joins through one server.
+    async fn join_through(
+        &self,
+        room: &actix::Addr<RoomActor>,
+        server: &OwnedServerName,
+        draft: &Draft,
+    ) -> Result<(), RoomError> {
+        let (room_id, user) = (self.room_id, self.signer.user_id());
+        let uri = format!("/_matrix/federation/v1/make_join/{room_id}/{user}?{VERSIONS}");
+        let (join, version) = self.compose_at(server, uri, None, draft.clone()).await?;
+        let rules = pdu::rules_of(&version)
+            .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
+        let join = Arc::new(join);
+        let (answer, wire) = self.hand_over(server, "send_join", &join).await?;
+        let SendJoinAnswer { state, auth_chain } = read(server, answer)?;
+        let given = receive_state(self.links, room_id, &rules, server, state, auth_chain).await?;
+        operate(room, Some(version), move |machine| {
+            if machine.is_joined() {
+                return Ok(((), None));
+            }
+            let change = machine.joined((*join).clone(), &given)?;
+            Ok(((), Some(Box::new(change))))
+        })
+        .await?;
+        // The server that let us in publishes the join too; it may be gone before it does.
+        let room_id = room_id.clone();
+        self.links.publish.do_send(PublishTransaction { room_id, pdus: wire, edus: Vec::new() });
+        Ok(())
+    }
+
+    /// Tells a server that our user refuses its invite.
+    pub(super) async fn refuse(
+        &self,
+        server: &OwnedServerName,
+        version: &RoomVersionId,
+    ) -> Result<(), RoomError> {
+        let (room_id, user) = (self.room_id, self.signer.user_id());
+        let draft = Draft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(user.to_string()),
+            content: own_content(&MembershipState::Leave, &ProfileUpdated::default(), None),
+            redacts: None,
+        };
+        let uri = format!("/_matrix/federation/v1/make_leave/{room_id}/{user}");
+        let (leave, _) = self.compose_at(server, uri, Some(version), draft).await?;
+        self.hand_over(server, "send_leave", &Arc::new(leave)).await?;
+        Ok(())
+    }
 }
 
 /// Checks the events of a given state up to the content hash; what fails is left out.
@@ -227,34 +258,6 @@ pub(super) async fn receive_state(
         }
     }
     Ok(given)
-}
-
-/// Tells a server that our user refuses its invite.
-pub(super) async fn refuse(
-    links: &Links,
-    server: &OwnedServerName,
-    room_id: &OwnedRoomId,
-    version: &RoomVersionId,
-    signer: &Arc<Signer>,
-    wait: Duration,
-) -> Result<(), RoomError> {
-    let user = signer.user_id();
-    let draft = Draft {
-        kind: TimelineEventType::RoomMember,
-        state_key: Some(user.to_string()),
-        content: own_content(&MembershipState::Leave, &ProfileUpdated::default(), None),
-        redacts: None,
-    };
-    let uri = format!("/_matrix/federation/v1/make_leave/{room_id}/{user}");
-    let (leave, _) =
-        compose_at(links, server, uri, room_id, Some(version), draft, signer, wait).await?;
-    let leave = Arc::new(leave);
-    let wire = links.wire(std::slice::from_ref(&leave), signer).await;
-    let uri = format!("/_matrix/federation/v2/send_leave/{room_id}/{}", leave.event_id);
-    let content = serde_json::to_value(wire.first())
-        .map_err(|error| RoomError::BadRequest(error.to_string()))?;
-    ask(&links.federation, federation(server, "PUT", uri, content, wait)?).await?;
-    Ok(())
 }
 
 /// Returns the events of a list of results, logging what was refused.
