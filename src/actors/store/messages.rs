@@ -578,8 +578,6 @@ pub enum Row {
     ServerKeys(OwnedServerName),
     /// Rendezvous: where a server was last reached, as JSON.
     Address(OwnedServerName),
-    /// RelayRequest: something to be delivered to a server later, by server and id.
-    Outbox(OwnedServerName, String),
 }
 
 /// Which rows to scan: all of a kind, or those with the first key part given.
@@ -603,8 +601,6 @@ pub enum RowKind {
     ServerKeys,
     /// All addresses.
     Addresses,
-    /// All of the outbox.
-    Outbox,
 }
 
 /// Writes rows in one transaction; `None` deletes. Answered once durable.
