@@ -225,6 +225,25 @@ pub struct CommitRoom {
     pub directory: Vec<(OwnedUserId, Option<DirectoryEntry>)>,
 }
 
+impl CommitRoom {
+    /// Makes a step that changes nothing yet.
+    pub fn new(room_id: OwnedRoomId, version: RoomVersionId) -> Self {
+        Self {
+            room_id,
+            version,
+            events: Vec::new(),
+            groups: Vec::new(),
+            heads: None,
+            state_changes: Vec::new(),
+            redactions: Vec::new(),
+            membership: None,
+            servers: None,
+            backward_extremities: None,
+            directory: Vec::new(),
+        }
+    }
+}
+
 /// What the user directory knows of somebody from shared rooms.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DirectoryEntry {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     actors::{
         room::messages::RoomError,
-        store::{Extremity, NewEvent, NewGroup, Place},
+        store::{NewEvent, NewGroup, Place},
     },
     config::limits,
     proto::pdu::{Pdu, Received, StateKey},
@@ -243,17 +243,7 @@ impl Machine {
             let (place, state_group) = (Place::SoftFailed, after.group);
             return Ok(Plan { place, before, front: None, state_group, new_groups, next_group });
         }
-        let mut extremities: Vec<Extremity> = self
-            .extremities
-            .iter()
-            .filter(|head| !pdu.prev_events.contains(&head.event_id))
-            .cloned()
-            .collect();
-        extremities.push(Extremity {
-            event_id: pdu.event_id.clone(),
-            depth: pdu.depth,
-            state_group: after.group,
-        });
+        let extremities = self.extremities_with(pdu, after.group);
         if extremities.len() > 1 {
             self.set_pending(pdu, &after);
         }

@@ -118,20 +118,9 @@ impl Machine {
             after.new = Some(new.clone());
             groups.push(new);
         }
-        // More than 20 extremities: those that the event does not follow stay.
-        let mut extremities: Vec<Extremity> = self
-            .extremities
-            .iter()
-            .filter(|head| !pdu.prev_events.contains(&head.event_id))
-            .cloned()
-            .collect();
-        extremities.push(Extremity {
-            event_id: pdu.event_id.clone(),
-            depth: pdu.depth,
-            state_group: after.group,
-        });
         let front = Front {
-            extremities,
+            // With more than 20 extremities, those that the event does not follow stay.
+            extremities: self.extremities_with(&pdu, after.group),
             group: after.group,
             new: None,
             diff: after.new.map_or_else(Vec::new, |new| new.changes),

@@ -158,6 +158,13 @@ impl Machine {
         Ok(Before { view: View::Ids(merged), group: next_group, new: Some(new) })
     }
 
+    /// Returns the forward extremities with a new event in the place of those that it follows.
+    pub(super) fn extremities_with(&self, pdu: &Pdu, state_group: u64) -> Vec<Extremity> {
+        let stays = |head: &&Extremity| !pdu.prev_events.contains(&head.event_id);
+        let new = Extremity { event_id: pdu.event_id.clone(), depth: pdu.depth, state_group };
+        self.extremities.iter().filter(stays).cloned().chain([new]).collect()
+    }
+
     /// Returns the current state that other forward extremities give.
     ///
     /// `after` is the state after the newest event, whose group is not stored yet.
