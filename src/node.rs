@@ -226,7 +226,7 @@ fn gateway(
         ephemera: EphemeraLinks {
             read: ephemera.clone().recipient(),
             watch: ephemera.clone().recipient(),
-            set_presence: ephemera.clone().recipient(),
+            set_presence: rooms.clone().recipient(),
             read_presence: ephemera.clone().recipient(),
         },
         search_people: network.rendezvous.clone().recipient(),

@@ -50,6 +50,8 @@ pub struct RoomActor {
     /// Events whose missing ancestors are being fetched.
     pub(super) fetching: HashSet<OwnedEventId>,
     announce: Option<SpawnHandle>,
+    /// The next announcement is that of our newest event.
+    announces_soon: bool,
     _down: DownGuard<OwnedRoomId>,
 }
 
@@ -86,6 +88,7 @@ impl RoomActor {
             waiting: true,
             fetching: HashSet::new(),
             announce: None,
+            announces_soon: false,
             _down: down,
         }
     }
@@ -146,7 +149,11 @@ impl RoomActor {
         ctx: &mut Context<Self>,
     ) {
         let Some(change) = change else { return operation.finish() };
-        let Change { commit, publish, unparked } = *change;
+        let Change { commit, mut publish, unparked } = *change;
+        // Whoever was the last other one to leave, or was made to, has to hear of it.
+        if self.is_alone() && commit.servers.is_none() {
+            publish.clear();
+        }
         for event_id in unparked {
             self.retry_parked(&event_id, ctx);
         }
@@ -182,9 +189,16 @@ impl RoomActor {
             }
         };
         ctx.spawn(work.into_actor(self));
-        if published {
+        if published && !self.announces_soon {
+            self.announces_soon = true;
             self.announce_in(ANNOUNCE_AFTER, ctx);
         }
+    }
+
+    /// Tells whether nobody else could hear what is published.
+    fn is_alone(&self) -> bool {
+        let own = self.signer.server_name();
+        self.machine.as_ref().is_none_or(|machine| machine.servers().all(|server| server == own))
     }
 
     /// Announces the heads after a while, instead of whenever it was planned before.
@@ -193,6 +207,7 @@ impl RoomActor {
             ctx.cancel_future(planned);
         }
         self.announce = Some(ctx.run_later(after, |act, ctx| {
+            act.announces_soon = false;
             act.announce_heads();
             let jitter = rand::rng().random_range(0..ANNOUNCE_EVERY.as_millis() as u64 / 2);
             act.announce_in(ANNOUNCE_EVERY + Duration::from_millis(jitter), ctx);

@@ -19,9 +19,12 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::messages::{
-    Advanced, CountRooms, CreateRoom, ForgetRoom, ListRooms, ProfileUpdated, RoomCounts, ServeRoom,
-    ServerOnline, ToRoom, UseSigner,
+use super::{
+    messages::{
+        Advanced, CountRooms, CreateRoom, ForgetRoom, ListRooms, ProfileUpdated, RoomCounts,
+        ServeRoom, ServerOnline, ToRoom, UseSigner,
+    },
+    presence::{self, OwnPresence},
 };
 use crate::{
     actors::{
@@ -104,6 +107,7 @@ pub struct RoomStateActor {
     generation: u64,
     crashes: HashMap<OwnedRoomId, Vec<Instant>>,
     rooms: BTreeMap<OwnedRoomId, Indexed>,
+    own_presence: OwnPresence,
     /// Places for rooms that compare heads: a node in many rooms must not be flooded by itself.
     online: Admission,
 }
@@ -119,6 +123,7 @@ impl RoomStateActor {
             generation: 0,
             crashes: HashMap::new(),
             rooms: BTreeMap::new(),
+            own_presence: OwnPresence::default(),
             online: Admission::new(limits::WORK_NODE),
         }
     }
@@ -195,6 +200,29 @@ impl RoomStateActor {
         }
         for crashes in self.crashes.values_mut() {
             crashes.retain(|at| at.elapsed() < CRASH_WINDOW);
+        }
+        if let Some(away) = self.own_presence.lapse(Instant::now()) {
+            self.publish_presence(&away);
+            self.links.presence.do_send(away);
+        }
+    }
+
+    /// Tells everybody who shares a room what our user's presence is.
+    fn publish_presence(&self, presence: &Presence) {
+        let Some(signer) = &self.signer else { return };
+        let rooms = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| room.membership == Some(MembershipState::Join))
+            .map(|(room_id, room)| (room_id, &room.servers))
+            .collect();
+        let edu = match presence::edu(presence) {
+            Ok(edu) => edu,
+            Err(error) => return log::error!("presence cannot be written: {error}"),
+        };
+        for room_id in presence::cover(&rooms, signer.server_name()) {
+            let (room_id, edus) = (room_id.clone(), vec![edu.clone()]);
+            self.links.publish.do_send(PublishTransaction { room_id, pdus: Vec::new(), edus });
         }
     }
 
@@ -432,6 +460,18 @@ impl Handler<ServerOnline> for RoomStateActor {
                 .collect::<Vec<_>>()
                 .await;
         });
+    }
+}
+
+/// Our user's presence, from http.
+impl Handler<Presence> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: Presence, _: &mut Self::Context) {
+        if self.own_presence.sign(&msg, Instant::now()) {
+            self.publish_presence(&msg);
+        }
+        self.links.presence.do_send(msg);
     }
 }
 
