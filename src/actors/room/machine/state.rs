@@ -160,7 +160,8 @@ impl Machine {
 
     /// Returns the current state that other forward extremities give.
     ///
-    /// `after` is the state after the newest event, whose group is not stored yet.
+    /// `after` is the state after the newest event, whose group is not stored yet. The newest event
+    /// is not always an extremity itself.
     pub(super) fn front(
         &mut self,
         extremities: Vec<Extremity>,
@@ -170,7 +171,7 @@ impl Machine {
         let mut groups: Vec<u64> = extremities.iter().map(|head| head.state_group).collect();
         groups.sort_unstable();
         groups.dedup();
-        if groups.len() == 1 {
+        if groups == [after.group] {
             let diff = match &after.view {
                 View::Current => {
                     after.new.as_ref().map_or_else(Vec::new, |new| new.changes.clone())
