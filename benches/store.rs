@@ -154,17 +154,9 @@ fn live(pdu: &Arc<Pdu>, group: u64) -> NewEvent {
 fn step(room_id: &OwnedRoomId, pdu: &Arc<Pdu>, group: u64) -> CommitRoom {
     let extremity = Extremity { event_id: pdu.event_id.clone(), depth: 1, state_group: group };
     CommitRoom {
-        room_id: room_id.clone(),
-        version: RoomVersionId::V11,
         events: vec![live(pdu, group)],
-        groups: Vec::new(),
         heads: Some(Heads { extremities: vec![extremity], current_group: group, next_group: 2 }),
-        state_changes: Vec::new(),
-        redactions: Vec::new(),
-        membership: None,
-        servers: None,
-        backward_extremities: None,
-        directory: Vec::new(),
+        ..CommitRoom::new(room_id.clone(), RoomVersionId::V11)
     }
 }
 

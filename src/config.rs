@@ -40,9 +40,9 @@ pub const DEFAULT_BOOTSTRAP: [&str; 5] = [
 pub mod limits {
     use std::time::Duration;
 
-    /// Requests and gossip in work at once, in the whole node.
+    /// Requests of clients and servers, and gossip, in work at once, in the whole node.
     pub const WORK_NODE: usize = 1024;
-    /// Requests of one peer in work at once.
+    /// Requests of one peer in work at once, and as many of its gossip messages.
     pub const WORK_PEER: usize = 32;
     /// Mailbox of an actor: as many as the permits, so that sends never wait.
     pub const MAILBOX: usize = 2048;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 mod common;
 
-use common::{node::BINARY, skip};
+use common::{node::binary, skip};
 
 #[test]
 fn two_homes_on_one_lan_find_each_other_and_talk() {
@@ -22,6 +22,6 @@ fn two_homes_on_one_lan_find_each_other_and_talk() {
         return skip("this machine lets root make no network namespaces");
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/netns/two_homes.sh");
-    let status = Command::new(script).arg(BINARY).status().unwrap();
+    let status = Command::new(script).arg(binary()).status().unwrap();
     assert!(status.success(), "{script}: {status}");
 }

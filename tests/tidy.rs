@@ -1,4 +1,4 @@
-//! The rules of the house that a compiler does not check, over `src/` (CONTRIBUTING.md).
+//! The rules of the house that a compiler does not check (CONTRIBUTING.md).
 //!
 //! Comments do not count, nor does what stands below `#[cfg(test)]` at the end of a file.
 
@@ -52,7 +52,13 @@ impl Source {
 }
 
 fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let sources = sources_in("src");
+    assert!(sources.len() > 20, "the sources were not found");
+    sources
+}
+
+fn sources_in(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut folders: Vec<PathBuf> = vec![root.clone()];
     let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -65,7 +71,6 @@ fn sources() -> Vec<Source> {
             }
         }
     }
-    assert!(sources.len() > 20, "the sources were not found");
     sources
 }
 
@@ -82,8 +87,11 @@ fn nobody_names(words: &[&str], only: &[&str], except: &[&str], why: &str) {
 
 #[test]
 fn every_file_says_what_it_is_for() {
-    for source in sources() {
-        assert!(source.text.starts_with("//! "), "src/{} begins without `//!`", source.path);
+    for folder in ["src", "tests", "benches"] {
+        for source in sources_in(folder) {
+            let path = &source.path;
+            assert!(source.text.starts_with("//! "), "{folder}/{path} begins without `//!`");
+        }
     }
 }
 
@@ -101,16 +109,8 @@ fn http_names_neither_database_nor_network() {
 /// Of libp2p, the values `PeerId` and `Multiaddr` are known where peers are found or shown.
 #[test]
 fn libp2p_stays_in_the_swarm() {
-    let values = [
-        "actors/rendezvous/",
-        "actors/relay_request/",
-        "actors/network",
-        "config.rs",
-        "node.rs",
-        "control",
-        "main.rs",
-        "status",
-    ];
+    let values =
+        ["actors/rendezvous/", "actors/relay_request/", "actors/network", "config.rs", "node.rs"];
     let why = "libp2p is the Swarm's alone";
     let mut except = vec!["actors/swarm/"];
     except.extend(values);
@@ -136,14 +136,35 @@ fn the_protocol_is_pure() {
     nobody_names(&words, &["proto/"], &[], why);
 }
 
+/// Machines, and whatever else says of itself that it is pure.
 #[test]
 fn machines_are_pure() {
     for source in sources() {
-        if source.path.contains("machine") {
-            let hits = source.naming(&["actix", "tokio", "libp2p", "sled", "SystemTime"]);
-            assert!(hits.is_empty(), "a machine is rules alone:\n{}", hits.join("\n"));
+        let about = source.text.lines().take_while(|line| line.starts_with("//!"));
+        let says_so = about
+            .into_iter()
+            .any(|line| ["Pure.", "Pure;", "Pure:"].iter().any(|word| line.contains(word)));
+        let is_machine = source.path.contains("machine");
+        let mut foreign = vec!["actix", "tokio", "sled", "SystemTime", "now_ms", "rand"];
+        if is_machine {
+            foreign.push("libp2p");
+        }
+        if is_machine || says_so {
+            let hits = source.naming(&foreign);
+            assert!(hits.is_empty(), "rules and nothing else:\n{}", hits.join("\n"));
         }
     }
+}
+
+#[test]
+fn the_time_of_day_is_read_in_one_place() {
+    nobody_names(&["SystemTime"], &[], &["actors/clock.rs"], "ask actors/clock.rs for the time");
+}
+
+#[test]
+fn no_address_of_a_room_leaves_the_rooms() {
+    let why = "whoever wants something of a room sends ToRoom to RoomState";
+    nobody_names(&["RoomActor"], &[], &["actors/room/", "actors/room_state/"], why);
 }
 
 #[test]
@@ -182,6 +203,29 @@ fn the_documents_name_files_that_exist() {
             if !path.is_empty() && !path.contains("://") {
                 assert!(folder.join(path).exists(), "{document} links to {target}");
             }
+        }
+    }
+}
+
+/// ARCHITECTURE.md names files by their path, from the root or below `src/actors/`.
+#[test]
+fn the_map_names_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let actors = root.join("src/actors");
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    // The files of a folder are named without it where the folder begins the row.
+    let mut folder = "src";
+    for line in text.lines() {
+        if let Some(row) = line.strip_prefix("| `").and_then(|row| row.split('`').next()) {
+            folder = row;
+        }
+        let places = [root.to_owned(), actors.clone(), root.join(folder), actors.join(folder)];
+        for code in line.split('`').skip(1).step_by(2) {
+            let is_path = code.ends_with(".rs") || (code.ends_with('/') && !code.starts_with('/'));
+            let near = places.iter().any(|at| at.join(code).exists());
+            // What every actor's folder has is no path: `actor.rs`.
+            let common = ["mod.rs", "actor.rs", "messages.rs", "machine.rs", "machine/"];
+            assert!(!is_path || near || common.contains(&code), "ARCHITECTURE.md names {code}");
         }
     }
 }

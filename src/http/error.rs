@@ -208,7 +208,6 @@ impl From<ProtoError> for HttpError {
         let message = error.to_string();
         match error {
             ProtoError::TooLarge { .. } => Self::too_large(message),
-            ProtoError::NotAllowed(_) => Self::forbidden(message),
             ProtoError::Malformed { what: "sync token", .. } => Self::invalid_param(message),
             ProtoError::Malformed { .. } => Self::bad_json(message),
             ProtoError::BadServerName(..) => Self::invalid_param(message),

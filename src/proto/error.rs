@@ -39,33 +39,11 @@ pub enum ProtoError {
     /// Addressed to somebody else.
     #[error("addressed to {0}")]
     Misaddressed(String),
-    /// The auth rules of the room do not allow it.
-    #[error("not allowed: {0}")]
-    NotAllowed(String),
-}
-
-/// What becomes of an event (Server-Server API, "Checks performed on receipt of a PDU").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disposition {
-    /// Not kept at all.
-    Drop,
-    /// Kept, but never part of the state, the timeline or the extremities.
-    Reject,
-    /// Kept and usable as a prev event, but not shown and not an extremity.
-    SoftFail,
 }
 
 impl ProtoError {
     /// Makes the error for a parser's complaint.
     pub fn malformed(what: &'static str, why: impl std::fmt::Display) -> Self {
         Self::Malformed { what, why: why.to_string() }
-    }
-
-    /// What becomes of an event with this fault.
-    pub fn disposition(&self) -> Disposition {
-        match self {
-            Self::NotAllowed(_) => Disposition::Reject,
-            _ => Disposition::Drop,
-        }
     }
 }

@@ -17,4 +17,4 @@ pub mod state_res;
 pub mod stream;
 pub mod topic;
 
-pub use error::{Disposition, ProtoError};
+pub use error::ProtoError;

@@ -172,7 +172,7 @@ impl Pdu {
             .unwrap_or_else(|_| unreachable!("two JSON objects spliced are a JSON object"))
     }
 
-    /// Returns the event redacted by `because`: what is left once a redaction applies.
+    /// Returns what is left of the event once a redaction applies.
     pub fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, ProtoError> {
         let object: CanonicalJsonObject = serde_json::from_str(&self.json)
             .map_err(|error| ProtoError::malformed("PDU", error))?;

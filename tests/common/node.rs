@@ -15,8 +15,11 @@ use tempfile::TempDir;
 
 use super::{Client, PATIENCE, PAUSE, eventually};
 
-/// The binary under test.
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_messagehub");
+/// The program: that of this build, or the one that `MESSAGEHUB_BINARY` names, so that a release
+/// binary can be measured without building the tests in release.
+pub(crate) fn binary() -> std::ffi::OsString {
+    std::env::var_os("MESSAGEHUB_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_messagehub").into())
+}
 
 /// A node: at most one process at a time, over one folder.
 #[derive(Debug)]
@@ -49,7 +52,7 @@ pub(crate) fn free_port() -> u16 {
 
 /// Returns a command that runs the binary with nothing inherited that could configure it.
 pub(crate) fn command(folder: &Path) -> Command {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("MESSAGEHUB") {
             command.env_remove(name);

@@ -15,6 +15,19 @@ use ruma::RoomId;
 
 use super::world::{Node, Set, Start, log, pair, room, until};
 
+/// A pair in one room whose mesh stands.
+async fn talking() -> (Node, Node) {
+    let (ann, bob) = pair().await;
+    ann.join().await;
+    bob.join().await;
+    until("they hear each other", async || {
+        ann.publish(1).await;
+        (bob.heard().await > 0).then_some(())
+    })
+    .await;
+    (ann, bob)
+}
+
 #[actix::test]
 async fn gossip_is_handed_on_only_when_it_was_accepted() {
     log();
@@ -59,14 +72,7 @@ async fn gossip_is_handed_on_only_when_it_was_accepted() {
 
 #[actix::test]
 async fn forged_and_misplaced_gossip_is_not_delivered() {
-    let (ann, bob) = pair().await;
-    ann.join().await;
-    bob.join().await;
-    until("they hear each other", async || {
-        ann.publish(1).await;
-        (bob.heard().await > 0).then_some(())
-    })
-    .await;
+    let (ann, bob) = talking().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = bob.heard().await;
     let topic = topic::of_room(&room());
@@ -114,14 +120,7 @@ async fn a_node_with_a_thousand_rooms_is_heard_in_the_last_one() {
 
 #[actix::test]
 async fn the_largest_events_arrive_and_harm_nothing_after_them() {
-    let (ann, bob) = pair().await;
-    ann.join().await;
-    bob.join().await;
-    until("they hear each other", async || {
-        ann.publish(1).await;
-        (bob.heard().await > 0).then_some(())
-    })
-    .await;
+    let (ann, bob) = talking().await;
     // More than one message can hold.
     ann.publish_in(&room(), 20, 64_000).await;
     ann.publish(7).await;

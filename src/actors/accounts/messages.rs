@@ -217,7 +217,7 @@ pub struct SendToDevice {
 }
 
 /// Queues to-device messages that another server sent (`m.direct_to_device`). Sent by
-/// RelayRequest once the EDU is verified: the sender is of the server that signed it.
+/// Federation once the EDU is verified: the sender is of the server that signed it.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), AccountError>")]
 pub struct ReceiveToDevice {

@@ -18,7 +18,7 @@ pub struct Typing {
     pub timeout_ms: Option<u64>,
 }
 
-/// Somebody's presence. Sent by Accounts for our user, by Room for others.
+/// Somebody's presence. Sent by http for our user, by Room for others.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct Presence {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix::{AsyncContext as _, Context, Handler, ResponseFuture};
 use ruma::{
-    CanonicalJsonValue, OwnedEventId, OwnedServerName, OwnedUserId,
+    CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
@@ -384,18 +384,28 @@ impl Handler<ProfileChanged> for RoomActor {
     }
 }
 
+impl RoomActor {
+    /// Returns what one works with who is joined; our user has to be.
+    fn joined(
+        &mut self,
+        ctx: &mut Context<Self>,
+    ) -> impl Future<Output = Result<(Links, OwnedRoomId, OwnedUserId), RoomError>> + use<> {
+        let joined = self.operate(ctx, |machine| Ok((machine.is_joined(), None)));
+        let (links, room_id) = (self.links.clone(), self.room_id.clone());
+        let user_id = self.signer.user_id().clone();
+        async move {
+            if joined.await? { Ok((links, room_id, user_id)) } else { Err(RoomError::NotFound) }
+        }
+    }
+}
+
 impl Handler<SetTyping> for RoomActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
     fn handle(&mut self, msg: SetTyping, ctx: &mut Context<Self>) -> Self::Result {
-        let joined = self.operate(ctx, |machine| Ok((machine.is_joined(), None)));
-        let links = self.links.clone();
-        let room_id = self.room_id.clone();
-        let user_id = self.signer.user_id().clone();
+        let joined = self.joined(ctx);
         Box::pin(async move {
-            if !joined.await? {
-                return Err(RoomError::NotFound);
-            }
+            let (links, room_id, user_id) = joined.await?;
             let edu = edus::typing(&room_id, &user_id, msg.timeout_ms.is_some())?;
             let typing = Typing { room_id: room_id.clone(), user_id, timeout_ms: msg.timeout_ms };
             links.typing.do_send(typing);
@@ -413,14 +423,9 @@ impl Handler<SetReceipt> for RoomActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
     fn handle(&mut self, msg: SetReceipt, ctx: &mut Context<Self>) -> Self::Result {
-        let joined = self.operate(ctx, |machine| Ok((machine.is_joined(), None)));
-        let links = self.links.clone();
-        let room_id = self.room_id.clone();
-        let user_id = self.signer.user_id().clone();
+        let joined = self.joined(ctx);
         Box::pin(async move {
-            if !joined.await? {
-                return Err(RoomError::NotFound);
-            }
+            let (links, room_id, user_id) = joined.await?;
             let receipt = Receipt {
                 user_id,
                 receipt_type: msg.receipt_type,
@@ -441,7 +446,7 @@ impl Handler<SetReceipt> for RoomActor {
 /// Keeps a receipt, where `/sync` finds it.
 pub(super) async fn store_receipt(
     links: &Links,
-    room_id: ruma::OwnedRoomId,
+    room_id: OwnedRoomId,
     receipt: &Receipt,
 ) -> Result<(), RoomError> {
     let value =

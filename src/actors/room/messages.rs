@@ -154,11 +154,11 @@ pub struct SetReceipt {
 // ---------------------------------------------------------------- from http: reads
 
 /// Asks for the state that our user may see: the current one while joined, the one at the leave
-/// after it. Empty `wanted` means all of it.
+/// after it.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Vec<StoredEvent>, RoomError>")]
 pub struct ReadState {
-    /// Only this place.
+    /// Only this place; none: all of it.
     pub wanted: Option<(String, String)>,
 }
 
@@ -232,7 +232,7 @@ pub struct Context {
     pub redactions: HashMap<OwnedEventId, StoredEvent>,
 }
 
-// ---------------------------------------------------------------- from Gossip and RelayRequest
+// ---------------------------------------------------------------- from Federation
 
 /// A transaction of another server: PDUs and EDUs of this room.
 ///

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     actors::store::Place,
     config::limits,
-    proto::{Disposition, ProtoError, pdu::Received, signer::Signer},
+    proto::{ProtoError, pdu::Received, signer::Signer},
 };
 
 /// Most forward extremities of another server that are looked at.
@@ -252,7 +252,6 @@ impl Worker {
                 // Nobody is to blame for keys that this node has not seen.
                 Err(ProtoError::MissingServerKeys(_)) => return Err(TransactionVerdict::Ignore),
                 Err(error) => {
-                    debug_assert_eq!(error.disposition(), Disposition::Drop);
                     log::debug!(room_id:% = self.room_id, origin:%; "transaction refused: {error}");
                     return Err(TransactionVerdict::Reject);
                 }

@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 
 use super::messages::{
     Advanced, CountRooms, CreateRoom, ForgetRoom, ListRooms, ProfileUpdated, RoomCounts, ServeRoom,
-    ServerOnline, SharesRoom, ToRoom, UseSigner,
+    ServerOnline, ToRoom, UseSigner,
 };
 use crate::{
     actors::{
@@ -465,16 +465,6 @@ impl Handler<ListRooms> for RoomStateActor {
             Some((room_id.clone(), room.membership.clone()?))
         };
         self.rooms.iter().filter_map(known).collect()
-    }
-}
-
-impl Handler<SharesRoom> for RoomStateActor {
-    type Result = bool;
-
-    fn handle(&mut self, msg: SharesRoom, _: &mut Self::Context) -> bool {
-        self.rooms.values().any(|room| {
-            room.membership == Some(MembershipState::Join) && room.servers.contains(&msg.0)
-        })
     }
 }
 

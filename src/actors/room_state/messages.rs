@@ -71,11 +71,6 @@ pub struct CreateRoom {
 #[rtype(result = "Vec<(OwnedRoomId, MembershipState)>")]
 pub struct ListRooms;
 
-/// Asks whether we share a joined room with a server.
-#[derive(Message, Debug)]
-#[rtype(result = "bool")]
-pub struct SharesRoom(pub OwnedServerName);
-
 /// Forgets a room that was left: it shows in no list any more.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]

@@ -225,6 +225,25 @@ pub struct CommitRoom {
     pub directory: Vec<(OwnedUserId, Option<DirectoryEntry>)>,
 }
 
+impl CommitRoom {
+    /// Makes a step that changes nothing yet.
+    pub fn new(room_id: OwnedRoomId, version: RoomVersionId) -> Self {
+        Self {
+            room_id,
+            version,
+            events: Vec::new(),
+            groups: Vec::new(),
+            heads: None,
+            state_changes: Vec::new(),
+            redactions: Vec::new(),
+            membership: None,
+            servers: None,
+            backward_extremities: None,
+            directory: Vec::new(),
+        }
+    }
+}
+
 /// What the user directory knows of somebody from shared rooms.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DirectoryEntry {
@@ -578,8 +597,6 @@ pub enum Row {
     ServerKeys(OwnedServerName),
     /// Rendezvous: where a server was last reached, as JSON.
     Address(OwnedServerName),
-    /// RelayRequest: something to be delivered to a server later, by server and id.
-    Outbox(OwnedServerName, String),
 }
 
 /// Which rows to scan: all of a kind, or those with the first key part given.
@@ -603,8 +620,6 @@ pub enum RowKind {
     ServerKeys,
     /// All addresses.
     Addresses,
-    /// All of the outbox.
-    Outbox,
 }
 
 /// Writes rows in one transaction; `None` deletes. Answered once durable.

@@ -33,7 +33,6 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
         Row::DeviceList(user) => key(family::DEVICE_LIST).text(user.as_str()),
         Row::ServerKeys(server) => key(family::SERVER_KEYS).text(server.as_str()),
         Row::Address(server) => key(family::ADDRESS).text(server.as_str()),
-        Row::Outbox(server, id) => key(family::OUTBOX).text(server.as_str()).text(id),
     }
     .done()
 }
@@ -64,7 +63,6 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
             family::DEVICE_LIST => Row::DeviceList(first.try_into().ok()?),
             family::SERVER_KEYS => Row::ServerKeys(first.try_into().ok()?),
             family::ADDRESS => Row::Address(first.try_into().ok()?),
-            family::OUTBOX => Row::Outbox(first.try_into().ok()?, parts.text()?),
             _ => return None,
         })
     };
@@ -84,7 +82,6 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
         RowKind::Receipts(room) => key(family::RECEIPT).text(room.as_str()),
         RowKind::ServerKeys => key(family::SERVER_KEYS),
         RowKind::Addresses => key(family::ADDRESS),
-        RowKind::Outbox => key(family::OUTBOX),
     }
     .done()
 }
@@ -125,8 +122,7 @@ pub(super) fn write(
             | Row::Filter(_)
             | Row::ToDeviceTxn(..)
             | Row::ServerKeys(_)
-            | Row::Address(_)
-            | Row::Outbox(..) => {}
+            | Row::Address(_) => {}
         }
         match value {
             Some(value) => writes.put(key, value),
@@ -205,7 +201,6 @@ mod tests {
             (Row::DeviceList("@a:b".try_into().unwrap()), None),
             (Row::ServerKeys(server()), Some(RowKind::ServerKeys)),
             (Row::Address(server()), Some(RowKind::Addresses)),
-            (Row::Outbox(server(), text()), Some(RowKind::Outbox)),
         ] {
             assert_eq!(row_of(&key(&row)).unwrap(), row);
             assert!(kind.is_none_or(|kind| key(&row).starts_with(&prefix(&kind))), "{row:?}");

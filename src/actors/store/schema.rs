@@ -83,8 +83,6 @@ pub(super) mod family {
     pub(in super::super) const SERVER_KEYS: u8 = 0x8a;
     /// `server`.
     pub(in super::super) const ADDRESS: u8 = 0x8b;
-    /// `server, id`.
-    pub(in super::super) const OUTBOX: u8 = 0x8c;
 }
 
 /// The reference hash that an event id spells.

@@ -163,7 +163,7 @@ impl RoomReader<'_> {
             let (order, hash) = row?;
             let record = read_known(self.database, self.room, &hash)?;
             let head = record.head()?;
-            let is_shown = self.ask.timeline_filter.allows(&head);
+            let is_shown = self.ask.timeline_filter.allows_head(&head);
             if scanned >= FILTERED || (is_shown && window.events.len() >= self.ask.timeline_limit) {
                 window.limited = true;
                 break;
@@ -234,7 +234,7 @@ impl RoomReader<'_> {
         hash: &Hash,
         record: EventRecord,
     ) -> Result<(), StoreError> {
-        if self.ask.state_filter.allows(&record.head()?) {
+        if self.ask.state_filter.allows_head(&record.head()?) {
             state.push(record.into_stored(hash));
         }
         Ok(())

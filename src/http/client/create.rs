@@ -12,9 +12,12 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{canonical, canonical_of, discovery::DEFAULT_ROOM_VERSION};
+use super::{canonical, canonical_of};
 use crate::{
-    actors::{admission::Permit, room_state::CreateRoom},
+    actors::{
+        admission::Permit,
+        room_state::{CreateRoom, DEFAULT_VERSION},
+    },
     http::{
         error::HttpError,
         gateway::ask,
@@ -60,7 +63,7 @@ struct Initial {
 
 /// Composes the message to RoomState.
 fn compose(request: Request, creator: &UserId, permit: Permit) -> Result<CreateRoom, HttpError> {
-    let version = request.room_version.clone().unwrap_or(DEFAULT_ROOM_VERSION);
+    let version = request.room_version.clone().unwrap_or(DEFAULT_VERSION);
     let rules = rules_of(&version).ok_or_else(|| unsupported(&version))?;
     refuse_what_is_not_here(&request)?;
     let preset = preset_of(&request);

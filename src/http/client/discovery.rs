@@ -17,7 +17,7 @@ use ruma::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    actors::identity::ReadSigner,
+    actors::{identity::ReadSigner, room_state::DEFAULT_VERSION},
     http::{
         error::HttpError,
         gateway::{Gateway, Place, ask},
@@ -25,9 +25,6 @@ use crate::{
     },
     proto::pdu::rules_of,
 };
-
-/// The room version of new rooms, as the spec recommends and the served client supports.
-pub const DEFAULT_ROOM_VERSION: RoomVersionId = RoomVersionId::V12;
 
 /// Which versions of the spec are met. What an endpoint does not do yet it does not pretend: its
 /// path answers `M_UNRECOGNIZED`.
@@ -54,7 +51,7 @@ pub async fn capabilities(_: Authed<get_capabilities::v3::Request>) -> impl Resp
         .map(|version| (version.to_string(), Value::from("stable")))
         .collect();
     Json(json!({"capabilities": {
-        "m.room_versions": {"default": DEFAULT_ROOM_VERSION, "available": available},
+        "m.room_versions": {"default": DEFAULT_VERSION, "available": available},
         "m.change_password": {"enabled": false},
         "m.set_displayname": {"enabled": true},
         "m.set_avatar_url": {"enabled": true},

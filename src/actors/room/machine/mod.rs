@@ -428,19 +428,7 @@ impl Machine {
     /// Begins a change.
     fn change(&self) -> Change {
         Change {
-            commit: CommitRoom {
-                room_id: self.room_id.clone(),
-                version: self.version.clone(),
-                events: Vec::new(),
-                groups: Vec::new(),
-                heads: None,
-                state_changes: Vec::new(),
-                redactions: Vec::new(),
-                membership: None,
-                servers: None,
-                backward_extremities: None,
-                directory: Vec::new(),
-            },
+            commit: CommitRoom::new(self.room_id.clone(), self.version.clone()),
             publish: Vec::new(),
             unparked: Vec::new(),
         }

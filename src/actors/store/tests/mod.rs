@@ -160,19 +160,7 @@ fn new_event(pdu: &Arc<Pdu>, place: Place) -> NewEvent {
 }
 
 fn step(room_id: &OwnedRoomId) -> CommitRoom {
-    CommitRoom {
-        room_id: room_id.clone(),
-        version: RoomVersionId::V11,
-        events: Vec::new(),
-        groups: Vec::new(),
-        heads: None,
-        state_changes: Vec::new(),
-        redactions: Vec::new(),
-        membership: None,
-        servers: None,
-        backward_extremities: None,
-        directory: Vec::new(),
-    }
+    CommitRoom::new(room_id.clone(), RoomVersionId::V11)
 }
 
 fn place_of(pdu: &Arc<Pdu>) -> StateKey {
