@@ -75,6 +75,8 @@ pub mod limits {
     pub const GROUP_CHAIN: u32 = 100;
     /// PDUs of one room that wait for missing events.
     pub const ROOM_PARKED: usize = 2000;
+    /// Bytes of these PDUs.
+    pub const ROOM_PARKED_LEN: usize = 16 * 1024 * 1024;
     /// Events asked for in one `get_missing_events` or `backfill`.
     pub const MISSING_PAGE: usize = 100;
     /// Rounds of fetching for one gap.

@@ -16,8 +16,8 @@ use super::{
     links::{Links, ask},
     machine::{Ingested, Machine},
     messages::{
-        ChangeMembership, CreateInRoom, Forget, Leave, ProfileChanged, RoomError, SendEvent,
-        SetReceipt, SetTyping,
+        ChangeMembership, CreateInRoom, Forget, Leave, MemberChange, ProfileChanged, RoomError,
+        SendEvent, SetReceipt, SetTyping,
     },
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
         gossip::PublishTransaction,
         relay_request::SendFederation,
         room_state::ProfileUpdated,
-        store::{Receipt, Row, WriteRows},
+        store::{Place, Receipt, Row, WriteRows},
     },
     config::limits,
     proto::pdu::{Draft, Pdu, Received},
@@ -51,6 +51,8 @@ impl Handler<SendEvent> for RoomActor {
         }
         let signer = std::sync::Arc::clone(&self.signer);
         let draft = Draft { kind, state_key, content, redacts };
+        // One time for all runs of the operation: it has to compose the same event in each.
+        let now = now_ms();
         let sent = self.operate(ctx, move |machine| {
             if let Some(known) = txn.as_ref().and_then(|txn| machine.txn(txn)) {
                 return Ok((known.clone(), None));
@@ -59,7 +61,7 @@ impl Handler<SendEvent> for RoomActor {
             if let Some(same) = machine.unchanged(&draft) {
                 return Ok((same, None));
             }
-            let (id, change) = machine.send(draft.clone(), txn.clone(), &signer, now_ms())?;
+            let (id, change) = machine.send(draft.clone(), txn.clone(), &signer, now)?;
             Ok((id, Some(Box::new(change))))
         });
         Box::pin(async move {
@@ -121,10 +123,15 @@ impl Handler<ChangeMembership> for RoomActor {
     type Result = ResponseFuture<Result<OwnedEventId, RoomError>>;
 
     fn handle(&mut self, msg: ChangeMembership, ctx: &mut Context<Self>) -> Self::Result {
-        let ChangeMembership { user_id, membership, reason, is_direct, permit } = msg;
+        let ChangeMembership { user_id, change, reason, is_direct, permit } = msg;
         let signer = std::sync::Arc::clone(&self.signer);
         let links = self.links.clone();
         let room = ctx.address();
+        let membership = match change {
+            MemberChange::Invite => MembershipState::Invite,
+            MemberChange::Kick | MemberChange::Unban => MembershipState::Leave,
+            MemberChange::Ban => MembershipState::Ban,
+        };
         let mut content = Machine::member_content(&membership, None, None, reason.as_deref());
         if is_direct {
             content.insert("is_direct".to_owned(), CanonicalJsonValue::Bool(true));
@@ -135,21 +142,15 @@ impl Handler<ChangeMembership> for RoomActor {
             content,
             redacts: None,
         };
-        let invites = membership == MembershipState::Invite;
+        let now = now_ms();
         Box::pin(async move {
             let _permit = permit;
-            if invites {
+            if change == MemberChange::Invite {
                 return invite(&room, &links, user_id, draft, signer).await;
             }
             operate(&room, None, move |machine| {
-                let known = machine.member(&user_id).map(|member| member.membership);
-                let known = known.unwrap_or(MembershipState::Leave);
-                let was = |wanted| known == wanted;
-                // Leaving means nothing for somebody who is not there, and unban is not kick.
-                if membership == MembershipState::Leave && was(MembershipState::Leave) {
-                    return Err(RoomError::Forbidden("the user is not in the room".into()).into());
-                }
-                let (id, change) = machine.send(draft.clone(), None, &signer, now_ms())?;
+                machine.check_change(&user_id, change)?;
+                let (id, change) = machine.send(draft.clone(), None, &signer, now)?;
                 Ok((id, Some(Box::new(change))))
             })
             .await
@@ -173,12 +174,13 @@ async fn invite(
     let server = user_id.server_name().to_owned();
     crate::proto::server_name::digest(&server)?;
     let author = std::sync::Arc::clone(&signer);
+    let now = now_ms();
     let (pdu, state, version, rules, here) = operate(room, None, move |machine| {
         if !machine.is_joined() {
             return Err(RoomError::NotFound.into());
         }
         let joined = machine.has_joined(&server);
-        let pdu = machine.compose(draft.clone(), &author, now_ms())?;
+        let pdu = machine.compose(draft.clone(), &author, now)?;
         let state = machine.invite_state();
         Ok(((pdu, state, machine.version().clone(), machine.rules().clone(), joined), None))
     })
@@ -228,10 +230,11 @@ pub(super) async fn send_checked(
     let received = Received { pdu, spoilt: false, server_keys };
     let published = std::sync::Arc::new(received.pdu.clone());
     let accepted = operate(room, None, move |machine| match machine.ingest(&received, None)? {
-        Ingested::New(change, place) => {
-            Ok((place == crate::actors::store::Place::Live, Some(change)))
+        Ingested::New(change, place) => Ok((place == Place::Live, Some(change))),
+        Ingested::Duplicate => {
+            Ok((machine.place(&received.pdu.event_id) == Some(Place::Live), None))
         }
-        _ => Ok((true, None)),
+        Ingested::Parked | Ingested::Full => Ok((false, None)),
     })
     .await?;
     if !accepted {
@@ -285,6 +288,7 @@ impl Handler<Leave> for RoomActor {
         let room = ctx.address();
         let room_id = self.room_id.clone();
         let user = signer.user_id().clone();
+        let now = now_ms();
         let content =
             own_content(&MembershipState::Leave, &ProfileUpdated::default(), reason.as_deref());
         let draft = Draft {
@@ -301,7 +305,7 @@ impl Handler<Leave> for RoomActor {
                 };
                 match own.membership {
                     MembershipState::Join => {
-                        let (_, change) = machine.send(draft.clone(), None, &author, now_ms())?;
+                        let (_, change) = machine.send(draft.clone(), None, &author, now)?;
                         Ok((None, Some(Box::new(change))))
                     }
                     MembershipState::Invite | MembershipState::Knock => {
@@ -363,11 +367,12 @@ impl Handler<ProfileChanged> for RoomActor {
             content: own_content(&MembershipState::Join, &self.profile, None),
             redacts: None,
         };
+        let now = now_ms();
         let sent = self.operate(ctx, move |machine| {
             if !machine.is_joined() || machine.unchanged(&draft).is_some() {
                 return Ok(((), None));
             }
-            let (_, change) = machine.send(draft.clone(), None, &signer, now_ms())?;
+            let (_, change) = machine.send(draft.clone(), None, &signer, now)?;
             Ok(((), Some(Box::new(change))))
         });
         let room_id = self.room_id.clone();

@@ -100,8 +100,9 @@ impl Handler<Join> for RoomActor {
             match way {
                 Way::Joined => Ok(()),
                 Way::Alone => {
+                    let now = now_ms();
                     operate(&room, None, move |machine| {
-                        let pdu = machine.compose(draft.clone(), &signer, now_ms())?;
+                        let pdu = machine.compose(draft.clone(), &signer, now)?;
                         Ok(((), Some(Box::new(machine.send_composed(pdu, None)?))))
                     })
                     .await
@@ -199,10 +200,11 @@ impl Asker<'_> {
         let (answer, wire) = self.hand_over(server, "send_join", &join).await?;
         let SendJoinAnswer { state, auth_chain } = read(server, answer)?;
         let given = receive_state(self.links, room_id, &rules, server, state, auth_chain).await?;
-        operate(room, Some(version), move |machine| {
+        operate(room, Some(version.clone()), move |machine| {
             if machine.is_joined() {
                 return Ok(((), None));
             }
+            machine.set_version(&version)?;
             let change = machine.joined((*join).clone(), &given)?;
             Ok(((), Some(Box::new(change))))
         })

@@ -74,15 +74,28 @@ pub struct SendEvent {
     pub permit: Permit,
 }
 
-/// Asks the room to change somebody's membership: invite, kick (leave), ban, unban (leave).
+/// What our user does to somebody else's membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberChange {
+    /// Invites him.
+    Invite,
+    /// Shows out who is in the room, or takes back an invite or refuses a knock.
+    Kick,
+    /// Keeps him out.
+    Ban,
+    /// Ends a ban.
+    Unban,
+}
+
+/// Asks the room to change somebody's membership.
 /// An invite of a user on another server is handed to that server first.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<OwnedEventId, RoomError>")]
 pub struct ChangeMembership {
     /// Whose.
     pub user_id: OwnedUserId,
-    /// The new membership.
-    pub membership: MembershipState,
+    /// What becomes of it.
+    pub change: MemberChange,
     /// Shown to people.
     pub reason: Option<String>,
     /// Mark of a direct chat (`is_direct` of an invite).

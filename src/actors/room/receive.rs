@@ -96,14 +96,15 @@ impl RoomActor {
             act.fetching.remove(&event_id);
             if let Err(error) = fetched {
                 log::debug!(room_id:% = act.room_id; "missing events not fetched: {error}");
-            } else if let Some(next) =
-                act.machine.as_ref().and_then(|machine| machine.frontier().into_iter().next())
-                && next != event_id
-            {
-                let from = act.machine.as_ref().and_then(|machine| machine.sender_of_parked(&next));
-                if let Some(from) = from {
-                    act.fetch(next, from, ctx);
-                }
+            }
+            let Some(machine) = act.machine.as_mut() else { return };
+            machine.tried(&event_id);
+            // Those that found no place to be fetched at once. Each is tried once here; then it
+            // waits until somebody's heads show that there is more to be had.
+            let next = machine.next_fetch(true);
+            let from = next.as_ref().and_then(|next| machine.sender_of_parked(next));
+            if let (Some(next), Some(from)) = (next, from) {
+                act.fetch(next, from, ctx);
             }
         }));
     }
@@ -362,12 +363,17 @@ impl Worker {
             })
             .await?;
         for event_id in wanted {
-            let received = self.fetch_event(server, &event_id).await?;
-            self.ingest(received, server).await;
+            match self.fetch_event(server, &event_id).await {
+                Ok(received) => self.ingest(received, server).await,
+                // Another head may be good, but whoever cannot be reached has none.
+                Err(error @ (RoomError::Federation(_) | RoomError::Ask(_))) => return Err(error),
+                Err(error) => {
+                    log::debug!(room_id:% = self.room_id, event_id:%; "head not fetched: {error}");
+                }
+            }
         }
         // What could not be fetched before may be had from this server.
-        let parked =
-            self.operate(|machine| Ok((machine.frontier().into_iter().next(), None))).await?;
+        let parked = self.operate(|machine| Ok((machine.next_fetch(false), None))).await?;
         if let Some(event_id) = parked {
             self.room.do_send(Fetch { event_id, from: server.clone() });
         }
@@ -383,14 +389,14 @@ impl Worker {
     ) -> Result<(), RoomError> {
         for _ in 0..limits::MISSING_ROUNDS {
             let id = event_id.clone();
-            let (waits, earliest, latest) = self
+            let (earliest, latest) = self
                 .operate(move |machine| {
                     let earliest: Vec<_> =
                         machine.extremities().iter().map(|head| head.event_id.clone()).collect();
-                    Ok(((machine.is_parked(&id), earliest, machine.frontier()), None))
+                    Ok(((earliest, machine.frontier_of(&id)), None))
                 })
                 .await?;
-            if !waits || latest.is_empty() {
+            if latest.is_empty() {
                 return Ok(());
             }
             let latest: Vec<_> = latest.into_iter().take(HEADS_MAX).collect();
@@ -409,8 +415,9 @@ impl Worker {
                 break;
             }
         }
-        let oldest =
-            self.operate(|machine| Ok((machine.frontier().into_iter().next(), None))).await?;
+        let oldest = self
+            .operate(move |machine| Ok((machine.frontier_of(&event_id).into_iter().next(), None)))
+            .await?;
         match oldest {
             Some(oldest) => self.fetch_state(oldest, &from).await,
             None => Ok(()),

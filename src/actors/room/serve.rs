@@ -208,7 +208,8 @@ impl Worker {
         let place = self
             .operate(move |machine| match machine.ingest(&received, None)? {
                 Ingested::New(change, place) => Ok((Some(place), Some(change))),
-                Ingested::Duplicate => Ok((Some(Place::Live), None)),
+                // What was refused once is refused again.
+                Ingested::Duplicate => Ok((machine.place(&received.pdu.event_id), None)),
                 Ingested::Parked | Ingested::Full => Ok((None, None)),
             })
             .await?;
@@ -233,6 +234,11 @@ impl Worker {
         let event = Arc::new(received.pdu.clone());
         let (state, chain) = self.state_before_pdu(Arc::clone(&event)).await?;
         self.take_membership(received).await?;
+        // An old join event comes again after a ban as well.
+        let server = origin.clone();
+        if !self.operate(move |machine| Ok((machine.has_joined(&server), None))).await? {
+            return Err(RoomError::Forbidden("the user is not in the room any more".into()));
+        }
         let wire = self.links.wire(&[event], &self.signer).await;
         Ok(json!({
             "origin": self.signer.server_name(),
@@ -279,7 +285,8 @@ impl Worker {
             stripped_state: shown,
             via: vec![origin.clone()],
         };
-        operate(&self.room, Some(version), move |machine| {
+        operate(&self.room, Some(version.clone()), move |machine| {
+            machine.set_version(&version)?;
             if machine.is_joined() {
                 return Err(RoomError::Forbidden("the user is in the room already".into()).into());
             }

@@ -38,8 +38,8 @@ use crate::{
         identity::FindServerKeys,
         relay_request::{KeysSeen, SendFederation},
         room::{
-            ChangeMembership, CreateInRoom, Links, MemberOnline, ProfileChanged, RoomActor,
-            RoomError, RoomQuery, StoreLink,
+            ChangeMembership, CreateInRoom, Links, MemberChange, MemberOnline, ProfileChanged,
+            RoomActor, RoomError, RoomQuery, StoreLink,
         },
         store,
     },
@@ -354,7 +354,7 @@ impl Handler<CreateRoom> for RoomStateActor {
             for user_id in invite {
                 let change = ChangeMembership {
                     user_id: user_id.clone(),
-                    membership: MembershipState::Invite,
+                    change: MemberChange::Invite,
                     reason: None,
                     is_direct,
                     permit: invites.admit()?,

@@ -88,7 +88,13 @@ fn find_or_number(
     step: &CommitRoom,
 ) -> Result<(u32, RoomInfo), StoreError> {
     if let Some(room) = room_number(writes, &step.room_id)? {
-        return Ok((room, RoomInfo::read(writes, room)?));
+        let mut info = RoomInfo::read(writes, room)?;
+        // Before we are in the room, its version is what an invite claimed.
+        if info.version != step.version {
+            info.version = step.version.clone();
+            writes.put(RoomInfo::key(room), to_json(&info)?);
+        }
+        return Ok((room, info));
     }
     counters.room = counters.room.saturating_add(1);
     let room = counters.room;

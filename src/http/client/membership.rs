@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     actors::{
         admission::Permit,
-        room::{ChangeMembership, Join, Leave},
+        room::{ChangeMembership, Join, Leave, MemberChange},
         room_state::{ForgetRoom, ListRooms},
     },
     http::{
@@ -67,15 +67,15 @@ pub async fn join_by_id_or_alias(
     join(&gateway, room_id, body.via, body.reason, permit).await
 }
 
-async fn change(
+async fn alter(
     gateway: &Gateway,
     room_id: OwnedRoomId,
     user_id: OwnedUserId,
-    membership: MembershipState,
+    change: MemberChange,
     reason: Option<String>,
     permit: Permit,
 ) -> Result<Json<Empty>, HttpError> {
-    let message = ChangeMembership { user_id, membership, reason, is_direct: false, permit };
+    let message = ChangeMembership { user_id, change, reason, is_direct: false, permit };
     let _: OwnedEventId = ask_room(&gateway.rooms.change_membership, room_id, message).await?;
     Ok(Json(Empty {}))
 }
@@ -88,29 +88,26 @@ pub async fn invite(
     let invite_user::v3::InvitationRecipient::UserId(invite) = body.recipient else {
         return Err(HttpError::forbidden("people are invited by user id only"));
     };
-    let membership = MembershipState::Invite;
-    change(&gateway, body.room_id, invite.user_id, membership, invite.reason, permit).await
+    let change = MemberChange::Invite;
+    alter(&gateway, body.room_id, invite.user_id, change, invite.reason, permit).await
 }
 
 /// Shows somebody out.
 pub async fn kick(request: Authed<kick_user::v3::Request>) -> Result<impl Responder, HttpError> {
     let Authed { body, gateway, permit, .. } = request;
-    let membership = MembershipState::Leave;
-    change(&gateway, body.room_id, body.user_id, membership, body.reason, permit).await
+    alter(&gateway, body.room_id, body.user_id, MemberChange::Kick, body.reason, permit).await
 }
 
 /// Keeps somebody out.
 pub async fn ban(request: Authed<ban_user::v3::Request>) -> Result<impl Responder, HttpError> {
     let Authed { body, gateway, permit, .. } = request;
-    let membership = MembershipState::Ban;
-    change(&gateway, body.room_id, body.user_id, membership, body.reason, permit).await
+    alter(&gateway, body.room_id, body.user_id, MemberChange::Ban, body.reason, permit).await
 }
 
 /// Ends a ban.
 pub async fn unban(request: Authed<unban_user::v3::Request>) -> Result<impl Responder, HttpError> {
     let Authed { body, gateway, permit, .. } = request;
-    let membership = MembershipState::Leave;
-    change(&gateway, body.room_id, body.user_id, membership, body.reason, permit).await
+    alter(&gateway, body.room_id, body.user_id, MemberChange::Unban, body.reason, permit).await
 }
 
 /// Leaves a room, or refuses an invite.

@@ -1,10 +1,13 @@
 //! The checks on receipt of a PDU that need the room (Server-Server API, "Checks performed on
 //! receipt of a PDU", 4 to 6), in their order.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use ruma::{
-    EventId, OwnedEventId, OwnedServerName,
+    EventId, OwnedEventId,
     events::TimelineEventType,
     state_res::{
         auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules,
@@ -12,24 +15,16 @@ use ruma::{
 };
 
 use super::{
-    Change, Known, Machine, Stop,
+    Change, Machine, Stop,
     state::{Before, View},
 };
 use crate::{
     actors::{
         room::messages::RoomError,
-        store::{NewEvent, NewGroup, Place},
+        store::{ClientTxn, Extremity, NewEvent, NewGroup, Place},
     },
-    config::limits,
     proto::pdu::{Pdu, Received, StateKey},
 };
-
-/// An event that waits for others.
-#[derive(Debug)]
-pub(super) struct Parked {
-    received: Received,
-    missing: Vec<OwnedEventId>,
-}
 
 /// What became of an event.
 #[derive(Debug)]
@@ -38,20 +33,25 @@ pub(crate) enum Ingested {
     New(Box<Change>, Place),
     /// It was here before.
     Duplicate,
-    /// It waits for events that are not here: [`Machine::frontier`].
+    /// It waits for events that are not here: [`Machine::next_fetch`].
     Parked,
     /// Too many events wait; it comes again with the next head exchange.
     Full,
 }
 
+/// Rejected and soft-failed events that are walked through for what they follow.
+const UNSEEN_WALK: usize = 100;
+
 /// All that is known of an event once it was checked, before anything is changed.
-struct Plan {
-    place: Place,
+pub(super) struct Plan {
+    pub(super) place: Place,
     before: Before,
     front: Option<super::state::Front>,
     state_group: u64,
     new_groups: Vec<NewGroup>,
     next_group: u64,
+    /// What it follows and is not here, where its state was fetched.
+    gaps: Vec<OwnedEventId>,
 }
 
 /// Fills a place of the state before an event that has no state of its own here: a state that
@@ -73,18 +73,16 @@ impl Machine {
             return Err(RoomError::NotFound.into());
         }
         self.require(std::slice::from_ref(&pdu.event_id))?;
-        if let Some(known) = self.known(&pdu.event_id).cloned() {
+        self.require_target(pdu)?;
+        if let Some(known) = self.known(&pdu.event_id).cloned()
+            && known.place != Place::Outlier
+        {
             if known.spoilt && !received.spoilt {
                 return Ok(self.mend(received, &known));
             }
-            if known.place != Place::Outlier {
-                return Ok(Ingested::Duplicate);
-            }
+            return Ok(Ingested::Duplicate);
         }
-        if let Some(Known::RedactedBy(because)) = self.known.get(&pdu.event_id) {
-            self.require(std::slice::from_ref(&because.clone()))?;
-        }
-        self.require_target(pdu)?;
+        self.require_redactions(std::slice::from_ref(&pdu.event_id))?;
         let mut missing = self.missing_of(&pdu.auth_events)?;
         if fetched.is_none() {
             let without_state: Vec<_> = {
@@ -95,10 +93,10 @@ impl Machine {
             };
             missing.extend(without_state);
         }
-        // An outlier is from before our time here: its place is in backfilled history. The create
-        // event, which nothing precedes, is one too.
-        let outlier = self.known(&pdu.event_id).is_some();
-        if outlier && fetched.is_none() && (!missing.is_empty() || pdu.prev_events.is_empty()) {
+        // An outlier is from before our time here, and so is what others followed already: their
+        // place is in backfilled history. The create event, which nothing precedes, is one too.
+        let older = self.known(&pdu.event_id).is_some() || self.backward.contains(&pdu.event_id);
+        if older && fetched.is_none() && (!missing.is_empty() || pdu.prev_events.is_empty()) {
             return Ok(Ingested::Duplicate);
         }
         if !missing.is_empty() {
@@ -114,57 +112,14 @@ impl Machine {
         Ok(ids.iter().filter(|id| self.known(id).is_none()).cloned().collect())
     }
 
-    fn park(&mut self, received: &Received, missing: Vec<OwnedEventId>) -> Ingested {
-        if self.parked.len() >= limits::ROOM_PARKED {
-            return Ingested::Full;
-        }
-        let parked = Parked { received: received.clone(), missing };
-        self.parked.insert(received.pdu.event_id.clone(), parked);
-        Ingested::Parked
-    }
-
-    /// Takes a parked event out, to be ingested again.
-    pub(crate) fn unpark(&mut self, event_id: &EventId) -> Option<Received> {
-        self.parked.remove(event_id).map(|parked| parked.received)
-    }
-
-    /// Returns a parked event.
-    pub(crate) fn parked_event(&self, event_id: &EventId) -> Option<Received> {
-        self.parked.get(event_id).map(|parked| parked.received.clone())
-    }
-
-    /// Returns the PDU of a parked event.
-    pub(crate) fn parked_pdu(&self, event_id: &EventId) -> Option<Pdu> {
-        self.parked.get(event_id).map(|parked| parked.received.pdu.clone())
-    }
-
-    /// Returns the server that sent a parked event.
-    pub(crate) fn sender_of_parked(&self, event_id: &EventId) -> Option<OwnedServerName> {
-        let parked = self.parked.get(event_id)?;
-        Some(parked.received.pdu.sender.server_name().to_owned())
-    }
-
-    /// Returns the parked events that wait for something that is not parked itself, oldest first.
-    pub(crate) fn frontier(&self) -> Vec<OwnedEventId> {
-        let outside = |parked: &&Parked| {
-            parked.missing.iter().any(|missing| !self.parked.contains_key(missing))
-        };
-        let mut frontier: Vec<_> =
-            self.parked.values().filter(outside).map(|parked| &parked.received.pdu).collect();
-        frontier.sort_by_key(|pdu| pdu.depth);
-        frontier.into_iter().map(|pdu| pdu.event_id.clone()).collect()
-    }
-
     /// Returns the state before an event by id.
     pub(crate) fn ids_before(&mut self, pdu: &Pdu) -> Result<Arc<super::StateIds>, Stop> {
         self.pending = None;
         self.require(&pdu.prev_events)?;
-        let groups: Vec<u64> = pdu
-            .prev_events
-            .iter()
-            .filter_map(|id| self.known(id).and_then(|known| known.group))
-            .collect();
-        let before = self.merge(&groups, self.next_group)?;
+        // The states before some of them are not the state before the event.
+        let groups: Option<Vec<u64>> =
+            pdu.prev_events.iter().map(|id| self.known(id).and_then(|known| known.group)).collect();
+        let before = self.merge(&groups.ok_or(RoomError::EventNotFound)?, self.next_group)?;
         Ok(match before.view {
             View::Current => Arc::new(self.current_ids()),
             View::Ids(ids) => ids,
@@ -192,12 +147,17 @@ impl Machine {
         {
             *current = Arc::clone(&new.pdu);
         }
+        let pdu = Arc::clone(&new.pdu);
         change.commit.events.push(new);
+        // A spoilt redaction may have lost the name of its target.
+        if known.place == Place::Live && pdu.kind == TimelineEventType::RoomRedaction {
+            self.redact(&mut change, &pdu);
+        }
         Ingested::New(Box::new(change), known.place)
     }
 
     /// Checks the auth rules and works out what the event does to the room. Changes nothing.
-    fn plan(&mut self, pdu: &Pdu, fetched: Option<FetchedState>) -> Result<Plan, Stop> {
+    pub(super) fn plan(&mut self, pdu: &Pdu, fetched: Option<FetchedState>) -> Result<Plan, Stop> {
         let mut next_group = self.next_group;
         let mut new_groups = Vec::new();
         self.pending = None;
@@ -217,8 +177,16 @@ impl Machine {
         if let Err(error) = self.check_auth(pdu, &before.view)? {
             log::debug!(room_id:% = self.room_id, event_id:% = pdu.event_id; "event rejected: {error}");
             let state_group = before.group;
-            let place = Place::Rejected;
-            return Ok(Plan { place, before, front: None, state_group, new_groups, next_group });
+            let (place, gaps) = (Place::Rejected, Vec::new());
+            return Ok(Plan {
+                place,
+                before,
+                front: None,
+                state_group,
+                new_groups,
+                next_group,
+                gaps,
+            });
         }
         let after = match pdu.state_place() {
             None => Before { new: None, ..before.clone() },
@@ -241,26 +209,78 @@ impl Machine {
         if let Err(error) = self.check_current(pdu)? {
             log::debug!(room_id:% = self.room_id, event_id:% = pdu.event_id; "event soft-failed: {error}");
             let (place, state_group) = (Place::SoftFailed, after.group);
-            return Ok(Plan { place, before, front: None, state_group, new_groups, next_group });
+            let gaps = Vec::new();
+            return Ok(Plan {
+                place,
+                before,
+                front: None,
+                state_group,
+                new_groups,
+                next_group,
+                gaps,
+            });
         }
-        let extremities = self.extremities_with(pdu, after.group);
-        if extremities.len() > 1 {
-            self.set_pending(pdu, &after);
-        }
-        let front = self.front(extremities, &after, next_group)?;
-        self.require_diff(&front.diff, pdu)?;
-        if let Some(new) = &front.new {
-            next_group = new.id + 1;
-            new_groups.push(new.clone());
-        }
+        let extremities = self.heads_after(pdu, after.group)?;
+        let front = if extremities == self.extremities {
+            None
+        } else {
+            if extremities.len() > 1 {
+                self.set_pending(pdu, &after);
+            }
+            let front = self.front(extremities, &after, next_group)?;
+            self.require_diff(&front.diff, pdu)?;
+            if let Some(new) = &front.new {
+                next_group = new.id + 1;
+                new_groups.push(new.clone());
+            }
+            Some(front)
+        };
+        let gaps = if fetched.is_some() { self.gaps_before(pdu) } else { Vec::new() };
         Ok(Plan {
             place: Place::Live,
             before,
             state_group: after.group,
-            front: Some(front),
+            front,
             new_groups,
             next_group,
+            gaps,
         })
+    }
+
+    /// Returns the forward extremities once an event is in: less what it follows, and less what
+    /// rejected and soft-failed events between follow; without itself where others followed it
+    /// before it came.
+    fn heads_after(&self, pdu: &Pdu, state_group: u64) -> Result<Vec<Extremity>, Stop> {
+        let mut followed: HashSet<OwnedEventId> = HashSet::new();
+        let mut level: Vec<OwnedEventId> = pdu.prev_events.clone();
+        while !level.is_empty() && followed.len() < UNSEEN_WALK {
+            level.retain(|id| followed.insert(id.clone()));
+            self.require(&level)?;
+            level = level
+                .iter()
+                .filter_map(|id| self.known(id))
+                .filter(|known| matches!(known.place, Place::SoftFailed | Place::Rejected))
+                .flat_map(|known| known.pdu.prev_events.iter().cloned())
+                .collect();
+        }
+        let mut heads: Vec<Extremity> = self
+            .extremities
+            .iter()
+            .filter(|head| !followed.contains(&head.event_id))
+            .cloned()
+            .collect();
+        if heads.is_empty() || !self.backward.contains(&pdu.event_id) {
+            let (event_id, depth) = (pdu.event_id.clone(), pdu.depth);
+            heads.push(Extremity { event_id, depth, state_group });
+        }
+        Ok(heads)
+    }
+
+    /// Returns the prev events of an event that are not here, or here as outliers only.
+    pub(super) fn gaps_before(&self, pdu: &Pdu) -> Vec<OwnedEventId> {
+        let missing =
+            |id: &&OwnedEventId| self.known(id).is_none_or(|known| known.place == Place::Outlier);
+        pdu.prev_events.iter().filter(missing).cloned().collect()
     }
 
     /// Checks the auth rules against the event's own auth events, and the state before it.
@@ -323,20 +343,31 @@ impl Machine {
 
     /// Carries a plan out: from here on nothing can fail.
     fn commit_plan(&mut self, received: &Received, plan: Plan) -> Ingested {
+        let full = self.known(&received.pdu.event_id).filter(|known| !known.spoilt);
+        // An outlier may be redacted already: it stays what it is.
+        let spoilt = received.spoilt && full.is_none();
+        let pdu = full.map_or_else(|| received.pdu.clone(), |known| (*known.pdu).clone());
+        let place = plan.place;
+        Ingested::New(Box::new(self.commit_planned(pdu, spoilt, None, plan)), place)
+    }
+
+    pub(super) fn commit_planned(
+        &mut self,
+        mut pdu: Pdu,
+        spoilt: bool,
+        txn: Option<ClientTxn>,
+        plan: Plan,
+    ) -> Change {
         let mut change = self.change();
-        let mut pdu = received.pdu.clone();
         pdu.rejected = plan.place == Place::Rejected;
         let pdu = Arc::new(pdu);
-        let redacted_by = match self.known.get(&pdu.event_id) {
-            Some(Known::RedactedBy(because)) => Some(because.clone()),
-            _ => None,
-        };
+        let redacted_by = self.redacted_by(&pdu.event_id);
         let new = NewEvent {
             pdu: Arc::clone(&pdu),
             place: plan.place,
             state_group: Some(plan.state_group),
-            spoilt: received.spoilt,
-            txn: None,
+            spoilt,
+            txn,
             notify: (plan.place == Place::Live).then(|| self.notify(&pdu)).flatten(),
         };
         self.append(&mut change, new, plan.new_groups, plan.next_group, plan.front);
@@ -344,14 +375,15 @@ impl Machine {
         if let Some(because) = redacted_by {
             self.redact_late(&mut change, &pdu, because);
         }
-        let waiting: Vec<OwnedEventId> = self
-            .parked
-            .iter()
-            .filter(|(_, parked)| parked.missing.contains(&pdu.event_id))
-            .map(|(id, _)| id.clone())
-            .collect();
-        change.unparked = waiting;
-        Ingested::New(Box::new(change), plan.place)
+        let gaps_before = self.backward.len();
+        let filled = self.backward.remove(&pdu.event_id);
+        self.backward.extend(plan.gaps);
+        if filled || self.backward.len() != gaps_before {
+            change.commit.backward_extremities = Some(self.backward.iter().cloned().collect());
+        }
+        self.parked.remove(&pdu.event_id);
+        self.note_unparked(&mut change);
+        change
     }
 
     /// Adds one event to a change and to the room.
@@ -365,9 +397,9 @@ impl Machine {
     ) {
         self.next_group = next_group;
         self.remember(&new);
-        let pdu = Arc::clone(&new.pdu);
+        let (pdu, place) = (Arc::clone(&new.pdu), new.place);
         if let Some(txn) = &new.txn {
-            self.txns.insert(txn.clone(), pdu.event_id.clone());
+            self.remember_txn(txn.clone(), pdu.event_id.clone());
         }
         if !new_groups.is_empty() {
             change.commit.groups.extend(new_groups);
@@ -379,9 +411,9 @@ impl Machine {
             self.current_group = front.group;
             self.apply_diff(change, front.diff);
             self.note_heads(change);
-            if pdu.kind == TimelineEventType::RoomRedaction {
-                self.redact(change, &pdu);
-            }
+        }
+        if place == Place::Live && pdu.kind == TimelineEventType::RoomRedaction {
+            self.redact(change, &pdu);
         }
     }
 

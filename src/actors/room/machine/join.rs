@@ -15,7 +15,7 @@ use ruma::{
 };
 
 use super::{
-    Change, Known, Machine, Stop,
+    Change, Machine, Stop,
     ingest::FetchedState,
     state::{StateIds, View},
 };
@@ -54,14 +54,28 @@ impl Machine {
             .map(|received| (received.pdu.event_id.clone(), received))
             .collect();
         let mut events: HashMap<OwnedEventId, (Arc<Pdu>, bool)> = HashMap::new();
-        let mut rejected = Vec::new();
+        let mut rejected: Vec<(Arc<Pdu>, bool)> = Vec::new();
+        let mut refused: HashSet<OwnedEventId> = HashSet::new();
         let create = self.find_create(&all)?;
         for id in parents_first(&all) {
             let Some(received) = all.get(&id) else { continue };
+            // What was rejected here for the state before it stays so, whoever has it in a state.
+            if self.known(&id).is_some_and(|known| known.place == Place::Rejected) {
+                continue;
+            }
             let mut pdu = received.pdu.clone();
+            // An answer with holes condemns no event: what cannot be checked is left out.
+            let here = |id: &OwnedEventId| {
+                create.event_id == *id || events.contains_key(id) || self.known(id).is_some()
+            };
+            if !pdu.auth_events.iter().all(|id| here(id) || refused.contains(id)) {
+                log::debug!(event_id:% = id; "event of a given state lacks its auth events");
+                continue;
+            }
             if let Err(error) = self.check_outlier(&pdu, &events, &create) {
                 log::debug!(event_id:% = id; "event of a given state rejected: {error}");
                 pdu.rejected = true;
+                refused.insert(id);
                 rejected.push((Arc::new(pdu), received.spoilt));
                 continue;
             }
@@ -159,8 +173,12 @@ impl Machine {
                 txn: None,
                 notify: None,
             };
+            let redacted_by = self.redacted_by(&pdu.event_id);
             self.remember(&new);
             change.commit.events.push(new);
+            if let Some(because) = redacted_by {
+                self.redact_late(change, pdu, because);
+            }
         }
         let mut changes: Vec<_> =
             accepted.state.iter().map(|(place, id)| (place.clone(), Some(id.clone()))).collect();
@@ -170,15 +188,19 @@ impl Machine {
         group
     }
 
-    /// Makes sure it is known which of the given events are here already.
+    /// Makes sure it is known which of the given events, and of their auth events, are here already.
     fn require_given(&self, given: &GivenState) -> Result<(), Stop> {
         let ids: Vec<_> = given
             .auth_chain
             .iter()
             .chain(&given.state)
-            .map(|received| received.pdu.event_id.clone())
+            .flat_map(|received| {
+                std::iter::once(&received.pdu.event_id).chain(&received.pdu.auth_events)
+            })
+            .cloned()
             .collect();
-        self.require(&ids)
+        self.require(&ids)?;
+        self.require_redactions(&ids)
     }
 
     /// Joins the room with the state of a send_join answer: it becomes the state before our join
@@ -186,6 +208,7 @@ impl Machine {
     pub(crate) fn joined(&mut self, join: Pdu, given: &GivenState) -> Result<Change, Stop> {
         self.require_given(given)?;
         self.require(std::slice::from_ref(&join.event_id))?;
+        self.require(&join.prev_events)?;
         let accepted = self.accept_state(given)?;
         let place = join
             .state_place()
@@ -228,15 +251,14 @@ impl Machine {
         self.current_group = group;
         self.apply_diff(&mut change, diff);
         self.note_heads(&mut change);
-        let unknown = |id: &&OwnedEventId| self.known(id).is_none_or(|known| known.group.is_none());
-        let gaps: Vec<_> = join.prev_events.iter().filter(unknown).cloned().collect();
-        self.backward.extend(gaps);
+        self.backward.extend(self.gaps_before(&join));
         change.commit.backward_extremities = Some(self.backward.iter().cloned().collect());
+        self.note_unparked(&mut change);
         Ok(change)
     }
 
     /// Takes the state before an event from another server, where its prev events cannot be had.
-    /// The event can be ingested with what is returned; its prev events become a gap.
+    /// The event can be ingested with what is returned; its prev events then become a gap.
     pub(crate) fn take_state(
         &mut self,
         event: &Pdu,
@@ -248,16 +270,18 @@ impl Machine {
         let mut change = self.change();
         let group = self.store_state(&mut change, &accepted);
         self.note_heads(&mut change);
-        let unknown = |id: &&OwnedEventId| self.known(id).is_none_or(|known| known.group.is_none());
-        let gaps: Vec<_> = event.prev_events.iter().filter(unknown).cloned().collect();
-        self.backward.extend(gaps);
-        change.commit.backward_extremities = Some(self.backward.iter().cloned().collect());
+        self.note_unparked(&mut change);
+        change.unparked.retain(|id| *id != event.event_id);
         Ok((FetchedState(group), change))
     }
 
     /// Adds history that was fetched backwards: newest first. Events are checked by their own auth
     /// events; they change neither state nor extremities.
+    ///
+    /// Only what comes before a gap is history. Anything else may be new, and would never count
+    /// if it were taken for old.
     pub(crate) fn backfilled(&mut self, events: &[Received]) -> Result<Change, Stop> {
+        let events: Vec<&Received> = self.behind_gaps(events);
         let ids: Vec<_> = events
             .iter()
             .flat_map(|received| {
@@ -267,6 +291,7 @@ impl Machine {
             .cloned()
             .collect();
         self.require(&ids)?;
+        self.require_redactions(&ids)?;
         let create = self.create_event().ok_or(RoomError::NotFound)?;
         let mut batch: HashMap<OwnedEventId, (Arc<Pdu>, bool)> = events
             .iter()
@@ -275,7 +300,7 @@ impl Machine {
             })
             .collect();
         let all: HashMap<OwnedEventId, &Received> =
-            events.iter().map(|received| (received.pdu.event_id.clone(), received)).collect();
+            events.iter().map(|received| (received.pdu.event_id.clone(), *received)).collect();
         for id in parents_first(&all) {
             let refused = batch
                 .get(&id)
@@ -285,7 +310,7 @@ impl Machine {
             }
         }
         let mut change = self.change();
-        let mut order: Vec<&Received> = events.iter().collect();
+        let mut order = events.clone();
         order.sort_by_key(|received| std::cmp::Reverse(received.pdu.depth));
         for received in order {
             let pdu = &received.pdu;
@@ -293,11 +318,12 @@ impl Machine {
             if self.known(&pdu.event_id).is_some_and(|known| known.place != Place::Outlier) {
                 continue;
             }
-            let Some((pdu, spoilt)) = batch.get(&pdu.event_id).cloned() else { continue };
-            let redacted_by = match self.known.get(&pdu.event_id) {
-                Some(Known::RedactedBy(because)) => Some(because.clone()),
-                _ => None,
-            };
+            let Some((mut pdu, mut spoilt)) = batch.get(&pdu.event_id).cloned() else { continue };
+            // An outlier may be redacted already: it stays what it is.
+            if let Some(known) = self.known(&pdu.event_id).filter(|known| !known.spoilt) {
+                (pdu, spoilt) = (Arc::clone(&known.pdu), false);
+            }
+            let redacted_by = self.redacted_by(&pdu.event_id);
             let new = NewEvent {
                 pdu: Arc::clone(&pdu),
                 place: Place::Backfilled,
@@ -321,6 +347,35 @@ impl Machine {
         }
         change.commit.backward_extremities = Some(self.backward.iter().cloned().collect());
         Ok(change)
+    }
+
+    /// Returns the events that a gap leads to, itself or through others of them.
+    fn behind_gaps<'a>(&self, events: &'a [Received]) -> Vec<&'a Received> {
+        let mut all: HashMap<&OwnedEventId, &'a Received> =
+            events.iter().map(|received| (&received.pdu.event_id, received)).collect();
+        let mut behind = Vec::with_capacity(all.len());
+        let mut todo: Vec<&OwnedEventId> = self.backward.iter().collect();
+        while let Some(id) = todo.pop() {
+            if let Some(received) = all.remove(id) {
+                todo.extend(&received.pdu.prev_events);
+                behind.push(received);
+            }
+        }
+        behind
+    }
+
+    /// Takes the version that a room turns out to have. Before we are in it, it is only what the
+    /// first invite claimed, which anybody can send.
+    pub(crate) fn set_version(&mut self, version: &RoomVersionId) -> Result<(), RoomError> {
+        if *version != self.version {
+            if self.has_state() {
+                return Err(RoomError::BadRequest("the room has another version".to_owned()));
+            }
+            self.rules = crate::proto::pdu::rules_of(version)
+                .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
+            self.version = version.clone();
+        }
+        Ok(())
     }
 
     /// Notes an invite of our user, or the end of one, in a room that we are not in.

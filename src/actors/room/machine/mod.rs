@@ -11,6 +11,7 @@
 mod ingest;
 mod join;
 mod notify;
+mod parked;
 mod redact;
 mod send;
 mod state;
@@ -19,7 +20,7 @@ mod state;
 pub(crate) mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -50,6 +51,8 @@ use crate::{
 
 /// Events that stay in memory beside the current state.
 const CACHED_EVENTS: usize = 4096;
+/// Bytes of these events: the largest are 64 KiB each.
+const CACHED_LEN: usize = 16 * 1024 * 1024;
 /// State groups that stay in memory beside the current one.
 const CACHED_GROUPS: usize = 32;
 /// Client transactions that are remembered.
@@ -117,10 +120,19 @@ pub(crate) struct KnownEvent {
 #[derive(Debug, Deserialize)]
 pub(crate) struct MemberContent {
     pub membership: MembershipState,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     pub displayname: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     pub avatar_url: Option<String>,
+}
+
+/// Reads a text, or nothing where something else stands: the auth rules look at the membership
+/// alone, and whoever joins with an odd name has joined.
+fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::String(text) => Some(text),
+        _ => None,
+    })
 }
 
 /// The room.
@@ -141,14 +153,18 @@ pub(crate) struct Machine {
     membership: Option<OwnMembership>,
     backward: BTreeSet<OwnedEventId>,
     txns: HashMap<ClientTxn, OwnedEventId>,
+    /// The same, oldest first.
+    txn_order: VecDeque<ClientTxn>,
     rules_of_push: Ruleset,
     known: HashMap<OwnedEventId, Known>,
+    /// Bytes of all that came into `known` since it was last emptied.
+    known_len: usize,
     groups: HashMap<u64, Arc<StateIds>>,
     resolved: HashMap<Vec<u64>, Arc<StateIds>>,
     /// The event in work and the state after it, while the Store has neither.
     pending: Option<state::Pending>,
     /// Events whose prev or auth events are not here, by id.
-    parked: HashMap<OwnedEventId, ingest::Parked>,
+    parked: HashMap<OwnedEventId, parked::Parked>,
 }
 
 impl Machine {
@@ -174,7 +190,9 @@ impl Machine {
             membership: None,
             backward: BTreeSet::new(),
             txns: HashMap::new(),
+            txn_order: VecDeque::new(),
             known: HashMap::new(),
+            known_len: 0,
             groups: HashMap::new(),
             resolved: HashMap::new(),
             pending: None,
@@ -203,7 +221,9 @@ impl Machine {
         }
         machine.membership = loaded.membership;
         machine.backward = loaded.backward_extremities.into_iter().collect();
-        machine.txns = loaded.txns.into_iter().collect();
+        for (txn, event_id) in loaded.txns {
+            machine.remember_txn(txn, event_id);
+        }
         Ok(machine)
     }
 
@@ -280,7 +300,8 @@ impl Machine {
     /// Returns the event of the current state that says just what a draft says.
     pub(crate) fn unchanged(&self, draft: &Draft) -> Option<OwnedEventId> {
         let place = (StateEventType::from(draft.kind.to_string()), draft.state_key.clone()?);
-        let current = self.state.get(&place).filter(|pdu| pdu.sender == self.me)?;
+        let joined = self.is_joined();
+        let current = self.state.get(&place).filter(|pdu| joined && pdu.sender == self.me)?;
         let content: CanonicalJsonObject = serde_json::from_str(current.content.get()).ok()?;
         (content == draft.content).then(|| current.event_id.clone())
     }
@@ -294,11 +315,6 @@ impl Machine {
         self.state_event(&StateEventType::RoomHistoryVisibility, "")
             .and_then(|pdu| serde_json::from_str::<Content>(pdu.content.get()).ok())
             .map_or(HistoryVisibility::Shared, |content| content.history_visibility)
-    }
-
-    /// Tells whether an event is waiting for others.
-    pub(crate) fn is_parked(&self, event_id: &EventId) -> bool {
-        self.parked.contains_key(event_id)
     }
 
     // ------------------------------------------------------------ what was needed
@@ -320,6 +336,9 @@ impl Machine {
                 Lookup::RedactedBy(because) => Known::RedactedBy(because),
                 Lookup::Absent => Known::Absent,
             };
+            if let Known::Event(event) = &known {
+                self.known_len += event.pdu.json.len();
+            }
             self.known.insert(id, known);
         }
         Ok(())
@@ -355,17 +374,33 @@ impl Machine {
 
     /// Forgets what is only cached, where that has grown large. Called between operations.
     pub(crate) fn tidy(&mut self) {
-        if self.known.len() > CACHED_EVENTS {
+        if self.known.len() > CACHED_EVENTS || self.known_len > CACHED_LEN {
             self.known.clear();
+            self.known_len = 0;
         }
         if self.groups.len() > CACHED_GROUPS {
             self.groups.clear();
         }
         self.resolved.clear();
         self.pending = None;
-        if self.txns.len() > 2 * CACHED_TXNS {
-            self.txns.clear();
+    }
+
+    /// Keeps the event that a client transaction made, and forgets the oldest one.
+    fn remember_txn(&mut self, txn: ClientTxn, event_id: OwnedEventId) {
+        if self.txns.insert(txn.clone(), event_id).is_none() {
+            self.txn_order.push_back(txn);
         }
+        while self.txn_order.len() > CACHED_TXNS {
+            if let Some(oldest) = self.txn_order.pop_front() {
+                self.txns.remove(&oldest);
+            }
+        }
+    }
+
+    /// Notes which parked events may go on once a change is made.
+    fn note_unparked(&self, change: &mut Change) {
+        let new = change.commit.events.iter().map(|new| &new.pdu.event_id).collect();
+        change.unparked = self.waiting_for(&new);
     }
 
     /// Returns the events that are known of `ids`, or what has to be loaded first.
@@ -373,6 +408,11 @@ impl Machine {
         let missing: Vec<_> =
             ids.iter().filter(|id| !self.known.contains_key(*id)).cloned().collect();
         if missing.is_empty() { Ok(()) } else { Err(Stop::Need(Need::Events(missing))) }
+    }
+
+    /// Returns where an event that was required before stands in the room.
+    pub(crate) fn place(&self, id: &EventId) -> Option<Place> {
+        self.known(id).map(|known| known.place)
     }
 
     /// Returns what is known of an event that was required before.
@@ -411,6 +451,7 @@ impl Machine {
             group: new.state_group,
             spoilt: new.spoilt,
         };
+        self.known_len += new.pdu.json.len();
         self.known.insert(new.pdu.event_id.clone(), Known::Event(Arc::new(known)));
     }
 

@@ -32,6 +32,20 @@ impl Machine {
         self.require(pdu.redacts.as_slice())
     }
 
+    /// Makes sure that redactions which came before their targets, some of `ids`, are in memory.
+    pub(super) fn require_redactions(&self, ids: &[OwnedEventId]) -> Result<(), Stop> {
+        let redactions: Vec<_> = ids.iter().filter_map(|id| self.redacted_by(id)).collect();
+        self.require(&redactions)
+    }
+
+    /// Returns what redacted an event that is not here.
+    pub(super) fn redacted_by(&self, id: &ruma::EventId) -> Option<OwnedEventId> {
+        match self.known.get(id) {
+            Some(Known::RedactedBy(because)) => Some(because.clone()),
+            _ => None,
+        }
+    }
+
     /// Tells whether a redaction applies to an event: its sender wrote it (or his server did), or
     /// has the power to redact.
     fn may_redact(&self, redaction: &Pdu, target: &Pdu) -> bool {

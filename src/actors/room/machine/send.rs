@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     actors::{
-        room::messages::RoomError,
+        room::messages::{MemberChange, RoomError},
         store::{ClientTxn, Extremity, NewEvent, NewGroup, Place},
     },
     proto::{
@@ -76,7 +76,13 @@ impl Machine {
         now: u64,
     ) -> Result<(OwnedEventId, Change), Stop> {
         if !self.is_joined() {
-            return Err(RoomError::NotFound.into());
+            let known = self.has_state() || self.membership.is_some();
+            return Err(if known {
+                RoomError::Forbidden("you are not in the room".to_owned())
+            } else {
+                RoomError::NotFound
+            }
+            .into());
         }
         if draft.kind == TimelineEventType::RoomCreate {
             return Err(RoomError::Forbidden("a room is created once".to_owned()).into());
@@ -88,6 +94,28 @@ impl Machine {
         Ok((event_id, change))
     }
 
+    /// Tells whether a change fits somebody's membership. The auth rules take a leave of any kind
+    /// for both kick and unban; who meant the one must not get the other.
+    pub(crate) fn check_change(
+        &self,
+        user: &ruma::UserId,
+        change: MemberChange,
+    ) -> Result<(), RoomError> {
+        use ruma::events::room::member::MembershipState::{Ban, Invite, Join, Knock};
+        let known = self.member(user).map(|member| member.membership);
+        match (change, known) {
+            (MemberChange::Invite | MemberChange::Ban, _)
+            | (MemberChange::Kick, Some(Join | Invite | Knock))
+            | (MemberChange::Unban, Some(Ban)) => Ok(()),
+            (MemberChange::Kick, _) => {
+                Err(RoomError::Forbidden("the user is not in the room".to_owned()))
+            }
+            (MemberChange::Unban, _) => {
+                Err(RoomError::Forbidden("the user is not banned".to_owned()))
+            }
+        }
+    }
+
     /// Puts an event of ours at the front, composed just before by [`Self::compose`] or by hand.
     pub(crate) fn send_composed(
         &mut self,
@@ -95,14 +123,20 @@ impl Machine {
         txn: Option<ClientTxn>,
     ) -> Result<Change, Stop> {
         self.require_target(&pdu)?;
-        let mut change = self.change();
         let pdu = Arc::new(pdu);
-        self.append_own(&mut change, Arc::clone(&pdu), txn);
+        let mut change = if self.extremities.len() > MAX_PREV_EVENTS {
+            self.send_among(&pdu, txn)?
+        } else {
+            let mut change = self.change();
+            self.append_own(&mut change, Arc::clone(&pdu), txn);
+            change
+        };
         change.publish.push(pdu);
         Ok(change)
     }
 
-    /// Adds an event of ours, whose state before is the current one.
+    /// Adds an event of ours that follows all forward extremities: the state before it is the
+    /// current one.
     fn append_own(&mut self, change: &mut Change, pdu: Arc<Pdu>, txn: Option<ClientTxn>) {
         let mut next_group = self.next_group;
         let mut groups = Vec::new();
@@ -119,8 +153,11 @@ impl Machine {
             groups.push(new);
         }
         let front = Front {
-            // With more than 20 extremities, those that the event does not follow stay.
-            extremities: self.extremities_with(&pdu, after.group),
+            extremities: vec![Extremity {
+                event_id: pdu.event_id.clone(),
+                depth: pdu.depth,
+                state_group: after.group,
+            }],
             group: after.group,
             new: None,
             diff: after.new.map_or_else(Vec::new, |new| new.changes),
@@ -136,6 +173,18 @@ impl Machine {
         self.append(change, new, groups, next_group, Some(front));
     }
 
+    /// Sends an event that follows some of the forward extremities only, since there are too many:
+    /// the state before it is theirs and not the current one, as the others will find too.
+    fn send_among(&mut self, pdu: &Arc<Pdu>, txn: Option<ClientTxn>) -> Result<Change, Stop> {
+        self.require(&pdu.auth_events)?;
+        self.require(&pdu.prev_events)?;
+        let plan = self.plan(pdu, None)?;
+        if plan.place != Place::Live {
+            return Err(RoomError::Forbidden("the room does not agree on it yet".to_owned()).into());
+        }
+        Ok(self.commit_planned((**pdu).clone(), false, txn, plan))
+    }
+
     /// Makes the room: the create event, then drafts of our user one after another, all in one
     /// change. Drafts that the auth rules refuse fail the whole.
     pub(crate) fn create(
@@ -148,6 +197,21 @@ impl Machine {
         if !self.extremities.is_empty() {
             return Err(RoomError::BadRequest("the room exists already".to_owned()));
         }
+        let made = self.create_all(create, drafts, signer, now);
+        if made.is_err() {
+            // The first events are in memory and nowhere else.
+            *self = Self::new(self.room_id.clone(), self.version.clone(), self.me.clone())?;
+        }
+        made
+    }
+
+    fn create_all(
+        &mut self,
+        create: Pdu,
+        drafts: Vec<Draft>,
+        signer: &Signer,
+        now: u64,
+    ) -> Result<Change, RoomError> {
         let mut change = self.change();
         self.append_own(&mut change, Arc::new(create), None);
         for draft in drafts {

@@ -158,16 +158,10 @@ impl Machine {
         Ok(Before { view: View::Ids(merged), group: next_group, new: Some(new) })
     }
 
-    /// Returns the forward extremities with a new event in the place of those that it follows.
-    pub(super) fn extremities_with(&self, pdu: &Pdu, state_group: u64) -> Vec<Extremity> {
-        let stays = |head: &&Extremity| !pdu.prev_events.contains(&head.event_id);
-        let new = Extremity { event_id: pdu.event_id.clone(), depth: pdu.depth, state_group };
-        self.extremities.iter().filter(stays).cloned().chain([new]).collect()
-    }
-
     /// Returns the current state that other forward extremities give.
     ///
-    /// `after` is the state after the newest event, whose group is not stored yet.
+    /// `after` is the state after the newest event, whose group is not stored yet. The newest event
+    /// is not always an extremity itself.
     pub(super) fn front(
         &mut self,
         extremities: Vec<Extremity>,
@@ -177,7 +171,7 @@ impl Machine {
         let mut groups: Vec<u64> = extremities.iter().map(|head| head.state_group).collect();
         groups.sort_unstable();
         groups.dedup();
-        if groups.len() == 1 {
+        if groups == [after.group] {
             let diff = match &after.view {
                 View::Current => {
                     after.new.as_ref().map_or_else(Vec::new, |new| new.changes.clone())

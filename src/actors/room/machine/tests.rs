@@ -1,5 +1,7 @@
 //! Machines on their own: replicas of one room in memory, fed in every order.
 
+mod attacks;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
