@@ -17,7 +17,7 @@ use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::Membe
 use super::{
     links::{Links, ask},
     machine::{Change, Machine, Need},
-    messages::RoomError,
+    messages::{Drain, RoomError},
     operate::{Operation, Outcome, Step, operation, outcome},
 };
 use crate::{
@@ -401,5 +401,17 @@ impl Handler<UseSigner> for RoomActor {
 
     fn handle(&mut self, msg: UseSigner, _: &mut Self::Context) {
         self.signer = msg.0;
+    }
+}
+
+impl Handler<Drain> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        // A timer would keep the actor alive for ever; the next event of ours sets it again.
+        if let Some(planned) = self.announce.take() {
+            ctx.cancel_future(planned);
+        }
+        self.announces_soon = false;
     }
 }

@@ -38,8 +38,8 @@ use crate::{
         identity::FindServerKeys,
         relay_request::{KeysSeen, SendFederation},
         room::{
-            ChangeMembership, CreateInRoom, Links, MemberChange, MemberOnline, ProfileChanged,
-            RoomActor, RoomError, RoomQuery, StoreLink,
+            ChangeMembership, CreateInRoom, Drain, Links, MemberChange, MemberOnline,
+            ProfileChanged, RoomActor, RoomError, RoomQuery, StoreLink,
         },
         store,
     },
@@ -182,10 +182,11 @@ impl RoomStateActor {
         Ok(room)
     }
 
-    fn live(&self) -> impl Iterator<Item = &Addr<RoomActor>> {
+    /// Returns the rooms in memory, those that drain included: one may be asked again.
+    fn in_memory(&self) -> impl Iterator<Item = Addr<RoomActor>> {
         self.slots.values().filter_map(|(_, slot)| match slot {
-            Slot::Live { room, .. } => Some(room),
-            Slot::Draining(_) => None,
+            Slot::Live { room, .. } => Some(room.clone()),
+            Slot::Draining(room) => room.upgrade(),
         })
     }
 
@@ -195,6 +196,7 @@ impl RoomStateActor {
             if let Slot::Live { room, used } = slot
                 && used.elapsed() > limits::ROOM_IDLE
             {
+                room.do_send(Drain);
                 *slot = Slot::Draining(room.downgrade());
             }
         }
@@ -373,7 +375,7 @@ impl Handler<UseSigner> for RoomStateActor {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, msg: UseSigner, _: &mut Self::Context) -> Self::Result {
-        for room in self.live() {
+        for room in self.in_memory() {
             room.do_send(msg.clone());
         }
         let first = self.signer.replace(msg.0).is_none();
@@ -479,7 +481,7 @@ impl Handler<ProfileUpdated> for RoomStateActor {
     type Result = ();
 
     fn handle(&mut self, msg: ProfileUpdated, ctx: &mut Self::Context) {
-        for room in self.live() {
+        for room in self.in_memory() {
             room.do_send(msg.clone());
         }
         // The first one comes at start and is what the rooms show already.
@@ -541,7 +543,7 @@ impl Handler<CountRooms> for RoomStateActor {
         RoomCounts {
             joined: count(MembershipState::Join),
             invited: count(MembershipState::Invite),
-            live: self.live().count(),
+            live: self.in_memory().count(),
         }
     }
 }
