@@ -393,6 +393,9 @@ pub fn countersigned(
 }
 
 #[cfg(test)]
+mod mutations;
+
+#[cfg(test)]
 pub(crate) mod tests {
     use serde_json::json;
 

@@ -70,7 +70,42 @@ impl FromStr for TimelineToken {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_token_survives_the_round_trip(
+            position in any::<u64>(),
+            ephemeral in any::<u64>(),
+            boot in any::<u64>(),
+            order in any::<i64>(),
+        ) {
+            let token = SyncToken { position, ephemeral, boot };
+            prop_assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
+            let place = TimelineToken(order);
+            prop_assert_eq!(place.to_string().parse::<TimelineToken>().unwrap(), place);
+            // A sync token names a place in a timeline too, as long as there can be one.
+            let place = token.to_string().parse::<TimelineToken>().ok();
+            prop_assert_eq!(place, i64::try_from(position).ok().map(TimelineToken));
+        }
+
+        #[test]
+        fn other_texts_are_refused_or_mean_one_token(
+            text in prop_oneof![any::<String>(), "[st]?[-+0-9a-fA-F_ ]{0,40}"],
+        ) {
+            // Clients send tokens back as they got them; what else is read has one meaning.
+            if let Ok(token) = text.parse::<SyncToken>() {
+                prop_assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
+            }
+            if let Ok(place) = text.parse::<TimelineToken>() {
+                prop_assert_eq!(place.to_string().parse::<TimelineToken>().unwrap(), place);
+            }
+        }
+    }
 
     #[test]
     fn tokens_survive_the_round_trip() {

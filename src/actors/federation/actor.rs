@@ -20,7 +20,7 @@ use crate::{
         identity::ReadSigner,
         relay_request::{InboundAnswer, InboundRequest},
         room::{IngestTransaction, RoomError, RoomRequest, TransactionVerdict},
-        room_state::{ServeRoom, ToRoom},
+        room_state::{IngestIntoRoom, ServeRoom},
     },
     config::limits,
     proto::signed::Request,
@@ -32,7 +32,7 @@ pub struct FederationLinks {
     /// RoomState: queries about rooms.
     pub serve: Recipient<ServeRoom>,
     /// RoomState: transactions.
-    pub ingest: Recipient<ToRoom<IngestTransaction>>,
+    pub ingest: Recipient<IngestIntoRoom>,
     /// Accounts.
     pub profile: Recipient<LocalProfile>,
     /// Accounts.
@@ -173,9 +173,9 @@ impl FederationLinks {
         }
         for (room_id, pdus) in rooms {
             let permit = self.admission.admit()?;
-            let message =
+            let transaction =
                 IngestTransaction { origin: origin.clone(), pdus, edus: Vec::new(), permit };
-            let _ = self.ingest.send(ToRoom { room_id, message }).await;
+            let _ = self.ingest.send(IngestIntoRoom { room_id, transaction }).await;
         }
         for edu in edus {
             self.edu(&origin, &edu).await;
@@ -239,8 +239,8 @@ impl Handler<GossipTransaction> for FederationActor {
 
     fn handle(&mut self, msg: GossipTransaction, _: &mut Self::Context) -> Self::Result {
         let GossipTransaction { room_id, origin, pdus, edus, permit } = msg;
-        let message = IngestTransaction { origin, pdus, edus, permit };
-        let verdict = self.links.ingest.send(ToRoom { room_id, message });
+        let transaction = IngestTransaction { origin, pdus, edus, permit };
+        let verdict = self.links.ingest.send(IngestIntoRoom { room_id, transaction });
         Box::pin(async move {
             match verdict.await {
                 Ok(Ok(verdict)) => verdict,

@@ -15,6 +15,7 @@ use rand::Rng as _;
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
 
 use super::{
+    following::Following,
     links::{Links, ask},
     machine::{Change, Machine, Need},
     messages::{Drain, RoomError},
@@ -49,6 +50,8 @@ pub struct RoomActor {
     waiting: bool,
     /// Events whose missing ancestors are being fetched.
     pub(super) fetching: HashSet<OwnedEventId>,
+    /// Servers whose heads are being followed.
+    pub(super) following: Following,
     announce: Option<SpawnHandle>,
     /// The next announcement is that of our newest event.
     announces_soon: bool,
@@ -87,6 +90,7 @@ impl RoomActor {
             queue: VecDeque::new(),
             waiting: true,
             fetching: HashSet::new(),
+            following: Following::default(),
             announce: None,
             announces_soon: false,
             _down: down,

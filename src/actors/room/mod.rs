@@ -10,6 +10,7 @@
 mod actor;
 mod client;
 mod edus;
+mod following;
 mod join;
 mod links;
 mod machine;

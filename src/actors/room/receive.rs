@@ -84,6 +84,27 @@ impl RoomActor {
         ctx.spawn(async move { worker.ingest(received, &from).await }.into_actor(self));
     }
 
+    /// Follows the heads of a server, once those that are being followed of it are done.
+    fn follow(
+        &mut self,
+        server: OwnedServerName,
+        heads: Vec<OwnedEventId>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(heads) = self.following.begin(&server, heads) else { return };
+        let worker = self.worker(ctx);
+        let from = server.clone();
+        let work = async move { worker.follow_heads(&from, heads).await };
+        ctx.spawn(work.into_actor(self).map(move |followed, act, ctx| {
+            if let Err(error) = followed {
+                log::debug!(room_id:% = act.room_id; "heads not followed: {error}");
+            }
+            if let Some(next) = act.following.end(&server) {
+                act.follow(server, next, ctx);
+            }
+        }));
+    }
+
     /// Fetches what an event waits for, unless that is under way.
     fn fetch(&mut self, event_id: OwnedEventId, from: OwnedServerName, ctx: &mut Context<Self>) {
         if self.fetching.len() >= FETCHES || !self.fetching.insert(event_id.clone()) {
@@ -183,15 +204,10 @@ impl Handler<MemberOnline> for RoomActor {
 }
 
 impl Handler<HeadsSeen> for RoomActor {
-    type Result = ResponseFuture<()>;
+    type Result = ();
 
-    fn handle(&mut self, msg: HeadsSeen, ctx: &mut Context<Self>) -> Self::Result {
-        let worker = self.worker(ctx);
-        Box::pin(async move {
-            if let Err(error) = worker.follow_heads(&msg.server_name, msg.extremities).await {
-                log::debug!(room_id:% = worker.room_id; "heads not followed: {error}");
-            }
-        })
+    fn handle(&mut self, msg: HeadsSeen, ctx: &mut Context<Self>) {
+        self.follow(msg.server_name, msg.extremities, ctx);
     }
 }
 

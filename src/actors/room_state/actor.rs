@@ -21,8 +21,8 @@ use serde_json::value::RawValue;
 
 use super::{
     messages::{
-        Advanced, CountRooms, CreateRoom, ForgetRoom, ListRooms, ProfileUpdated, RoomCounts,
-        ServeRoom, ServerOnline, ToRoom, UseSigner,
+        Advanced, CountRooms, CreateRoom, ForgetRoom, IngestIntoRoom, ListRooms, ProfileUpdated,
+        RoomCounts, ServeRoom, ServerOnline, ToRoom, UseSigner,
     },
     presence::{self, OwnPresence},
 };
@@ -39,7 +39,7 @@ use crate::{
         relay_request::{KeysSeen, SendFederation},
         room::{
             ChangeMembership, CreateInRoom, Drain, Links, MemberChange, MemberOnline,
-            ProfileChanged, RoomActor, RoomError, RoomQuery, StoreLink,
+            ProfileChanged, RoomActor, RoomError, RoomQuery, StoreLink, TransactionVerdict,
         },
         store,
     },
@@ -301,6 +301,19 @@ where
             }
             Err(error) => Box::pin(async move { Err(error) }),
         }
+    }
+}
+
+impl Handler<IngestIntoRoom> for RoomStateActor {
+    type Result = ResponseFuture<Result<TransactionVerdict, RoomError>>;
+
+    fn handle(&mut self, msg: IngestIntoRoom, ctx: &mut Self::Context) -> Self::Result {
+        let IngestIntoRoom { room_id, transaction } = msg;
+        let known = self.rooms.contains_key(&room_id);
+        let room = if known { self.room(&room_id, ctx) } else { Err(RoomError::NotFound) };
+        Box::pin(async move {
+            room?.send(transaction).await.map_err(|error| RoomError::Ask(error.into()))
+        })
     }
 }
 

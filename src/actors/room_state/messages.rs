@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::{
     actors::{
         admission::Permit,
-        room::{RoomError, RoomRequest},
+        room::{IngestTransaction, RoomError, RoomRequest, TransactionVerdict},
     },
     proto::signer::Signer,
 };
@@ -34,6 +34,17 @@ where
     M::Result: Send + 'static,
 {
     type Result = Result<M::Result, RoomError>;
+}
+
+/// A transaction of another server for a room. Only rooms that are known here are started for it:
+/// whoever made up room ids could fill the memory with them.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<TransactionVerdict, RoomError>")]
+pub struct IngestIntoRoom {
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// What came.
+    pub transaction: IngestTransaction,
 }
 
 /// A request of another server about a room. Only rooms that are known here are started for it,
