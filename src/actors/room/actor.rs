@@ -15,6 +15,7 @@ use rand::Rng as _;
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
 
 use super::{
+    client::Inviting,
     following::Following,
     links::{Links, ask},
     machine::{Change, Machine, Need},
@@ -44,6 +45,7 @@ pub struct RoomActor {
     pub(super) links: Links,
     pub(super) signer: Arc<Signer>,
     pub(super) profile: ProfileUpdated,
+    pub(super) inviting: Inviting,
     pub(super) machine: Option<Machine>,
     queue: VecDeque<Queued>,
     /// An operation waits for what it needs, or the room is being loaded.
@@ -86,6 +88,7 @@ impl RoomActor {
             links,
             signer,
             profile,
+            inviting: Inviting::default(),
             machine: None,
             queue: VecDeque::new(),
             waiting: true,
