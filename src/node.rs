@@ -9,9 +9,13 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use actix::{Actor as _, Addr, Arbiter, AsyncContext as _, Context, Handler, System};
+use actix::{
+    Actor as _, ActorFutureExt as _, Addr, Arbiter, AsyncContext as _, Context, Handler, System,
+    WrapFuture as _,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -36,6 +40,8 @@ use crate::{
 
 /// Exit code when a part of the node failed that cannot be restarted alone (`EX_SOFTWARE`).
 const EXIT_SOFTWARE: i32 = 70;
+/// How often it is looked whether all parts are there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Exit code when the configuration cannot be followed (`EX_CONFIG`).
 const EXIT_CONFIG: i32 = 78;
 
@@ -162,14 +168,14 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         admission: admission.clone(),
     })
     .start();
-    network.bind(federation.clone().recipient(), federation.recipient());
+    network.bind(federation.clone().recipient(), federation.clone().recipient());
 
     let gateway = gateway(&store, &accounts, &rooms, &ephemera, &identity, &network, admission);
     let http = http_gateway::start(bound, gateway, data);
     let control = control::serve(
         data,
         ControlLinks {
-            mint: accounts.recipient(),
+            mint: accounts.clone().recipient(),
             signer: identity.clone().recipient(),
             ensure: identity.clone().recipient(),
             network: network.rendezvous.clone().recipient(),
@@ -180,7 +186,20 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         let path = data.display();
         log::warn!("{path}/control.sock: {error}; `status` and `login-token` cannot be used");
     }
-    let wired = Wired { network, rooms, store };
+    let parts: Vec<Part> = vec![
+        ("Store", alive(&store)),
+        ("Identity", alive(&identity)),
+        ("Accounts", alive(&accounts)),
+        ("Ephemera", alive(&ephemera)),
+        ("RoomState", alive(&rooms)),
+        ("Federation", alive(&federation)),
+        ("HttpGateway", alive(&http)),
+        ("Swarm", alive(&network.swarm)),
+        ("Gossip", alive(&network.gossip)),
+        ("Rendezvous", alive(&network.rendezvous)),
+        ("RelayRequest", alive(&network.relay_request)),
+    ];
+    let wired = Wired { network, rooms, store, parts };
     node.send(Wire { wired, http }).await.map_err(|error| refused(&error))?;
     identity.do_send(SubscribeSigner(node.clone().recipient()));
     actix::spawn(async move {
@@ -226,7 +245,7 @@ fn gateway(
         ephemera: EphemeraLinks {
             read: ephemera.clone().recipient(),
             watch: ephemera.clone().recipient(),
-            set_presence: ephemera.clone().recipient(),
+            set_presence: rooms.clone().recipient(),
             read_presence: ephemera.clone().recipient(),
         },
         search_people: network.rendezvous.clone().recipient(),
@@ -256,6 +275,20 @@ struct Wired {
     network: Network,
     rooms: Addr<RoomStateActor>,
     store: Addr<StoreActor>,
+    /// All actors that are one of a kind.
+    parts: Vec<Part>,
+}
+
+/// An actor by name, and whether it is there.
+type Part = (&'static str, Box<dyn Fn() -> bool + Send>);
+
+/// Returns the test whether an actor is there.
+fn alive<A>(actor: &Addr<A>) -> Box<dyn Fn() -> bool + Send>
+where
+    A: actix::Actor<Context = Context<A>> + 'static,
+{
+    let actor = actor.clone();
+    Box::new(move || actor.connected())
 }
 
 /// Passes on what goes upward while the node is being built, and ends it.
@@ -278,8 +311,25 @@ struct Stop {
     code: i32,
 }
 
+impl NodeActor {
+    /// Ends the node when a part of it is gone that nobody starts again: it panicked, and whatever
+    /// it owned is in an unknown state. Whoever runs the node (compose, systemd) starts it anew.
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        let Some(wired) = &self.wired else { return };
+        let gone = wired.parts.iter().find(|(_, alive)| !alive());
+        if let Some((name, _)) = gone {
+            log::error!("{name} ended unexpectedly; this node ends too");
+            ctx.notify(Stop { code: EXIT_SOFTWARE });
+        }
+    }
+}
+
 impl actix::Actor for NodeActor {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(LOOK_EVERY, Self::look);
+    }
 }
 
 impl Handler<Wire> for NodeActor {
@@ -294,11 +344,15 @@ impl Handler<Wire> for NodeActor {
 impl Handler<SignerIssued> for NodeActor {
     type Result = ();
 
-    fn handle(&mut self, msg: SignerIssued, _: &mut Self::Context) {
+    fn handle(&mut self, msg: SignerIssued, ctx: &mut Self::Context) {
         let Some(wired) = &self.wired else { return };
-        // Rooms first: from the network on, others may ask.
-        wired.rooms.do_send(room_state::UseSigner(Arc::clone(&msg.0)));
-        wired.network.use_signer(&msg.0);
+        // Rooms first, and until they know each other: from the network on, others may ask.
+        let ready = wired.rooms.send(room_state::UseSigner(Arc::clone(&msg.0)));
+        ctx.spawn(ready.into_actor(self).map(move |_, act, _| {
+            if let Some(wired) = &act.wired {
+                wired.network.use_signer(&msg.0);
+            }
+        }));
     }
 }
 

@@ -69,7 +69,7 @@ fn rules(version: &RoomVersionId) -> RoomVersionRules {
 
 fn signature_of(object: &CanonicalJsonObject, server: &str, key: &str) -> String {
     let text = serde_json::to_value(object).unwrap();
-    text["signatures"][server][key].as_str().unwrap().to_owned()
+    text.pointer(&format!("/signatures/{server}/{key}")).unwrap().as_str().unwrap().to_owned()
 }
 
 #[test]

@@ -10,12 +10,13 @@
 use std::{
     collections::HashSet,
     io,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, identify, noise, request_response,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, identify, noise,
+    request_response::{self, ResponseChannel},
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
@@ -211,6 +212,24 @@ impl Stranger {
         answered.await.expect("an answer, or the end of the stream")
     }
 
+    /// Waits for a request of the victim to our server.
+    async fn asked(&mut self) -> (Vec<u8>, ResponseChannel<Vec<u8>>) {
+        let asked = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let SwarmEvent::Behaviour(BehaviourEvent::Federation(
+                    request_response::Event::Message {
+                        message: request_response::Message::Request { request, channel, .. },
+                        ..
+                    },
+                )) = self.swarm.select_next_some().await
+                {
+                    break (request, channel);
+                }
+            }
+        });
+        asked.await.expect("a request of the victim")
+    }
+
     /// Proves an identity of its own: a valid one, but of nobody whom the victim knows.
     async fn prove_itself(&mut self) -> Vec<u8> {
         let mine = serde_json::to_vec(self.signer.server_keys()).unwrap();
@@ -322,6 +341,70 @@ async fn attack_04_a_stranger_is_let_into_no_gossip() {
     let stranger = Stranger::meet(&ann).await;
     let gossip = stranger.protocols.iter().find(|protocol| protocol.contains("meshsub"));
     assert!(gossip.is_none(), "{gossip:?} is open to somebody who proved nothing");
+}
+
+/// A server shows an invite to its user before its answer reaches the inviter.
+#[tokio::test]
+async fn an_invited_user_may_join_before_the_inviter_has_the_answer() {
+    let ann = home(&[]).await;
+    let room = ann.me.create(json!({"preset": "private_chat"})).await;
+    let mut bob = Stranger::meet(&ann).await;
+    bob.prove_itself().await;
+    let user = format!("@p2p:{}", bob.signer.server_name());
+    let join = format!(
+        "/_matrix/federation/v1/make_join/{}/{}?ver=12",
+        client::segment(&room),
+        client::segment(&user)
+    );
+    let scene = async {
+        let (invite, answer_to) = bob.asked().await;
+        let invite = Request::verify(&invite, now_ms()).unwrap();
+        let CanonicalJsonValue::Object(content) = &invite.message.content else { panic!() };
+        let answer = Answer {
+            request_id: invite.message.request_id.clone(),
+            request_hash: invite.hash.clone(),
+            status: 200,
+            content: CanonicalJsonValue::Object(
+                [("event".to_owned(), content["event"].clone())].into_iter().collect(),
+            ),
+            origin: bob.signer.server_name().clone(),
+            origin_server_ts: now_ms(),
+        };
+        let answer = answer.sign(&bob.signer).unwrap().bytes;
+        let (request, bytes, hash) = bob.signed(&ann, "GET", &join);
+        bob.swarm.behaviour_mut().federation.send_request(&bob.victim, bytes);
+        // Time enough to refuse the join, which is what must not happen.
+        let mut answer_to = Some(answer_to);
+        let mut late = std::pin::pin!(tokio::time::sleep(Duration::from_millis(500)));
+        let joined = tokio::time::timeout(PATIENCE, async {
+            loop {
+                tokio::select! {
+                    () = &mut late, if answer_to.is_some() => {
+                        let channel = answer_to.take().unwrap();
+                        let federation = &mut bob.swarm.behaviour_mut().federation;
+                        federation.send_response(channel, answer.clone()).unwrap();
+                    }
+                    event = bob.swarm.select_next_some() => {
+                        if let SwarmEvent::Behaviour(BehaviourEvent::Federation(
+                            request_response::Event::Message {
+                                message: request_response::Message::Response { response, .. },
+                                ..
+                            },
+                        )) = event
+                        {
+                            break response;
+                        }
+                    }
+                }
+            }
+        });
+        let joined = joined.await.expect("an answer to make_join");
+        let from = ServerName::parse(ann.me.server_name()).unwrap();
+        Answer::verify(&joined, &from, &request.request_id, &hash, now_ms()).unwrap().message
+    };
+    let (invited, joined) = tokio::join!(ann.me.invite(&room, &user), scene);
+    assert_eq!(joined.status, 200, "make_join: {joined:?}");
+    invited.ok();
 }
 
 /// Eve hands Ann's server_keys to Bob as if they were hers: they are genuine, but they name

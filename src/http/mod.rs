@@ -54,7 +54,11 @@ type PayloadStream = Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>>;
 
 /// Every route of the homeserver.
 fn routes() -> Routes {
+    // Routes are tried in order: those that clients ask all the time come first.
     Routes::default()
+        .endpoint::<api::message::send_message_event::v3::Request, _, _>(send::event)
+        .endpoint::<api::sync::sync_events::v3::Request, _, _>(sync::sync)
+        .endpoint::<api::message::get_message_events::v3::Request, _, _>(read::messages)
         // discovery
         .endpoint::<api::discovery::get_supported_versions::Request, _, _>(discovery::versions)
         .at("GET", "/.well-known/matrix/client", discovery::well_known)
@@ -135,7 +139,6 @@ fn routes() -> Routes {
         .endpoint::<api::membership::leave_room::v3::Request, _, _>(membership::leave)
         .endpoint::<api::membership::forget_room::v3::Request, _, _>(membership::forget)
         // rooms: sending
-        .endpoint::<api::message::send_message_event::v3::Request, _, _>(send::event)
         .endpoint::<api::state::send_state_event::v3::Request, _, _>(send::state)
         .endpoint::<api::redact::redact_event::v3::Request, _, _>(send::redact)
         .endpoint::<api::typing::create_typing_event::v3::Request, _, _>(send::typing)
@@ -147,10 +150,8 @@ fn routes() -> Routes {
         .endpoint::<api::state::get_state_event_for_key::v3::Request, _, _>(read::state_at)
         .endpoint::<api::membership::get_member_events::v3::Request, _, _>(read::members)
         .endpoint::<api::membership::joined_members::v3::Request, _, _>(read::joined)
-        .endpoint::<api::message::get_message_events::v3::Request, _, _>(read::messages)
         .endpoint::<api::room::get_room_event::v3::Request, _, _>(read::event)
         .endpoint::<api::context::get_context::v3::Request, _, _>(read::context)
-        .endpoint::<api::sync::sync_events::v3::Request, _, _>(sync::sync)
 }
 
 /// Configures the homeserver. [`gateway::Gateway`], [`Place`] and [`sso::PageSecret`] have to be

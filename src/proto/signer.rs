@@ -70,6 +70,7 @@ pub struct Signer {
     user_id: OwnedUserId,
     verify: NamedKey,
     server_keys: CanonicalJsonObject,
+    server_keys_text: String,
 }
 
 impl fmt::Debug for Signer {
@@ -84,10 +85,13 @@ impl Signer {
     /// `peer_ids` are the libp2p nodes that speak for the server; `now` is in milliseconds.
     pub fn new(keys: &SecretKeys, peer_ids: &[String], now: u64) -> Result<Self, ProtoError> {
         let server_name = keys.server_name();
+        let server_keys = server_keys::issue(keys, peer_ids, now)?;
         Ok(Self {
             user_id: server_name::user_of(&server_name),
             verify: NamedKey::new(&keys.verify, &server_keys::verify_key_name(&keys.verify)),
-            server_keys: server_keys::issue(keys, peer_ids, now)?,
+            server_keys_text: serde_json::to_string(&server_keys)
+                .map_err(|error| ProtoError::malformed("server_keys", error))?,
+            server_keys,
             server_name,
         })
     }
@@ -105,6 +109,11 @@ impl Signer {
     /// Returns the server_keys that certify the key this signs with.
     pub fn server_keys(&self) -> &CanonicalJsonObject {
         &self.server_keys
+    }
+
+    /// Returns them as canonical JSON, as they go on events.
+    pub fn server_keys_text(&self) -> &str {
+        &self.server_keys_text
     }
 
     /// Adds content hash and signature to an event that this server composed.

@@ -15,10 +15,11 @@ use rand::Rng as _;
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
 
 use super::{
+    client::Inviting,
     following::Following,
     links::{Links, ask},
     machine::{Change, Machine, Need},
-    messages::RoomError,
+    messages::{Drain, RoomError},
     operate::{Operation, Outcome, Step, operation, outcome},
 };
 use crate::{
@@ -44,6 +45,7 @@ pub struct RoomActor {
     pub(super) links: Links,
     pub(super) signer: Arc<Signer>,
     pub(super) profile: ProfileUpdated,
+    pub(super) inviting: Inviting,
     pub(super) machine: Option<Machine>,
     queue: VecDeque<Queued>,
     /// An operation waits for what it needs, or the room is being loaded.
@@ -53,6 +55,8 @@ pub struct RoomActor {
     /// Servers whose heads are being followed.
     pub(super) following: Following,
     announce: Option<SpawnHandle>,
+    /// The next announcement is that of our newest event.
+    announces_soon: bool,
     _down: DownGuard<OwnedRoomId>,
 }
 
@@ -84,12 +88,14 @@ impl RoomActor {
             links,
             signer,
             profile,
+            inviting: Inviting::default(),
             machine: None,
             queue: VecDeque::new(),
             waiting: true,
             fetching: HashSet::new(),
             following: Following::default(),
             announce: None,
+            announces_soon: false,
             _down: down,
         }
     }
@@ -150,7 +156,11 @@ impl RoomActor {
         ctx: &mut Context<Self>,
     ) {
         let Some(change) = change else { return operation.finish() };
-        let Change { commit, publish, unparked } = *change;
+        let Change { commit, mut publish, unparked } = *change;
+        // Whoever was the last other one to leave, or was made to, has to hear of it.
+        if self.is_alone() && commit.servers.is_none() {
+            publish.clear();
+        }
         for event_id in unparked {
             self.retry_parked(&event_id, ctx);
         }
@@ -186,9 +196,16 @@ impl RoomActor {
             }
         };
         ctx.spawn(work.into_actor(self));
-        if published {
+        if published && !self.announces_soon {
+            self.announces_soon = true;
             self.announce_in(ANNOUNCE_AFTER, ctx);
         }
+    }
+
+    /// Tells whether nobody else could hear what is published.
+    fn is_alone(&self) -> bool {
+        let own = self.signer.server_name();
+        self.machine.as_ref().is_none_or(|machine| machine.servers().all(|server| server == own))
     }
 
     /// Announces the heads after a while, instead of whenever it was planned before.
@@ -197,6 +214,7 @@ impl RoomActor {
             ctx.cancel_future(planned);
         }
         self.announce = Some(ctx.run_later(after, |act, ctx| {
+            act.announces_soon = false;
             act.announce_heads();
             let jitter = rand::rng().random_range(0..ANNOUNCE_EVERY.as_millis() as u64 / 2);
             act.announce_in(ANNOUNCE_EVERY + Duration::from_millis(jitter), ctx);
@@ -390,5 +408,17 @@ impl Handler<UseSigner> for RoomActor {
 
     fn handle(&mut self, msg: UseSigner, _: &mut Self::Context) {
         self.signer = msg.0;
+    }
+}
+
+impl Handler<Drain> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        // A timer would keep the actor alive for ever; the next event of ours sets it again.
+        if let Some(planned) = self.announce.take() {
+            ctx.cancel_future(planned);
+        }
+        self.announces_soon = false;
     }
 }

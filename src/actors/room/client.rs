@@ -1,6 +1,6 @@
 //! What our user does in the room: send, change memberships, type, read.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use actix::{AsyncContext as _, Context, Handler, ResponseFuture};
 use ruma::{
@@ -9,6 +9,7 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use tokio::sync::watch;
 
 use super::{
     actor::{RoomActor, operate},
@@ -143,8 +144,11 @@ impl Handler<ChangeMembership> for RoomActor {
             redacts: None,
         };
         let now = now_ms();
+        let inviting =
+            (change == MemberChange::Invite).then(|| self.inviting.begin(user_id.clone()));
         Box::pin(async move {
             let _permit = permit;
+            let _inviting = inviting;
             if change == MemberChange::Invite {
                 return invite(&room, &links, user_id, draft, signer).await;
             }
@@ -155,6 +159,32 @@ impl Handler<ChangeMembership> for RoomActor {
             })
             .await
         })
+    }
+}
+
+/// Our invites on their way. The invited server shows one to its user before its answer has come
+/// back to us, and the user may be quicker than the answer: the join waits for it here.
+#[derive(Default)]
+pub(super) struct Inviting(HashMap<OwnedUserId, watch::Receiver<()>>);
+
+impl Inviting {
+    /// Notes an invite, which lasts until what is returned is dropped.
+    fn begin(&mut self, user_id: OwnedUserId) -> watch::Sender<()> {
+        self.0.retain(|_, invite| invite.has_changed().is_ok());
+        let (sender, receiver) = watch::channel(());
+        self.0.insert(user_id, receiver);
+        sender
+    }
+
+    /// Waits until no invite of the user is on its way.
+    pub(super) fn end(&self, user_id: &OwnedUserId) -> impl Future<Output = ()> + use<> {
+        let invite = self.0.get(user_id).cloned();
+        async move {
+            if let Some(mut invite) = invite {
+                // Nothing is ever sent: the sender is dropped.
+                let _ = invite.changed().await;
+            }
+        }
     }
 }
 

@@ -101,16 +101,15 @@ impl Links {
             .filter(|server| server != signer.server_name())
             .collect();
         let others = if servers.is_empty() { HashMap::new() } else { self.keys_of(servers).await };
-        let mut texts: HashMap<OwnedServerName, String> = others
+        let texts: HashMap<OwnedServerName, String> = others
             .into_iter()
             .filter_map(|(server, keys)| Some((server, serde_json::to_string(keys.json()).ok()?)))
             .collect();
-        if let Ok(own) = serde_json::to_string(signer.server_keys()) {
-            texts.insert(signer.server_name().clone(), own);
-        }
-        pdus.iter()
-            .filter_map(|pdu| texts.get(pdu.sender.server_name()).map(|keys| pdu.to_wire(keys)))
-            .collect()
+        let keys_of = |pdu: &Pdu| match pdu.sender.server_name() {
+            own if own == signer.server_name() => Some(signer.server_keys_text()),
+            other => texts.get(other).map(String::as_str),
+        };
+        pdus.iter().filter_map(|pdu| keys_of(pdu).map(|keys| pdu.to_wire(keys))).collect()
     }
 
     /// Checks events from outside up to the content hash, off this thread. One bad event spoils

@@ -408,3 +408,8 @@ pub struct CreateInRoom {
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]
 pub struct Forget;
+
+/// Tells the room that it is not needed: it ends once its work is done, unless asked again.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Drain;

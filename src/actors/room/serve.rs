@@ -43,8 +43,15 @@ impl Handler<RoomRequest> for RoomActor {
     fn handle(&mut self, msg: RoomRequest, ctx: &mut Context<Self>) -> Self::Result {
         let RoomRequest { origin, query, permit } = msg;
         let worker = self.worker(ctx);
+        let invited = match &query {
+            RoomQuery::MakeJoin { user_id, .. } => Some(self.inviting.end(user_id)),
+            _ => None,
+        };
         Box::pin(async move {
             let _permit = permit;
+            if let Some(invited) = invited {
+                invited.await;
+            }
             if !query.open_to_strangers() {
                 let server = origin.clone();
                 let member = worker.operate(move |machine| Ok((machine.has_joined(&server), None)));

@@ -19,9 +19,12 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::messages::{
-    Advanced, CountRooms, CreateRoom, ForgetRoom, IngestIntoRoom, ListRooms, ProfileUpdated,
-    RoomCounts, ServeRoom, ServerOnline, ToRoom, UseSigner,
+use super::{
+    messages::{
+        Advanced, CountRooms, CreateRoom, ForgetRoom, IngestIntoRoom, ListRooms, ProfileUpdated,
+        RoomCounts, ServeRoom, ServerOnline, ToRoom, UseSigner,
+    },
+    presence::{self, OwnPresence},
 };
 use crate::{
     actors::{
@@ -35,8 +38,8 @@ use crate::{
         identity::FindServerKeys,
         relay_request::{KeysSeen, SendFederation},
         room::{
-            ChangeMembership, CreateInRoom, Links, MemberChange, MemberOnline, ProfileChanged,
-            RoomActor, RoomError, RoomQuery, StoreLink, TransactionVerdict,
+            ChangeMembership, CreateInRoom, Drain, Links, MemberChange, MemberOnline,
+            ProfileChanged, RoomActor, RoomError, RoomQuery, StoreLink, TransactionVerdict,
         },
         store,
     },
@@ -104,6 +107,7 @@ pub struct RoomStateActor {
     generation: u64,
     crashes: HashMap<OwnedRoomId, Vec<Instant>>,
     rooms: BTreeMap<OwnedRoomId, Indexed>,
+    own_presence: OwnPresence,
     /// Places for rooms that compare heads: a node in many rooms must not be flooded by itself.
     online: Admission,
 }
@@ -119,6 +123,7 @@ impl RoomStateActor {
             generation: 0,
             crashes: HashMap::new(),
             rooms: BTreeMap::new(),
+            own_presence: OwnPresence::default(),
             online: Admission::new(limits::WORK_NODE),
         }
     }
@@ -177,10 +182,11 @@ impl RoomStateActor {
         Ok(room)
     }
 
-    fn live(&self) -> impl Iterator<Item = &Addr<RoomActor>> {
+    /// Returns the rooms in memory, those that drain included: one may be asked again.
+    fn in_memory(&self) -> impl Iterator<Item = Addr<RoomActor>> {
         self.slots.values().filter_map(|(_, slot)| match slot {
-            Slot::Live { room, .. } => Some(room),
-            Slot::Draining(_) => None,
+            Slot::Live { room, .. } => Some(room.clone()),
+            Slot::Draining(room) => room.upgrade(),
         })
     }
 
@@ -190,11 +196,35 @@ impl RoomStateActor {
             if let Slot::Live { room, used } = slot
                 && used.elapsed() > limits::ROOM_IDLE
             {
+                room.do_send(Drain);
                 *slot = Slot::Draining(room.downgrade());
             }
         }
         for crashes in self.crashes.values_mut() {
             crashes.retain(|at| at.elapsed() < CRASH_WINDOW);
+        }
+        if let Some(away) = self.own_presence.lapse(Instant::now()) {
+            self.publish_presence(&away);
+            self.links.presence.do_send(away);
+        }
+    }
+
+    /// Tells everybody who shares a room what our user's presence is.
+    fn publish_presence(&self, presence: &Presence) {
+        let Some(signer) = &self.signer else { return };
+        let rooms = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| room.membership == Some(MembershipState::Join))
+            .map(|(room_id, room)| (room_id, &room.servers))
+            .collect();
+        let edu = match presence::edu(presence) {
+            Ok(edu) => edu,
+            Err(error) => return log::error!("presence cannot be written: {error}"),
+        };
+        for room_id in presence::cover(&rooms, signer.server_name()) {
+            let (room_id, edus) = (room_id.clone(), vec![edu.clone()]);
+            self.links.publish.do_send(PublishTransaction { room_id, pdus: Vec::new(), edus });
         }
     }
 
@@ -358,7 +388,7 @@ impl Handler<UseSigner> for RoomStateActor {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, msg: UseSigner, _: &mut Self::Context) -> Self::Result {
-        for room in self.live() {
+        for room in self.in_memory() {
             room.do_send(msg.clone());
         }
         let first = self.signer.replace(msg.0).is_none();
@@ -448,11 +478,23 @@ impl Handler<ServerOnline> for RoomStateActor {
     }
 }
 
+/// Our user's presence, from http.
+impl Handler<Presence> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: Presence, _: &mut Self::Context) {
+        if self.own_presence.sign(&msg, Instant::now()) {
+            self.publish_presence(&msg);
+        }
+        self.links.presence.do_send(msg);
+    }
+}
+
 impl Handler<ProfileUpdated> for RoomStateActor {
     type Result = ();
 
     fn handle(&mut self, msg: ProfileUpdated, ctx: &mut Self::Context) {
-        for room in self.live() {
+        for room in self.in_memory() {
             room.do_send(msg.clone());
         }
         // The first one comes at start and is what the rooms show already.
@@ -514,7 +556,7 @@ impl Handler<CountRooms> for RoomStateActor {
         RoomCounts {
             joined: count(MembershipState::Join),
             invited: count(MembershipState::Invite),
-            live: self.live().count(),
+            live: self.in_memory().count(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod actor;
 mod messages;
+mod presence;
 
 pub use actor::{DEFAULT_VERSION, RoomStateActor, RoomStateLinks};
 pub use messages::*;

@@ -126,13 +126,15 @@ async fn tell_presence(
     let read = ReadPresence(session.user_id.clone());
     let known = ask(&gateway.ephemera.read_presence, read).await?;
     let online = presence == PresenceState::Online;
-    gateway.ephemera.set_presence.do_send(Presence {
+    let presence = Presence {
         user_id: session.user_id.clone(),
         presence,
         status_msg: known.and_then(|known| known.status_msg),
         last_active_ago: online.then_some(0),
         currently_active: online,
-    });
+    };
+    // Awaited, so that what is read next has it already and does not take it for news.
+    ask(&gateway.ephemera.set_presence, presence).await?;
     Ok(())
 }
 
