@@ -216,3 +216,24 @@ async fn both_restart_and_go_on_talking() {
     bob.me.send(&room, "slept well").await;
     ann.me.reads(&room, "slept well").await;
 }
+
+#[tokio::test]
+async fn presence_travels() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    ann.me.sees_member(&room, &bob.me.user_id, "join").await;
+    let path = format!("v3/presence/{}/status", segment(&bob.me.user_id));
+    let mut tries = 0;
+    eventually("Bob's presence", async || {
+        // What did not change is not told again soon, and the first notice may be lost: say anew.
+        tries += 1;
+        let said = json!({"presence": "online", "status_msg": format!("here {tries}")});
+        bob.me.put(&path, said).await.ok();
+        let seen = ann.me.get(&path).await;
+        let told = seen.body["status_msg"].as_str().is_some_and(|told| told.starts_with("here"));
+        (seen.status == 200 && told && seen.body["presence"] == "online").then_some(())
+    })
+    .await;
+}

@@ -176,10 +176,14 @@ impl RoomActor {
         let room_id = self.room_id.clone();
         let published = !publish.is_empty();
         let work = async move {
-            match stored.await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return operation.fail(error.into()),
-                Err(_) => return operation.fail(StoreError::Closed.into()),
+            let refused = match stored.await {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(error),
+                Err(_) => Some(StoreError::Closed),
+            };
+            if let Some(error) = refused {
+                operation.fail(error.into());
+                return false;
             }
             // Who leaves says so before the topic is left; who joins, after it was joined.
             let leaves =
@@ -194,8 +198,15 @@ impl RoomActor {
             if !leaves {
                 publish_all(&links, &room_id, &publish, &signer).await;
             }
+            true
         };
-        ctx.spawn(work.into_actor(self));
+        ctx.spawn(work.into_actor(self).map(|stored, act, ctx| {
+            if !stored {
+                // What is in memory is ahead of the disk: the next message loads the room anew.
+                log::error!(room_id:% = act.room_id; "a change was not stored; the room restarts");
+                ctx.stop();
+            }
+        }));
         if published && !self.announces_soon {
             self.announces_soon = true;
             self.announce_in(ANNOUNCE_AFTER, ctx);
@@ -317,6 +328,9 @@ impl RoomActor {
     fn give_up(&mut self, error: RoomError, ctx: &mut Context<Self>) {
         log::error!(room_id:% = self.room_id; "room operation failed: {error}");
         self.waiting = false;
+        if let Some(machine) = self.machine.as_mut() {
+            machine.tidy();
+        }
         if let Some(next) = self.queue.pop_front() {
             next.operation.fail(error);
         }
