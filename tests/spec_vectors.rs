@@ -5,11 +5,7 @@
 //! redact). What stands here for versions 11 and 12, and all event ids, was computed once by an
 //! independent program from the text of the specification.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "helpers of tests are not covered by allow-*-in-tests"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use messagehub::proto::{
