@@ -51,7 +51,7 @@ fn default_data() -> Option<PathBuf> {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(
-        env_logger::Env::default().default_filter_or("warn,messagehub=info"),
+        env_logger::Env::default().default_filter_or("warn,messagehub=info,libp2p_kad=error"),
     )
     .init();
     let arguments = Arguments::parse();
