@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    time::Duration,
 };
 
 use super::{
@@ -27,6 +28,10 @@ const CACHE: u64 = 64 << 20;
 /// Newest timeline entries that are checked at start. Torn commits can only be among the newest
 /// ones; what rows contain is covered by sled's own checksums.
 const CHECKED: usize = 1000;
+
+/// How often, and how far apart, a folder is tried that sled still holds.
+const LINGER_TRIES: usize = 40;
+const LINGER_PAUSE: Duration = Duration::from_millis(50);
 
 /// The database and what hangs on its being open.
 #[derive(Debug)]
@@ -122,7 +127,21 @@ fn remove(folder: &Path, which: impl Fn(&str) -> bool) -> Result<(), StoreError>
     Ok(())
 }
 
+/// Opens sled. Our own lock says that nobody else has the folder; sled's may linger a moment after
+/// a database was closed in this very process, until its threads have let go.
 fn open_sled(folder: &Path) -> Result<sled::Db, sled::Error> {
+    for _ in 0..LINGER_TRIES {
+        match open_once(folder) {
+            Err(sled::Error::Io(error)) if error.to_string().contains("acquire lock") => {
+                std::thread::sleep(LINGER_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+    open_once(folder)
+}
+
+fn open_once(folder: &Path) -> Result<sled::Db, sled::Error> {
     let config = sled::Config::new()
         .path(folder)
         .segment_size(SEGMENT)
