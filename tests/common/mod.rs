@@ -17,6 +17,7 @@ pub(crate) mod node;
 
 use std::{
     fmt::Display,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -81,4 +82,21 @@ pub(crate) async fn eventually<T>(
 pub(crate) fn skip(why: impl Display) {
     assert!(std::env::var_os("MESSAGEHUB_TEST_ALL").is_none(), "this must run here, but {why}");
     eprintln!("SKIPPED: {why}");
+}
+
+/// Tells why no network namespaces can be made here, or which of the tools is not there.
+pub(crate) fn namespaces_missing(tools: &[&str]) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        let how = "sudo -E env PATH=\"$PATH\" ./tests/run";
+        return Some(format!("network namespaces need root: {how}"));
+    }
+    let missing = tools.iter().find(|tool| Command::new(tool).arg("-V").output().is_err());
+    if let Some(tool) = missing {
+        return Some(format!("{tool} is not installed"));
+    }
+    let made = Command::new("unshare").args(["--net", "true"]).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return Some("this machine lets root make no network namespaces".to_owned());
+    }
+    None
 }

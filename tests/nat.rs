@@ -1,0 +1,54 @@
+//! The NAT lab: real nodes behind real NAT rules, in network namespaces. Runs cases of
+//! `tests/nat/run`, which prints how the nodes were connected and how fast; all cases, and the
+//! table of `docs/nat-table.md`, come from that command alone. Needs root, nftables and conntrack.
+
+use std::process::Command;
+
+mod common;
+
+use common::{namespaces_missing, node::binary, skip};
+
+/// Runs one case of the lab.
+fn case(case: &str) {
+    if let Some(why) = namespaces_missing(&["ip", "python3", "nft", "conntrack"]) {
+        return skip(why);
+    }
+    let lab = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nat/run");
+    let status = Command::new(lab).arg(binary()).arg(case).status().unwrap();
+    assert!(status.success(), "{lab} {case}: {status}");
+}
+
+#[test]
+fn two_port_restricted_routers_are_punched_through() {
+    case("port:port");
+}
+
+#[test]
+fn a_symmetric_and_a_port_restricted_router_leave_the_relay() {
+    case("sym:port");
+}
+
+#[test]
+fn a_symmetric_listener_dials_back_to_a_full_cone() {
+    case("full:sym");
+}
+
+#[test]
+fn a_router_that_changes_the_port_is_punched_through() {
+    case("remap:port");
+}
+
+#[test]
+fn without_udp_there_is_tcp() {
+    case("udpblock:port");
+}
+
+#[test]
+fn two_routers_in_a_row_are_punched_through() {
+    case("double:port");
+}
+
+#[test]
+fn what_was_said_during_a_cut_is_heard_after_it() {
+    case("cut:15");
+}

@@ -1,0 +1,275 @@
+"""A small Internet in network namespaces: a public node, and two homes behind routers of any kind.
+
+    relay 203.0.113.10 ──┐
+                       inet ── router A 203.0.113.2 ── client A 10.0.1.2
+                         └──── router B 203.0.113.3 ── client B 10.0.2.2
+
+`inet` routes and does nothing else; 203.0.113.1 is its own, a third party for the probe. A home
+without a router is at 203.0.113.2 or .3 itself; behind a double NAT there is one router more, in
+100.64.0.0/10 as carriers have it. Nothing reaches the network of the machine, and everything is
+gone when the lab closes. Several labs can stand beside each other.
+
+Every router drops what it did not ask for in its *input* chain: else it answers the first early
+packet of the other side itself, remembers that, and then gives our packet to the same place another
+port. A lab without that rule measures its own bug.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "netns"))
+
+from homes import PATIENCE, Home, until  # noqa: E402
+
+PORT = 4848
+REMAPPED = 50000
+THIRD = "203.0.113.1"
+RELAY = "203.0.113.10"
+WAN = {"A": "203.0.113.2", "B": "203.0.113.3"}
+CARRIER = {"A": "100.64.1", "B": "100.64.2"}
+LAN = {"A": "10.0.1", "B": "10.0.2"}
+STOP_WAIT = 10.0
+LEVEL = "warn,messagehub=info"
+
+# Mapping: which outside port a socket has. "same": one for all that it talks to.
+# Filtering: who may send to it: "none" (anybody), "address" (hosts it sent to), "port" (sockets).
+KINDS = {
+    "public": {"mapping": "same", "filtering": "none", "kept": True, "udp": True},
+    "full": {"mapping": "same", "filtering": "none", "kept": True, "udp": True},
+    "addr": {"mapping": "same", "filtering": "address", "kept": True, "udp": True},
+    "port": {"mapping": "same", "filtering": "port", "kept": True, "udp": True},
+    "remap": {"mapping": "same", "filtering": "port", "kept": False, "udp": True},
+    "sym": {"mapping": "other", "filtering": "port", "kept": False, "udp": True},
+    "udpblock": {"mapping": "same", "filtering": "port", "kept": True, "udp": False},
+    "double": {"mapping": "same", "filtering": "port", "kept": True, "udp": True},
+    # As port-restricted, with a router that can be asked for mappings.
+    "mapped": {"mapping": "same", "filtering": "port", "kept": True, "udp": True},
+}
+
+
+def direct_in_theory(a, b):
+    """Tells whether two homes can be connected without a relay."""
+    a, b = KINDS[a], KINDS[b]
+    if a["mapping"] == b["mapping"] == "same":
+        return True
+    if a["mapping"] == b["mapping"]:
+        return False
+    cone = a if a["mapping"] == "same" else b
+    return cone["filtering"] in ("none", "address")
+
+
+def run(*command, stdin=None):
+    subprocess.run(command, check=True, input=stdin, text=True)
+
+
+def rules(kind, inside, outside):
+    """Returns the nftables rules of a router: `inside` is its client, `outside` its own address."""
+    forward, prerouting, postrouting = [], [], []
+    if kind == "udpblock":
+        forward.append("meta l4proto udp drop")
+    if kind in ("full", "addr"):
+        prerouting.append(f'iifname "wan" meta l4proto {{ tcp, udp }} dnat to {inside}')
+    if kind == "addr":
+        forward.append('iifname "lan" update @seen { ip daddr }')
+        forward.append('iifname "wan" ct state new ip saddr != @seen drop')
+    elif kind != "full":
+        forward.append('iifname "wan" ct state new,invalid drop')
+    if kind == "remap":
+        for protocol in ("tcp", "udp"):
+            to = f"{outside}:{REMAPPED}"
+            postrouting.append(f'oifname "wan" {protocol} sport {PORT} snat to {to}')
+    translate = "masquerade fully-random" if kind == "sym" else f"snat to {outside}"
+    postrouting.append(f'oifname "wan" {translate}')
+    lines = lambda chain: "\n".join(f"    {line}" for line in chain)
+    return f"""
+table ip router {{
+  set seen {{ type ipv4_addr; flags dynamic,timeout; timeout 60s; }}
+  chain at_input {{ type filter hook input priority 0;
+    iifname "wan" ct state new,invalid drop
+  }}
+  chain at_forward {{ type filter hook forward priority 0; policy accept;
+{lines(forward)}
+  }}
+  chain at_prerouting {{ type nat hook prerouting priority -100;
+{lines(prerouting)}
+  }}
+  chain at_postrouting {{ type nat hook postrouting priority 100;
+{lines(postrouting)}
+  }}
+}}
+"""
+
+
+# What the Internet does on top of routing: nothing; lose the connections between the two homes and
+# let none be made; or be gone.
+WEATHER = {
+    "fair": "",
+    "parted": """
+    ip saddr { 203.0.113.2, 203.0.113.3 } ip daddr { 203.0.113.2, 203.0.113.3 } meta l4proto tcp reject with tcp reset
+    ip saddr { 203.0.113.2, 203.0.113.3 } ip daddr { 203.0.113.2, 203.0.113.3 } drop""",
+    "cut": "    drop",
+}
+
+
+class Lab:
+    """The namespaces and the nodes in them."""
+
+    def __init__(self, binary, kinds, keep=None):
+        self.binary = binary
+        self.kinds = dict(zip("AB", kinds))
+        self.prefix = f"mhnat{os.getpid()}"
+        self.namespaces = []
+        self.routers = {"A": [], "B": []}
+        self.nodes = []
+        self.own_folder = None if keep else tempfile.TemporaryDirectory(prefix="mhnat")
+        self.folder = Path(keep or self.own_folder.name)
+
+    def __enter__(self):
+        try:
+            self.build()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    # The network.
+
+    def name(self, short):
+        return f"{self.prefix}-{short}"
+
+    def add(self, short):
+        name = self.name(short)
+        run("ip", "netns", "add", name)
+        self.namespaces.append(name)
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        settings = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.disable_ipv6=1"]
+        run("ip", "netns", "exec", name, "sysctl", "-qw", *settings)
+        return name
+
+    def link(self, near, near_device, near_address, far, far_device, far_address):
+        """Joins two namespaces; `far` uses `near` as its way to everywhere."""
+        run(
+            *["ip", "link", "add", near_device, "netns", near],
+            *["type", "veth", "peer", "name", far_device, "netns", far],
+        )
+        run("ip", "-n", near, "addr", "add", near_address, "dev", near_device)
+        run("ip", "-n", far, "addr", "add", far_address, "dev", far_device)
+        run("ip", "-n", near, "link", "set", near_device, "up")
+        run("ip", "-n", far, "link", "set", far_device, "up")
+        gate, host = near_address.split("/")[0], far_address.split("/")[0]
+        if far_address.endswith("/32"):
+            run("ip", "-n", near, "route", "add", host, "dev", near_device)
+            run("ip", "-n", far, "route", "add", gate, "dev", far_device)
+        run("ip", "-n", far, "route", "add", "default", "via", gate)
+
+    def build(self):
+        self.inet = self.add("inet")
+        self.relay = self.add("relay")
+        self.link(self.inet, "relay", f"{THIRD}/32", self.relay, "wan", f"{RELAY}/32")
+        self.weather("fair")
+        for side, kind in self.kinds.items():
+            self.home(side, kind)
+
+    def home(self, side, kind):
+        client, wan, lan = self.add(f"client{side}"), WAN[side], LAN[side]
+        if kind == "public":
+            self.link(self.inet, side, f"{THIRD}/32", client, "wan", f"{wan}/32")
+            return
+        router = self.add(f"router{side}")
+        self.link(self.inet, side, f"{THIRD}/32", router, "wan", f"{wan}/32")
+        chain = [(router, "port" if kind in ("double", "mapped") else kind, wan)]
+        if kind == "double":
+            carrier, inner = CARRIER[side], self.add(f"inner{side}")
+            self.link(router, "lan", f"{carrier}.1/24", inner, "wan", f"{carrier}.2/24")
+            chain.append((inner, "port", f"{carrier}.2"))
+            router = inner
+        self.link(router, "lan", f"{lan}.1/24", client, "lan", f"{lan}.2/24")
+        for name, kind_of, outside in chain:
+            table = rules(kind_of, f"{lan}.2", outside)
+            run("ip", "netns", "exec", name, "nft", "-f", "-", stdin=table)
+            self.routers[side].append(name)
+
+    def client(self, side):
+        return self.name(f"client{side}")
+
+    def weather(self, kind):
+        """Changes what the Internet does, at once."""
+        table = f"""
+table ip weather
+delete table ip weather
+table ip weather {{
+  chain at_forward {{ type filter hook forward priority 0; policy accept;
+{WEATHER[kind]}
+  }}
+}}
+"""
+        run("ip", "netns", "exec", self.inet, "nft", "-f", "-", stdin=table)
+
+    def forget(self):
+        """Makes all routers forget what went through them."""
+        for router in self.routers["A"] + self.routers["B"]:
+            flush = ["ip", "netns", "exec", router, "conntrack", "-F"]
+            subprocess.run(flush, check=True, stderr=subprocess.DEVNULL)
+            run("ip", "netns", "exec", router, "nft", "flush", "set", "ip", "router", "seen")
+
+    # The nodes.
+
+    def start(self, short, namespace, **settings):
+        """Starts a node and waits until it serves; settings as in the environment."""
+        folder = self.folder / short
+        folder.mkdir(parents=True, exist_ok=True)
+        own = {name: text for name, text in os.environ.items() if not name.startswith("MESSAGEHUB")}
+        own |= {"HOME": str(folder), "RUST_LOG": os.environ.get("RUST_LOG", LEVEL)}
+        settings = {"element__listen_address": "null", "libp2p__mdns": "false"} | settings
+        own |= {f"MESSAGEHUB__{name.upper()}": text for name, text in settings.items()}
+        command = ["ip", "netns", "exec", namespace, self.binary, "--data", str(folder / "data")]
+        with open(folder / "log", "a", encoding="utf-8") as log:
+            process = subprocess.Popen(command, cwd=folder, env=own, stdout=log, stderr=log)
+        self.nodes.append((short, process))
+        home = Home(self.binary, namespace, str(folder / "data"), process.pid)
+        until(f"{short} serving", home.serves)
+        return home
+
+    def stop(self, short):
+        """Stops a node as a person would."""
+        for name, process in self.nodes:
+            if name == short and process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(PATIENCE)
+
+    def tell(self, story):
+        """Runs a story; where it fails, prints the end of each node's log."""
+        try:
+            story()
+        except BaseException:
+            self.logs()
+            raise
+
+    def logs(self, lines=40):
+        """Prints the end of each node's log."""
+        for short in dict.fromkeys(short for short, _ in self.nodes):
+            print(f"--- end of the log of {short}", file=sys.stderr)
+            text = (self.folder / short / "log").read_text(errors="replace")
+            print("\n".join(text.splitlines()[-lines:]), file=sys.stderr)
+
+    def close(self):
+        for _, process in self.nodes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for _, process in self.nodes:
+            try:
+                process.wait(STOP_WAIT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for name in self.namespaces:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+        if self.own_folder:
+            self.own_folder.cleanup()

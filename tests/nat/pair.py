@@ -1,0 +1,153 @@
+"""One case of the NAT lab: two real nodes behind two routers, and a public node.
+
+    pair.py BINARY KIND:KIND [FOLDER]
+
+Ann, behind the first router, knows nothing of Bob but his rendezvous string. She finds him, makes a
+room, invites him; he joins; both talk without a pause. Then the path between the two is lost for a
+while, and comes back. Prints a line of JSON with the figures. Fails where a router is not of its
+kind, a message is lost, doubled or out of order, or two homes that could be connected directly are
+not.
+"""
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import lab as labs  # noqa: E402
+import probe  # noqa: E402
+from homes import until  # noqa: E402
+from talk import Talk, p50_p99  # noqa: E402
+
+LOOK = 0.02
+# How long a direct connection may take to come up.
+DIRECT_WAIT = 30.0
+# How long they talk on after that, or where there will be none.
+SETTLE = 3.0
+RELAYED_SETTLE = 8.0
+# A QUIC connection that nobody answers ends after 10 s; a node that noticed tries other ways.
+PARTED = 12.0
+
+
+class Watch(threading.Thread):
+    """Looks again and again at how one node is connected to another."""
+
+    def __init__(self, home, other):
+        super().__init__(daemon=True)
+        self.home, self.other = home, other
+        self.begun = time.monotonic()
+        self.changes = []
+        self.over = threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.over.wait(LOOK):
+            # A node that ends has nothing to tell.
+            try:
+                peer = self.home.peer(self.other)
+            except (OSError, KeyError):
+                return
+            how = peer and peer.get("way", "relayed" if peer["relayed"] else "direct")
+            if how != (self.changes[-1][1] if self.changes else None):
+                self.changes.append((time.monotonic(), how))
+
+    def how(self):
+        return self.changes[-1][1] if self.changes else None
+
+    def is_direct(self):
+        return self.how() not in (None, "relayed")
+
+    def first(self, good):
+        return next((then for then, how in list(self.changes) if how and good(how)), None)
+
+
+def people(lab):
+    """Starts the three nodes; the public one is where the others enter, and their relay."""
+    relay = lab.start("relay", lab.relay, libp2p__dht__bootstrap_peers="")
+    relay.log_in()
+    until("the network of the public node", lambda: relay.status()["peer_id"])
+    peer = relay.status()["peer_id"]
+    places = [f"/ip4/{labs.RELAY}/udp/{labs.PORT}/quic-v1", f"/ip4/{labs.RELAY}/tcp/{labs.PORT}"]
+    known = ",".join(f"{place}/p2p/{peer}" for place in places)
+    settings = {"libp2p__dht__bootstrap_peers": known, "libp2p__static_relays": known}
+    ann = lab.start("ann", lab.client("A"), **settings)
+    bob = lab.start("bob", lab.client("B"), **settings)
+    for home in (ann, bob):
+        home.log_in()
+        until("the public node", lambda home=home: home.peer(relay))
+    return ann, bob
+
+
+def meet(ann, bob, settings=None):
+    """Has Ann find Bob and invite him; returns how long the finding took, and the room."""
+    found = until("Bob, found by Ann", lambda: bob.user in ann.find(f"p2p:{bob.name}"))
+    invite = {"preset": "private_chat", "invite": [bob.user]} | (settings or {})
+    room = ann.ask("POST", "v3/createRoom", invite)["room_id"]
+    bob.until("the invitation", lambda _: room in bob.rooms["invite"])
+    bob.ask("POST", f"v3/join/{quote(room)}", {})
+    bob.until("the room", lambda _: room in bob.rooms["join"])
+    return found, room
+
+
+def story(lab):
+    kinds = tuple(lab.kinds.values())
+    in_theory = labs.direct_in_theory(*kinds)
+    for side in lab.kinds:
+        probe.check(lab, side)
+    ann, bob = people(lab)
+    watch = Watch(ann, bob)
+    found, room = meet(ann, bob)
+    talk = Talk(ann, bob, room)
+
+    def talking(seconds, enough=lambda: False):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not enough():
+            talk.going_well()
+            time.sleep(LOOK)
+
+    talking(DIRECT_WAIT if in_theory else RELAYED_SETTLE, watch.is_direct)
+    talking(SETTLE)
+    how = watch.how()
+    figures = {"case": ":".join(kinds), "how": how, "found_s": found}
+    first = watch.first(lambda how: True)
+    direct = watch.first(lambda how: how != "relayed")
+    figures["upgrade_s"] = direct - first if direct else None
+    if watch.is_direct():
+        figures["again_s"], figures["again"] = parted(lab, watch, talking)
+    travels = talk.end()
+    watch.over.set()
+    figures["messages"] = len(travels)
+    figures["p50_s"], figures["p99_s"] = p50_p99(travels)
+    figures["lost"] = 0
+    print(json.dumps(figures), flush=True)
+    if in_theory and how in (None, "relayed"):
+        sys.exit(f"{kinds}: {how or 'not connected'}, and could be connected directly")
+    if not how:
+        sys.exit(f"{kinds}: not connected")
+
+
+def parted(lab, watch, talking):
+    """Loses the direct path while they talk; returns after how long there is one again."""
+    lab.weather("parted")
+    talking(PARTED, lambda: not watch.is_direct())
+    lab.weather("fair")
+    back = time.monotonic()
+    talking(DIRECT_WAIT, watch.is_direct)
+    took = time.monotonic() - back
+    talking(SETTLE)
+    return took, watch.how()
+
+
+def main():
+    binary, kinds = sys.argv[1], tuple(sys.argv[2].split(":"))
+    keep = sys.argv[3] if len(sys.argv) > 3 else None
+    with labs.Lab(binary, kinds, keep) as lab:
+        lab.tell(lambda: story(lab))
+
+
+if __name__ == "__main__":
+    main()
