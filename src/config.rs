@@ -136,6 +136,9 @@ pub struct Libp2pConfig {
     /// Addresses by which this node can be reached from everywhere; told to others as they are.
     #[serde(default)]
     pub external_addresses: Vec<Multiaddr>,
+    /// Whether the router is asked to send to us what comes to our ports.
+    #[serde(default = "yes")]
+    pub port_mapping: bool,
     /// With a secret, only nodes with the same one can be talked to.
     #[serde(default)]
     pub private_network_secret: Option<String>,
@@ -192,6 +195,7 @@ impl Default for Libp2pConfig {
             static_relays: Vec::new(),
             relay: RelayConfig::default(),
             external_addresses: Vec::new(),
+            port_mapping: true,
             private_network_secret: None,
             fresh_peer_id: false,
             dht: DhtConfig::default(),

@@ -1,6 +1,6 @@
 //! The NAT lab: real nodes behind real NAT rules, in network namespaces. Runs cases of
 //! `tests/nat/run`, which prints how the nodes were connected and how fast; all cases, and the
-//! table of `docs/nat-table.md`, come from that command alone. Needs root, nftables and conntrack.
+//! table of `docs/nat-table.md`, come from that command alone. Needs root, nftables, conntrack and miniupnpd.
 
 use std::process::Command;
 
@@ -10,7 +10,11 @@ use common::{namespaces_missing, node::binary, skip};
 
 /// Runs one case of the lab.
 fn case(case: &str) {
-    if let Some(why) = namespaces_missing(&["ip", "python3", "nft", "conntrack"]) {
+    let mut tools = vec!["ip", "python3", "nft", "conntrack"];
+    if case == "mapped" {
+        tools.push("miniupnpd");
+    }
+    if let Some(why) = namespaces_missing(&tools) {
         return skip(why);
     }
     let lab = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nat/run");
@@ -46,6 +50,11 @@ fn without_udp_there_is_tcp() {
 #[test]
 fn two_routers_in_a_row_are_punched_through() {
     case("double:port");
+}
+
+#[test]
+fn a_router_that_is_asked_opens_its_ports() {
+    case("mapped");
 }
 
 #[test]

@@ -1,13 +1,16 @@
 """A small Internet in network namespaces: a public node, and two homes behind routers of any kind.
 
-    relay 203.0.113.10 ──┐
-                       inet ── router A 203.0.113.2 ── client A 10.0.1.2
-                         └──── router B 203.0.113.3 ── client B 10.0.2.2
+    relay 11.0.113.10 ──┐
+                      inet ── router A 11.0.113.2 ── client A 10.0.1.2
+                        └──── router B 11.0.113.3 ── client B 10.0.2.2
 
-`inet` routes and does nothing else; 203.0.113.1 is its own, a third party for the probe. A home
-without a router is at 203.0.113.2 or .3 itself; behind a double NAT there is one router more, in
+`inet` routes and does nothing else; 11.0.113.1 is its own, a third party for the probe. A home
+without a router is at 11.0.113.2 or .3 itself; behind a double NAT there is one router more, in
 100.64.0.0/10 as carriers have it. Nothing reaches the network of the machine, and everything is
 gone when the lab closes. Several labs can stand beside each other.
+
+The addresses are none of those kept for documentation: routers and libp2p rightly take those for
+addresses that nobody can reach.
 
 Every router drops what it did not ask for in its *input* chain: else it answers the first early
 packet of the other side itself, remembers that, and then gives our packet to the same place another
@@ -27,9 +30,9 @@ from homes import PATIENCE, Home, until  # noqa: E402
 
 PORT = 4848
 REMAPPED = 50000
-THIRD = "203.0.113.1"
-RELAY = "203.0.113.10"
-WAN = {"A": "203.0.113.2", "B": "203.0.113.3"}
+THIRD = "11.0.113.1"
+RELAY = "11.0.113.10"
+WAN = {"A": "11.0.113.2", "B": "11.0.113.3"}
 CARRIER = {"A": "100.64.1", "B": "100.64.2"}
 LAN = {"A": "10.0.1", "B": "10.0.2"}
 STOP_WAIT = 10.0
@@ -71,8 +74,12 @@ def rules(kind, inside, outside):
     forward, prerouting, postrouting = [], [], []
     if kind == "udpblock":
         forward.append("meta l4proto udp drop")
+    if kind == "mapped":
+        # What miniupnpd opens is open.
+        forward.append("jump miniupnpd")
+        prerouting.append("jump miniupnpd_dnat")
     if kind in ("full", "addr"):
-        prerouting.append(f'iifname "wan" meta l4proto {{ tcp, udp }} dnat to {inside}')
+        prerouting.append(f'iifname "wan" meta l4proto {{ tcp, udp }} dnat ip to {inside}')
     if kind == "addr":
         forward.append('iifname "lan" update @seen { ip daddr }')
         forward.append('iifname "wan" ct state new ip saddr != @seen drop')
@@ -81,12 +88,12 @@ def rules(kind, inside, outside):
     if kind == "remap":
         for protocol in ("tcp", "udp"):
             to = f"{outside}:{REMAPPED}"
-            postrouting.append(f'oifname "wan" {protocol} sport {PORT} snat to {to}')
-    translate = "masquerade fully-random" if kind == "sym" else f"snat to {outside}"
+            postrouting.append(f'oifname "wan" {protocol} sport {PORT} snat ip to {to}')
+    translate = "masquerade fully-random" if kind == "sym" else f"snat ip to {outside}"
     postrouting.append(f'oifname "wan" {translate}')
     lines = lambda chain: "\n".join(f"    {line}" for line in chain)
     return f"""
-table ip router {{
+table inet router {{
   set seen {{ type ipv4_addr; flags dynamic,timeout; timeout 60s; }}
   chain at_input {{ type filter hook input priority 0;
     iifname "wan" ct state new,invalid drop
@@ -94,6 +101,9 @@ table ip router {{
   chain at_forward {{ type filter hook forward priority 0; policy accept;
 {lines(forward)}
   }}
+  chain miniupnpd {{ }}
+  chain miniupnpd_dnat {{ }}
+  chain miniupnpd_snat {{ }}
   chain at_prerouting {{ type nat hook prerouting priority -100;
 {lines(prerouting)}
   }}
@@ -106,11 +116,12 @@ table ip router {{
 
 # What the Internet does on top of routing: nothing; lose the connections between the two homes and
 # let none be made; or be gone.
+BOTH = f"{{ {', '.join(WAN.values())} }}"
 WEATHER = {
     "fair": "",
-    "parted": """
-    ip saddr { 203.0.113.2, 203.0.113.3 } ip daddr { 203.0.113.2, 203.0.113.3 } meta l4proto tcp reject with tcp reset
-    ip saddr { 203.0.113.2, 203.0.113.3 } ip daddr { 203.0.113.2, 203.0.113.3 } drop""",
+    "parted": f"""
+    ip saddr {BOTH} ip daddr {BOTH} meta l4proto tcp reject with tcp reset
+    ip saddr {BOTH} ip daddr {BOTH} drop""",
     "cut": "    drop",
 }
 
@@ -184,7 +195,7 @@ class Lab:
             return
         router = self.add(f"router{side}")
         self.link(self.inet, side, f"{THIRD}/32", router, "wan", f"{wan}/32")
-        chain = [(router, "port" if kind in ("double", "mapped") else kind, wan)]
+        chain = [(router, "port" if kind == "double" else kind, wan)]
         if kind == "double":
             carrier, inner = CARRIER[side], self.add(f"inner{side}")
             self.link(router, "lan", f"{carrier}.1/24", inner, "wan", f"{carrier}.2/24")
@@ -217,9 +228,39 @@ table ip weather {{
         for router in self.routers["A"] + self.routers["B"]:
             flush = ["ip", "netns", "exec", router, "conntrack", "-F"]
             subprocess.run(flush, check=True, stderr=subprocess.DEVNULL)
-            run("ip", "netns", "exec", router, "nft", "flush", "set", "ip", "router", "seen")
+            run("ip", "netns", "exec", router, "nft", "flush", "set", "inet", "router", "seen")
 
-    # The nodes.
+    # The nodes, and what else runs.
+
+    def serve_mappings(self, side, protocol):
+        """Lets the router of a side open ports when asked: "upnp", or "natpmp" (which is PCP too)."""
+        router, folder = self.routers[side][0], self.folder / f"router{side}"
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "ext_ifname": "wan",
+            "listening_ip": "lan",
+            "enable_natpmp": "yes" if protocol == "natpmp" else "no",
+            "enable_upnp": "yes" if protocol == "upnp" else "no",
+            "upnp_table_name": "router",
+            "upnp_nat_table_name": "router",
+            "upnp_forward_chain": "miniupnpd",
+            "upnp_nat_chain": "miniupnpd_dnat",
+            "upnp_nat_postrouting_chain": "miniupnpd_snat",
+            "secure_mode": "yes",
+            "uuid": "b014febe-ecd3-4e0d-b1f4-5d4d7f3a3a3a",
+        }
+        lines = [f"{name}={value}" for name, value in settings.items()]
+        lines.append(f"allow 1024-65535 {LAN[side]}.0/24 1024-65535")
+        (folder / "miniupnpd.conf").write_text("\n".join(lines) + "\n")
+        # In the foreground, or it would outlive the lab.
+        command = ["miniupnpd", "-d", "-f", str(folder / "miniupnpd.conf")]
+        command += ["-P", str(folder / "miniupnpd.pid")]
+        with open(folder / "log", "a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                ["ip", "netns", "exec", router, *command], stdout=log, stderr=log
+            )
+        self.nodes.append((f"router{side}", process))
+
 
     def start(self, short, namespace, **settings):
         """Starts a node and waits until it serves; settings as in the environment."""

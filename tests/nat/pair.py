@@ -51,7 +51,7 @@ class Watch(threading.Thread):
                 peer = self.home.peer(self.other)
             except (OSError, KeyError):
                 return
-            how = peer and peer.get("way", "relayed" if peer["relayed"] else "direct")
+            how = peer and peer["way"]
             if how != (self.changes[-1][1] if self.changes else None):
                 self.changes.append((time.monotonic(), how))
 
@@ -67,11 +67,17 @@ class Watch(threading.Thread):
 
 def people(lab):
     """Starts the three nodes; the public one is where the others enter, and their relay."""
-    relay = lab.start("relay", lab.relay, libp2p__dht__bootstrap_peers="")
+    places = [f"/ip4/{labs.RELAY}/udp/{labs.PORT}/quic-v1", f"/ip4/{labs.RELAY}/tcp/{labs.PORT}"]
+    public = {
+        # Nobody else is there who could confirm it.
+        "libp2p__external_addresses": ",".join(places),
+        "libp2p__relay__serve": "always",
+        "libp2p__dht__bootstrap_peers": "",
+    }
+    relay = lab.start("relay", lab.relay, **public)
     relay.log_in()
     until("the network of the public node", lambda: relay.status()["peer_id"])
     peer = relay.status()["peer_id"]
-    places = [f"/ip4/{labs.RELAY}/udp/{labs.PORT}/quic-v1", f"/ip4/{labs.RELAY}/tcp/{labs.PORT}"]
     known = ",".join(f"{place}/p2p/{peer}" for place in places)
     settings = {"libp2p__dht__bootstrap_peers": known, "libp2p__static_relays": known}
     ann = lab.start("ann", lab.client("A"), **settings)

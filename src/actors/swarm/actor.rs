@@ -9,7 +9,10 @@ use std::{collections::VecDeque, fmt, time::Duration};
 
 use actix::prelude::*;
 use libp2p::{Multiaddr, identity::Keypair};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 use super::{
     Admit, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, GossipReceived,
@@ -40,6 +43,7 @@ pub struct SwarmSettings {
     pub(super) external: Vec<Multiaddr>,
     pub(super) serve: RelayServe,
     pub(super) mdns: bool,
+    pub(super) port_mapping: bool,
     pub(super) network: Option<NetworkKey>,
     pub(super) failed: Recipient<SwarmFailed>,
 }
@@ -63,6 +67,7 @@ impl SwarmSettings {
             external: config.libp2p.external_addresses.clone(),
             serve: config.libp2p.relay.serve,
             mdns: config.libp2p.mdns,
+            port_mapping: config.libp2p.port_mapping,
             network: secret.map(NetworkKey::derive),
             failed,
         }
@@ -71,7 +76,8 @@ impl SwarmSettings {
     fn choices(&self) -> Choices {
         let wan = !self.bootstrap.is_empty() && self.network.is_none();
         let traversal = self.network.is_none();
-        Choices { mdns: self.mdns, wan, traversal, serve: self.serve }
+        let port_mapping = self.port_mapping && traversal;
+        Choices { mdns: self.mdns, wan, traversal, serve: self.serve, port_mapping }
     }
 }
 
@@ -79,6 +85,7 @@ impl SwarmSettings {
 pub struct SwarmActor {
     settings: SwarmSettings,
     commands: Option<mpsc::Sender<Command>>,
+    task: Option<JoinHandle<()>>,
     backlog: VecDeque<Command>,
     identity: Option<Vec<u8>>,
     bound: Option<Bind>,
@@ -98,6 +105,7 @@ impl SwarmActor {
         Self {
             settings,
             commands: None,
+            task: None,
             backlog: VecDeque::new(),
             identity: None,
             bound: None,
@@ -121,7 +129,8 @@ impl SwarmActor {
         };
         let (commands, receiver) = mpsc::channel(limits::SWARM_COMMANDS);
         let (sender, mut events) = mpsc::channel(limits::SWARM_EVENTS);
-        tokio::spawn(Box::pin(EventLoop::new(swarm, settings, receiver, sender).run()));
+        let task = EventLoop::new(swarm, settings, receiver, sender).run();
+        self.task = Some(tokio::spawn(Box::pin(task)));
         ctx.add_stream(futures::stream::poll_fn(move |cx| events.poll_recv(cx)));
         self.commands = Some(commands);
         if let Some(identity) = self.identity.clone() {
@@ -234,12 +243,19 @@ impl Handler<Bind> for SwarmActor {
 }
 
 impl Handler<StopSwarm> for SwarmActor {
-    type Result = ();
+    type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, _: StopSwarm, _: &mut Context<Self>) {
+    fn handle(&mut self, _: StopSwarm, _: &mut Context<Self>) -> Self::Result {
         self.stopping = true;
         self.backlog.clear();
         self.commands = None;
+        let task = self.task.take();
+        Box::pin(async move {
+            // It may have ended already; that it failed was logged then.
+            if let Some(task) = task {
+                let _ = task.await;
+            }
+        })
     }
 }
 
@@ -481,6 +497,21 @@ mod tests {
             restarted: vec![others.clone().recipient()],
         });
         (swarm, others)
+    }
+
+    #[actix::test]
+    async fn a_private_network_asks_no_router() {
+        for (libp2p, asks) in [
+            (serde_json::json!({}), true),
+            (serde_json::json!({"portMapping": false}), false),
+            (serde_json::json!({"privateNetworkSecret": "a secret of some length"}), false),
+        ] {
+            let config: Config =
+                serde_json::from_value(serde_json::json!({ "libp2p": libp2p })).unwrap();
+            let failed = Others::default().start().recipient();
+            let settings = SwarmSettings::new(&config, Keypair::generate_ed25519(), failed);
+            assert_eq!(settings.choices().port_mapping, asks, "{libp2p}");
+        }
     }
 
     #[actix::test]

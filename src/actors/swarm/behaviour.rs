@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     codec::FrameCodec,
     gate::{Filter, Gate, Gossipsub},
-    observed,
+    observed, port_mapping,
     probing::Probing,
     relay_server::RelayServer,
 };
@@ -74,6 +74,7 @@ pub(super) struct Behaviour {
     pub(super) probe: Toggle<Probing<autonat::v2::client::Behaviour>>,
     pub(super) probed: Toggle<Probing<autonat::v2::server::Behaviour>>,
     pub(super) dcutr: Toggle<dcutr::Behaviour>,
+    pub(super) port_mapping: Toggle<port_mapping::Behaviour>,
 }
 
 /// What differs from node to node.
@@ -83,6 +84,8 @@ pub(super) struct Choices {
     /// Routers may be in the way: not so in a private network.
     pub(super) traversal: bool,
     pub(super) serve: RelayServe,
+    /// Whether the router is asked to send to us what comes to our ports.
+    pub(super) port_mapping: bool,
 }
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -139,6 +142,7 @@ pub(super) fn build(
             .then(|| Probing::server(autonat::v2::server::Behaviour::default()))
             .into(),
         dcutr: choices.traversal.then(|| dcutr::Behaviour::new(me)).into(),
+        port_mapping: choices.port_mapping.then(port_mapping::Behaviour::default).into(),
     })
 }
 

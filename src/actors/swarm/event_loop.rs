@@ -1,6 +1,6 @@
 //! The task that owns the libp2p Swarm.
 //!
-//! Invariants: it awaits nothing but its own `select!`; when the actor is behind, gossip is
+//! Invariants: it awaits nothing but its own `select!`, until it ends; when the actor is behind, gossip is
 //! ignored and requests are dropped, so that news of peers always have room; what is found in a
 //! DHT is dialled here and at once, since its addresses are forgotten with the query.
 
@@ -37,6 +37,7 @@ use crate::{
 
 mod dialling;
 mod discovery;
+mod mapping;
 mod reaching;
 mod relays;
 mod requests;
@@ -255,7 +256,7 @@ impl EventLoop {
                     #[cfg(test)]
                     Some(Command::Fail) => return,
                     Some(command) => self.command(command),
-                    None => return,
+                    None => return self.leave().await,
                 },
                 event = self.swarm.select_next_some() => self.translate(event),
                 _ = ticks.tick() => self.tick(),

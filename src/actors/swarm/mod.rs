@@ -16,6 +16,7 @@ mod key;
 mod listening;
 mod messages;
 mod observed;
+mod port_mapping;
 mod probing;
 mod reachability;
 mod relay_server;

@@ -109,7 +109,6 @@ impl Reachability {
     }
 
     /// A router opened an address for us, or closed it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "told by the port mapping"))]
     pub(super) fn mapped(&mut self, at: &Multiaddr, open: bool) {
         match open {
             true => self.mapped.insert(at.clone()),

@@ -35,6 +35,9 @@ impl EventLoop {
             SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => self.on_relay(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Probe(event)) => self.on_probe(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => self.on_dcutr(&event),
+            SwarmEvent::Behaviour(BehaviourEvent::PortMapping(event)) => {
+                self.on_port_mapping(&event);
+            }
             SwarmEvent::ExternalAddrConfirmed { address } => self.on_confirmed(&address),
             SwarmEvent::ExternalAddrExpired { address } => self.on_expired(&address),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {

@@ -1,0 +1,49 @@
+//! Ports that the router opened for us, and closing them in the end.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use tokio::time::{Instant, sleep_until};
+
+use super::EventLoop;
+use crate::actors::swarm::port_mapping::Event;
+
+/// Longest wait for a router to close our ports: the node has 5 s to stop.
+const LEAVE_WAIT: Duration = Duration::from_secs(1);
+
+impl EventLoop {
+    pub(super) fn on_port_mapping(&mut self, event: &Event) {
+        match event {
+            Event::Opened(at) => {
+                log::info!(address:% = at; "the router sends to us what comes to");
+                self.reach.mapped(at, true);
+            }
+            Event::Closed(at) => {
+                log::info!(address:% = at; "the router does not send to us any more what comes to");
+                self.reach.mapped(at, false);
+            }
+            Event::Ended => {}
+        }
+        self.weigh();
+    }
+
+    /// Has the router close our ports: else they stay open for whoever gets our address next.
+    pub(super) async fn leave(mut self) {
+        let Some(mapping) = self.swarm.behaviour_mut().port_mapping.as_mut() else { return };
+        mapping.close();
+        let end = Instant::now() + LEAVE_WAIT;
+        loop {
+            let mapping = self.swarm.behaviour().port_mapping.as_ref();
+            if mapping.is_none_or(crate::actors::swarm::port_mapping::Behaviour::is_idle) {
+                return;
+            }
+            tokio::select! {
+                _ = self.swarm.select_next_some() => {}
+                () = sleep_until(end) => {
+                    log::debug!("a router did not close our ports in time");
+                    return;
+                }
+            }
+        }
+    }
+}
