@@ -25,6 +25,7 @@ use super::{
     behaviour::Behaviour,
     listening,
     reachability::{Reachability, Standing},
+    reunion::Reunions,
     schedule::Backoff,
 };
 use crate::{
@@ -191,6 +192,10 @@ pub(super) struct EventLoop {
     publish_lan: Option<Instant>,
     publish_wan: Option<Instant>,
     anchors: Vec<Anchor>,
+    /// Members that were lost.
+    reunions: Reunions,
+    /// Since when nobody at all is connected any more.
+    alone_since: Option<Instant>,
     relays: Vec<Relay>,
     /// Relays that refused or were lost, until when.
     refused: HashMap<PeerId, Instant>,
@@ -219,6 +224,8 @@ impl EventLoop {
         let reach = Reachability::new(&settings.external);
         Self {
             anchors: anchors.collect(),
+            reunions: Reunions::default(),
+            alone_since: None,
             relays,
             swarm,
             commands,
@@ -285,6 +292,7 @@ impl EventLoop {
                 }
             }
             Command::Dismiss(peer) => {
+                self.reunions.over(&peer);
                 let behaviour = self.swarm.behaviour_mut();
                 behaviour.gossip.dismiss(&peer);
                 if let Some(relay) = behaviour.relay_server.as_mut() {

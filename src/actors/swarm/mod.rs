@@ -20,6 +20,7 @@ mod port_mapping;
 mod probing;
 mod reachability;
 mod relay_server;
+mod reunion;
 mod schedule;
 mod surplus;
 mod transport;

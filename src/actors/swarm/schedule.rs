@@ -28,6 +28,11 @@ impl Backoff {
         true
     }
 
+    /// The next try comes within a while, however often it failed.
+    pub(super) fn hurry(&mut self, now: Instant, within: Duration) {
+        self.due = self.due.min(now + within);
+    }
+
     /// It worked: the next failure is followed by a try after `wait`.
     pub(super) fn rest(&mut self, now: Instant, wait: Duration) {
         self.due = now + wait;
@@ -56,5 +61,16 @@ mod tests {
         assert!(backoff.fire(now, 0.0));
         assert!(!backoff.fire(now + Duration::from_millis(499), 0.0));
         assert!(backoff.fire(now + Duration::from_millis(500), 0.0));
+    }
+
+    #[test]
+    fn a_hurry_shortens_a_delay_and_never_lengthens_one() {
+        let start = Instant::now();
+        let mut backoff = Backoff::new(start);
+        backoff.rest(start, LONGEST);
+        backoff.hurry(start, FIRST);
+        assert_eq!(backoff.due, start + FIRST);
+        backoff.hurry(start, LONGEST);
+        assert_eq!(backoff.due, start + FIRST);
     }
 }

@@ -14,12 +14,15 @@ use libp2p::{
     },
 };
 
-use super::{Discovery, EventLoop, WANTED_MAX, address, address::Reach};
+use super::{Discovery, EventLoop, Peer, WANTED_MAX, address, address::Reach};
 
 /// Dials that wait for a relay.
 const THROUGH_MAX: usize = 256;
 /// How long they wait.
 const THROUGH_WAIT: Duration = Duration::from_secs(10);
+/// A node that lost everybody tries its bootstrap nodes and relays this often, for this long.
+const ALONE_EVERY: Duration = Duration::from_secs(3);
+const ALONE_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// A peer that is dialled once its relay is connected.
 #[derive(Debug)]
@@ -53,18 +56,70 @@ impl EventLoop {
             return;
         }
         self.want(peer);
+        match self.connect(peer, addresses, PeerCondition::DisconnectedAndNotDialing) {
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => {
+                log::debug!(peer:%, error:%; "cannot dial");
+                self.dial_failed(peer);
+            }
+        }
+    }
+
+    /// Dials a peer: at once, or by way of a relay that has yet to be connected.
+    fn connect(
+        &mut self,
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        condition: PeerCondition,
+    ) -> Result<(), DialError> {
         let addresses = addresses.into_iter().take(address::ADDRESSES_MAX);
         let (now, later): (Vec<_>, Vec<_>) = addresses.partition(|at| self.is_ready(at));
         for at in later {
             self.dial_later(peer, at);
         }
-        let options =
-            DialOpts::peer_id(peer).addresses(now).extend_addresses_through_behaviour().build();
-        match self.swarm.dial(options) {
-            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => {
-                log::debug!(peer:%, error:%; "cannot dial");
-                self.dial_failed(peer);
+        let options = DialOpts::peer_id(peer)
+            .condition(condition)
+            .addresses(now)
+            .extend_addresses_through_behaviour()
+            .build();
+        self.swarm.dial(options)
+    }
+
+    /// A peer's last connection ended.
+    pub(super) fn lost(&mut self, id: PeerId, peer: &Peer, now: Instant) {
+        if peer.admitted.is_some() {
+            self.reunions.lost(id, peer.addresses.clone(), now);
+        }
+        if self.peers.is_empty() {
+            self.alone_since = Some(now);
+        }
+    }
+
+    /// A peer is connected: where it is the first, the network is back.
+    pub(super) fn found(&mut self, id: &PeerId, now: Instant) {
+        self.reunions.over(id);
+        if self.alone_since.take().is_some() {
+            self.reunions.hurry(now);
+        }
+    }
+
+    /// Dials members that were lost; and where everybody was, the ways into the network too.
+    pub(super) fn meet_again(&mut self, now: Instant) {
+        for due in self.reunions.due(now, rand::random) {
+            let condition = match due.often {
+                true => PeerCondition::Disconnected,
+                false => PeerCondition::DisconnectedAndNotDialing,
+            };
+            if let Err(error) = self.connect(due.peer, due.addresses, condition) {
+                log::debug!(peer:% = due.peer, error:%; "cannot dial a member again");
+            }
+        }
+        if self.alone_since.is_some_and(|since| now.duration_since(since) < ALONE_FOR) {
+            for anchor in &mut self.anchors {
+                anchor.backoff.hurry(now, ALONE_EVERY);
+            }
+            for relay in &mut self.relays {
+                relay.hurry(now, ALONE_EVERY);
             }
         }
     }

@@ -62,6 +62,12 @@ impl Relay {
         let (ask, dial) = (Backoff::new(now), Backoff::new(now));
         Self { peer, address, kind, listener: None, accepted: false, ask, dial }
     }
+
+    /// Tries again within a while.
+    pub(super) fn hurry(&mut self, now: Instant, within: Duration) {
+        self.ask.hurry(now, within);
+        self.dial.hurry(now, within);
+    }
 }
 
 impl EventLoop {

@@ -98,6 +98,7 @@ impl EventLoop {
         if endpoint.is_dialer() && !endpoint.is_relayed() {
             self.anchor_known(id, at);
         }
+        self.found(&id, Instant::now());
         let way = self.way_of(&id, connection, endpoint);
         let peer = self.peers.entry(id).or_default();
         if peer.connections.is_empty() {
@@ -125,7 +126,11 @@ impl EventLoop {
         self.anchor_changed(id);
         // A proof counts for the connections that there were: it is asked for again on the next.
         self.swarm.behaviour_mut().gossip.dismiss(&id);
-        let ours = self.peers.remove(&id).is_some_and(|peer| peer.ours);
+        let known = self.peers.remove(&id);
+        if let Some(known) = &known {
+            self.lost(id, known, Instant::now());
+        }
+        let ours = known.is_some_and(|peer| peer.ours);
         if self.wanted.remove(&id) {
             self.news(Discovery::DialFailed(id));
         } else if ours {
