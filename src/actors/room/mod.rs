@@ -22,5 +22,7 @@ mod receive;
 mod serve;
 
 pub use actor::RoomActor;
+pub(super) use client::{federation, read};
+pub(super) use links::ask;
 pub use links::{Links, StoreLink};
 pub use messages::*;
