@@ -81,6 +81,10 @@ pub mod limits {
     pub const MISSING_PAGE: usize = 100;
     /// Rounds of fetching for one gap.
     pub const MISSING_ROUNDS: usize = 50;
+    /// Rooms in one message that compares heads: about 20 KiB.
+    pub const HEADS_ROOMS: usize = 256;
+    /// Forward extremities of one room that are told, and looked at.
+    pub const HEADS: usize = 20;
     /// PDUs in one transaction (Server-Server API).
     pub const TRANSACTION_PDUS: usize = 50;
     /// EDUs in one transaction.

@@ -121,6 +121,10 @@ fn in_words(status: &Status) -> String {
         lines.push(format!("relay         {}", relay.address));
     }
     lines.push(format!("rooms         {} joined, {} invites", rooms.joined, rooms.invited));
+    lines.push(format!(
+        "gossip        {} topics, {} of them meshed",
+        network.topics.subscribed, network.topics.meshed
+    ));
     lines.push(format!("peers         {}", network.peers.len()));
     for peer in &network.peers {
         let name = peer.server_name.as_ref().map_or("not identified yet", |name| name.as_str());

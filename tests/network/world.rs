@@ -12,9 +12,11 @@ use messagehub::{
         gossip::{GossipTransaction, JoinTopic, PublishTransaction},
         network::{self, Network, NetworkParts},
         relay_request::{FederationError, InboundAnswer, InboundRequest, KeysSeen, SendFederation},
-        rendezvous::{Advertise, FoundPerson, NetworkStatus, ReadNetwork, SearchPeople},
+        rendezvous::{
+            Advertise, FoundPerson, NetworkStatus, ReadNetwork, SearchPeople, SharedServers,
+        },
         room::TransactionVerdict,
-        room_state::ServerOnline,
+        room_state::{ServerOffline, ServerOnline},
         store::{Committed, Row, RowKind, ScanRows, StoreError, WriteRows},
         swarm::{self, SendRequest, SwarmFailed},
     },
@@ -32,6 +34,7 @@ use serde_json::{json, value::to_raw_value};
 pub(crate) struct World {
     pub(crate) name: String,
     pub(crate) online: Vec<OwnedServerName>,
+    pub(crate) offline: Vec<OwnedServerName>,
     pub(crate) keys: Vec<OwnedServerName>,
     pub(crate) requests: Vec<Request>,
     pub(crate) gossip: Vec<(OwnedServerName, usize, usize)>,
@@ -91,6 +94,14 @@ impl Handler<ServerOnline> for World {
 
     fn handle(&mut self, ServerOnline(server): ServerOnline, _: &mut Context<Self>) {
         self.online.push(server);
+    }
+}
+
+impl Handler<ServerOffline> for World {
+    type Result = ();
+
+    fn handle(&mut self, ServerOffline(server): ServerOffline, _: &mut Context<Self>) {
+        self.offline.push(server);
     }
 }
 
@@ -178,6 +189,8 @@ pub(crate) struct Start {
     pub(crate) places: usize,
     /// Has no identity yet.
     pub(crate) waits: bool,
+    /// Shares a room with the nodes of these seeds.
+    pub(crate) shares: std::ops::Range<u8>,
 }
 
 impl Start {
@@ -193,6 +206,7 @@ impl Start {
             relays: Vec::new(),
             places: limits::WORK_NODE,
             waits: false,
+            shares: 1..10,
         }
     }
 
@@ -244,9 +258,12 @@ impl Start {
             scan_rows: world.clone().recipient(),
             keys_seen: world.clone().recipient(),
             server_online: world.clone().recipient(),
+            server_offline: world.clone().recipient(),
             failed: world.clone().recipient(),
         })
         .unwrap();
+        let added = self.shares.map(|seed| secret_keys(seed).server_name()).collect();
+        network.rendezvous.do_send(SharedServers { added, removed: Vec::new() });
         network.bind(world.clone().recipient(), world.clone().recipient());
         let peer_ids = [network.peer_id.clone()];
         let signer = Signer::new(&secret_keys(self.seed), &peer_ids, self.issued).unwrap();

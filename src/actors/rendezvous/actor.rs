@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Advertise, AskWith, FoundPerson, NetworkStatus, ReadNetwork, ResolveServer, SearchPeople,
-    UseSigner, book,
+    SharedServers, UseSigner, book,
     hunt::{Goal, Profile},
     machine::{Effect, Input, Machine},
 };
@@ -20,11 +20,11 @@ use crate::{
         cpu::Cpu,
         gossip::{PeerForgotten, PeerVerified},
         relay_request::{KeysSeen, SendFederation},
-        room_state::ServerOnline,
+        room_state::{ServerOffline, ServerOnline},
         store::{Row, RowKind, ScanRows, WriteRows},
         swarm::{
-            Admit, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, Provide, ReadSwarm,
-            SetIdentity, SwarmRestarted, read_address,
+            Admit, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, Keep, Provide,
+            ReadSwarm, SetIdentity, SwarmRestarted, read_address,
         },
     },
     config::limits,
@@ -53,6 +53,8 @@ pub struct RendezvousParts {
     pub keys_seen: Recipient<KeysSeen>,
     /// RoomState.
     pub server_online: Recipient<ServerOnline>,
+    /// RoomState.
+    pub server_offline: Recipient<ServerOffline>,
     /// Store.
     pub write_rows: Recipient<WriteRows>,
     /// Store.
@@ -65,6 +67,8 @@ pub struct RendezvousParts {
     pub set_identity: Recipient<SetIdentity>,
     /// Swarm.
     pub exchange: Recipient<Exchange>,
+    /// Swarm.
+    pub keep: Recipient<Keep>,
     /// Swarm.
     pub admit: Recipient<Admit>,
     /// Swarm.
@@ -128,6 +132,16 @@ impl RendezvousActor {
         match effect {
             Effect::Exchange(peer) => self.parts.exchange.do_send(Exchange(peer)),
             Effect::Proven { peer, keys, first } => self.proven(peer, *keys, first),
+            Effect::Admit(peer) => {
+                // In this order: gossip flows once the gate is open.
+                self.parts.verified.do_send(PeerVerified(peer));
+                self.parts.admit.do_send(Admit(peer));
+            }
+            Effect::Part(peer) => {
+                self.parts.forgotten.do_send(PeerForgotten(peer));
+                self.parts.dismiss.do_send(Dismiss(peer));
+            }
+            Effect::Offline(server) => self.parts.server_offline.do_send(ServerOffline(server)),
             Effect::Over { peer, disconnect } => {
                 self.parts.forgotten.do_send(PeerForgotten(peer));
                 if disconnect {
@@ -182,9 +196,7 @@ impl RendezvousActor {
         if first {
             let server = keys.server_name().to_owned();
             log::info!(server:%, peer:%; "connected to");
-            // In this order: gossip flows once the gate is open.
-            self.parts.verified.do_send(PeerVerified(peer));
-            self.parts.admit.do_send(Admit(peer));
+            self.parts.keep.do_send(Keep(peer));
             self.parts.server_online.do_send(ServerOnline(server));
         }
         self.parts.keys_seen.do_send(KeysSeen(keys));
@@ -336,6 +348,15 @@ impl Handler<Advertise> for RendezvousActor {
 
     fn handle(&mut self, Advertise { display_name }: Advertise, ctx: &mut Context<Self>) {
         self.step(Input::Advertise(display_name), ctx);
+    }
+}
+
+impl Handler<SharedServers> for RendezvousActor {
+    type Result = ();
+
+    fn handle(&mut self, shared: SharedServers, ctx: &mut Context<Self>) {
+        let SharedServers { added, removed } = shared;
+        self.step(Input::Shared { added, removed }, ctx);
     }
 }
 

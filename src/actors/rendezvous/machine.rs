@@ -2,10 +2,11 @@
 //! opaque.
 //!
 //! Invariants: a proof is live server_keys that name the peer, and ends with them, with newer
-//! ones that do not name it, or with the connection; only a proof ends a hunt with a result.
+//! ones that do not name it, or with the connection; only a proof ends a hunt with a result; who
+//! gossips has a proof, of a server that shares a room with us.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Display,
     hash::Hash,
     num::NonZeroUsize,
@@ -76,6 +77,8 @@ pub(super) enum Input<P, A> {
     Retry(u64),
     /// Whoever asked waits no longer.
     TimeUp(u64),
+    /// These servers share a room with us from now on, and those no longer.
+    Shared { added: Vec<OwnedServerName>, removed: Vec<OwnedServerName> },
     /// Our shown name.
     Advertise(String),
     /// Time went by.
@@ -91,6 +94,12 @@ pub(super) enum Effect<P, A> {
     Exchange(P),
     /// A node proved who it is; `first` on this connection.
     Proven { peer: P, keys: Box<VerifiedServerKeys>, first: bool },
+    /// Gossip with a proven node: it is of a member of a room of ours.
+    Admit(P),
+    /// No more gossip with it: it is of no member any more.
+    Part(P),
+    /// The last node that was proven to speak for a server does so no longer.
+    Offline(OwnedServerName),
     /// A proof is over; `disconnect` where the node is still there.
     Over { peer: P, disconnect: bool },
     /// Connect a node.
@@ -145,6 +154,8 @@ struct Newest {
 pub(super) struct Machine<P, A> {
     us: Option<OwnedServerName>,
     display_name: Option<String>,
+    /// Servers that share a room with us.
+    shared: HashSet<OwnedServerName>,
     nodes: HashMap<P, Node<A>>,
     newest: LruCache<OwnedServerName, Newest>,
     book: HashMap<OwnedServerName, Place<P, A>>,
@@ -161,6 +172,7 @@ impl<P, A> Default for Machine<P, A> {
         Self {
             us: None,
             display_name: None,
+            shared: HashSet::new(),
             nodes: HashMap::new(),
             newest: LruCache::new(SERVERS_MAX),
             book: HashMap::new(),
@@ -196,8 +208,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
             }
             Input::Seen { peer, ours, addresses } => self.seen(peer, ours, addresses, &mut out),
             Input::Gone(peer) | Input::DialFailed(peer) => {
-                if self.nodes.remove(&peer).is_some_and(|node| node.proof.is_some()) {
+                if let Some(proof) = self.nodes.remove(&peer).and_then(|node| node.proof) {
                     out.push(Effect::Over { peer, disconnect: false });
+                    self.ended(proof.server, &mut out);
                 }
                 self.settle(&peer, &mut out);
             }
@@ -219,15 +232,18 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
             }
             Input::Retry(ticket) => self.round(ticket, Vec::new(), &mut out),
             Input::TimeUp(ticket) => self.time_up(ticket, &mut out),
+            Input::Shared { added, removed } => self.share(added, removed, &mut out),
             Input::Advertise(name) => {
                 self.display_name = Some(name);
                 self.provide(&mut out);
             }
             Input::Tick => self.tick(now, &mut out),
             Input::Restarted => {
-                for (peer, node) in self.nodes.drain() {
-                    if node.proof.is_some() {
+                let nodes = std::mem::take(&mut self.nodes);
+                for (peer, node) in nodes {
+                    if let Some(proof) = node.proof {
                         out.push(Effect::Over { peer, disconnect: false });
+                        self.ended(proof.server, &mut out);
                     }
                 }
                 self.provide(&mut out);
@@ -339,7 +355,35 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         self.failed.pop(&server);
         self.remember(&server, peer, addresses, keys.valid_until_ts(), out);
         out.push(Effect::Proven { peer, keys: Box::new(keys), first });
+        if first && self.shared.contains(&server) {
+            out.push(Effect::Admit(peer));
+        }
         self.proven(peer, &server, out);
+    }
+
+    fn share(
+        &mut self,
+        added: Vec<OwnedServerName>,
+        removed: Vec<OwnedServerName>,
+        out: &mut Effects<P, A>,
+    ) {
+        for server in removed {
+            if self.shared.remove(&server) {
+                out.extend(self.nodes_of(&server).map(Effect::Part));
+            }
+        }
+        for server in added {
+            if self.shared.insert(server.clone()) {
+                out.extend(self.nodes_of(&server).map(Effect::Admit));
+            }
+        }
+    }
+
+    /// Returns the nodes that are proven to speak for a server.
+    fn nodes_of(&self, server: &OwnedServerName) -> impl Iterator<Item = P> {
+        let of_it =
+            move |node: &Node<A>| node.proof.as_ref().is_some_and(|proof| proof.server == *server);
+        self.nodes.iter().filter(move |(_, node)| of_it(node)).map(|(peer, _)| *peer)
     }
 
     fn not_superseded(&self, peer: &P, keys: &VerifiedServerKeys) -> bool {
@@ -359,12 +403,17 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
             return;
         }
         let peer_ids = keys.peer_ids().to_vec();
+        let mut over = false;
         for (peer, node) in &mut self.nodes {
             let proves = node.proof.as_ref().is_some_and(|proof| proof.server == *server);
             if proves && !peer_ids.contains(&peer.to_string()) {
                 node.proof = None;
+                over = true;
                 out.push(Effect::Over { peer: *peer, disconnect: true });
             }
+        }
+        if over {
+            self.ended(server.clone(), out);
         }
         self.newest.put(server.clone(), Newest { issued_ts: keys.issued_ts(), peer_ids });
     }
@@ -574,16 +623,26 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
     }
 
     fn tick(&mut self, now: u64, out: &mut Effects<P, A>) {
+        let mut over = Vec::new();
         for (peer, node) in &mut self.nodes {
-            let expired = node.proof.as_ref().is_some_and(|proof| proof.valid_until_ts < now);
-            if expired {
-                node.proof = None;
+            if let Some(proof) = node.proof.take_if(|proof| proof.valid_until_ts < now) {
+                over.push(proof.server);
                 out.push(Effect::Over { peer: *peer, disconnect: true });
             } else if node.proof.is_none() && !node.exchanging {
                 // It had no identity yet, or was too busy to answer.
                 node.exchanging = true;
                 out.push(Effect::Exchange(*peer));
             }
+        }
+        for server in over {
+            self.ended(server, out);
+        }
+    }
+
+    /// A proof of a server ended: tells whether it was the last.
+    fn ended(&self, server: OwnedServerName, out: &mut Effects<P, A>) {
+        if self.nodes_of(&server).next().is_none() {
+            out.push(Effect::Offline(server));
         }
     }
 }

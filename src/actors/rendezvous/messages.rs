@@ -85,6 +85,8 @@ pub struct NetworkStatus {
     /// Relays that take connections for us now.
     #[serde(default)]
     pub relays: Vec<RelayStatus>,
+    /// Topics of gossip.
+    pub topics: TopicCounts,
     /// Connected nodes that speak our protocol.
     pub peers: Vec<PeerStatus>,
 }
@@ -191,6 +193,15 @@ impl std::fmt::Display for Way {
     }
 }
 
+/// Counts of topics: a joined room has one.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
+pub struct TopicCounts {
+    /// Subscribed ones.
+    pub subscribed: usize,
+    /// Those of them through which somebody hears us at once: at least one node is in the mesh.
+    pub meshed: usize,
+}
+
 /// One connected node.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct PeerStatus {
@@ -204,6 +215,8 @@ pub struct PeerStatus {
     pub way: Way,
     /// Whether the connection goes through a relay.
     pub relayed: bool,
+    /// Whether it shares a room with us, so that gossip is open to it.
+    pub gossips: bool,
     /// Round trip of the last ping, in milliseconds.
     pub rtt_ms: Option<f64>,
 }
@@ -212,3 +225,14 @@ pub struct PeerStatus {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct AskWith(pub actix::Recipient<crate::actors::relay_request::SendFederation>);
+
+/// Which servers share a joined room with us, as a difference to what was told before. Gossip flows
+/// with nodes of these alone. Sent by RoomState.
+#[derive(Message, Debug, Default)]
+#[rtype(result = "()")]
+pub struct SharedServers {
+    /// They do from now on.
+    pub added: Vec<OwnedServerName>,
+    /// They do no longer.
+    pub removed: Vec<OwnedServerName>,
+}

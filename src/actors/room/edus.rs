@@ -9,19 +9,20 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
 use super::{actor::RoomActor, client::store_receipt, messages::RoomError};
-use crate::actors::{
-    clock::now_ms,
-    ephemera::{Presence, Typing},
-    gossip::PublishTransaction,
-    store::{Extremity, Receipt},
+use crate::{
+    actors::{
+        clock::now_ms,
+        ephemera::{Presence, Typing},
+        gossip::PublishTransaction,
+        store::{Extremity, Receipt},
+    },
+    config::limits,
 };
 
 /// How long somebody types unless told otherwise, in milliseconds (as servers commonly take it).
 const TYPING_MS: u64 = 30_000;
 /// The type of our own EDU: forward extremities of a room.
 const HEADS: &str = "messagehub.heads";
-/// Most forward extremities in an announcement.
-const HEADS_MAX: usize = 20;
 /// Most receipts that are taken from one EDU.
 const RECEIPTS_MAX: usize = 20;
 
@@ -71,7 +72,7 @@ impl RoomActor {
         let extremities: Vec<&OwnedEventId> = machine
             .extremities()
             .iter()
-            .take(HEADS_MAX)
+            .take(limits::HEADS)
             .map(|Extremity { event_id, .. }| event_id)
             .collect();
         let content = json!({"room_id": self.room_id, "extremities": extremities});
@@ -96,7 +97,7 @@ impl RoomActor {
             {
                 if heads.content.room_id == self.room_id {
                     let mut extremities = heads.content.extremities;
-                    extremities.truncate(HEADS_MAX);
+                    extremities.truncate(limits::HEADS);
                     ctx.notify(super::messages::HeadsSeen {
                         server_name: origin.clone(),
                         extremities,

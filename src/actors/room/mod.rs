@@ -11,6 +11,7 @@ mod actor;
 mod client;
 mod edus;
 mod following;
+mod fresh;
 mod join;
 mod links;
 mod machine;
@@ -21,5 +22,7 @@ mod receive;
 mod serve;
 
 pub use actor::RoomActor;
+pub(super) use client::{federation, read};
+pub(super) use links::ask;
 pub use links::{Links, StoreLink};
 pub use messages::*;

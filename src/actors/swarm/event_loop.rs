@@ -66,6 +66,7 @@ const IDENTITY_BURST: u8 = 8;
 pub(super) enum Command {
     SetIdentity(Vec<u8>),
     Exchange(PeerId),
+    Keep(PeerId),
     Admit(PeerId),
     Dismiss(PeerId),
     Subscribe(String),
@@ -278,6 +279,11 @@ impl EventLoop {
             Command::Exchange(peer) => {
                 if let Some(bytes) = self.identity.clone() {
                     self.exchange(peer, bytes);
+                }
+            }
+            Command::Keep(peer) => {
+                if self.peers.contains_key(&peer) {
+                    self.swarm.behaviour_mut().gossip.keep(peer);
                 }
             }
             Command::Admit(peer) => {

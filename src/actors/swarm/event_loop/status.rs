@@ -8,6 +8,8 @@ use crate::actors::{
 
 impl EventLoop {
     pub(super) fn status(&self) -> NetworkStatus {
+        let behaviour = self.swarm.behaviour();
+        let gate = &behaviour.gossip;
         let peers = self.peers.iter().filter(|(_, peer)| peer.ours).filter_map(|(id, peer)| {
             let best = peer.best()?;
             Some(PeerStatus {
@@ -16,6 +18,7 @@ impl EventLoop {
                 address: best.address.clone(),
                 way: best.way,
                 relayed: best.relayed(),
+                gossips: gate.is_admitted(id),
                 rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             })
         });
@@ -31,6 +34,7 @@ impl EventLoop {
             reachability: self.reachability(),
             nat: self.nat,
             relays: self.relays_in_use().collect(),
+            topics: gate.topics(),
             peers: peers.collect(),
         }
     }
