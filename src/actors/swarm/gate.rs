@@ -8,7 +8,9 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use libp2p::{
@@ -35,6 +37,14 @@ pub(super) type Gossipsub = gossipsub::Behaviour<gossipsub::IdentityTransform, F
 /// Proven peers that are kept without a shared room. Identities cost nothing, so the rest of the
 /// places for inbound connections stays free for whoever comes next.
 const KEPT_MAX: usize = 128;
+
+/// How often a connection looks whether there is something to send for the first time. All
+/// connections of a peer share one queue, and the library wakes none that has sent nothing yet: when
+/// the one that did is closed (a circuit, once there is a better way), nothing would go out until
+/// something else happens.
+const LOOK_FIRST: Duration = Duration::from_millis(50);
+/// How often after that: its stream may have failed, with the same effect.
+const LOOK: Duration = Duration::from_secs(1);
 
 type Inner = THandler<Gossipsub>;
 
@@ -109,7 +119,7 @@ impl Gate {
 
     fn handler(&self, peer: &PeerId, inner: Inner) -> GateHandler {
         let (admitted, kept) = (self.admitted.contains(peer), self.kept.contains(peer));
-        GateHandler { inner, admitted, kept, remote_open: false }
+        GateHandler { inner, admitted, kept, remote_open: false, sends: false, look: None }
     }
 }
 
@@ -226,6 +236,9 @@ pub(super) struct GateHandler {
     admitted: bool,
     kept: bool,
     remote_open: bool,
+    /// It has a stream for what goes out.
+    sends: bool,
+    look: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl ConnectionHandler for GateHandler {
@@ -253,7 +266,20 @@ impl ConnectionHandler for GateHandler {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Self::ToBehaviour>> {
-        if self.admitted && self.remote_open { self.inner.poll(cx) } else { Poll::Pending }
+        if !self.admitted || !self.remote_open {
+            return Poll::Pending;
+        }
+        loop {
+            if let Poll::Ready(event) = self.inner.poll(cx) {
+                return Poll::Ready(event);
+            }
+            let wait = if self.sends { LOOK } else { LOOK_FIRST };
+            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
+            if look.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.look = None;
+        }
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<Self::ToBehaviour>> {
@@ -279,6 +305,7 @@ impl ConnectionHandler for GateHandler {
             ConnectionEvent::RemoteProtocolsChange(_) => {}
             event => {
                 self.remote_open |= matches!(event, ConnectionEvent::FullyNegotiatedInbound(_));
+                self.sends |= matches!(event, ConnectionEvent::FullyNegotiatedOutbound(_));
                 self.inner.on_connection_event(event);
             }
         }
