@@ -7,6 +7,7 @@
 mod gossip;
 mod identity;
 mod people;
+mod reach;
 mod requests;
 mod strangers;
 mod world;

@@ -4,9 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, Swarm, SwarmBuilder, gossipsub, identify, kad,
-    multiaddr::Protocol,
-    noise, ping, relay,
+    SwarmBuilder, gossipsub, identify, kad, noise, ping,
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
@@ -15,7 +13,7 @@ use messagehub::{
     proto::{signer::Signer, topic},
 };
 
-use super::world::{Start, log, pair, room, secret_keys, until};
+use super::world::{Start, pair, room, secret_keys, until};
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
@@ -111,88 +109,4 @@ async fn a_topic_alone_opens_nothing_for_one_of_ours_without_proof() {
     assert!(bob.heard().await > 0, "members hear each other");
     assert_eq!(eve.heard().await, 0);
     assert_eq!(ann.heard().await, 0);
-}
-
-#[derive(NetworkBehaviour)]
-#[behaviour(to_swarm = "RelayEvent")]
-struct RelayBehaviour {
-    identify: identify::Behaviour,
-    ping: ping::Behaviour,
-    relay: relay::Behaviour,
-}
-
-#[derive(Debug)]
-enum RelayEvent {
-    Any,
-}
-
-impl From<identify::Event> for RelayEvent {
-    fn from(_: identify::Event) -> Self {
-        Self::Any
-    }
-}
-
-impl From<ping::Event> for RelayEvent {
-    fn from(_: ping::Event) -> Self {
-        Self::Any
-    }
-}
-
-impl From<relay::Event> for RelayEvent {
-    fn from(_: relay::Event) -> Self {
-        Self::Any
-    }
-}
-
-/// Starts a relay as anybody may run one.
-async fn relay() -> Multiaddr {
-    let mut swarm: Swarm<RelayBehaviour> = SwarmBuilder::with_new_identity()
-        .with_tokio()
-        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-        .unwrap()
-        .with_behaviour(|key| RelayBehaviour {
-            identify: identify::Behaviour::new(identify::Config::new(
-                "/ipfs/0.1.0".to_owned(),
-                key.public(),
-            )),
-            ping: ping::Behaviour::default(),
-            relay: relay::Behaviour::new(key.public().to_peer_id(), relay::Config::default()),
-        })
-        .unwrap()
-        .build();
-    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
-    let address = loop {
-        if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
-            break address;
-        }
-    };
-    swarm.add_external_address(address.clone());
-    let address = address.with(Protocol::P2p(*swarm.local_peer_id()));
-    actix::spawn(async move {
-        loop {
-            swarm.select_next_some().await;
-        }
-    });
-    address
-}
-
-#[actix::test]
-async fn a_relay_carries_connections_to_a_node_that_cannot_be_reached() {
-    log();
-    let relay = relay().await;
-    let ann = Start { relays: vec![relay.clone()], ..Start::new(1).hidden() }.start();
-    let at = until("the relay takes connections for ann", async || {
-        let listening = ann.status().await.listen_addresses;
-        listening.into_iter().find(|at| at.iter().any(|part| part == Protocol::P2pCircuit))
-    })
-    .await;
-    let bob = Start::new(2).hidden().start();
-    let at = match at.iter().last() {
-        Some(Protocol::P2p(peer)) if peer == ann.peer() => at,
-        _ => at.with(Protocol::P2p(ann.peer())),
-    };
-    let found = bob.search(&at.to_string()).await;
-    assert_eq!(found.len(), 1, "{at}");
-    assert!(bob.status().await.peers.iter().all(|peer| peer.relayed));
-    assert!(bob.ask(&ann, "/hello").await.is_ok());
 }

@@ -20,7 +20,7 @@ use messagehub::{
         store::{Committed, Row, RowKind, ScanRows, StoreError, WriteRows},
         swarm::{self, SendRequest, SwarmFailed},
     },
-    config::{Config, DhtConfig, ElementConfig, Libp2pConfig, limits},
+    config::{Config, DhtConfig, ElementConfig, Libp2pConfig, RelayConfig, RelayServe, limits},
     proto::{
         signed::Request,
         signer::{SecretKeys, Signer},
@@ -185,6 +185,8 @@ pub(crate) struct Start {
     pub(crate) rows: HashMap<Row, Vec<u8>>,
     pub(crate) key: Option<swarm::NodeKey>,
     pub(crate) relays: Vec<Multiaddr>,
+    /// For whom it relays.
+    pub(crate) serve: RelayServe,
     /// Work at once.
     pub(crate) places: usize,
     /// Has no identity yet.
@@ -204,6 +206,7 @@ impl Start {
             rows: HashMap::new(),
             key: None,
             relays: Vec::new(),
+            serve: RelayServe::Auto,
             places: limits::WORK_NODE,
             waits: false,
             shares: 1..10,
@@ -241,6 +244,7 @@ impl Start {
                 listen_addresses: self.listen.iter().map(|at| at.parse().unwrap()).collect(),
                 mdns: false,
                 static_relays: self.relays,
+                relay: RelayConfig { serve: self.serve },
                 private_network_secret: self.secret.map(str::to_owned),
                 dht: DhtConfig { bootstrap_peers: Some(self.bootstrap), advertise: true },
                 ..Libp2pConfig::default()

@@ -25,6 +25,8 @@ use crate::proto::{rendezvous, server_keys::VerifiedServerKeys};
 const FAILED_MS: u64 = 10_000;
 /// A row of the address book is not written more often than this.
 const BOOK_EVERY_MS: u64 = 60_000;
+/// Nor than this where its addresses changed: a relay may have been found, or lost.
+const BOOK_CHANGED_MS: u64 = 300;
 /// After this, a row of the address book is no place to look any more.
 const BOOK_AGE_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// Rows that are dialled at start.
@@ -187,7 +189,7 @@ impl<P, A> Default for Machine<P, A> {
 
 type Effects<P, A> = Vec<Effect<P, A>>;
 
-impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
+impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
     /// Returns the server that a node speaks for.
     pub(super) fn server_of(&self, peer: &P) -> Option<&OwnedServerName> {
         Some(&self.nodes.get(peer)?.proof.as_ref()?.server)
@@ -428,7 +430,8 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
     ) {
         let now = self.now;
         let recent = self.book.get(server).is_some_and(|known| {
-            known.peer == peer && known.seen_ts.saturating_add(BOOK_EVERY_MS) > now
+            let every = if known.addresses == addresses { BOOK_EVERY_MS } else { BOOK_CHANGED_MS };
+            known.peer == peer && known.seen_ts.saturating_add(every) > now
         });
         if addresses.is_empty() || recent {
             return;

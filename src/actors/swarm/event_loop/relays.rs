@@ -92,7 +92,10 @@ impl EventLoop {
 
     fn ask_relay(&mut self, index: usize, now: Instant) {
         let Some(relay) = self.relays.get(index) else { return };
-        if relay.listener.is_some() {
+        // One that is configured with several addresses is asked at one: the library has one
+        // reservation a connection, and the second would end the first.
+        let asked = |one: &Relay| one.peer == relay.peer && one.listener.is_some();
+        if self.relays.iter().any(asked) {
             return;
         }
         let (ready, peer) = (self.relay_ready(&relay.peer), relay.peer);
@@ -173,9 +176,8 @@ impl EventLoop {
         else {
             return;
         };
-        let Some(relay) = self.relays.iter_mut().find(|relay| relay.peer == *relay_peer_id) else {
-            return;
-        };
+        let asked = |relay: &&mut Relay| relay.peer == *relay_peer_id && relay.listener.is_some();
+        let Some(relay) = self.relays.iter_mut().find(asked) else { return };
         relay.accepted = true;
         relay.ask.rest(Instant::now(), RELAY_REST);
         if self.standing == Standing::Hidden {
@@ -191,7 +193,9 @@ impl EventLoop {
         };
         let Some(relay) = self.relays.get_mut(index) else { return };
         relay.listener = None;
-        relay.accepted = false;
+        if std::mem::take(&mut relay.accepted) {
+            log::info!(relay:% = relay.address; "not reachable through this relay any more");
+        }
         if relay.kind != RelayKind::Static {
             let peer = relay.peer;
             self.relays.swap_remove(index);

@@ -57,11 +57,8 @@ impl EventLoop {
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
                 self.relay_closed(listener_id);
                 for address in addresses {
-                    match address::reach(&address) {
-                        Reach::Relayed => {
-                            log::info!(address:%; "a relay takes no connections for us any more");
-                        }
-                        _ => log::warn!(address:%, reason:?; "not listening any more"),
+                    if address::reach(&address) != Reach::Relayed {
+                        log::warn!(address:%, reason:?; "not listening any more");
                     }
                     self.on_not_listening(&address);
                 }
