@@ -48,7 +48,7 @@ mod upgrade;
 
 use dialling::Through;
 use relays::Relay;
-use requests::Asked;
+use requests::{Asked, Held};
 
 /// How often backoffs and republishing are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -130,6 +130,8 @@ struct Peer {
     addresses: Vec<Multiaddr>,
     /// When the last request to or from it was over.
     calm_since: Option<Instant>,
+    /// Before this, requests to it are not held back again.
+    hold_again: Option<Instant>,
     /// The last time that it was dialled back, and where.
     dialled_back: Option<(Instant, Vec<Multiaddr>)>,
     rtt: Option<Duration>,
@@ -182,6 +184,8 @@ pub(super) struct EventLoop {
     requests: HashMap<OutboundRequestId, Asked>,
     /// Requests under way, to and from a peer.
     work: HashMap<PeerId, u32>,
+    /// Requests that wait until a circuit is gone.
+    held_back: HashMap<PeerId, Held>,
     /// Connections that are being given up: nothing that still comes of them is taken.
     closing: HashSet<ConnectionId>,
     /// Dials to peers that called through a relay.
@@ -242,6 +246,7 @@ impl EventLoop {
             publish_lan: None,
             publish_wan: None,
             work: HashMap::new(),
+            held_back: HashMap::new(),
             closing: HashSet::new(),
             dials_back: HashSet::new(),
             through: Vec::new(),

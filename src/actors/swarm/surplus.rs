@@ -12,9 +12,9 @@ use libp2p::swarm::ConnectionId;
 
 /// How long a direct connection has to have been identified: the other side and gossip need a
 /// moment to begin using it.
-pub(super) const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE: Duration = Duration::from_millis(500);
 /// How long no request may have been under way.
-pub(super) const CALM: Duration = Duration::from_millis(300);
+const CALM: Duration = Duration::from_millis(100);
 /// Youngest direct connection that is given up: AutoNAT makes some of its own, for seconds.
 const AGE: Duration = Duration::from_secs(5);
 /// After this, requests are not waited for any more: as long as the longest of them may take.
@@ -30,6 +30,13 @@ pub(super) struct Link {
     pub(super) identified: Option<Instant>,
     /// When a ping was last answered on it.
     pub(super) answered: Option<Instant>,
+}
+
+/// Tells whether a circuit could go: beside it a direct connection stands.
+pub(super) fn is_ripe(links: &[Link], now: Instant) -> bool {
+    let identified = links.iter().filter(|link| !link.relayed).filter_map(|link| link.identified);
+    let stands = identified.min().is_some_and(|since| now.duration_since(since) >= SETTLE);
+    stands && links.iter().any(|link| link.relayed)
 }
 
 /// Returns which connections to close. `decides`: our PeerId is the smaller one. `calm_since`: since
@@ -94,9 +101,9 @@ mod tests {
         let circuit = (1, true, 0, Some(10), None);
         let direct = (2, false, 1000, Some(1010), None);
         for decides in [false, true] {
-            assert_eq!(check(&[circuit, direct], decides, Some(0), 2100), [1]);
+            assert_eq!(check(&[circuit, direct], decides, Some(0), 1600), [1]);
         }
-        assert!(check(&[circuit, direct], true, Some(0), 1900).is_empty(), "too soon");
+        assert!(check(&[circuit, direct], true, Some(0), 1400).is_empty(), "too soon");
         assert!(check(&[circuit], true, Some(0), 100_000).is_empty(), "the only one");
         let unproven = (2, false, 1000, None, None);
         assert!(check(&[circuit, unproven], true, Some(0), 60_000).is_empty(), "not identified");
@@ -109,7 +116,7 @@ mod tests {
     fn requests_under_way_are_waited_for_within_a_limit() {
         let links = [(1, true, 0, Some(10), None), (2, false, 1000, Some(1010), None)];
         assert!(check(&links, true, None, 20_000).is_empty());
-        assert!(check(&links, true, Some(19_900), 20_000).is_empty(), "it has only just ended");
+        assert!(check(&links, true, Some(19_950), 20_000).is_empty(), "it has only just ended");
         assert_eq!(check(&links, true, Some(19_000), 20_000), [1]);
         assert_eq!(check(&links, true, None, 31_100), [1]);
     }

@@ -1,10 +1,12 @@
 //! Requests, ours and those of others, on whichever connection there is.
 //!
-//! Invariants: as long as one is under way with a peer, no connection to it is given up; one that
-//! comes on a connection which is being given up is not taken, so its sender may send the same
+//! The library sends on any connection of a peer, and its answers end with that. So once a circuit
+//! could go, our requests to that peer are held back until those under way are over and it is gone;
+//! the other side does the same. Invariants: as long as a request is under way with a peer, no
+//! connection to it is given up; none is held back for longer than a moment; one that comes on a connection which is being given up is not taken, so its sender may send the same
 //! bytes again on another, once, although whoever takes a request takes it once.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p::{
     PeerId,
@@ -17,6 +19,13 @@ use super::{
     RequestReceived,
 };
 
+/// Longest that requests are held back: then those under way are of the slow kind.
+const HOLD: Duration = Duration::from_secs(2);
+/// How long they are not held back again after that.
+const HOLD_AGAIN: Duration = Duration::from_secs(5);
+/// Requests to one peer that are held back; more than that are sent wherever they go.
+const HELD_MAX: usize = 64;
+
 type Exchanged = request_response::Event<Frame, Vec<u8>>;
 
 /// A request of ours under way.
@@ -28,13 +37,57 @@ pub(super) struct Asked {
     again: Option<Vec<u8>>,
 }
 
+/// Requests to a peer that wait until its circuit is gone.
+#[derive(Debug)]
+pub(super) struct Held {
+    since: Instant,
+    queue: Vec<(Vec<u8>, oneshot::Sender<Answered>)>,
+}
+
 impl EventLoop {
+    /// A circuit to a peer could go: holds requests back, or goes on after a while.
+    pub(super) fn hold_back(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        match self.held_back.get(&id) {
+            Some(held) if now.duration_since(held.since) >= HOLD => {
+                peer.hold_again = Some(now + HOLD_AGAIN);
+                self.go_on(id);
+            }
+            Some(_) => {}
+            None if peer.hold_again.is_none_or(|again| again <= now) => {
+                self.held_back.insert(id, Held { since: now, queue: Vec::new() });
+            }
+            None => {}
+        }
+    }
+
+    /// Sends what was held back.
+    fn go_on(&mut self, peer: PeerId) {
+        let held = self.held_back.remove(&peer);
+        for (bytes, reply) in held.map(|held| held.queue).into_iter().flatten() {
+            self.request(peer, bytes, reply);
+        }
+    }
+
+    /// A connection to a peer was closed: where it was the last circuit, nothing waits any more.
+    pub(super) fn circuit_gone(&mut self, id: PeerId) {
+        let relayed = |peer: &Peer| peer.connections.iter().any(super::Connection::relayed);
+        if !self.peers.get(&id).is_some_and(relayed) {
+            self.go_on(id);
+        }
+    }
+
     pub(super) fn request(
         &mut self,
         peer: PeerId,
         bytes: Vec<u8>,
         reply: oneshot::Sender<Answered>,
     ) {
+        if let Some(held) = self.held_back.get_mut(&peer)
+            && held.queue.len() < HELD_MAX
+        {
+            return held.queue.push((bytes, reply));
+        }
         let relayed = |peer: &Peer| peer.connections.iter().any(super::Connection::relayed);
         let again = self.peers.get(&peer).is_some_and(relayed).then(|| bytes.clone());
         self.send(bytes, Asked { peer, reply, again });

@@ -117,6 +117,7 @@ impl EventLoop {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.connections.retain(|open| open.id != connection);
         }
+        self.circuit_gone(id);
         if remaining > 0 {
             return;
         }

@@ -19,7 +19,7 @@ use libp2p::{
 use super::{EventLoop, Peer, Standing, address, address::Reach};
 use crate::actors::{
     rendezvous::Way,
-    swarm::surplus::{Link, surplus},
+    swarm::surplus::{Link, is_ripe, surplus},
 };
 
 /// The same addresses of a peer are dialled back no more often than this.
@@ -98,28 +98,38 @@ impl EventLoop {
     pub(super) fn give_up(&mut self, now: Instant) {
         let me = *self.swarm.local_peer_id();
         let mut closing = Vec::new();
+        let mut ripe = Vec::new();
         for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.connections.len() > 1) {
-            let open = peer.connections.iter().filter(|open| !self.closing.contains(&open.id));
-            let links: Vec<Link> = open
-                .map(|open| Link {
-                    id: open.id,
-                    relayed: open.relayed(),
-                    opened: open.opened,
-                    identified: open.identified,
-                    answered: open.answered,
-                })
-                .collect();
+            let links = self.links(peer);
             let calm = match self.work.contains_key(id) {
                 true => None,
                 false => Some(peer.calm_since(now)),
             };
             closing.extend(surplus(&links, me < *id, calm, now));
+            if is_ripe(&links, now) {
+                ripe.push(*id);
+            }
+        }
+        for peer in ripe {
+            self.hold_back(peer, now);
         }
         for connection in closing {
             log::debug!(connection:%; "closing a connection that is not needed any more");
             self.closing.insert(connection);
             self.swarm.close_connection(connection);
         }
+    }
+
+    fn links(&self, peer: &Peer) -> Vec<Link> {
+        let open = peer.connections.iter().filter(|open| !self.closing.contains(&open.id));
+        open.map(|open| Link {
+            id: open.id,
+            relayed: open.relayed(),
+            opened: open.opened,
+            identified: open.identified,
+            answered: open.answered,
+        })
+        .collect()
     }
 }
 
