@@ -66,12 +66,15 @@ class Watch(threading.Thread):
 
 
 def people(lab):
-    """Starts the three nodes; the public one is where the others enter, and their relay."""
+    """Starts the three nodes. The public one is where the others enter the network, and their relay:
+    it is of a friend of each, since it has real limits for members of its rooms alone. Each has a
+    room of their own with it, so that the two have nothing to do with each other.
+    """
     places = [f"/ip4/{labs.RELAY}/udp/{labs.PORT}/quic-v1", f"/ip4/{labs.RELAY}/tcp/{labs.PORT}"]
     public = {
         # Nobody else is there who could confirm it.
         "libp2p__external_addresses": ",".join(places),
-        "libp2p__relay__serve": "always",
+        "libp2p__relay__serve": "members",
         "libp2p__dht__bootstrap_peers": "",
     }
     relay = lab.start("relay", lab.relay, **public)
@@ -85,12 +88,19 @@ def people(lab):
     for home in (ann, bob):
         home.log_in()
         until("the public node", lambda home=home: home.peer(relay))
+        meet(relay, home)
+    for home in (ann, bob):
+        until("a way in", lambda home=home: is_reachable(home.status()))
     return ann, bob
 
 
+def is_reachable(status):
+    return status["relays"] or status["reachability"] == "public"
+
+
 def meet(ann, bob, settings=None):
-    """Has Ann find Bob and invite him; returns how long the finding took, and the room."""
-    found = until("Bob, found by Ann", lambda: bob.user in ann.find(f"p2p:{bob.name}"))
+    """Has one find another and invite them; returns how long the finding took, and the room."""
+    found = until(f"{bob.user}, found", lambda: bob.user in ann.find(f"p2p:{bob.name}"))
     invite = {"preset": "private_chat", "invite": [bob.user]} | (settings or {})
     room = ann.ask("POST", "v3/createRoom", invite)["room_id"]
     bob.until("the invitation", lambda _: room in bob.rooms["invite"])

@@ -103,7 +103,9 @@ pub(super) fn build(
     });
     let identify = identify::Config::new(FAMILY.to_owned(), key.public())
         .with_agent_version(format!("messagehub/{}", env!("CARGO_PKG_VERSION")))
-        .with_cache_size(256)
+        // What it would add to a dial may be the loopback address of another machine, where we find
+        // ourselves, which ends the dial: addresses are kept here, those that are of use.
+        .with_cache_size(0)
         .with_push_listen_addr_updates(true);
     Ok(Behaviour {
         limits: connection_limits::Behaviour::new(

@@ -39,6 +39,7 @@ use crate::{
 mod dialling;
 mod discovery;
 mod mapping;
+mod measuring;
 mod reaching;
 mod relays;
 mod requests;
@@ -47,6 +48,7 @@ mod translate;
 mod upgrade;
 
 use dialling::Through;
+use measuring::Measuring;
 use relays::Relay;
 use requests::Asked;
 
@@ -186,6 +188,8 @@ pub(super) struct EventLoop {
     closing: HashSet<ConnectionId>,
     /// Dials to peers that called through a relay.
     dials_back: HashSet<ConnectionId>,
+    /// The last connection that was made to learn how we are seen.
+    measuring: Option<Measuring>,
     /// Peers that are dialled once their relay is there.
     through: Vec<Through>,
     queries: HashMap<(Dht, kad::QueryId), u64>,
@@ -244,6 +248,7 @@ impl EventLoop {
             work: HashMap::new(),
             closing: HashSet::new(),
             dials_back: HashSet::new(),
+            measuring: None,
             through: Vec::new(),
             refused: HashMap::new(),
             reach,

@@ -48,6 +48,7 @@ impl EventLoop {
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error, .. } => {
                 self.dials_back.remove(&connection_id);
+                self.measured(connection_id);
                 if let Some(peer) = peer_id {
                     self.on_dial_error(peer, &error);
                 }
@@ -180,6 +181,10 @@ impl EventLoop {
         }
         if direct {
             self.on_observed(dialled, &seen_from, &info.observed_addr);
+            self.measured(connection_id);
+            if dialled {
+                self.measure(peer_id, &seen_from);
+            }
         } else {
             self.dial_back(peer_id);
         }
