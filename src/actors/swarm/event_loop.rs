@@ -134,6 +134,8 @@ struct Peer {
     calm_since: Option<Instant>,
     /// The last time that it was dialled back, and where.
     dialled_back: Option<(Instant, Vec<Multiaddr>)>,
+    /// When a new circuit is made to punch a hole, and the delay before that.
+    punch: Option<(Instant, Duration)>,
     rtt: Option<Duration>,
     identity_budget: u8,
 }

@@ -50,6 +50,7 @@ impl EventLoop {
         self.reserve(now);
         self.dial_through(now);
         self.meet_again(now);
+        self.punch_again(now);
         self.give_up(now);
         self.announce();
         if self.publish_lan.is_some_and(|due| due <= now) {

@@ -122,6 +122,7 @@ impl EventLoop {
             peer.connections.retain(|open| open.id != connection);
         }
         if remaining > 0 {
+            self.direct_lost(&id);
             return;
         }
         self.anchor_changed(id);
