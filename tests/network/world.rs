@@ -9,7 +9,7 @@ use messagehub::{
         admission::Admission,
         clock::now_ms,
         cpu::Cpu,
-        gossip::{GossipTransaction, JoinTopic, PublishTransaction},
+        gossip::{FindRoomKey, GossipTransaction, JoinTopic, PublishTransaction},
         network::{self, Network, NetworkParts},
         relay_request::{FederationError, InboundAnswer, InboundRequest, KeysSeen, SendFederation},
         rendezvous::{Advertise, FoundPerson, NetworkStatus, ReadNetwork, SearchPeople},
@@ -20,6 +20,7 @@ use messagehub::{
     },
     config::{Config, DhtConfig, ElementConfig, Libp2pConfig, limits},
     proto::{
+        room_key::{RoomKey, Secret},
         signed::Request,
         signer::{SecretKeys, Signer},
     },
@@ -38,6 +39,13 @@ pub(crate) struct World {
     pub(crate) verdict: Option<TransactionVerdict>,
     pub(crate) rows: HashMap<Row, Vec<u8>>,
     pub(crate) failures: Vec<String>,
+    /// Keys that were asked for.
+    pub(crate) asked: Vec<(RoomKey, OwnedServerName)>,
+}
+
+/// The key of a room, which all nodes of the tests have.
+pub(crate) fn key(room_id: &RoomId) -> RoomKey {
+    RoomKey::new(room_id, Secret([7; 32]))
 }
 
 impl Actor for World {
@@ -124,6 +132,16 @@ impl Handler<SwarmFailed> for World {
 
     fn handle(&mut self, failed: SwarmFailed, _: &mut Context<Self>) {
         self.failures.push(failed.to_string());
+    }
+}
+
+impl Handler<FindRoomKey> for World {
+    type Result = Option<RoomKey>;
+
+    fn handle(&mut self, ask: FindRoomKey, _: &mut Context<Self>) -> Option<RoomKey> {
+        let key = key(&ask.room_id);
+        self.asked.push((key, ask.from));
+        (key.id() == ask.id).then_some(key)
     }
 }
 
@@ -247,7 +265,11 @@ impl Start {
             failed: world.clone().recipient(),
         })
         .unwrap();
-        network.bind(world.clone().recipient(), world.clone().recipient());
+        network.bind(
+            world.clone().recipient(),
+            world.clone().recipient(),
+            world.clone().recipient(),
+        );
         let peer_ids = [network.peer_id.clone()];
         let signer = Signer::new(&secret_keys(self.seed), &peer_ids, self.issued).unwrap();
         let signer = Arc::new(signer);
@@ -356,6 +378,7 @@ impl Node {
             room_id: room_id.to_owned(),
             pdus: (0..pdus).map(|_| pdu()).collect(),
             edus: Vec::new(),
+            key: key(room_id),
         };
         self.network.gossip.send(publish).await.unwrap();
     }

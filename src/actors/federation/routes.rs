@@ -24,7 +24,10 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{actors::room::RoomQuery, proto::signed::Request};
+use crate::{
+    actors::room::{Given, RoomQuery},
+    proto::{room_key::KeyId, signed::Request},
+};
 
 /// What a request asks for.
 #[derive(Debug)]
@@ -106,6 +109,16 @@ struct SendBody {
     pdus: Vec<Box<RawValue>>,
     #[serde(default)]
     edus: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct KeysBody {
+    keys: Vec<Given>,
+}
+
+#[derive(Deserialize)]
+struct KeysQueryBody {
+    ids: Vec<KeyId>,
 }
 
 #[derive(Deserialize)]
@@ -213,11 +226,21 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
     if is("GET", "/_matrix/key/v2/server").is_some() {
         return Ok(Query::ServerKeys);
     }
-    if let Some(arguments) = is("POST", "/_messagehub/federation/v1/heads/{room_id}") {
+    let room = |arguments: Vec<String>| {
         let room_id = arguments.first().and_then(|id| OwnedRoomId::try_from(id.as_str()).ok());
-        let room_id = room_id.ok_or_else(|| RouteError::Malformed("no room id".to_owned()))?;
+        room_id.ok_or_else(|| RouteError::Malformed("no room id".to_owned()))
+    };
+    if let Some(arguments) = is("POST", "/_messagehub/federation/v1/heads/{room_id}") {
         let HeadsBody { extremities } = body_as(body)?;
-        return Ok(Query::Room(room_id, RoomQuery::Heads { extremities }));
+        return Ok(Query::Room(room(arguments)?, RoomQuery::Heads { extremities }));
+    }
+    if let Some(arguments) = is("PUT", "/_messagehub/federation/v1/room_keys/{room_id}") {
+        let KeysBody { keys } = body_as(body)?;
+        return Ok(Query::Room(room(arguments)?, RoomQuery::TakeKeys { keys }));
+    }
+    if let Some(arguments) = is("POST", "/_messagehub/federation/v1/room_keys/{room_id}/query") {
+        let KeysQueryBody { ids } = body_as(body)?;
+        return Ok(Query::Room(room(arguments)?, RoomQuery::FindKeys { ids }));
     }
     Err(RouteError::Unrecognized)
 }
@@ -266,6 +289,12 @@ mod tests {
             ("GET", format!("{f}/v1/event_auth/!r:x/$e"), json!({})),
             ("GET", format!("{f}/v1/event/$e?room_id=!r:x"), json!({})),
             ("POST", "/_messagehub/federation/v1/heads/!r:x".into(), json!({"extremities": []})),
+            ("PUT", "/_messagehub/federation/v1/room_keys/!r:x".into(), json!({"keys": []})),
+            (
+                "POST",
+                "/_messagehub/federation/v1/room_keys/!r:x/query".into(),
+                json!({"ids": ["1fXwhac8v7StirecZZKr2w"]}),
+            ),
         ];
         for (method, uri, body) in list {
             let found = ask(method, &uri, body);

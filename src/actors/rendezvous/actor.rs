@@ -183,7 +183,7 @@ impl RendezvousActor {
             let server = keys.server_name().to_owned();
             log::info!(server:%, peer:%; "connected to");
             // In this order: gossip flows once the gate is open.
-            self.parts.verified.do_send(PeerVerified(peer));
+            self.parts.verified.do_send(PeerVerified(peer, server.clone()));
             self.parts.admit.do_send(Admit(peer));
             self.parts.server_online.do_send(ServerOnline(server));
         }

@@ -1,7 +1,7 @@
 //! The shell around one room's machine: its queue, its needs, its effects.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -13,24 +13,31 @@ use actix::{
 use futures::future::LocalBoxFuture;
 use rand::Rng as _;
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
+use tokio::sync::oneshot;
 
 use super::{
     client::Inviting,
     following::Following,
+    keys::Keys,
     links::{Links, ask},
     machine::{Change, Machine, Need},
-    messages::{Drain, RoomError},
+    messages::{Drain, Publish, RoomError},
     operate::{Operation, Outcome, Step, operation, outcome},
+    receive::Worker,
 };
 use crate::{
     actors::{
         down::DownGuard,
-        gossip::PublishTransaction,
         room_state::{Advanced, ProfileUpdated, UseSigner},
         store::{LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError},
     },
     config::limits,
-    proto::{pdu::Pdu, signer::Signer, state_res},
+    proto::{
+        pdu::Pdu,
+        room_key::{KeyId, RoomKey},
+        signer::Signer,
+        state_res,
+    },
 };
 
 /// How long after our newest event the heads are announced: gossip that came before the mesh was
@@ -47,6 +54,9 @@ pub struct RoomActor {
     pub(super) profile: ProfileUpdated,
     pub(super) inviting: Inviting,
     pub(super) machine: Option<Machine>,
+    pub(super) keys: Keys,
+    /// Keys that are being asked for, and who waits for them.
+    pub(super) wanted: HashMap<KeyId, Vec<oneshot::Sender<RoomKey>>>,
     queue: VecDeque<Queued>,
     /// An operation waits for what it needs, or the room is being loaded.
     waiting: bool,
@@ -84,6 +94,8 @@ impl RoomActor {
         down: DownGuard<OwnedRoomId>,
     ) -> Self {
         Self {
+            keys: Keys::new(room_id.clone(), signer.server_name().clone()),
+            wanted: HashMap::new(),
             room_id,
             links,
             signer,
@@ -156,11 +168,13 @@ impl RoomActor {
         ctx: &mut Context<Self>,
     ) {
         let Some(change) = change else { return operation.finish() };
-        let Change { commit, mut publish, unparked } = *change;
+        let Change { mut commit, mut publish, unparked } = *change;
         // Whoever was the last other one to leave, or was made to, has to hear of it.
         if self.is_alone() && commit.servers.is_none() {
             publish.clear();
         }
+        // From here on nothing is sealed any more with a key of those who left by it.
+        let (gone, farewell) = self.members_changed(&mut commit);
         for event_id in unparked {
             self.retry_parked(&event_id, ctx);
         }
@@ -171,9 +185,7 @@ impl RoomActor {
         };
         // Sent now, so that commits and the reads after them keep their order.
         let stored = self.links.store.commit.send(commit);
-        let signer = Arc::clone(&self.signer);
-        let links = self.links.clone();
-        let room_id = self.room_id.clone();
+        let worker = self.worker(ctx);
         let published = !publish.is_empty();
         let work = async move {
             let refused = match stored.await {
@@ -189,14 +201,18 @@ impl RoomActor {
             let leaves =
                 advanced.membership.as_ref().is_some_and(|own| *own != MembershipState::Join);
             if leaves {
-                publish_all(&links, &room_id, &publish, &signer).await;
+                publish_all(&worker, &publish, farewell).await;
             }
             if advanced.membership.is_some() || advanced.servers.is_some() {
-                let _ = links.advanced.send(advanced).await;
+                let _ = worker.links.advanced.send(advanced).await;
             }
             operation.finish();
             if !leaves {
-                publish_all(&links, &room_id, &publish, &signer).await;
+                publish_all(&worker, &publish, farewell).await;
+                if !publish.is_empty() && !gone.is_empty() {
+                    let pdus = worker.links.wire(&publish, &worker.signer).await;
+                    worker.tell_gone(gone, pdus).await;
+                }
             }
             true
         };
@@ -226,7 +242,7 @@ impl RoomActor {
         }
         self.announce = Some(ctx.run_later(after, |act, ctx| {
             act.announces_soon = false;
-            act.announce_heads();
+            act.announce_heads(ctx);
             let jitter = rand::rng().random_range(0..ANNOUNCE_EVERY.as_millis() as u64 / 2);
             act.announce_in(ANNOUNCE_EVERY + Duration::from_millis(jitter), ctx);
         }));
@@ -355,12 +371,12 @@ impl RoomActor {
     }
 }
 
-/// Tells the other members of events that are durable.
-async fn publish_all(links: &Links, room_id: &OwnedRoomId, pdus: &[Arc<Pdu>], signer: &Signer) {
+/// Tells the other members, and those who leave by them, of events that are durable.
+async fn publish_all(worker: &Worker, pdus: &[Arc<Pdu>], farewell: Option<RoomKey>) {
     if !pdus.is_empty() {
-        let pdus = links.wire(pdus, signer).await;
-        let room_id = room_id.clone();
-        links.publish.do_send(PublishTransaction { room_id, pdus, edus: Vec::new() });
+        let pdus = worker.links.wire(pdus, &worker.signer).await;
+        // Gossip has it when this is done: the topic may be left after it.
+        let _ = worker.room.send(Publish { pdus, edus: Vec::new(), farewell }).await;
     }
 }
 
@@ -391,12 +407,15 @@ impl Actor for RoomActor {
         let load = async move { ask(&links.store.load_room, LoadRoom { room_id }).await };
         ctx.spawn(load.into_actor(self).map(|loaded, act, ctx| {
             let me = act.signer.user_id().clone();
-            let machine = loaded.and_then(|loaded| {
-                loaded.map(|loaded| Machine::load(act.room_id.clone(), me, loaded)).transpose()
+            let machine = loaded.and_then(|mut loaded| {
+                let keys = loaded.as_mut().and_then(|loaded| loaded.room_keys.take());
+                let load = |loaded| Machine::load(act.room_id.clone(), me, loaded);
+                Ok((loaded.map(load).transpose()?, keys))
             });
             match machine {
-                Ok(machine) => {
+                Ok((machine, keys)) => {
                     act.machine = machine;
+                    act.load_keys(keys.as_deref());
                     act.waiting = false;
                     act.pump(ctx);
                 }

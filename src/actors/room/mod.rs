@@ -3,7 +3,8 @@
 //!
 //! `machine/` has the rules and does no I/O; the files beside it are the shell: `actor` (queue,
 //! needs, effects), `client` (what our user does), `reads` (what our user reads), `receive` (PDUs
-//! from others, missing events), `serve` (what other servers ask), `join`, `edus`.
+//! from others, missing events), `serve` (what other servers ask), `join`, `edus`, `sealing` (what
+//! is published, and the keys for it, by the rules of `keys`).
 //!
 //! Invariant: nothing is answered or published before it is durable in the Store.
 
@@ -12,14 +13,17 @@ mod client;
 mod edus;
 mod following;
 mod join;
+mod keys;
 mod links;
 mod machine;
 mod messages;
 mod operate;
 mod reads;
 mod receive;
+mod sealing;
 mod serve;
 
 pub use actor::RoomActor;
+pub use keys::Given;
 pub use links::{Links, StoreLink};
 pub use messages::*;
