@@ -12,7 +12,9 @@ use messagehub::{
         gossip::{FindRoomKey, GossipTransaction, JoinTopic, PublishTransaction},
         network::{self, Network, NetworkParts},
         relay_request::{FederationError, InboundAnswer, InboundRequest, KeysSeen, SendFederation},
-        rendezvous::{Advertise, FoundPerson, NetworkStatus, ReadNetwork, SearchPeople},
+        rendezvous::{
+            Advertise, FoundPerson, NetworkStatus, ReadNetwork, SearchPeople, SharedServers,
+        },
         room::TransactionVerdict,
         room_state::ServerOnline,
         store::{Committed, Row, RowKind, ScanRows, StoreError, WriteRows},
@@ -196,6 +198,8 @@ pub(crate) struct Start {
     pub(crate) places: usize,
     /// Has no identity yet.
     pub(crate) waits: bool,
+    /// Shares a room with the nodes of these seeds.
+    pub(crate) shares: std::ops::Range<u8>,
 }
 
 impl Start {
@@ -211,6 +215,7 @@ impl Start {
             relays: Vec::new(),
             places: limits::WORK_NODE,
             waits: false,
+            shares: 1..10,
         }
     }
 
@@ -265,6 +270,8 @@ impl Start {
             failed: world.clone().recipient(),
         })
         .unwrap();
+        let added = self.shares.map(|seed| secret_keys(seed).server_name()).collect();
+        network.rendezvous.do_send(SharedServers { added, removed: Vec::new() });
         network.bind(
             world.clone().recipient(),
             world.clone().recipient(),

@@ -87,13 +87,13 @@ pub struct FindKeysWith(pub actix::Recipient<FindRoomKey>);
 #[rtype(result = "()")]
 pub struct UseSigner(pub Arc<Signer>);
 
-/// A node proved that it speaks for a server: gossip that it hands on is looked at. Sent by
-/// Rendezvous.
+/// A node of a member of a shared room proved that it speaks for that server: gossip that it hands
+/// on is looked at. Sent by Rendezvous.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct PeerVerified(pub PeerKey, pub OwnedServerName);
 
-/// A node is gone, or its proof expired. Sent by Rendezvous.
+/// A node is gone, its proof expired, or it shares no room any more. Sent by Rendezvous.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct PeerForgotten(pub PeerKey);

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::{
@@ -12,12 +12,17 @@ use actix::{
 };
 use futures::future::LocalBoxFuture;
 use rand::Rng as _;
-use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId,
+    events::room::member::MembershipState,
+};
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::{
-    client::Inviting,
+    client::{Inviting, federation},
     following::Following,
+    fresh::Fresh,
     keys::Keys,
     links::{Links, ask},
     machine::{Change, Machine, Need},
@@ -27,6 +32,7 @@ use super::{
 };
 use crate::{
     actors::{
+        clock::now_ms,
         down::DownGuard,
         room_state::{Advanced, ProfileUpdated, UseSigner},
         store::{LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError},
@@ -46,6 +52,10 @@ const ANNOUNCE_AFTER: Duration = Duration::from_secs(2);
 /// Heads are announced again this long after the last time, and up to half as much later.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(120);
 
+/// Longest wait for the answer to what is sent to a server that came into the room, or left it,
+/// just now.
+const DIRECT_WAIT: Duration = Duration::from_secs(10);
+
 /// One room. Its messages come through RoomState.
 pub struct RoomActor {
     pub(super) room_id: OwnedRoomId,
@@ -64,6 +74,8 @@ pub struct RoomActor {
     pub(super) fetching: HashSet<OwnedEventId>,
     /// Servers whose heads are being followed.
     pub(super) following: Following,
+    /// Servers to which gossip may not flow yet.
+    fresh: Fresh,
     announce: Option<SpawnHandle>,
     /// The next announcement is that of our newest event.
     announces_soon: bool,
@@ -106,6 +118,7 @@ impl RoomActor {
             waiting: true,
             fetching: HashSet::new(),
             following: Following::default(),
+            fresh: Fresh::default(),
             announce: None,
             announces_soon: false,
             _down: down,
@@ -183,6 +196,13 @@ impl RoomActor {
             membership: commit.membership.as_ref().map(|own| own.membership.clone()),
             servers: commit.servers.clone(),
         };
+        let now = Instant::now();
+        if let Some(servers) = &commit.servers {
+            self.fresh.update(servers, now);
+        }
+        let mut directly = self.fresh.servers(self.signer.server_name(), now);
+        // Nobody gossips any more with those who left, and what told them may have passed them by.
+        directly.extend(gone.into_iter().filter(|server| server != self.signer.server_name()));
         // Sent now, so that commits and the reads after them keep their order.
         let stored = self.links.store.commit.send(commit);
         let worker = self.worker(ctx);
@@ -201,18 +221,14 @@ impl RoomActor {
             let leaves =
                 advanced.membership.as_ref().is_some_and(|own| *own != MembershipState::Join);
             if leaves {
-                publish_all(&worker, &publish, farewell).await;
+                publish_all(&worker, &publish, farewell, &directly).await;
             }
             if advanced.membership.is_some() || advanced.servers.is_some() {
                 let _ = worker.links.advanced.send(advanced).await;
             }
             operation.finish();
             if !leaves {
-                publish_all(&worker, &publish, farewell).await;
-                if !publish.is_empty() && !gone.is_empty() {
-                    let pdus = worker.links.wire(&publish, &worker.signer).await;
-                    worker.tell_gone(gone, pdus).await;
-                }
+                publish_all(&worker, &publish, farewell, &directly).await;
             }
             true
         };
@@ -371,12 +387,44 @@ impl RoomActor {
     }
 }
 
-/// Tells the other members, and those who leave by them, of events that are durable.
-async fn publish_all(worker: &Worker, pdus: &[Arc<Pdu>], farewell: Option<RoomKey>) {
-    if !pdus.is_empty() {
-        let pdus = worker.links.wire(pdus, &worker.signer).await;
-        // Gossip has it when this is done: the topic may be left after it.
-        let _ = worker.room.send(Publish { pdus, edus: Vec::new(), farewell }).await;
+/// Tells the other members, and those who leave by them, of events that are durable: by gossip, and
+/// some servers by themselves.
+async fn publish_all(
+    worker: &Worker,
+    pdus: &[Arc<Pdu>],
+    farewell: Option<RoomKey>,
+    directly: &[OwnedServerName],
+) {
+    if pdus.is_empty() {
+        return;
+    }
+    let pdus = worker.links.wire(pdus, &worker.signer).await;
+    if !directly.is_empty() {
+        let content = json!({
+            "origin": worker.signer.server_name(),
+            "origin_server_ts": now_ms(),
+            "pdus": pdus,
+            "edus": [],
+        });
+        for server in directly {
+            tell_directly(&worker.links, &worker.room_id, server, content.clone());
+        }
+    }
+    // Gossip has it when this is done: the topic may be left after it.
+    let _ = worker.room.send(Publish { pdus, edus: Vec::new(), farewell }).await;
+}
+
+/// Sends a transaction to one server and waits for nothing.
+fn tell_directly(
+    links: &Links,
+    room_id: &OwnedRoomId,
+    server: &OwnedServerName,
+    content: serde_json::Value,
+) {
+    let uri = format!("/_matrix/federation/v1/send/{:032x}", rand::random::<u128>());
+    match federation(server, "PUT", uri, content, DIRECT_WAIT) {
+        Ok(send) => links.federation.do_send(send),
+        Err(error) => log::error!(room_id:%; "a transaction cannot be written: {error}"),
     }
 }
 
@@ -414,6 +462,8 @@ impl Actor for RoomActor {
             });
             match machine {
                 Ok((machine, keys)) => {
+                    let present = machine.iter().flat_map(Machine::servers).cloned();
+                    act.fresh = Fresh::new(present);
                     act.machine = machine;
                     act.load_keys(keys.as_deref());
                     act.waiting = false;

@@ -12,6 +12,7 @@ mod actor;
 mod client;
 mod edus;
 mod following;
+mod fresh;
 mod join;
 mod keys;
 mod links;

@@ -4,7 +4,7 @@
 //! Which key seals and who is given one is decided in `keys`. Nothing here has to succeed: whoever
 //! is handed no key asks for it, and whoever is given none exchanges heads.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use actix::{
     ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, MessageResult,
@@ -42,8 +42,6 @@ const PULLS: usize = 3;
 const PULL_WAIT: Duration = Duration::from_millis(1500);
 /// Keys that are asked for at the same time: whoever makes ids up has no more of it.
 const WANTED: usize = 4;
-/// Longest wait for a server that is told that its user has left.
-const FAREWELL_WAIT: Duration = Duration::from_secs(10);
 
 /// Returns where a server takes keys of the room.
 fn keys_uri(worker: &Worker, end: &str) -> String {
@@ -236,28 +234,6 @@ impl Worker {
     /// Publishes PDUs in the room, for those who have joined now.
     pub(super) fn publish(&self, pdus: Vec<Box<RawValue>>) {
         self.room.do_send(Publish::new(pdus, Vec::new()));
-    }
-
-    /// Hands what ended their membership to servers that have left: nobody gossips with them
-    /// any more, and the gossip that told them may have passed them by.
-    pub(super) async fn tell_gone(&self, gone: Vec<OwnedServerName>, pdus: Vec<Box<RawValue>>) {
-        let now = now_ms();
-        let content = json!({
-            "origin": self.signer.server_name(),
-            "origin_server_ts": now,
-            "pdus": pdus,
-            "edus": [],
-        });
-        for server in gone.iter().collect::<BTreeSet<_>>() {
-            let uri = format!("/_matrix/federation/v1/send/{:032x}", rand::random::<u128>());
-            let told = match federation(server, "PUT", uri, content.clone(), FAREWELL_WAIT) {
-                Ok(request) => ask(&self.links.federation, request).await.map(drop),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = told {
-                log::debug!(room_id:% = self.room_id, server:%; "not told that it left: {error}");
-            }
-        }
     }
 }
 

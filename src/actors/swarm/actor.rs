@@ -12,7 +12,7 @@ use libp2p::{Multiaddr, identity::Keypair};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Admit, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, GossipReceived,
+    Admit, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, GossipReceived, Keep,
     Provide, Publish, ReadSwarm, ReportVerdict, RequestFailed, RequestReceived, SendReply,
     SendRequest, SetIdentity, StopSwarm, Subscribe, SwarmFailed, SwarmRestarted, Unsubscribe,
     behaviour::Choices,
@@ -256,6 +256,14 @@ impl Handler<Exchange> for SwarmActor {
 
     fn handle(&mut self, Exchange(peer): Exchange, ctx: &mut Context<Self>) {
         self.must(Command::Exchange(peer), ctx);
+    }
+}
+
+impl Handler<Keep> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, Keep(peer): Keep, ctx: &mut Context<Self>) {
+        self.must(Command::Keep(peer), ctx);
     }
 }
 

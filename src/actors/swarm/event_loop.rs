@@ -52,6 +52,7 @@ const IDENTITY_BURST: u8 = 8;
 pub(super) enum Command {
     SetIdentity(Vec<u8>),
     Exchange(PeerId),
+    Keep(PeerId),
     Admit(PeerId),
     Dismiss(PeerId),
     Subscribe(String),
@@ -235,6 +236,11 @@ impl EventLoop {
                     self.swarm.behaviour_mut().identity.send_request(&peer, frame);
                 }
             }
+            Command::Keep(peer) => {
+                if self.peers.contains_key(&peer) {
+                    self.swarm.behaviour_mut().gossip.keep(peer);
+                }
+            }
             Command::Admit(peer) => {
                 // Else the next connection would be open before its own proof.
                 if self.peers.contains_key(&peer) {
@@ -404,6 +410,7 @@ impl EventLoop {
             (false, false) => "private",
             (false, true) => "unknown",
         };
+        let gate = &self.swarm.behaviour().gossip;
         let peers = self.peers.iter().filter(|(_, peer)| peer.ours).filter_map(|(id, peer)| {
             let best = peer.connections.iter().min_by_key(|connection| connection.relayed)?;
             Some(PeerStatus {
@@ -411,6 +418,7 @@ impl EventLoop {
                 server_name: None,
                 address: best.address.clone(),
                 relayed: best.relayed,
+                gossips: gate.is_admitted(id),
                 rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             })
         });
