@@ -29,7 +29,7 @@ use crate::{
         identity::{IdentityActor, IdentityError, SignerIssued, SubscribeSigner},
         network::{self, Network, NetworkParts},
         room::StoreLink,
-        room_state::{self, RoomStateActor, RoomStateLinks, ServerOnline},
+        room_state::{self, RoomStateActor, RoomStateLinks, ServerOffline, ServerOnline},
         store::{self, Close, StoreActor, StoreError},
         swarm::{self, SwarmError, SwarmFailed},
     },
@@ -118,6 +118,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         scan_rows: store.clone().recipient(),
         keys_seen: identity.clone().recipient(),
         server_online: node.clone().recipient(),
+        server_offline: node.clone().recipient(),
         failed: node.clone().recipient(),
     })
     .map_err(|error| refused(&error))?;
@@ -134,6 +135,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             write_rows: store.clone().recipient(),
         },
         list_rooms: store.clone().recipient(),
+        read_heads: store.clone().recipient(),
+        find_lacking: store.clone().recipient(),
         join_topic: network.gossip.clone().recipient(),
         leave_topic: network.gossip.clone().recipient(),
         publish: network.gossip.clone().recipient(),
@@ -163,6 +166,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let federation = FederationActor::new(FederationLinks {
         serve: rooms.clone().recipient(),
         ingest: rooms.clone().recipient(),
+        heads: rooms.clone().recipient(),
         profile: accounts.clone().recipient(),
         to_device: accounts.clone().recipient(),
         signer: identity.clone().recipient(),
@@ -365,6 +369,16 @@ impl Handler<ServerOnline> for NodeActor {
     type Result = ();
 
     fn handle(&mut self, msg: ServerOnline, _: &mut Self::Context) {
+        if let Some(wired) = &self.wired {
+            wired.rooms.do_send(msg);
+        }
+    }
+}
+
+impl Handler<ServerOffline> for NodeActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: ServerOffline, _: &mut Self::Context) {
         if let Some(wired) = &self.wired {
             wired.rooms.do_send(msg);
         }

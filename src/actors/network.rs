@@ -17,7 +17,7 @@ use super::{
         self, AnswerWith, InboundRequest, KeysSeen, RelayRequestActor, RelayRequestParts,
     },
     rendezvous::{self, AskWith, RendezvousActor, RendezvousParts},
-    room_state::ServerOnline,
+    room_state::{ServerOffline, ServerOnline},
     store::{ScanRows, WriteRows},
     swarm::{self, Bind, NodeKey, StopSwarm, SwarmActor, SwarmFailed, SwarmSettings},
 };
@@ -44,6 +44,8 @@ pub struct NetworkParts<'a> {
     pub keys_seen: Recipient<KeysSeen>,
     /// RoomState.
     pub server_online: Recipient<ServerOnline>,
+    /// RoomState.
+    pub server_offline: Recipient<ServerOffline>,
     /// Whoever ends the node: a configured address cannot be listened on.
     pub failed: Recipient<SwarmFailed>,
 }
@@ -95,6 +97,7 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
         advertise: config.libp2p.dht.advertise,
         keys_seen: keys_seen.clone(),
         server_online: parts.server_online,
+        server_offline: parts.server_offline,
         write_rows: parts.write_rows,
         scan_rows: parts.scan_rows,
         verified: gossip.clone().recipient(),

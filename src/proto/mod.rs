@@ -7,6 +7,7 @@
 
 pub mod client_event;
 pub mod error;
+pub mod heads;
 pub mod pdu;
 pub mod rendezvous;
 pub mod room_key;

@@ -16,7 +16,7 @@ use messagehub::{
             Advertise, FoundPerson, NetworkStatus, ReadNetwork, SearchPeople, SharedServers,
         },
         room::TransactionVerdict,
-        room_state::ServerOnline,
+        room_state::{ServerOffline, ServerOnline},
         store::{Committed, Row, RowKind, ScanRows, StoreError, WriteRows},
         swarm::{self, SendRequest, SwarmFailed},
     },
@@ -35,6 +35,7 @@ use serde_json::{json, value::to_raw_value};
 pub(crate) struct World {
     pub(crate) name: String,
     pub(crate) online: Vec<OwnedServerName>,
+    pub(crate) offline: Vec<OwnedServerName>,
     pub(crate) keys: Vec<OwnedServerName>,
     pub(crate) requests: Vec<Request>,
     pub(crate) gossip: Vec<(OwnedServerName, usize, usize)>,
@@ -101,6 +102,14 @@ impl Handler<ServerOnline> for World {
 
     fn handle(&mut self, ServerOnline(server): ServerOnline, _: &mut Context<Self>) {
         self.online.push(server);
+    }
+}
+
+impl Handler<ServerOffline> for World {
+    type Result = ();
+
+    fn handle(&mut self, ServerOffline(server): ServerOffline, _: &mut Context<Self>) {
+        self.offline.push(server);
     }
 }
 
@@ -267,6 +276,7 @@ impl Start {
             scan_rows: world.clone().recipient(),
             keys_seen: world.clone().recipient(),
             server_online: world.clone().recipient(),
+            server_offline: world.clone().recipient(),
             failed: world.clone().recipient(),
         })
         .unwrap();

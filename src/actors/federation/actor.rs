@@ -20,7 +20,7 @@ use crate::{
         identity::ReadSigner,
         relay_request::{InboundAnswer, InboundRequest},
         room::{IngestTransaction, RoomError, RoomRequest, TransactionVerdict},
-        room_state::{IngestIntoRoom, ServeRoom},
+        room_state::{CompareHeads, IngestIntoRoom, ServeRoom},
     },
     config::limits,
     proto::signed::Request,
@@ -33,6 +33,8 @@ pub struct FederationLinks {
     pub serve: Recipient<ServeRoom>,
     /// RoomState: transactions.
     pub ingest: Recipient<IngestIntoRoom>,
+    /// RoomState: heads.
+    pub heads: Recipient<CompareHeads>,
     /// Accounts.
     pub profile: Recipient<LocalProfile>,
     /// Accounts.
@@ -136,6 +138,12 @@ impl FederationLinks {
                 let signer = self.signer.send(ReadSigner).await.map_err(AskError::from)?;
                 let signer = signer.ok_or(RoomError::NotFound)?;
                 Ok(CanonicalJsonValue::Object(signer.server_keys().clone()))
+            }
+            Query::Heads(rooms) => {
+                let compared = self.heads.send(CompareHeads { origin, rooms, permit }).await;
+                let rooms = compared.map_err(AskError::from)??;
+                to_canonical_value(json!({"rooms": rooms}))
+                    .map_err(|error| RoomError::BadRequest(error.to_string()).into())
             }
             Query::Transaction(transaction) => self.transaction(origin, transaction).await,
         }

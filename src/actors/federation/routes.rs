@@ -3,8 +3,10 @@
 //! Paths and bodies are read by ruma's types of the Server-Server API. What is not in the list
 //! does not exist; there is no way from here to the client API.
 
+use std::collections::BTreeMap;
+
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
+    OwnedRoomId, OwnedUserId, RoomVersionId,
     api::{
         IncomingRequest, IncomingRequestExt as _,
         federation::{
@@ -25,7 +27,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    actors::room::{Given, RoomQuery},
+    actors::{
+        room::{Given, RoomQuery},
+        room_state::HEADS,
+    },
+    config::limits,
     proto::{room_key::KeyId, signed::Request},
 };
 
@@ -38,6 +44,8 @@ pub(super) enum Query {
     Profile(OwnedUserId),
     /// Our server_keys.
     ServerKeys,
+    /// Where the heads of these rooms differ from the origin's, of which these are fingerprints.
+    Heads(BTreeMap<OwnedRoomId, String>),
     /// PDUs and EDUs that were not gossiped.
     Transaction(Transaction),
 }
@@ -123,7 +131,7 @@ struct KeysQueryBody {
 
 #[derive(Deserialize)]
 struct HeadsBody {
-    extremities: Vec<OwnedEventId>,
+    rooms: BTreeMap<OwnedRoomId, String>,
 }
 
 fn body_as<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, RouteError> {
@@ -230,10 +238,6 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
         let room_id = arguments.first().and_then(|id| OwnedRoomId::try_from(id.as_str()).ok());
         room_id.ok_or_else(|| RouteError::Malformed("no room id".to_owned()))
     };
-    if let Some(arguments) = is("POST", "/_messagehub/federation/v1/heads/{room_id}") {
-        let HeadsBody { extremities } = body_as(body)?;
-        return Ok(Query::Room(room(arguments)?, RoomQuery::Heads { extremities }));
-    }
     if let Some(arguments) = is("PUT", "/_messagehub/federation/v1/room_keys/{room_id}") {
         let KeysBody { keys } = body_as(body)?;
         return Ok(Query::Room(room(arguments)?, RoomQuery::TakeKeys { keys }));
@@ -241,6 +245,13 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
     if let Some(arguments) = is("POST", "/_messagehub/federation/v1/room_keys/{room_id}/query") {
         let KeysQueryBody { ids } = body_as(body)?;
         return Ok(Query::Room(room(arguments)?, RoomQuery::FindKeys { ids }));
+    }
+    if is("POST", HEADS).is_some() {
+        let HeadsBody { rooms } = body_as(body)?;
+        if rooms.len() > limits::HEADS_ROOMS {
+            return Err(RouteError::Malformed("too many rooms".to_owned()));
+        }
+        return Ok(Query::Heads(rooms));
     }
     Err(RouteError::Unrecognized)
 }
@@ -288,7 +299,6 @@ mod tests {
             ("GET", format!("{f}/v1/state/!r:x?event_id=$e"), json!({})),
             ("GET", format!("{f}/v1/event_auth/!r:x/$e"), json!({})),
             ("GET", format!("{f}/v1/event/$e?room_id=!r:x"), json!({})),
-            ("POST", "/_messagehub/federation/v1/heads/!r:x".into(), json!({"extremities": []})),
             ("PUT", "/_messagehub/federation/v1/room_keys/!r:x".into(), json!({"keys": []})),
             (
                 "POST",
@@ -309,6 +319,14 @@ mod tests {
         let sent = ask("PUT", &format!("{f}/v1/send/1"), send);
         assert!(matches!(sent, Ok(Query::Transaction(_))), "{sent:?}");
         assert!(matches!(ask("GET", "/_matrix/key/v2/server", json!({})), Ok(Query::ServerKeys)));
+        let rooms = |count| {
+            let rooms = (0..count).map(|n| (format!("!r{n}:x"), json!("fingerprint")));
+            json!({"rooms": rooms.collect::<serde_json::Map<_, _>>()})
+        };
+        let heads = ask("POST", HEADS, rooms(limits::HEADS_ROOMS));
+        assert!(matches!(heads, Ok(Query::Heads(_))), "{heads:?}");
+        let many = ask("POST", HEADS, rooms(limits::HEADS_ROOMS + 1));
+        assert!(matches!(many, Err(RouteError::Malformed(_))), "{many:?}");
     }
 
     #[test]

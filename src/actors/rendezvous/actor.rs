@@ -20,7 +20,7 @@ use crate::{
         cpu::Cpu,
         gossip::{PeerForgotten, PeerVerified},
         relay_request::{KeysSeen, SendFederation},
-        room_state::ServerOnline,
+        room_state::{ServerOffline, ServerOnline},
         store::{Row, RowKind, ScanRows, WriteRows},
         swarm::{
             Admit, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, Keep, Provide,
@@ -53,6 +53,8 @@ pub struct RendezvousParts {
     pub keys_seen: Recipient<KeysSeen>,
     /// RoomState.
     pub server_online: Recipient<ServerOnline>,
+    /// RoomState.
+    pub server_offline: Recipient<ServerOffline>,
     /// Store.
     pub write_rows: Recipient<WriteRows>,
     /// Store.
@@ -139,6 +141,7 @@ impl RendezvousActor {
                 self.parts.forgotten.do_send(PeerForgotten(peer));
                 self.parts.dismiss.do_send(Dismiss(peer));
             }
+            Effect::Offline(server) => self.parts.server_offline.do_send(ServerOffline(server)),
             Effect::Over { peer, disconnect } => {
                 self.parts.forgotten.do_send(PeerForgotten(peer));
                 if disconnect {

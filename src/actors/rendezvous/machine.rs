@@ -98,6 +98,8 @@ pub(super) enum Effect<P, A> {
     Admit(P, OwnedServerName),
     /// No more gossip with it: it is of no member any more.
     Part(P),
+    /// The last node that was proven to speak for a server does so no longer.
+    Offline(OwnedServerName),
     /// A proof is over; `disconnect` where the node is still there.
     Over { peer: P, disconnect: bool },
     /// Connect a node.
@@ -206,8 +208,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
             }
             Input::Seen { peer, ours, addresses } => self.seen(peer, ours, addresses, &mut out),
             Input::Gone(peer) | Input::DialFailed(peer) => {
-                if self.nodes.remove(&peer).is_some_and(|node| node.proof.is_some()) {
+                if let Some(proof) = self.nodes.remove(&peer).and_then(|node| node.proof) {
                     out.push(Effect::Over { peer, disconnect: false });
+                    self.ended(proof.server, &mut out);
                 }
                 self.settle(&peer, &mut out);
             }
@@ -236,9 +239,11 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
             }
             Input::Tick => self.tick(now, &mut out),
             Input::Restarted => {
-                for (peer, node) in self.nodes.drain() {
-                    if node.proof.is_some() {
+                let nodes = std::mem::take(&mut self.nodes);
+                for (peer, node) in nodes {
+                    if let Some(proof) = node.proof {
                         out.push(Effect::Over { peer, disconnect: false });
+                        self.ended(proof.server, &mut out);
                     }
                 }
                 self.provide(&mut out);
@@ -399,12 +404,17 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
             return;
         }
         let peer_ids = keys.peer_ids().to_vec();
+        let mut over = false;
         for (peer, node) in &mut self.nodes {
             let proves = node.proof.as_ref().is_some_and(|proof| proof.server == *server);
             if proves && !peer_ids.contains(&peer.to_string()) {
                 node.proof = None;
+                over = true;
                 out.push(Effect::Over { peer: *peer, disconnect: true });
             }
+        }
+        if over {
+            self.ended(server.clone(), out);
         }
         self.newest.put(server.clone(), Newest { issued_ts: keys.issued_ts(), peer_ids });
     }
@@ -614,16 +624,26 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
     }
 
     fn tick(&mut self, now: u64, out: &mut Effects<P, A>) {
+        let mut over = Vec::new();
         for (peer, node) in &mut self.nodes {
-            let expired = node.proof.as_ref().is_some_and(|proof| proof.valid_until_ts < now);
-            if expired {
-                node.proof = None;
+            if let Some(proof) = node.proof.take_if(|proof| proof.valid_until_ts < now) {
+                over.push(proof.server);
                 out.push(Effect::Over { peer: *peer, disconnect: true });
             } else if node.proof.is_none() && !node.exchanging {
                 // It had no identity yet, or was too busy to answer.
                 node.exchanging = true;
                 out.push(Effect::Exchange(*peer));
             }
+        }
+        for server in over {
+            self.ended(server, out);
+        }
+    }
+
+    /// A proof of a server ended: tells whether it was the last.
+    fn ended(&self, server: OwnedServerName, out: &mut Effects<P, A>) {
+        if self.nodes_of(&server).next().is_none() {
+            out.push(Effect::Offline(server));
         }
     }
 }

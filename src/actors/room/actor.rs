@@ -11,7 +11,6 @@ use actix::{
     Message, SpawnHandle, WrapFuture as _,
 };
 use futures::future::LocalBoxFuture;
-use rand::Rng as _;
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId,
     events::room::member::MembershipState,
@@ -49,8 +48,6 @@ use crate::{
 /// How long after our newest event the heads are announced: gossip that came before the mesh was
 /// up is lost, and this is what brings it.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(2);
-/// Heads are announced again this long after the last time, and up to half as much later.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(120);
 
 /// Longest wait for the answer to what is sent to a server that came into the room, or left it,
 /// just now.
@@ -76,9 +73,8 @@ pub struct RoomActor {
     pub(super) following: Following,
     /// Servers to which gossip may not flow yet.
     fresh: Fresh,
+    /// The announcement of our newest event.
     announce: Option<SpawnHandle>,
-    /// The next announcement is that of our newest event.
-    announces_soon: bool,
     _down: DownGuard<OwnedRoomId>,
 }
 
@@ -120,7 +116,6 @@ impl RoomActor {
             following: Following::default(),
             fresh: Fresh::default(),
             announce: None,
-            announces_soon: false,
             _down: down,
         }
     }
@@ -239,9 +234,8 @@ impl RoomActor {
                 ctx.stop();
             }
         }));
-        if published && !self.announces_soon {
-            self.announces_soon = true;
-            self.announce_in(ANNOUNCE_AFTER, ctx);
+        if published {
+            self.announce_soon(ctx);
         }
     }
 
@@ -251,17 +245,14 @@ impl RoomActor {
         self.machine.as_ref().is_none_or(|machine| machine.servers().all(|server| server == own))
     }
 
-    /// Announces the heads after a while, instead of whenever it was planned before.
-    pub(super) fn announce_in(&mut self, after: Duration, ctx: &mut Context<Self>) {
-        if let Some(planned) = self.announce.take() {
-            ctx.cancel_future(planned);
+    /// Announces the heads a while after an event of ours, once for all that come until then.
+    fn announce_soon(&mut self, ctx: &mut Context<Self>) {
+        if self.announce.is_none() {
+            self.announce = Some(ctx.run_later(ANNOUNCE_AFTER, |act, ctx| {
+                act.announce = None;
+                act.announce_heads(ctx);
+            }));
         }
-        self.announce = Some(ctx.run_later(after, |act, ctx| {
-            act.announces_soon = false;
-            act.announce_heads(ctx);
-            let jitter = rand::rng().random_range(0..ANNOUNCE_EVERY.as_millis() as u64 / 2);
-            act.announce_in(ANNOUNCE_EVERY + Duration::from_millis(jitter), ctx);
-        }));
     }
 
     /// Loads what an operation needs, then goes on.
@@ -498,10 +489,9 @@ impl Handler<Drain> for RoomActor {
     type Result = ();
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
-        // A timer would keep the actor alive for ever; the next event of ours sets it again.
+        // It would keep the actor alive; whoever missed the event learns of it by the next exchange.
         if let Some(planned) = self.announce.take() {
             ctx.cancel_future(planned);
         }
-        self.announces_soon = false;
     }
 }

@@ -274,7 +274,7 @@ pub(super) async fn send_checked(
 }
 
 /// Makes a request to another server.
-pub(super) fn federation(
+pub(in crate::actors) fn federation(
     destination: &OwnedServerName,
     method: &'static str,
     uri: String,
@@ -287,7 +287,7 @@ pub(super) fn federation(
 }
 
 /// Reads the body of an answer.
-pub(super) fn read<T: serde::de::DeserializeOwned>(
+pub(in crate::actors) fn read<T: serde::de::DeserializeOwned>(
     server: &OwnedServerName,
     answer: CanonicalJsonValue,
 ) -> Result<T, RoomError> {

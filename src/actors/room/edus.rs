@@ -13,18 +13,19 @@ use super::{
     client::store_receipt,
     messages::{Publish, RoomError},
 };
-use crate::actors::{
-    clock::now_ms,
-    ephemera::{Presence, Typing},
-    store::{Extremity, Receipt},
+use crate::{
+    actors::{
+        clock::now_ms,
+        ephemera::{Presence, Typing},
+        store::{Extremity, Receipt},
+    },
+    config::limits,
 };
 
 /// How long somebody types unless told otherwise, in milliseconds (as servers commonly take it).
 const TYPING_MS: u64 = 30_000;
 /// The type of our own EDU: forward extremities of a room.
 const HEADS: &str = "messagehub.heads";
-/// Most forward extremities in an announcement.
-const HEADS_MAX: usize = 20;
 /// Most receipts that are taken from one EDU.
 const RECEIPTS_MAX: usize = 20;
 
@@ -79,7 +80,7 @@ impl RoomActor {
         let extremities: Vec<&OwnedEventId> = machine
             .extremities()
             .iter()
-            .take(HEADS_MAX)
+            .take(limits::HEADS)
             .map(|Extremity { event_id, .. }| event_id)
             .collect();
         let content = json!({"room_id": self.room_id, "extremities": extremities});
@@ -99,7 +100,7 @@ impl RoomActor {
             {
                 if heads.content.room_id == self.room_id {
                     let mut extremities = heads.content.extremities;
-                    extremities.truncate(HEADS_MAX);
+                    extremities.truncate(limits::HEADS);
                     ctx.notify(super::messages::HeadsSeen {
                         server_name: origin.clone(),
                         extremities,

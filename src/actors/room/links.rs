@@ -70,7 +70,7 @@ pub struct Links {
 }
 
 /// Asks somebody, with the errors of a Room.
-pub(super) async fn ask<M, T, E>(to: &Recipient<M>, message: M) -> Result<T, RoomError>
+pub(in crate::actors) async fn ask<M, T, E>(to: &Recipient<M>, message: M) -> Result<T, RoomError>
 where
     M: actix::Message<Result = Result<T, E>> + Send,
     T: Send + 'static,

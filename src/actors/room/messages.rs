@@ -385,11 +385,6 @@ pub enum RoomQuery {
         /// Which.
         event_id: OwnedEventId,
     },
-    /// Our own `heads` request: the origin tells its forward extremities, we answer with ours.
-    Heads {
-        /// Forward extremities of the origin.
-        extremities: Vec<OwnedEventId>,
-    },
     /// Our own `room_keys` request: the origin hands over keys of the room.
     TakeKeys {
         /// The keys.
@@ -397,7 +392,7 @@ pub enum RoomQuery {
     },
     /// Our own `room_keys/query` request: the origin asks for keys of the room.
     FindKeys {
-        /// Which.
+        /// Which; none: those that seal now.
         ids: Vec<KeyId>,
     },
 }
@@ -416,15 +411,17 @@ impl RoomQuery {
     }
 }
 
-/// Tells the room that a member's server can be reached now: compare heads, fetch what is missing.
+/// Has the room fetch what it lacks of a member's server. Answered when that is done, or failed.
 #[derive(Message, Debug, Clone)]
-#[rtype(result = "()")]
-pub struct MemberOnline {
-    /// Which server.
+#[rtype(result = "Result<(), RoomError>")]
+pub struct FollowHeads {
+    /// Whose.
     pub server_name: OwnedServerName,
+    /// Its forward extremities.
+    pub extremities: Vec<OwnedEventId>,
 }
 
-/// Tells the room that another member's server has these forward extremities.
+/// Tells the room that another member's server announced these forward extremities.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct HeadsSeen {

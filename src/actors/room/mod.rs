@@ -25,6 +25,8 @@ mod sealing;
 mod serve;
 
 pub use actor::RoomActor;
+pub(super) use client::{federation, read};
 pub use keys::Given;
+pub(super) use links::ask;
 pub use links::{Links, StoreLink};
 pub use messages::*;

@@ -16,7 +16,7 @@ use super::{
     join::{accepted, receive_state},
     links::{Links, ask},
     machine::{Ingested, Machine, Stop},
-    messages::{HeadsSeen, IngestTransaction, MemberOnline, RoomError, TransactionVerdict},
+    messages::{FollowHeads, HeadsSeen, IngestTransaction, RoomError, TransactionVerdict},
 };
 use crate::{
     actors::store::Place,
@@ -24,8 +24,6 @@ use crate::{
     proto::{ProtoError, pdu::Received, signer::Signer},
 };
 
-/// Most forward extremities of another server that are looked at.
-const HEADS_MAX: usize = 20;
 /// Events whose ancestors are fetched at the same time, in one room.
 const FETCHES: usize = 4;
 /// State events that are fetched one by one; where more are missing, the whole state is.
@@ -56,11 +54,6 @@ struct StateAnswer {
 struct StateIdsAnswer {
     pdu_ids: Vec<OwnedEventId>,
     auth_chain_ids: Vec<OwnedEventId>,
-}
-
-#[derive(Deserialize)]
-struct HeadsAnswer {
-    extremities: Vec<OwnedEventId>,
 }
 
 impl RoomActor {
@@ -190,16 +183,12 @@ impl Handler<Fetch> for RoomActor {
     }
 }
 
-impl Handler<MemberOnline> for RoomActor {
-    type Result = ResponseFuture<()>;
+impl Handler<FollowHeads> for RoomActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
 
-    fn handle(&mut self, msg: MemberOnline, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, msg: FollowHeads, ctx: &mut Context<Self>) -> Self::Result {
         let worker = self.worker(ctx);
-        Box::pin(async move {
-            if let Err(error) = worker.exchange_heads(&msg.server_name).await {
-                log::debug!(room_id:% = worker.room_id; "heads not exchanged: {error}");
-            }
-        })
+        Box::pin(async move { worker.follow_heads(&msg.server_name, msg.extremities).await })
     }
 }
 
@@ -343,30 +332,13 @@ impl Worker {
         Ok(accepted(&self.room_id, results))
     }
 
-    /// Compares forward extremities with another member's server, both ways.
-    async fn exchange_heads(&self, server: &OwnedServerName) -> Result<(), RoomError> {
-        let ours = self
-            .operate(|machine| {
-                if !machine.is_joined() {
-                    return Err(RoomError::NotFound.into());
-                }
-                let heads = machine.extremities().iter().map(|head| head.event_id.clone());
-                Ok((heads.take(HEADS_MAX).collect::<Vec<_>>(), None))
-            })
-            .await?;
-        let uri = format!("/_messagehub/federation/v1/heads/{}", self.room_id);
-        let content = json!({"extremities": ours});
-        let answer: HeadsAnswer = self.request(server, "POST", uri, content).await?;
-        self.follow_heads(server, answer.extremities).await
-    }
-
     /// Fetches the events that another member's server has at its front and we lack.
     pub(super) async fn follow_heads(
         &self,
         server: &OwnedServerName,
         mut heads: Vec<OwnedEventId>,
     ) -> Result<(), RoomError> {
-        heads.truncate(HEADS_MAX);
+        heads.truncate(limits::HEADS);
         let wanted = self
             .operate(move |machine| {
                 machine.require(&heads)?;
@@ -415,7 +387,7 @@ impl Worker {
             if latest.is_empty() {
                 return Ok(());
             }
-            let latest: Vec<_> = latest.into_iter().take(HEADS_MAX).collect();
+            let latest: Vec<_> = latest.into_iter().take(limits::HEADS).collect();
             let uri = format!("/_matrix/federation/v1/get_missing_events/{}", self.room_id);
             let content = json!({
                 "earliest_events": earliest,
@@ -538,7 +510,7 @@ impl Worker {
         let (gaps, servers) = self
             .operate(|machine| {
                 let gaps: Vec<_> =
-                    machine.backward_extremities().take(HEADS_MAX).cloned().collect();
+                    machine.backward_extremities().take(limits::HEADS).cloned().collect();
                 Ok(((gaps, machine.candidates(&[])), None))
             })
             .await?;
@@ -569,10 +541,5 @@ impl Worker {
                 .await;
         }
         Ok(false)
-    }
-
-    /// Answers `heads`, and follows those of the origin.
-    pub(super) fn follow_later(&self, server: OwnedServerName, extremities: Vec<OwnedEventId>) {
-        self.room.do_send(HeadsSeen { server_name: server, extremities });
     }
 }

@@ -128,14 +128,6 @@ impl Worker {
                 let chain = self.auth_chain(pdu.auth_events.clone()).await?;
                 Ok(json!({"auth_chain": self.links.wire(&chain, &self.signer).await}))
             }
-            RoomQuery::Heads { extremities } => {
-                self.follow_later(origin, extremities);
-                let ours = self.operate(|machine| {
-                    let heads = machine.extremities().iter().map(|head| head.event_id.clone());
-                    Ok((heads.take(20).collect::<Vec<_>>(), None))
-                });
-                Ok(json!({"extremities": ours.await?}))
-            }
             RoomQuery::TakeKeys { keys } => {
                 self.room.do_send(TakeKeys { from: origin, keys });
                 Ok(json!({}))

@@ -20,10 +20,11 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
+    heads::Meetings,
     index::{Index, Turn},
     messages::{
         Advanced, CountRooms, CreateRoom, ForgetRoom, IngestIntoRoom, ListRooms, ProfileUpdated,
-        RoomCounts, ServeRoom, ServerOnline, ToRoom, UseSigner,
+        RoomCounts, ServeRoom, ToRoom, UseSigner,
     },
     presence::{self, OwnPresence},
 };
@@ -40,9 +41,8 @@ use crate::{
         relay_request::{KeysSeen, SendFederation},
         rendezvous::SharedServers,
         room::{
-            ChangeMembership, CreateInRoom, Drain, Links, MemberChange, MemberOnline,
-            ProfileChanged, Publish, RoomActor, RoomError, RoomQuery, StoreLink,
-            TransactionVerdict,
+            ChangeMembership, CreateInRoom, Drain, Links, MemberChange, ProfileChanged, Publish,
+            RoomActor, RoomError, RoomQuery, StoreLink, TransactionVerdict,
         },
         store,
     },
@@ -58,8 +58,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Panics of one room within [`CRASH_WINDOW`] after which it is not started any more.
 const CRASHES_MAX: usize = 3;
 const CRASH_WINDOW: Duration = Duration::from_secs(600);
-/// Rooms that compare heads with one server at the same time.
-const HEADS_AT_ONCE: usize = 4;
+/// Rooms that tell of a new profile at the same time.
+const PROFILES_AT_ONCE: usize = 4;
 /// How long a server with which the last room was left counts on as one of ours: whoever leaves a
 /// room says so by gossip, and often comes into another at once.
 const PARTING: Duration = Duration::from_secs(15);
@@ -73,6 +73,10 @@ pub struct RoomStateLinks {
     pub store: StoreLink,
     /// Store: the index of rooms.
     pub list_rooms: Recipient<store::ListRooms>,
+    /// Store.
+    pub read_heads: Recipient<store::ReadHeads>,
+    /// Store.
+    pub find_lacking: Recipient<store::FindLacking>,
     /// Gossip.
     pub join_topic: Recipient<JoinTopic>,
     /// Gossip.
@@ -102,18 +106,18 @@ enum Slot {
 
 /// The owner of all rooms.
 pub struct RoomStateActor {
-    links: RoomStateLinks,
+    pub(super) links: RoomStateLinks,
     signer: Option<Arc<Signer>>,
     profile: Option<ProfileUpdated>,
     slots: HashMap<OwnedRoomId, (u64, Slot)>,
     generation: u64,
     crashes: HashMap<OwnedRoomId, Vec<Instant>>,
-    rooms: Index,
+    pub(super) rooms: Index,
     /// Servers of which Rendezvous is to hear that no room is shared any more.
     parting: HashSet<OwnedServerName>,
     own_presence: OwnPresence,
-    /// Places for rooms that compare heads: a node in many rooms must not be flooded by itself.
-    online: Admission,
+    /// Servers that are connected.
+    pub(super) online: Meetings,
 }
 
 impl RoomStateActor {
@@ -129,7 +133,7 @@ impl RoomStateActor {
             rooms: Index::default(),
             parting: HashSet::new(),
             own_presence: OwnPresence::default(),
-            online: Admission::new(limits::WORK_NODE),
+            online: Meetings::default(),
         }
     }
 
@@ -247,6 +251,9 @@ impl RoomStateActor {
             Some(true) => self.links.join_topic.do_send(JoinTopic(room_id)),
             Some(false) => self.links.leave_topic.do_send(LeaveTopic(room_id)),
             None => {}
+        }
+        for server in &turn.gained {
+            self.plan_meeting(server, ctx);
         }
         self.tell_gained(turn.gained);
         self.part_later(turn.lost, ctx);
@@ -480,29 +487,6 @@ impl Handler<Down<OwnedRoomId>> for RoomStateActor {
     }
 }
 
-impl Handler<ServerOnline> for RoomStateActor {
-    type Result = ();
-
-    fn handle(&mut self, msg: ServerOnline, ctx: &mut Self::Context) {
-        let server_name = msg.0;
-        let shared: Vec<OwnedRoomId> =
-            self.rooms.shared_with(&server_name).into_iter().cloned().collect();
-        let Ok(permit) = self.online.admit() else { return };
-        let rooms = ctx.address();
-        actix::spawn(async move {
-            let _permit = permit;
-            let exchanges = shared.into_iter().map(|room_id| {
-                let message = MemberOnline { server_name: server_name.clone() };
-                rooms.send(ToRoom { room_id, message })
-            });
-            futures::stream::iter(exchanges)
-                .buffer_unordered(HEADS_AT_ONCE)
-                .collect::<Vec<_>>()
-                .await;
-        });
-    }
-}
-
 /// Our user's presence, from http.
 impl Handler<Presence> for RoomStateActor {
     type Result = ();
@@ -533,7 +517,10 @@ impl Handler<ProfileUpdated> for RoomStateActor {
             let sends = joined
                 .into_iter()
                 .map(|room_id| rooms.send(ToRoom { room_id, message: ProfileChanged }));
-            futures::stream::iter(sends).buffer_unordered(HEADS_AT_ONCE).collect::<Vec<_>>().await;
+            futures::stream::iter(sends)
+                .buffer_unordered(PROFILES_AT_ONCE)
+                .collect::<Vec<_>>()
+                .await;
         });
     }
 }

@@ -66,6 +66,12 @@ impl Index {
         self.shared.contains_key(server)
     }
 
+    /// Tells whether our user has joined a room that a server is in.
+    pub(super) fn is_shared(&self, room_id: &RoomId, server: &OwnedServerName) -> bool {
+        let room = self.rooms.get(room_id);
+        room.is_some_and(|room| room.is_joined() && room.servers.contains(server))
+    }
+
     /// Returns the joined rooms that a server is in.
     pub(super) fn shared_with(&self, server: &OwnedServerName) -> Vec<&OwnedRoomId> {
         if !self.shares(server) {
@@ -184,6 +190,8 @@ mod tests {
         }
         assert_eq!(index.shared_with(&servers("ann")[0]), [&room("a")]);
         assert!(index.shared_with(&servers("bob")[0]).is_empty());
+        let shared = |name| index.is_shared(&room(name), &servers("ann")[0]);
+        assert_eq!(["a", "b", "c", "d", "e"].map(shared), [true, false, false, false, false]);
         assert_eq!(index.joined().count(), 2);
         index.forget(&room("c"));
         assert!(index.knows(&room("b")) && !index.knows(&room("c")));

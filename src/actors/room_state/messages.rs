@@ -1,10 +1,10 @@
 //! What RoomState is asked.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use actix::{Message, dev::MessageResponse};
 use ruma::{
-    CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
     events::room::member::MembershipState,
 };
 use serde_json::value::RawValue;
@@ -91,6 +91,25 @@ pub struct ForgetRoom(pub OwnedRoomId);
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct ServerOnline(pub OwnedServerName);
+
+/// No node of a server is connected any more.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct ServerOffline(pub OwnedServerName);
+
+/// Compares the heads of rooms with those of another server, of which fingerprints came
+/// (`proto::heads`). Answered with ours, at most [`crate::config::limits::HEADS`] a room, of the rooms where they
+/// differ; only rooms that our user and the origin's have joined are looked at, and none is started.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<BTreeMap<OwnedRoomId, Vec<OwnedEventId>>, RoomError>")]
+pub struct CompareHeads {
+    /// Who asks.
+    pub origin: OwnedServerName,
+    /// Rooms with the fingerprint of the origin's heads.
+    pub rooms: BTreeMap<OwnedRoomId, String>,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
 
 /// Our user's display name or avatar changed: every joined room sends a membership event.
 #[derive(Message, Debug, Clone, Default)]

@@ -4,10 +4,12 @@
 //! rooms share one Arbiter; no address of a room leaves this folder.
 
 mod actor;
+mod heads;
 mod index;
 mod keys;
 mod messages;
 mod presence;
 
 pub use actor::{DEFAULT_VERSION, RoomStateActor, RoomStateLinks};
+pub use heads::HEADS;
 pub use messages::*;

@@ -13,10 +13,10 @@ use ruma::{OwnedEventId, OwnedUserId, RoomId};
 use tokio::sync::watch;
 
 use super::{
-    AckToDevice, Close, CommitRoom, Committed, DirectoryEntry, ListRooms, LoadAuthChain,
-    LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, ReadRow, ReadSync, ReadTimeline, RoomRow,
-    Row, ScanRows, SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage, WatchStream,
-    WriteRows, commit,
+    AckToDevice, Close, CommitRoom, Committed, DirectoryEntry, FindLacking, ListRooms,
+    LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, ReadHeads, ReadRow,
+    ReadSync, ReadTimeline, RoomEvents, RoomRow, Row, ScanRows, SearchDirectory, StoreError,
+    StoredEvent, SyncRows, TimelinePage, WatchStream, WriteRows, commit,
     database::{Database, WriteSet},
     directory, events,
     flusher::{self, Flusher, Tell},
@@ -264,6 +264,23 @@ impl Handler<ListRooms> for StoreActor {
 
     fn handle(&mut self, _: ListRooms, _: &mut Self::Context) -> Self::Result {
         rooms::list(&self.open()?.database)
+    }
+}
+
+impl Handler<ReadHeads> for StoreActor {
+    type Result = ResponseFuture<Result<RoomEvents, StoreError>>;
+
+    fn handle(&mut self, ReadHeads(room_ids): ReadHeads, _: &mut Self::Context) -> Self::Result {
+        let heads = self.open().and_then(|open| rooms::heads(&open.database, room_ids));
+        self.when_durable(heads)
+    }
+}
+
+impl Handler<FindLacking> for StoreActor {
+    type Result = Result<RoomEvents, StoreError>;
+
+    fn handle(&mut self, FindLacking(events): FindLacking, _: &mut Self::Context) -> Self::Result {
+        rooms::lacking(&self.open()?.database, events)
     }
 }
 

@@ -392,6 +392,19 @@ pub struct TimelinePage {
     pub next: Option<i64>,
 }
 
+/// Reads the forward extremities of rooms, started or not; those that are not known are left out.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<RoomEvents, StoreError>")]
+pub struct ReadHeads(pub Vec<OwnedRoomId>);
+
+/// Rooms, each with ids of events.
+pub type RoomEvents = Vec<(OwnedRoomId, Vec<OwnedEventId>)>;
+
+/// Finds the rooms of which at least one of these events is not stored.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<RoomEvents, StoreError>")]
+pub struct FindLacking(pub RoomEvents);
+
 /// Reads all rooms, for those who keep an index of them.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Vec<RoomRow>, StoreError>")]

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::{
-    ClientTxn, Extremity, Heads, InviteData, LoadedRoom, OwnMembership, RoomRow, StoreError,
+    ClientTxn, Extremity, Heads, InviteData, LoadedRoom, Lookup, OwnMembership, RoomEvents,
+    RoomRow, StoreError,
     database::{Database, Rows, WriteSet},
-    events::read_known,
+    events::{look_up, read_known},
     schema::{Change, Hash, Key, Parts, event_id_of, family, state_key, take_text},
 };
 use crate::proto::pdu::Pdu;
@@ -191,7 +192,7 @@ pub(super) fn load(
         return Ok(None);
     };
     let info = RoomInfo::read(database, room)?;
-    let heads: Option<HeadsRow> = read_long_json(database, &Key::room(family::HEADS, room).done())?;
+    let heads = read_heads(database, room)?;
     let mut state = Vec::new();
     for row in database.scan_prefix(&Key::room(family::STATE, room).done()) {
         let hash = StateRow::decode(&row?.1)?.hash;
@@ -280,6 +281,40 @@ pub(super) fn list(database: &Database) -> Result<Vec<RoomRow>, StoreError> {
         });
     }
     Ok(rooms)
+}
+
+/// Answers [`super::ReadHeads`].
+pub(super) fn heads(
+    database: &Database,
+    room_ids: Vec<OwnedRoomId>,
+) -> Result<RoomEvents, StoreError> {
+    let mut found = Vec::with_capacity(room_ids.len());
+    for room_id in room_ids {
+        let Some(room) = room_number(database, &room_id)? else { continue };
+        let row = read_heads(database, room)?;
+        let ids = row.into_iter().flat_map(|row| row.extremities).map(|(id, ..)| id).collect();
+        found.push((room_id, ids));
+    }
+    Ok(found)
+}
+
+/// Answers [`super::FindLacking`].
+pub(super) fn lacking(database: &Database, rooms: RoomEvents) -> Result<RoomEvents, StoreError> {
+    let mut lacking = Vec::new();
+    for (room_id, event_ids) in rooms {
+        let Some(room) = room_number(database, &room_id)? else { continue };
+        for event_id in &event_ids {
+            if !matches!(look_up(database, room, event_id)?, Lookup::Found(_)) {
+                lacking.push((room_id, event_ids));
+                break;
+            }
+        }
+    }
+    Ok(lacking)
+}
+
+fn read_heads(database: &Database, room: u32) -> Result<Option<HeadsRow>, StoreError> {
+    read_long_json(database, &Key::room(family::HEADS, room).done())
 }
 
 /// Tells whether history goes on where we have none.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     actors::rendezvous::NetworkStatus,
-    config::{Config, limits},
+    config::{Config, RelayServe, limits},
 };
 
 /// Commands that must not be lost and wait for room.
@@ -37,6 +37,8 @@ pub struct SwarmSettings {
     pub(super) listen: Vec<Multiaddr>,
     pub(super) bootstrap: Vec<Multiaddr>,
     pub(super) static_relays: Vec<Multiaddr>,
+    pub(super) external: Vec<Multiaddr>,
+    pub(super) serve: RelayServe,
     pub(super) mdns: bool,
     pub(super) network: Option<NetworkKey>,
     pub(super) failed: Recipient<SwarmFailed>,
@@ -58,6 +60,8 @@ impl SwarmSettings {
             listen: config.libp2p.listen_addresses.clone(),
             bootstrap: config.bootstrap_peers(),
             static_relays: config.libp2p.static_relays.clone(),
+            external: config.libp2p.external_addresses.clone(),
+            serve: config.libp2p.relay.serve,
             mdns: config.libp2p.mdns,
             network: secret.map(NetworkKey::derive),
             failed,
@@ -66,7 +70,8 @@ impl SwarmSettings {
 
     fn choices(&self) -> Choices {
         let wan = !self.bootstrap.is_empty() && self.network.is_none();
-        Choices { mdns: self.mdns, wan }
+        let traversal = self.network.is_none();
+        Choices { mdns: self.mdns, wan, traversal, serve: self.serve }
     }
 }
 

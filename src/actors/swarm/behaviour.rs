@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use libp2p::{
-    PeerId, StreamProtocol, connection_limits, gossipsub, identify,
+    PeerId, StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify,
     identity::Keypair,
     kad, mdns, memory_connection_limits, ping, relay, request_response,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
@@ -16,9 +16,12 @@ use sha2::{Digest as _, Sha256};
 use super::{
     codec::FrameCodec,
     gate::{Filter, Gate, Gossipsub},
+    observed,
+    probing::Probing,
+    relay_server::RelayServer,
 };
 use crate::{
-    config::limits,
+    config::{RelayServe, limits},
     proto::{server_keys, signed},
 };
 
@@ -30,6 +33,8 @@ pub(super) const IDENTITY: StreamProtocol = StreamProtocol::new("/messagehub/ide
 const FEDERATION: StreamProtocol = StreamProtocol::new("/messagehub/federation/1");
 /// The DHT among MessageHub nodes.
 pub(super) const KAD_LAN: StreamProtocol = StreamProtocol::new("/messagehub/lan/kad/1.0.0");
+/// What a relay speaks (circuit relay v2).
+pub(super) const HOP: StreamProtocol = StreamProtocol::new("/libp2p/circuit/relay/0.2.0/hop");
 /// The public IPFS DHT.
 pub(super) const KAD_WAN: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
 
@@ -63,13 +68,21 @@ pub(super) struct Behaviour {
     pub(super) gossip: Gate,
     pub(super) identity: request_response::Behaviour<FrameCodec>,
     pub(super) federation: request_response::Behaviour<FrameCodec>,
-    relay: relay::client::Behaviour,
+    pub(super) relay: relay::client::Behaviour,
+    pub(super) relay_server: Toggle<RelayServer>,
+    pub(super) observed: Toggle<observed::Behaviour>,
+    pub(super) probe: Toggle<Probing<autonat::v2::client::Behaviour>>,
+    pub(super) probed: Toggle<Probing<autonat::v2::server::Behaviour>>,
+    pub(super) dcutr: Toggle<dcutr::Behaviour>,
 }
 
 /// What differs from node to node.
 pub(super) struct Choices {
     pub(super) mdns: bool,
     pub(super) wan: bool,
+    /// Routers may be in the way: not so in a private network.
+    pub(super) traversal: bool,
+    pub(super) serve: RelayServe,
 }
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -113,6 +126,19 @@ pub(super) fn build(
             REQUEST_WAIT,
         ),
         relay,
+        relay_server: (choices.serve != RelayServe::Off)
+            .then(|| RelayServer::new(me, choices.serve))
+            .into(),
+        observed: choices.traversal.then(observed::Behaviour::default).into(),
+        probe: choices
+            .traversal
+            .then(|| Probing::client(autonat::v2::client::Behaviour::default()))
+            .into(),
+        probed: choices
+            .traversal
+            .then(|| Probing::server(autonat::v2::server::Behaviour::default()))
+            .into(),
+        dcutr: choices.traversal.then(|| dcutr::Behaviour::new(me)).into(),
     })
 }
 

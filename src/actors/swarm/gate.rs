@@ -24,6 +24,8 @@ use libp2p::{
     },
 };
 
+use crate::actors::rendezvous::TopicCounts;
+
 /// Filter of subscriptions: only their number.
 pub(super) type Filter =
     gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>;
@@ -62,6 +64,15 @@ impl Gate {
     /// Returns what is behind the gate.
     pub(super) fn gossip(&mut self) -> &mut Gossipsub {
         &mut self.inner
+    }
+
+    /// Counts our topics, and those that have a mesh.
+    pub(super) fn topics(&self) -> TopicCounts {
+        let meshed = |topic: &&gossipsub::TopicHash| self.inner.mesh_peers(topic).next().is_some();
+        TopicCounts {
+            subscribed: self.inner.topics().count(),
+            meshed: self.inner.topics().filter(meshed).count(),
+        }
     }
 
     /// Tells whether a peer shares a room with us.

@@ -15,7 +15,12 @@ mod gate;
 mod key;
 mod listening;
 mod messages;
+mod observed;
+mod probing;
+mod reachability;
+mod relay_server;
 mod schedule;
+mod surplus;
 mod transport;
 
 pub use actor::{SwarmActor, SwarmSettings};

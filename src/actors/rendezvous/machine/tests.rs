@@ -44,6 +44,7 @@ fn told(effects: Vec<Effect<u8, &'static str>>) -> Vec<String> {
     let short = effects.into_iter().map(|effect| match effect {
         Effect::Exchange(peer) => format!("exchange {peer}"),
         Effect::Proven { peer, first, .. } => format!("proven {peer} {first}"),
+        Effect::Offline(_) => "offline".to_owned(),
         Effect::Admit(peer, _) => format!("admit {peer}"),
         Effect::Part(peer) => format!("part {peer}"),
         Effect::Over { peer, disconnect } => format!("over {peer} {disconnect}"),
@@ -77,7 +78,7 @@ fn a_node_is_asked_once_and_counts_once_proven() {
     assert_eq!(machine.server_of(&1), Some(&server(1)));
     // Both sides ask, so the same comes twice.
     assert_eq!(prove(&mut machine, 1, issued(1, &[1], NOW), NOW), ["proven 1 false"]);
-    assert_eq!(told(machine.handle(Input::Gone(1), NOW)), ["over 1 false"]);
+    assert_eq!(told(machine.handle(Input::Gone(1), NOW)), ["over 1 false", "offline"]);
     assert_eq!(machine.server_of(&1), None);
     let foreign = Input::Seen { peer: 2, ours: false, addresses: vec![] };
     assert_eq!(told(machine.handle(foreign, NOW)), [""; 0]);
@@ -112,7 +113,7 @@ fn a_proof_ends_with_its_time_and_with_newer_keys() {
     let moved = issued(1, &[2], NOW + 10);
     prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
     let moved = prove(&mut machine, 2, moved, NOW + 10);
-    assert_eq!(moved, ["over 1 true", "write true", "proven 2 true"]);
+    assert_eq!(moved, ["over 1 true", "offline", "write true", "proven 2 true"]);
     assert_eq!(prove(&mut machine, 1, issued(1, &[1], NOW), NOW + 20), [""; 0], "superseded");
     assert_eq!(machine.server_of(&2), Some(&server(1)));
 }

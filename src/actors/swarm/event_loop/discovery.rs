@@ -8,10 +8,7 @@ use std::{
 };
 
 use libp2p::{
-    PeerId,
-    core::transport::ListenerId,
-    kad,
-    multiaddr::Protocol,
+    PeerId, kad,
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
 
@@ -29,9 +26,6 @@ const REPUBLISH_SOON_WAN: Duration = Duration::from_secs(10);
 const PROVIDERS_MAX: usize = 20;
 /// A node that is not one of ours is asked again after this: it only has to open the DHT.
 const ANCHOR_REST: Duration = Duration::from_secs(5 * 60);
-
-/// A relay that ended its service is asked again after this.
-const RELAY_REST: Duration = Duration::from_secs(5);
 
 impl EventLoop {
     /// Puts the anchors with an address of the whole world into the public DHT.
@@ -54,6 +48,9 @@ impl EventLoop {
         let now = Instant::now();
         self.redial(now);
         self.reserve(now);
+        self.dial_through(now);
+        self.give_up(now);
+        self.announce();
         if self.publish_lan.is_some_and(|due| due <= now) {
             self.publish_lan = Some(now + REPUBLISH);
             self.publish_records(Dht::Lan);
@@ -109,27 +106,6 @@ impl EventLoop {
         let at = address::without_peer(at);
         for anchor in self.anchors.iter_mut().filter(|anchor| anchor.address == at) {
             anchor.peer.get_or_insert(peer);
-        }
-    }
-
-    fn reserve(&mut self, now: Instant) {
-        for relay in self.relays.iter_mut().filter(|relay| relay.listener.is_none()) {
-            if !relay.backoff.fire(now, rand::random()) {
-                continue;
-            }
-            match self.swarm.listen_on(relay.address.clone().with(Protocol::P2pCircuit)) {
-                Ok(listener) => relay.listener = Some(listener),
-                Err(error) => {
-                    log::warn!(relay:% = relay.address, error:%; "cannot use a relay");
-                }
-            }
-        }
-    }
-
-    /// A relay takes connections for us.
-    pub(super) fn reserved(&mut self, listener: ListenerId) {
-        for relay in self.relays.iter_mut().filter(|relay| relay.listener == Some(listener)) {
-            relay.backoff.rest(Instant::now(), RELAY_REST);
         }
     }
 

@@ -1,0 +1,250 @@
+//! Comparing heads with the servers that we meet: one message for hundreds of rooms, and only rooms
+//! that differ are started (`docs/PROTOCOL.md` §5).
+//!
+//! Invariants: of each connected server one exchange at a time; a room is compared only with servers
+//! that are in it; what another server answers about rooms that were not asked for is not looked at.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
+
+use actix::{
+    ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, ResponseFuture, SpawnHandle,
+    WrapFuture as _,
+};
+use futures::StreamExt as _;
+use rand::{Rng as _, seq::SliceRandom as _};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    actor::{RoomStateActor, RoomStateLinks},
+    messages::{CompareHeads, ServerOffline, ServerOnline, ToRoom},
+};
+use crate::{
+    actors::{
+        room::{FollowHeads, RoomError, ask, federation, read},
+        store::{FindLacking, ReadHeads},
+    },
+    config::limits,
+    proto::heads::fingerprint,
+};
+
+/// Path of the request.
+pub const HEADS: &str = "/_messagehub/federation/v1/heads";
+/// Heads are compared again this long after the last time, and up to half as much later.
+const EVERY: Duration = Duration::from_secs(120);
+/// The same after an exchange that failed; doubled each time, up to [`EVERY`].
+const AGAIN: Duration = Duration::from_secs(5);
+/// Rooms that follow the heads of one server at the same time: a node in many rooms must not be
+/// flooded by itself, nor use up what the other lets it ask.
+const FOLLOWED_AT_ONCE: usize = 4;
+
+/// The servers that are connected.
+#[derive(Debug, Default)]
+pub(super) struct Meetings {
+    open: HashMap<OwnedServerName, Meeting>,
+    /// Of the last meeting, so that an exchange knows whether its own still goes on.
+    number: u64,
+}
+
+/// One connected server.
+#[derive(Debug)]
+struct Meeting {
+    number: u64,
+    running: bool,
+    planned: Option<SpawnHandle>,
+    failures: u32,
+}
+
+impl Meeting {
+    /// Returns how long to wait for the next exchange; `chance` is between 0 and 1.
+    fn pause(&self, chance: f64) -> Duration {
+        let pause = match self.failures.checked_sub(1) {
+            None => EVERY,
+            Some(before) => AGAIN.saturating_mul(1 << before.min(16)).min(EVERY),
+        };
+        pause.mul_f64(1.0 + chance / 2.0)
+    }
+}
+
+impl RoomStateActor {
+    /// Plans the next exchange with a server, unless there is one to come.
+    pub(super) fn plan_meeting(&mut self, server: &OwnedServerName, ctx: &mut Context<Self>) {
+        let Some(meeting) = self.online.open.get_mut(server) else { return };
+        if meeting.running || meeting.planned.is_some() {
+            return;
+        }
+        let pause = meeting.pause(rand::rng().random());
+        let server = server.clone();
+        meeting.planned = Some(ctx.run_later(pause, move |act, ctx| act.compare(&server, ctx)));
+    }
+
+    /// Compares all rooms that are shared with a server.
+    fn compare(&mut self, server: &OwnedServerName, ctx: &mut Context<Self>) {
+        let shared: Vec<OwnedRoomId> =
+            self.rooms.shared_with(server).into_iter().cloned().collect();
+        let Some(meeting) = self.online.open.get_mut(server).filter(|meeting| !meeting.running)
+        else {
+            return;
+        };
+        if let Some(planned) = meeting.planned.take() {
+            ctx.cancel_future(planned);
+        }
+        // With the first shared room it is planned.
+        if shared.is_empty() {
+            return;
+        }
+        meeting.running = true;
+        let number = meeting.number;
+        let exchange =
+            Exchange { links: self.links.clone(), rooms: ctx.address(), server: server.clone() };
+        let compared = async move {
+            let done = exchange.run(shared).await;
+            (exchange.server, done)
+        };
+        ctx.spawn(compared.into_actor(self).map(move |(server, done), act, ctx| {
+            let meeting = act.online.open.get_mut(&server);
+            let Some(meeting) = meeting.filter(|meeting| meeting.number == number) else { return };
+            meeting.running = false;
+            meeting.failures = match done {
+                Ok(()) => 0,
+                Err(error) => {
+                    log::debug!(server:%; "heads not compared: {error}");
+                    meeting.failures.saturating_add(1)
+                }
+            };
+            act.plan_meeting(&server, ctx);
+        }));
+    }
+}
+
+impl Handler<ServerOnline> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, ServerOnline(server): ServerOnline, ctx: &mut Self::Context) {
+        if !self.online.open.contains_key(&server) {
+            self.online.number += 1;
+            let number = self.online.number;
+            let meeting = Meeting { number, running: false, planned: None, failures: 0 };
+            self.online.open.insert(server.clone(), meeting);
+        }
+        self.compare(&server, ctx);
+    }
+}
+
+impl Handler<ServerOffline> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, ServerOffline(server): ServerOffline, ctx: &mut Self::Context) {
+        if let Some(Meeting { planned: Some(planned), .. }) = self.online.open.remove(&server) {
+            ctx.cancel_future(planned);
+        }
+    }
+}
+
+impl Handler<CompareHeads> for RoomStateActor {
+    type Result = ResponseFuture<Result<BTreeMap<OwnedRoomId, Vec<OwnedEventId>>, RoomError>>;
+
+    fn handle(&mut self, msg: CompareHeads, _: &mut Self::Context) -> Self::Result {
+        let CompareHeads { origin, mut rooms, permit } = msg;
+        rooms.retain(|room_id, _| self.rooms.is_shared(room_id, &origin));
+        let read_heads = self.links.read_heads.clone();
+        Box::pin(async move {
+            let _permit = permit;
+            let ours = ask(&read_heads, ReadHeads(rooms.keys().cloned().collect())).await?;
+            let differ =
+                ours.into_iter().filter(|(id, heads)| rooms.get(id) != Some(&fingerprint(heads)));
+            Ok(differ.map(|(room_id, heads)| (room_id, told(heads))).collect())
+        })
+    }
+}
+
+/// Chooses the heads that are told of a room: others each time where there are too many.
+fn told(mut heads: Vec<OwnedEventId>) -> Vec<OwnedEventId> {
+    if heads.len() > limits::HEADS {
+        heads.shuffle(&mut rand::rng());
+        heads.truncate(limits::HEADS);
+    }
+    heads
+}
+
+#[derive(Deserialize)]
+struct HeadsAnswer {
+    rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
+}
+
+/// An exchange with one server.
+struct Exchange {
+    links: RoomStateLinks,
+    rooms: Addr<RoomStateActor>,
+    server: OwnedServerName,
+}
+
+impl Exchange {
+    async fn run(&self, shared: Vec<OwnedRoomId>) -> Result<(), RoomError> {
+        let mut result = Ok(());
+        for part in shared.chunks(limits::HEADS_ROOMS) {
+            result = result.and(self.compare(part.to_vec()).await?);
+        }
+        result
+    }
+
+    /// Compares rooms that fit into one message. The inner error is that of a room; the others go on.
+    async fn compare(
+        &self,
+        room_ids: Vec<OwnedRoomId>,
+    ) -> Result<Result<(), RoomError>, RoomError> {
+        let ours = ask(&self.links.read_heads, ReadHeads(room_ids)).await?;
+        let asked: HashSet<&OwnedRoomId> = ours.iter().map(|(room_id, _)| room_id).collect();
+        let prints: BTreeMap<&OwnedRoomId, String> =
+            ours.iter().map(|(room_id, heads)| (room_id, fingerprint(heads))).collect();
+        let content = json!({"rooms": prints});
+        let request =
+            federation(&self.server, "POST", HEADS.to_owned(), content, limits::FEDERATION_WAIT)?;
+        let answer: HeadsAnswer = read(&self.server, ask(&self.links.federation, request).await?)?;
+        let theirs = answer.rooms.into_iter().filter(|(room_id, _)| asked.contains(room_id));
+        let theirs = theirs.map(|(room_id, mut heads)| {
+            heads.truncate(limits::HEADS);
+            (room_id, heads)
+        });
+        // Where we are ahead, or refused what they have, there is no need to wake a room.
+        let lacking = ask(&self.links.find_lacking, FindLacking(theirs.collect())).await?;
+        let followed = lacking.into_iter().map(|(room_id, extremities)| {
+            let server_name = self.server.clone();
+            let message = FollowHeads { server_name, extremities };
+            let asked = self.rooms.send(ToRoom { room_id, message });
+            async move { asked.await.map_err(|error| RoomError::Ask(error.into()))?? }
+        });
+        let results = futures::stream::iter(followed).buffer_unordered(FOLLOWED_AT_ONCE);
+        Ok(results.collect::<Vec<Result<(), RoomError>>>().await.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_tried_again_soon_and_ever_later() {
+        let pause = |failures, chance| {
+            let meeting = Meeting { number: 1, running: false, planned: None, failures };
+            meeting.pause(chance).as_secs()
+        };
+        assert_eq!([0, 1, 2, 3, 5, 6, 40].map(|n| pause(n, 0.0)), [120, 5, 10, 20, 80, 120, 120]);
+        assert_eq!((pause(0, 1.0), pause(1, 0.5)), (180, 6));
+    }
+
+    #[test]
+    fn few_heads_are_told_and_others_each_time() {
+        let heads = |count: usize| {
+            (0..count).map(|n| OwnedEventId::try_from(format!("${n}")).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(heads(limits::HEADS)), heads(limits::HEADS));
+        let seen: HashSet<_> = (0..200).flat_map(|_| told(heads(limits::HEADS + 5))).collect();
+        assert_eq!(seen.len(), limits::HEADS + 5);
+        assert_eq!(told(heads(500)).len(), limits::HEADS);
+    }
+}
