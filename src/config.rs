@@ -53,6 +53,10 @@ pub mod limits {
     /// Largest gossip message that is published; the gossipsub limit is 1 KiB more, since a
     /// message at the very limit also loses the next one.
     pub const GOSSIP_MESSAGE: usize = 511 * 1024;
+    /// Largest PDU that is gossiped, its `server_keys` included. Of larger ones the heads of the
+    /// room are announced and whoever lacks them asks: a mesh would send each of them several
+    /// times, and everything else waits behind.
+    pub const GOSSIP_INLINE: usize = 32 * 1024;
     /// Largest body of a client request, uploads aside.
     pub const CLIENT_BODY: usize = 256 * 1024;
     /// Most events a client gets in one page.

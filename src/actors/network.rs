@@ -10,7 +10,9 @@ use actix::prelude::*;
 use super::{
     admission::Admission,
     cpu::Cpu,
-    gossip::{self, DeliverTo, GossipActor, GossipParts, GossipTransaction},
+    gossip::{
+        self, DeliverTo, FindKeysWith, FindRoomKey, GossipActor, GossipParts, GossipTransaction,
+    },
     relay_request::{
         self, AnswerWith, InboundRequest, KeysSeen, RelayRequestActor, RelayRequestParts,
     },
@@ -136,9 +138,16 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
 }
 
 impl Network {
-    /// Sets who takes gossip and who answers other servers. Called once, before the first signer.
-    pub fn bind(&self, deliver: Recipient<GossipTransaction>, answer: Recipient<InboundRequest>) {
+    /// Sets who takes gossip, who knows its keys and who answers other servers. Called once, before
+    /// the first signer.
+    pub fn bind(
+        &self,
+        deliver: Recipient<GossipTransaction>,
+        find_key: Recipient<FindRoomKey>,
+        answer: Recipient<InboundRequest>,
+    ) {
         self.gossip.do_send(DeliverTo(deliver));
+        self.gossip.do_send(FindKeysWith(find_key));
         self.relay_request.do_send(AnswerWith(answer));
     }
 

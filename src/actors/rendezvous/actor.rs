@@ -132,9 +132,9 @@ impl RendezvousActor {
         match effect {
             Effect::Exchange(peer) => self.parts.exchange.do_send(Exchange(peer)),
             Effect::Proven { peer, keys, first } => self.proven(peer, *keys, first),
-            Effect::Admit(peer) => {
+            Effect::Admit(peer, server) => {
                 // In this order: gossip flows once the gate is open.
-                self.parts.verified.do_send(PeerVerified(peer));
+                self.parts.verified.do_send(PeerVerified(peer, server));
                 self.parts.admit.do_send(Admit(peer));
             }
             Effect::Part(peer) => {

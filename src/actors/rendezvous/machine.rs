@@ -94,8 +94,8 @@ pub(super) enum Effect<P, A> {
     Exchange(P),
     /// A node proved who it is; `first` on this connection.
     Proven { peer: P, keys: Box<VerifiedServerKeys>, first: bool },
-    /// Gossip with a proven node: it is of a member of a room of ours.
-    Admit(P),
+    /// Gossip with a proven node: it is of this member of a room of ours.
+    Admit(P, OwnedServerName),
     /// No more gossip with it: it is of no member any more.
     Part(P),
     /// The last node that was proven to speak for a server does so no longer.
@@ -356,7 +356,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         self.remember(&server, peer, addresses, keys.valid_until_ts(), out);
         out.push(Effect::Proven { peer, keys: Box::new(keys), first });
         if first && self.shared.contains(&server) {
-            out.push(Effect::Admit(peer));
+            out.push(Effect::Admit(peer, server.clone()));
         }
         self.proven(peer, &server, out);
     }
@@ -374,7 +374,8 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         }
         for server in added {
             if self.shared.insert(server.clone()) {
-                out.extend(self.nodes_of(&server).map(Effect::Admit));
+                let admit = |peer| Effect::Admit(peer, server.clone());
+                out.extend(self.nodes_of(&server).map(admit));
             }
         }
     }

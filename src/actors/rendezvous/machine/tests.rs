@@ -45,7 +45,7 @@ fn told(effects: Vec<Effect<u8, &'static str>>) -> Vec<String> {
         Effect::Exchange(peer) => format!("exchange {peer}"),
         Effect::Proven { peer, first, .. } => format!("proven {peer} {first}"),
         Effect::Offline(_) => "offline".to_owned(),
-        Effect::Admit(peer) => format!("admit {peer}"),
+        Effect::Admit(peer, _) => format!("admit {peer}"),
         Effect::Part(peer) => format!("part {peer}"),
         Effect::Over { peer, disconnect } => format!("over {peer} {disconnect}"),
         Effect::Dial { peer, .. } => format!("dial {peer}"),
