@@ -24,7 +24,7 @@ use crate::{
         store::{Row, RowKind, ScanRows, WriteRows},
         swarm::{
             Admit, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, Provide, ReadSwarm,
-            SetIdentity, SwarmRestarted, read_address,
+            SetIdentity, SwarmRestarted, Vouch, read_address,
         },
     },
     config::limits,
@@ -39,6 +39,9 @@ use crate::{
 const TICK: Duration = Duration::from_secs(10);
 /// Before a DHT that answered nothing is asked again.
 const RETRY: Duration = Duration::from_millis(700);
+/// Who was found is shown after this long without news: a public DHT that is slow, or a node that is
+/// gone, is not waited for. Long enough for most lookups there.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Longest wait for a profile; the search goes on with the others.
 const PROFILE_WAIT: Duration = Duration::from_secs(4);
 
@@ -65,6 +68,8 @@ pub struct RendezvousParts {
     pub set_identity: Recipient<SetIdentity>,
     /// Swarm.
     pub exchange: Recipient<Exchange>,
+    /// Swarm.
+    pub vouch: Recipient<Vouch>,
     /// Swarm.
     pub admit: Recipient<Admit>,
     /// Swarm.
@@ -148,6 +153,11 @@ impl RendezvousActor {
                 let wait = RETRY.mul_f64(0.75 + rand::random::<f64>() / 2.0);
                 ctx.run_later(wait, move |actor, ctx| actor.step(Input::Retry(ticket), ctx));
             }
+            Effect::SettleLater { ticket, stirred } => {
+                ctx.run_later(SETTLE, move |actor, ctx| {
+                    actor.step(Input::Settled { ticket, stirred }, ctx);
+                });
+            }
             Effect::Resolved { ticket, peer } => {
                 if let Some(Asker::Node(reply)) = self.askers.remove(&ticket) {
                     let _ = reply.send(peer);
@@ -182,6 +192,7 @@ impl RendezvousActor {
         if first {
             let server = keys.server_name().to_owned();
             log::info!(server:%, peer:%; "connected to");
+            self.parts.vouch.do_send(Vouch(peer));
             // In this order: gossip flows once the gate is open.
             self.parts.verified.do_send(PeerVerified(peer));
             self.parts.admit.do_send(Admit(peer));

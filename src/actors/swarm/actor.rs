@@ -5,7 +5,7 @@
 //! as failed. There is no Swarm before there is an identity. When its task ends, the actor restarts
 //! and builds the Swarm anew, with the same key.
 
-use std::{collections::VecDeque, fmt, time::Duration};
+use std::{collections::VecDeque, fmt, path::PathBuf, time::Duration};
 
 use actix::prelude::*;
 use libp2p::{Multiaddr, identity::Keypair};
@@ -15,6 +15,7 @@ use super::{
     Admit, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, GossipReceived,
     Provide, Publish, ReadSwarm, ReportVerdict, RequestFailed, RequestReceived, SendReply,
     SendRequest, SetIdentity, StopSwarm, Subscribe, SwarmFailed, SwarmRestarted, Unsubscribe,
+    Vouch,
     behaviour::Choices,
     event_loop::{Answered, Command, Event, EventLoop},
     transport::{self, NetworkKey},
@@ -40,6 +41,8 @@ pub struct SwarmSettings {
     pub(super) mdns: bool,
     pub(super) network: Option<NetworkKey>,
     pub(super) failed: Recipient<SwarmFailed>,
+    /// Where good nodes of the public DHT are written down.
+    pub(super) data: Option<PathBuf>,
 }
 
 impl fmt::Debug for SwarmSettings {
@@ -61,12 +64,19 @@ impl SwarmSettings {
             mdns: config.libp2p.mdns,
             network: secret.map(NetworkKey::derive),
             failed,
+            data: None,
         }
+    }
+
+    /// Sets the folder in which good nodes of the public DHT are written down.
+    pub fn with_data(mut self, data: Option<PathBuf>) -> Self {
+        self.data = data;
+        self
     }
 
     fn choices(&self) -> Choices {
         let wan = !self.bootstrap.is_empty() && self.network.is_none();
-        Choices { mdns: self.mdns, wan }
+        Choices { mdns: self.mdns, wan, closed: self.network.is_some() }
     }
 }
 
@@ -256,6 +266,14 @@ impl Handler<Exchange> for SwarmActor {
 
     fn handle(&mut self, Exchange(peer): Exchange, ctx: &mut Context<Self>) {
         self.must(Command::Exchange(peer), ctx);
+    }
+}
+
+impl Handler<Vouch> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, Vouch(peer): Vouch, ctx: &mut Context<Self>) {
+        self.must(Command::Vouch(peer), ctx);
     }
 }
 

@@ -5,7 +5,7 @@
 //! DHT is dialled here and at once, since its addresses are forgotten with the query.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -20,20 +20,24 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+use self::adverts::Adverts;
 use super::{
     Discovery, GossipReceived, GossipTicket, ReplyTicket, RequestFailed, RequestReceived,
-    SwarmFailed, SwarmSettings, address, behaviour::Behaviour, codec::Frame, listening,
-    schedule::Backoff,
+    SwarmFailed, SwarmSettings, address, behaviour::Behaviour, codec::Frame, good_peers::GoodPeer,
+    listening, schedule::Backoff,
 };
 use crate::{
     actors::{
-        rendezvous::{NetworkStatus, PeerStatus},
+        rendezvous::{DhtStatus, NetworkStatus, PeerStatus},
         room::TransactionVerdict,
     },
     config::limits,
 };
 
+mod adverts;
 mod discovery;
+#[cfg(test)]
+mod swarms;
 mod translate;
 
 /// How often backoffs and republishing are looked at.
@@ -52,6 +56,7 @@ const IDENTITY_BURST: u8 = 8;
 pub(super) enum Command {
     SetIdentity(Vec<u8>),
     Exchange(PeerId),
+    Vouch(PeerId),
     Admit(PeerId),
     Dismiss(PeerId),
     Subscribe(String),
@@ -137,6 +142,17 @@ struct Relay {
     backoff: Backoff,
 }
 
+/// What a query in a DHT is for.
+#[derive(Debug)]
+enum Query {
+    /// Somebody looks for somebody; so many were found and dialled.
+    Hunt { ticket: u64, found: usize },
+    /// A key goes out.
+    Publish(Vec<u8>),
+    /// Whether others give it back.
+    ReadBack { key: Vec<u8>, seen: bool },
+}
+
 /// Which DHT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Dht {
@@ -154,10 +170,12 @@ pub(super) struct EventLoop {
     peers: HashMap<PeerId, Peer>,
     wanted: HashSet<PeerId>,
     requests: HashMap<OutboundRequestId, oneshot::Sender<Answered>>,
-    queries: HashMap<(Dht, kad::QueryId), u64>,
-    provided: BTreeSet<Vec<u8>>,
-    publish_lan: Option<Instant>,
-    publish_wan: Option<Instant>,
+    queries: HashMap<(Dht, kad::QueryId), Query>,
+    adverts_lan: Adverts,
+    adverts_wan: Adverts,
+    /// Nodes of the public DHT that were good, and when they are written down next.
+    good: Vec<GoodPeer>,
+    good_due: Instant,
     anchors: Vec<Anchor>,
     relays: Vec<Relay>,
     /// Our address as others see it, and who said so.
@@ -198,9 +216,10 @@ impl EventLoop {
             wanted: HashSet::new(),
             requests: HashMap::new(),
             queries: HashMap::new(),
-            provided: BTreeSet::new(),
-            publish_lan: None,
-            publish_wan: None,
+            adverts_lan: Adverts::family(),
+            adverts_wan: Adverts::world(),
+            good: Vec::new(),
+            good_due: now + discovery::GOOD_FIRST,
             observed: HashMap::new(),
             reached: false,
             ticks: 0,
@@ -217,13 +236,14 @@ impl EventLoop {
                     #[cfg(test)]
                     Some(Command::Fail) => return,
                     Some(command) => self.command(command),
-                    None => return,
+                    None => break,
                 },
                 event = self.swarm.select_next_some() => self.translate(event),
                 _ = ticks.tick() => self.tick(),
             }
             self.hand_on_held();
         }
+        self.write_good_down();
     }
 
     fn command(&mut self, command: Command) {
@@ -235,13 +255,16 @@ impl EventLoop {
                     self.swarm.behaviour_mut().identity.send_request(&peer, frame);
                 }
             }
+            Command::Vouch(peer) => self.swarm.behaviour_mut().door.vouch(&peer),
             Command::Admit(peer) => {
+                self.swarm.behaviour_mut().door.admit(&peer);
                 // Else the next connection would be open before its own proof.
                 if self.peers.contains_key(&peer) {
                     self.swarm.behaviour_mut().gossip.admit(peer);
                 }
             }
             Command::Dismiss(peer) => {
+                self.swarm.behaviour_mut().door.dismiss(&peer);
                 self.swarm.behaviour_mut().gossip.dismiss(&peer);
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
@@ -271,7 +294,8 @@ impl EventLoop {
             Command::FindNode { ticket, peer } => self.find_node(ticket, peer),
             Command::Provide(keys) => self.provide(keys),
             Command::Status(reply) => {
-                let _ = reply.send(self.status());
+                let status = self.status();
+                let _ = reply.send(status);
             }
             #[cfg(test)]
             Command::Fail => {}
@@ -390,7 +414,8 @@ impl EventLoop {
         self.events.try_send(event).err().map(mpsc::error::TrySendError::into_inner)
     }
 
-    fn status(&self) -> NetworkStatus {
+    fn status(&mut self) -> NetworkStatus {
+        let dht = self.dht_status();
         let external: HashSet<Multiaddr> = self
             .swarm
             .external_addresses()
@@ -420,6 +445,8 @@ impl EventLoop {
             external_addresses: external.into_iter().collect(),
             reachability: reachability.to_owned(),
             peers: peers.collect(),
+            strangers: self.swarm.behaviour().door.strangers(),
+            dht,
         }
     }
 }

@@ -99,6 +99,11 @@ pub struct SetIdentity(pub Vec<u8>);
 #[rtype(result = "()")]
 pub struct Exchange(pub PeerId);
 
+/// A node proved its identity: it is no stranger.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Vouch(pub PeerId);
+
 /// Opens gossip with a node that proved its identity, and keeps it connected.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
