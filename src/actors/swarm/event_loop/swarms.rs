@@ -165,34 +165,34 @@ impl World {
         // Whom a seeker looks for, since when, and when once more.
         let mut open: HashMap<(usize, usize), (Instant, Instant)> = HashMap::new();
         let mut took = Vec::new();
+        let numbers: HashMap<PeerId, usize> =
+            nodes.iter().enumerate().map(|(number, node)| (node.peer, number)).collect();
         let mut beat = tokio::time::interval(Duration::from_millis(20));
         while took.len() < wanted.len() {
             assert!(begin.elapsed() < PATIENCE, "{} of {} found", took.len(), wanted.len());
-            for (seeker, list) in &mut waiting {
-                while open.keys().filter(|(by, _)| by == seeker).count() < SEARCHES {
-                    let Some(sought) = list.pop() else { break };
-                    let now = Instant::now();
-                    open.insert((*seeker, sought), (now, now));
-                }
-            }
-            let now = Instant::now();
-            for ((seeker, sought), (_, again)) in &mut open {
-                if *again <= now {
-                    *again = now + PATIENCE;
-                    let find =
-                        Command::FindProviders { ticket: *sought as u64, key: string(*sought) };
-                    nodes[*seeker].commands.send(find).await.unwrap();
-                }
-            }
             tokio::select! {
-                _ = beat.tick() => {}
+                _ = beat.tick() => {
+                    let now = Instant::now();
+                    for (seeker, list) in &mut waiting {
+                        let busy = open.keys().filter(|(by, _)| by == seeker).count();
+                        for _ in busy..SEARCHES {
+                            let Some(sought) = list.pop() else { break };
+                            open.insert((*seeker, sought), (now, now));
+                        }
+                    }
+                    for ((seeker, sought), (_, again)) in &mut open {
+                        if *again <= now {
+                            *again = now + PATIENCE;
+                            let (ticket, key) = (*sought as u64, string(*sought));
+                            let find = Command::FindProviders { ticket, key };
+                            nodes[*seeker].commands.send(find).await.unwrap();
+                        }
+                    }
+                }
                 Some((seeker, saw)) = self.news.recv() => match saw {
                     Saw::Peer(peer) => {
-                        let found = open.keys().find(|(by, sought)| {
-                            *by == seeker && nodes[*sought].peer == peer
-                        });
-                        if let Some(key) = found.copied() {
-                            let (since, _) = open.remove(&key).unwrap();
+                        let sought = numbers.get(&peer).copied().unwrap_or(usize::MAX);
+                        if let Some((since, _)) = open.remove(&(seeker, sought)) {
                             took.push(since.elapsed());
                         }
                     }
