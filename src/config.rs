@@ -132,6 +132,12 @@ pub struct Libp2pConfig {
     /// Relays that carry connections to us where none can be made directly.
     #[serde(default)]
     pub static_relays: Vec<Multiaddr>,
+    /// Carrying connections for others.
+    #[serde(default)]
+    pub relay: RelayConfig,
+    /// Addresses by which this node can be reached from everywhere; told to others as they are.
+    #[serde(default)]
+    pub external_addresses: Vec<Multiaddr>,
     /// With a secret, only nodes with the same one can be talked to.
     #[serde(default)]
     pub private_network_secret: Option<String>,
@@ -141,6 +147,31 @@ pub struct Libp2pConfig {
     /// The DHT.
     #[serde(default)]
     pub dht: DhtConfig,
+}
+
+/// `libp2p.relay.*`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RelayConfig {
+    /// For whom this node relays.
+    #[serde(default)]
+    pub serve: RelayServe,
+}
+
+/// For whom this node carries connections (circuit relay v2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayServe {
+    /// While it can be reached from everywhere: for members of shared rooms, and a little for
+    /// everybody else.
+    #[default]
+    Auto,
+    /// While it can be reached from everywhere: for members of shared rooms alone.
+    Members,
+    /// For everybody and at once: for a node whose addresses are known to be good.
+    Always,
+    /// For nobody.
+    Off,
 }
 
 /// `libp2p.dht.*`.
@@ -161,6 +192,8 @@ impl Default for Libp2pConfig {
             listen_addresses: default_listen(),
             mdns: true,
             static_relays: Vec::new(),
+            relay: RelayConfig::default(),
+            external_addresses: Vec::new(),
             private_network_secret: None,
             fresh_peer_id: false,
             dht: DhtConfig::default(),
@@ -270,8 +303,12 @@ impl Config {
 }
 
 /// Keys whose value is a list: in the environment its items are separated by commas.
-const LISTS: [&str; 3] =
-    ["libp2p.listenAddresses", "libp2p.staticRelays", "libp2p.dht.bootstrapPeers"];
+const LISTS: [&str; 4] = [
+    "libp2p.listenAddresses",
+    "libp2p.staticRelays",
+    "libp2p.externalAddresses",
+    "libp2p.dht.bootstrapPeers",
+];
 
 /// Returns the keys and values that the environment sets.
 ///

@@ -116,13 +116,16 @@ fn in_words(status: &Status) -> String {
         lines.push(format!("reachable as  {address}"));
     }
     lines.push(format!("reachability  {}", network.reachability));
+    lines.push(format!("router (NAT)  {}", network.nat));
+    for relay in &network.relays {
+        lines.push(format!("relay         {}", relay.address));
+    }
     lines.push(format!("rooms         {} joined, {} invites", rooms.joined, rooms.invited));
     lines.push(format!("peers         {}", network.peers.len()));
     for peer in &network.peers {
         let name = peer.server_name.as_ref().map_or("not identified yet", |name| name.as_str());
-        let way = if peer.relayed { "relayed" } else { "direct" };
         let rtt = peer.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
-        lines.push(format!("  {name}  {way}  {rtt}  {}  {}", peer.address, peer.peer_id));
+        lines.push(format!("  {name}  {}  {rtt}  {}  {}", peer.way, peer.address, peer.peer_id));
     }
     lines.join("\n")
 }

@@ -72,10 +72,19 @@ pub struct NetworkStatus {
     pub peer_id: String,
     /// Where we listen.
     pub listen_addresses: Vec<Multiaddr>,
-    /// Where others say that we can be reached.
+    /// Where we tell others that we can be reached, relays included.
     pub external_addresses: Vec<Multiaddr>,
-    /// `public`, `private` or `unknown`.
-    pub reachability: String,
+    /// Those of them that need no relay: configured, or confirmed by nodes that connected back.
+    #[serde(default)]
+    pub confirmed_addresses: Vec<Multiaddr>,
+    /// Whether and how others reach us.
+    pub reachability: Reachability,
+    /// What our router does to our addresses.
+    #[serde(default)]
+    pub nat: NatKind,
+    /// Relays that take connections for us now.
+    #[serde(default)]
+    pub relays: Vec<RelayStatus>,
     /// Connected nodes that speak our protocol.
     pub peers: Vec<PeerStatus>,
     /// Connections to nodes that do not, or have not proven who they are.
@@ -104,6 +113,108 @@ pub struct DhtStatus {
     pub read_back: usize,
 }
 
+/// Whether and how a node can be reached from outside of its own network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reachability {
+    /// Directly, by anybody.
+    Public,
+    /// Through a relay alone.
+    Relayed,
+    /// From its own network alone: by choice, or since a router is in the way and no relay is there.
+    Private,
+    /// Nobody told anything yet.
+    #[default]
+    Unknown,
+}
+
+impl std::fmt::Display for Reachability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Public => "public",
+            Self::Relayed => "relayed",
+            Self::Private => "private",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// What the router between a node and the others does to its addresses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NatKind {
+    /// Nothing: others see the address on which we listen.
+    None,
+    /// The same address towards everybody (endpoint-independent mapping): hole punching works.
+    Cone,
+    /// Another port towards everybody: only whoever is reachable can be connected directly.
+    Symmetric,
+    /// Too few nodes have said what they see.
+    #[default]
+    Unknown,
+}
+
+impl std::fmt::Display for NatKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Cone => "cone",
+            Self::Symmetric => "symmetric",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// A relay that takes connections for us.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct RelayStatus {
+    /// Its PeerId.
+    pub peer_id: String,
+    /// Where it is.
+    pub address: Multiaddr,
+    /// Why it was chosen.
+    pub kind: RelayKind,
+}
+
+/// Why a relay was chosen; the best first.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayKind {
+    /// It is configured.
+    Static,
+    /// It speaks for somebody in a room of ours.
+    Member,
+    /// It was met, in the DHT or otherwise, and offers it to everybody.
+    Stranger,
+}
+
+/// How a connection came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// One side simply dialled the other.
+    Direct,
+    /// Both dialled at the same moment, which they agreed on through a relay (DCUtR).
+    Punched,
+    /// Whoever was called through a relay dialled back.
+    Reversed,
+    /// Through a relay.
+    Relayed,
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Punched => "punched",
+            Self::Reversed => "reversed",
+            Self::Relayed => "relayed",
+        })
+    }
+}
+
 /// One connected node.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct PeerStatus {
@@ -113,6 +224,8 @@ pub struct PeerStatus {
     pub server_name: Option<OwnedServerName>,
     /// Where it is connected.
     pub address: Multiaddr,
+    /// How it is connected; the best way where there are several.
+    pub way: Way,
     /// Whether the connection goes through a relay.
     pub relayed: bool,
     /// Round trip of the last ping, in milliseconds.

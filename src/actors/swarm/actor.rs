@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     actors::rendezvous::NetworkStatus,
-    config::{Config, limits},
+    config::{Config, RelayServe, limits},
 };
 
 /// Commands that must not be lost and wait for room.
@@ -38,6 +38,8 @@ pub struct SwarmSettings {
     pub(super) listen: Vec<Multiaddr>,
     pub(super) bootstrap: Vec<Multiaddr>,
     pub(super) static_relays: Vec<Multiaddr>,
+    pub(super) external: Vec<Multiaddr>,
+    pub(super) serve: RelayServe,
     pub(super) mdns: bool,
     pub(super) network: Option<NetworkKey>,
     pub(super) failed: Recipient<SwarmFailed>,
@@ -61,6 +63,8 @@ impl SwarmSettings {
             listen: config.libp2p.listen_addresses.clone(),
             bootstrap: config.bootstrap_peers(),
             static_relays: config.libp2p.static_relays.clone(),
+            external: config.libp2p.external_addresses.clone(),
+            serve: config.libp2p.relay.serve,
             mdns: config.libp2p.mdns,
             network: secret.map(NetworkKey::derive),
             failed,
@@ -74,9 +78,10 @@ impl SwarmSettings {
         self
     }
 
-    fn choices(&self) -> Choices {
+    pub(super) fn choices(&self) -> Choices {
         let wan = !self.bootstrap.is_empty() && self.network.is_none();
-        Choices { mdns: self.mdns, wan, closed: self.network.is_some() }
+        let closed = self.network.is_some();
+        Choices { mdns: self.mdns, wan, closed, traversal: !closed, serve: self.serve }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use libp2p::{
-    PeerId, StreamProtocol, connection_limits, gossipsub, identify,
+    PeerId, StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify,
     identity::Keypair,
     kad, mdns, memory_connection_limits, ping, relay, request_response,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
@@ -18,9 +18,12 @@ use super::{
     door::Door,
     gate::{Filter, Gate, Gossipsub},
     kademlia::{self, Kademlia, Scope},
+    observed,
+    probing::Probing,
+    relay_server::RelayServer,
 };
 use crate::{
-    config::limits,
+    config::{RelayServe, limits},
     proto::{server_keys, signed},
 };
 
@@ -32,6 +35,8 @@ pub(super) const IDENTITY: StreamProtocol = StreamProtocol::new("/messagehub/ide
 const FEDERATION: StreamProtocol = StreamProtocol::new("/messagehub/federation/1");
 /// The DHT among MessageHub nodes.
 pub(super) const KAD_LAN: StreamProtocol = StreamProtocol::new("/messagehub/lan/kad/1.0.0");
+/// What a relay speaks (circuit relay v2).
+pub(super) const HOP: StreamProtocol = StreamProtocol::new("/libp2p/circuit/relay/0.2.0/hop");
 /// The public IPFS DHT.
 pub(super) const KAD_WAN: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
 
@@ -70,7 +75,12 @@ pub(super) struct Behaviour {
     pub(super) gossip: Gate,
     pub(super) identity: request_response::Behaviour<FrameCodec>,
     pub(super) federation: request_response::Behaviour<FrameCodec>,
-    relay: relay::client::Behaviour,
+    pub(super) relay: relay::client::Behaviour,
+    pub(super) relay_server: Toggle<RelayServer>,
+    pub(super) observed: Toggle<observed::Behaviour>,
+    pub(super) probe: Toggle<Probing<autonat::v2::client::Behaviour>>,
+    pub(super) probed: Toggle<Probing<autonat::v2::server::Behaviour>>,
+    pub(super) dcutr: Toggle<dcutr::Behaviour>,
 }
 
 /// What differs from node to node.
@@ -79,6 +89,9 @@ pub(super) struct Choices {
     pub(super) wan: bool,
     /// In a private network.
     pub(super) closed: bool,
+    /// Routers may be in the way: not so in a private network.
+    pub(super) traversal: bool,
+    pub(super) serve: RelayServe,
 }
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -125,6 +138,19 @@ pub(super) fn build(
             REQUEST_WAIT,
         ),
         relay,
+        relay_server: (choices.serve != RelayServe::Off)
+            .then(|| RelayServer::new(me, choices.serve))
+            .into(),
+        observed: choices.traversal.then(observed::Behaviour::default).into(),
+        probe: choices
+            .traversal
+            .then(|| Probing::client(autonat::v2::client::Behaviour::default()))
+            .into(),
+        probed: choices
+            .traversal
+            .then(|| Probing::server(autonat::v2::server::Behaviour::default()))
+            .into(),
+        dcutr: choices.traversal.then(|| dcutr::Behaviour::new(me)).into(),
     })
 }
 

@@ -11,9 +11,8 @@ use std::{
 
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, Swarm, gossipsub, kad,
-    request_response::OutboundRequestId,
-    swarm::{ConnectionId, DialError, dial_opts::DialOpts},
+    Multiaddr, PeerId, Swarm, gossipsub, kad, request_response::OutboundRequestId,
+    swarm::ConnectionId,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -23,22 +22,36 @@ use tokio::{
 use self::adverts::Adverts;
 use super::{
     Discovery, GossipReceived, GossipTicket, ReplyTicket, RequestFailed, RequestReceived,
-    SwarmFailed, SwarmSettings, address, behaviour::Behaviour, codec::Frame, good_peers::GoodPeer,
-    listening, schedule::Backoff,
+    SwarmFailed, SwarmSettings, address,
+    behaviour::Behaviour,
+    good_peers::GoodPeer,
+    listening,
+    reachability::{Reachability, Standing},
+    schedule::Backoff,
 };
 use crate::{
     actors::{
-        rendezvous::{DhtStatus, NetworkStatus, PeerStatus},
+        rendezvous::{DhtStatus, NatKind, NetworkStatus, Way},
         room::TransactionVerdict,
     },
     config::limits,
 };
 
 mod adverts;
+mod dialling;
 mod discovery;
+mod reaching;
+mod relays;
+mod requests;
+mod status;
 #[cfg(test)]
 mod swarms;
 mod translate;
+mod upgrade;
+
+use dialling::Through;
+use relays::Relay;
+use requests::Asked;
 
 /// How often backoffs and republishing are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -110,10 +123,18 @@ pub(super) enum Event {
 #[derive(Debug, Default)]
 struct Peer {
     connections: Vec<Connection>,
-    /// Set by identify.
-    identified: bool,
+    /// When identify first came.
+    identified: Option<Instant>,
     ours: bool,
+    /// When the gate was opened to it.
+    admitted: Option<Instant>,
+    /// It carries connections for others.
+    relays: bool,
     addresses: Vec<Multiaddr>,
+    /// When the last request to or from it was over.
+    calm_since: Option<Instant>,
+    /// The last time that it was dialled back, and where.
+    dialled_back: Option<(Instant, Vec<Multiaddr>)>,
     rtt: Option<Duration>,
     identity_budget: u8,
 }
@@ -123,7 +144,18 @@ struct Connection {
     id: ConnectionId,
     address: Multiaddr,
     dialled: bool,
-    relayed: bool,
+    way: Way,
+    opened: Instant,
+    /// When identify came on it.
+    identified: Option<Instant>,
+    /// When a ping was last answered on it.
+    answered: Option<Instant>,
+}
+
+impl Connection {
+    fn relayed(&self) -> bool {
+        self.way == Way::Relayed
+    }
 }
 
 /// A node through which the network is entered.
@@ -131,14 +163,6 @@ struct Connection {
 struct Anchor {
     address: Multiaddr,
     peer: Option<PeerId>,
-    backoff: Backoff,
-}
-
-/// A relay that takes connections for us.
-#[derive(Debug)]
-struct Relay {
-    address: Multiaddr,
-    listener: Option<libp2p::core::transport::ListenerId>,
     backoff: Backoff,
 }
 
@@ -169,7 +193,15 @@ pub(super) struct EventLoop {
     identity: Option<Vec<u8>>,
     peers: HashMap<PeerId, Peer>,
     wanted: HashSet<PeerId>,
-    requests: HashMap<OutboundRequestId, oneshot::Sender<Answered>>,
+    requests: HashMap<OutboundRequestId, Asked>,
+    /// Requests under way, to and from a peer.
+    work: HashMap<PeerId, u32>,
+    /// Connections that are being given up: nothing that still comes of them is taken.
+    closing: HashSet<ConnectionId>,
+    /// Dials to peers that called through a relay.
+    dials_back: HashSet<ConnectionId>,
+    /// Peers that are dialled once their relay is there.
+    through: Vec<Through>,
     queries: HashMap<(Dht, kad::QueryId), Query>,
     adverts_lan: Adverts,
     adverts_wan: Adverts,
@@ -178,10 +210,13 @@ pub(super) struct EventLoop {
     good_due: Instant,
     anchors: Vec<Anchor>,
     relays: Vec<Relay>,
-    /// Our address as others see it, and who said so.
-    observed: HashMap<Multiaddr, HashSet<PeerId>>,
-    /// Somebody from afar connected us directly.
-    reached: bool,
+    /// Relays that refused or were lost, until when.
+    refused: HashMap<PeerId, Instant>,
+    reach: Reachability,
+    standing: Standing,
+    nat: NatKind,
+    /// Our addresses changed and peers are to be told.
+    tell_addresses: bool,
     ticks: u32,
 }
 
@@ -198,14 +233,11 @@ impl EventLoop {
             address: address.clone(),
             backoff: Backoff::new(now),
         });
-        let relays = settings.static_relays.iter().map(|address| Relay {
-            address: address.clone(),
-            listener: None,
-            backoff: Backoff::new(now),
-        });
+        let relays = relays::configured(&settings.static_relays, now);
+        let reach = Reachability::new(&settings.external);
         Self {
             anchors: anchors.collect(),
-            relays: relays.collect(),
+            relays,
             swarm,
             commands,
             events,
@@ -220,8 +252,15 @@ impl EventLoop {
             adverts_wan: Adverts::world(),
             good: Vec::new(),
             good_due: now + discovery::GOOD_FIRST,
-            observed: HashMap::new(),
-            reached: false,
+            work: HashMap::new(),
+            closing: HashSet::new(),
+            dials_back: HashSet::new(),
+            through: Vec::new(),
+            refused: HashMap::new(),
+            reach,
+            standing: Standing::Hidden,
+            nat: NatKind::Unknown,
+            tell_addresses: false,
             ticks: 0,
         }
     }
@@ -251,21 +290,29 @@ impl EventLoop {
             Command::SetIdentity(server_keys) => self.set_identity(server_keys),
             Command::Exchange(peer) => {
                 if let Some(bytes) = self.identity.clone() {
-                    let frame = Frame { bytes, budget: None };
-                    self.swarm.behaviour_mut().identity.send_request(&peer, frame);
+                    self.exchange(peer, bytes);
                 }
             }
             Command::Vouch(peer) => self.swarm.behaviour_mut().door.vouch(&peer),
             Command::Admit(peer) => {
                 self.swarm.behaviour_mut().door.admit(&peer);
                 // Else the next connection would be open before its own proof.
-                if self.peers.contains_key(&peer) {
-                    self.swarm.behaviour_mut().gossip.admit(peer);
+                if let Some(known) = self.peers.get_mut(&peer) {
+                    known.admitted.get_or_insert(Instant::now());
+                    let behaviour = self.swarm.behaviour_mut();
+                    behaviour.gossip.admit(peer);
+                    if let Some(relay) = behaviour.relay_server.as_mut() {
+                        relay.admit(peer);
+                    }
                 }
             }
             Command::Dismiss(peer) => {
-                self.swarm.behaviour_mut().door.dismiss(&peer);
-                self.swarm.behaviour_mut().gossip.dismiss(&peer);
+                let behaviour = self.swarm.behaviour_mut();
+                behaviour.door.dismiss(&peer);
+                behaviour.gossip.dismiss(&peer);
+                if let Some(relay) = behaviour.relay_server.as_mut() {
+                    relay.dismiss(&peer);
+                }
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
             Command::Subscribe(topic) => {
@@ -281,11 +328,7 @@ impl EventLoop {
             }
             Command::Publish { topic, bytes } => self.publish(topic, bytes),
             Command::ReportVerdict { ticket, verdict } => self.report(&ticket, verdict),
-            Command::Request { peer, bytes, reply } => {
-                let frame = Frame { bytes, budget: None };
-                let id = self.swarm.behaviour_mut().federation.send_request(&peer, frame);
-                self.requests.insert(id, reply);
-            }
+            Command::Request { peer, bytes, reply } => self.request(peer, bytes, reply),
             Command::Reply { ticket, bytes } => {
                 let _ = self.swarm.behaviour_mut().federation.send_response(ticket.0, bytes);
             }
@@ -313,6 +356,11 @@ impl EventLoop {
             log::error!("{failure}");
             self.tell_failure(failure);
         }
+        for at in self.settings.external.clone() {
+            log::info!(address:% = at; "reachable as configured");
+            self.swarm.add_external_address(at);
+        }
+        self.weigh();
         self.enter_dht();
         self.tick();
     }
@@ -342,42 +390,6 @@ impl EventLoop {
         };
         let gossip = self.swarm.behaviour_mut().gossip.gossip();
         gossip.report_message_validation_result(&ticket.message_id, &ticket.source, acceptance);
-    }
-
-    /// Connects a peer that somebody waits for.
-    fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        if peer == *self.swarm.local_peer_id() {
-            return self.news(Discovery::DialFailed(peer));
-        }
-        if let Some(known) = self.peers.get(&peer) {
-            if known.identified {
-                let (ours, addresses) = (known.ours, known.addresses.clone());
-                self.news(Discovery::PeerSeen { peer, ours, addresses });
-            } else {
-                self.want(peer);
-            }
-            return;
-        }
-        self.want(peer);
-        let addresses = addresses.into_iter().take(address::ADDRESSES_MAX);
-        let options = DialOpts::peer_id(peer)
-            .addresses(addresses.collect())
-            .extend_addresses_through_behaviour()
-            .build();
-        match self.swarm.dial(options) {
-            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => {
-                log::debug!(peer:%, error:%; "cannot dial");
-                self.wanted.remove(&peer);
-                self.news(Discovery::DialFailed(peer));
-            }
-        }
-    }
-
-    fn want(&mut self, peer: PeerId) {
-        if self.wanted.len() < WANTED_MAX {
-            self.wanted.insert(peer);
-        }
     }
 
     /// Hands news on, later where the actor is behind.
@@ -412,41 +424,5 @@ impl EventLoop {
             return Some(event);
         }
         self.events.try_send(event).err().map(mpsc::error::TrySendError::into_inner)
-    }
-
-    fn status(&mut self) -> NetworkStatus {
-        let dht = self.dht_status();
-        let external: HashSet<Multiaddr> = self
-            .swarm
-            .external_addresses()
-            .chain(self.observed.keys())
-            .map(address::without_peer)
-            .collect();
-        let private = self.settings.network.is_some();
-        let reachability = match (self.reached, external.is_empty()) {
-            (true, _) => "public",
-            (false, _) if private => "private",
-            (false, false) => "private",
-            (false, true) => "unknown",
-        };
-        let peers = self.peers.iter().filter(|(_, peer)| peer.ours).filter_map(|(id, peer)| {
-            let best = peer.connections.iter().min_by_key(|connection| connection.relayed)?;
-            Some(PeerStatus {
-                peer_id: id.to_string(),
-                server_name: None,
-                address: best.address.clone(),
-                relayed: best.relayed,
-                rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
-            })
-        });
-        NetworkStatus {
-            peer_id: self.swarm.local_peer_id().to_string(),
-            listen_addresses: self.swarm.listeners().cloned().collect(),
-            external_addresses: external.into_iter().collect(),
-            reachability: reachability.to_owned(),
-            peers: peers.collect(),
-            strangers: self.swarm.behaviour().door.strangers(),
-            dht,
-        }
     }
 }

@@ -19,7 +19,12 @@ mod kademlia;
 mod key;
 mod listening;
 mod messages;
+mod observed;
+mod probing;
+mod reachability;
+mod relay_server;
 mod schedule;
+mod surplus;
 mod transport;
 
 pub use actor::{SwarmActor, SwarmSettings};

@@ -9,10 +9,7 @@ use std::{
 };
 
 use libp2p::{
-    Multiaddr, PeerId,
-    core::transport::ListenerId,
-    kad,
-    multiaddr::Protocol,
+    Multiaddr, PeerId, kad,
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
 
@@ -32,7 +29,7 @@ const REPUBLISH_SOON: Duration = Duration::from_millis(300);
 /// And once there are many, each new one is hardly closer.
 const REPUBLISH_LATER: Duration = Duration::from_secs(10);
 /// In the public DHT nodes come all the time: only the first ones count.
-const REPUBLISH_SOON_WAN: Duration = Duration::from_secs(10);
+pub(super) const REPUBLISH_SOON_WAN: Duration = Duration::from_secs(10);
 /// Peers of one query that are dialled: whoever forges providers of a key gets no more of us.
 const PROVIDERS_MAX: usize = 32;
 /// Good nodes of the public DHT are written down first after this, and then so often.
@@ -40,9 +37,6 @@ pub(super) const GOOD_FIRST: Duration = Duration::from_secs(30);
 const GOOD_EVERY: Duration = Duration::from_secs(5 * 60);
 /// A node that is not one of ours is asked again after this: it only has to open the DHT.
 const ANCHOR_REST: Duration = Duration::from_secs(5 * 60);
-
-/// A relay that ended its service is asked again after this.
-const RELAY_REST: Duration = Duration::from_secs(5);
 
 impl EventLoop {
     /// Puts the anchors with an address of the whole world into the public DHT.
@@ -64,6 +58,9 @@ impl EventLoop {
         let now = Instant::now();
         self.redial(now);
         self.reserve(now);
+        self.dial_through(now);
+        self.give_up(now);
+        self.announce();
         self.advertise(now);
         self.tend_the_door();
         self.keep_good(now);
@@ -114,27 +111,6 @@ impl EventLoop {
         let at = address::without_peer(at);
         for anchor in self.anchors.iter_mut().filter(|anchor| anchor.address == at) {
             anchor.peer.get_or_insert(peer);
-        }
-    }
-
-    fn reserve(&mut self, now: Instant) {
-        for relay in self.relays.iter_mut().filter(|relay| relay.listener.is_none()) {
-            if !relay.backoff.fire(now, rand::random()) {
-                continue;
-            }
-            match self.swarm.listen_on(relay.address.clone().with(Protocol::P2pCircuit)) {
-                Ok(listener) => relay.listener = Some(listener),
-                Err(error) => {
-                    log::warn!(relay:% = relay.address, error:%; "cannot use a relay");
-                }
-            }
-        }
-    }
-
-    /// A relay takes connections for us.
-    pub(super) fn reserved(&mut self, listener: ListenerId) {
-        for relay in self.relays.iter_mut().filter(|relay| relay.listener == Some(listener)) {
-            relay.backoff.rest(Instant::now(), RELAY_REST);
         }
     }
 
@@ -346,8 +322,8 @@ impl EventLoop {
 
     /// Who was heard of is in use; relays of ours are needed.
     fn tend_the_door(&mut self) {
-        let relays = self.relays.iter().filter(|relay| relay.listener.is_some());
-        let relays = relays.filter_map(|relay| address::peer_of(&relay.address)).collect();
+        let relays = self.relays.iter().filter(|relay| relay.accepted);
+        let relays = relays.map(|relay| relay.peer).collect();
         let behaviour = self.swarm.behaviour_mut();
         behaviour.door.keep(relays);
         let mut heard = behaviour.kad_lan.heard();
@@ -392,7 +368,7 @@ impl EventLoop {
         let now = now_ms();
         let good = self.peers.iter().filter(|(peer, _)| servers.contains(peer));
         let good = good.filter_map(|(peer, known)| {
-            let dialled = known.connections.iter().filter(|one| one.dialled && !one.relayed);
+            let dialled = known.connections.iter().filter(|one| one.dialled && !one.relayed());
             let at: Vec<_> = dialled.map(|one| address::without_peer(&one.address)).collect();
             GoodPeer::new(*peer, &at, now)
         });

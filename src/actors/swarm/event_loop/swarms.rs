@@ -8,7 +8,7 @@ use std::{collections::HashMap, fs, time::Instant};
 
 use actix::prelude::*;
 use libp2p::{Multiaddr, identity::Keypair};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{super::transport, *};
@@ -105,11 +105,11 @@ impl World {
         settings.data = data.map(ToOwned::to_owned);
         let runtime = self.runtime.as_ref().unwrap();
         let inside = runtime.enter();
-        let choices = Choices { mdns: false, wan: self.wan, closed: false };
-        let mut swarm = transport::in_memory(key.clone(), &choices).unwrap();
-        if let Some(kad) = swarm.behaviour_mut().kad_wan.as_mut() {
-            kad.kad().set_mode(Some(kad::Mode::Server));
+        if self.wan {
+            settings.external = settings.listen.clone();
         }
+        let choices = Choices { wan: self.wan, ..settings.choices() };
+        let swarm = transport::in_memory(key.clone(), &choices).unwrap();
         let peer = *swarm.local_peer_id();
         let (commands, receiver) = mpsc::channel(limits::SWARM_COMMANDS);
         let (sender, mut events) = mpsc::channel(limits::SWARM_EVENTS);

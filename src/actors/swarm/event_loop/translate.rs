@@ -1,31 +1,25 @@
 //! What the Swarm says, in our words.
 
+use std::time::Instant;
+
 use libp2p::{
-    Multiaddr, PeerId,
+    PeerId,
     core::ConnectedPoint,
-    gossipsub, identify, mdns,
-    request_response::{self, Message, OutboundFailure},
+    gossipsub, identify, mdns, ping,
     swarm::{ConnectionId, DialError, SwarmEvent},
 };
 
 use super::{
     super::{
         address::Reach,
-        behaviour::{BehaviourEvent, IDENTITY, KAD_LAN, KAD_WAN},
+        behaviour::{BehaviourEvent, HOP, IDENTITY, KAD_LAN, KAD_WAN},
     },
-    Answered, Connection, Discovery, Event, EventLoop, Frame, GossipReceived, GossipTicket,
-    IDENTITY_BURST, ReplyTicket, RequestFailed, RequestReceived, address,
+    Connection, Discovery, Event, EventLoop, GossipReceived, GossipTicket, IDENTITY_BURST, address,
 };
-use crate::actors::room::TransactionVerdict;
+use crate::actors::{rendezvous::Way, room::TransactionVerdict};
 
-/// Addresses of ours that others saw and that are remembered.
-const OBSERVED_MAX: usize = 16;
-/// Peers that have to see the same address before it is told to others.
-const OBSERVERS: usize = 2;
 /// Nodes of one mDNS answer that are dialled.
 const MDNS_MAX: usize = 64;
-
-type Exchanged = request_response::Event<Frame, Vec<u8>>;
 
 impl EventLoop {
     pub(super) fn translate(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -37,30 +31,36 @@ impl EventLoop {
             SwarmEvent::Behaviour(BehaviourEvent::KadLan(event)) => self.on_lan(event),
             SwarmEvent::Behaviour(BehaviourEvent::KadWan(event)) => self.on_wan(event),
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event),
-            SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => {
-                if let (Some(peer), Ok(rtt)) = (self.peers.get_mut(&event.peer), event.result) {
-                    peer.rtt = Some(rtt);
-                }
-            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => self.on_relay(&event),
+            SwarmEvent::Behaviour(BehaviourEvent::Probe(event)) => self.on_probe(&event),
+            SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => self.on_dcutr(&event),
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_confirmed(&address),
+            SwarmEvent::ExternalAddrExpired { address } => self.on_expired(&address),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_connected(peer_id, connection_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
                 self.on_closed(peer_id, connection_id, num_established);
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
-                self.on_dial_error(peer, &error);
-            }
-            SwarmEvent::NewListenAddr { listener_id, address } => {
-                self.reserved(listener_id);
-                self.on_listening(&address);
-            }
-            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
-                for relay in &mut self.relays {
-                    relay.listener = relay.listener.filter(|listener| *listener != listener_id);
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error, .. } => {
+                self.dials_back.remove(&connection_id);
+                if let Some(peer) = peer_id {
+                    self.on_dial_error(peer, &error);
                 }
+            }
+            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.on_not_listening(&address),
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                self.relay_closed(listener_id);
                 for address in addresses {
-                    log::warn!(address:%, reason:?; "not listening any more");
+                    match address::reach(&address) {
+                        Reach::Relayed => {
+                            log::info!(address:%; "a relay takes no connections for us any more");
+                        }
+                        _ => log::warn!(address:%, reason:?; "not listening any more"),
+                    }
+                    self.on_not_listening(&address);
                 }
             }
             SwarmEvent::ListenerError { error, .. } => {
@@ -70,26 +70,32 @@ impl EventLoop {
         }
     }
 
-    fn on_listening(&mut self, at: &Multiaddr) {
-        match address::reach(at) {
-            Reach::Loopback => log::debug!(address:% = at; "listening on"),
-            _ => log::info!(address:% = at; "listening on"),
-        }
-        // Without an external address the public DHT does not take our provider records.
-        if address::reach(at) == Reach::Global {
-            self.swarm.add_external_address(at.clone());
+    fn on_ping(&mut self, event: ping::Event) {
+        let Some(peer) = self.peers.get_mut(&event.peer) else { return };
+        match event.result {
+            Ok(rtt) => {
+                peer.rtt = Some(rtt);
+                let open = peer.connections.iter_mut().find(|open| open.id == event.connection);
+                if let Some(open) = open {
+                    open.answered = Some(Instant::now());
+                }
+            }
+            Err(ping::Failure::Unsupported) => {}
+            Err(error) => {
+                // TCP would wait for a quarter of an hour, and requests with it.
+                log::debug!(peer:% = event.peer, error:%; "closing a dead connection");
+                self.swarm.close_connection(event.connection);
+            }
         }
     }
 
     fn on_connected(&mut self, id: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
         let at = endpoint.get_remote_address();
-        let relayed = endpoint.is_relayed();
-        if !endpoint.is_dialer() && !relayed && address::reach(at) == Reach::Global {
-            self.reached = true;
-        }
-        if endpoint.is_dialer() {
+        self.on_met(id, endpoint);
+        if endpoint.is_dialer() && !endpoint.is_relayed() {
             self.anchor_known(id, at);
         }
+        let way = self.way_of(&id, connection, endpoint);
         let peer = self.peers.entry(id).or_default();
         if peer.connections.is_empty() {
             peer.identity_budget = IDENTITY_BURST;
@@ -98,11 +104,15 @@ impl EventLoop {
             id: connection,
             address: at.clone(),
             dialled: endpoint.is_dialer(),
-            relayed,
+            way,
+            opened: Instant::now(),
+            identified: None,
+            answered: None,
         });
     }
 
     fn on_closed(&mut self, id: PeerId, connection: ConnectionId, remaining: u32) {
+        self.closing.remove(&connection);
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.connections.retain(|open| open.id != connection);
         }
@@ -125,20 +135,23 @@ impl EventLoop {
         if matches!(error, DialError::DialPeerConditionFalse(_)) || self.swarm.is_connected(&peer) {
             return;
         }
-        if self.wanted.remove(&peer) {
-            self.news(Discovery::DialFailed(peer));
-        }
+        self.relay_unreachable(peer);
+        self.dial_failed(peer);
     }
 
     fn on_identify(&mut self, event: identify::Event) {
         let identify::Event::Received { connection_id, peer_id, info } = event else { return };
         let Some(peer) = self.peers.get_mut(&peer_id) else { return };
-        let at = peer.connections.iter().find(|connection| connection.id == connection_id);
+        let at = peer.connections.iter_mut().find(|open| open.id == connection_id);
         let Some(at) = at else { return };
+        let now = Instant::now();
         let addresses = address::usable(&info.listen_addrs, &at.address, at.dialled);
-        let direct = !at.relayed;
-        peer.identified = true;
+        let (dialled, seen_from) = (at.dialled, at.address.clone());
+        let direct = !at.relayed();
+        let news = at.identified.replace(now).is_none().then_some(at.way);
+        peer.identified.get_or_insert(now);
         peer.ours = info.protocols.contains(&IDENTITY);
+        peer.relays = info.protocols.contains(&HOP);
         peer.addresses.clone_from(&addresses);
         let ours = peer.ours;
         if ours {
@@ -160,81 +173,17 @@ impl EventLoop {
                 kad.add_address(&peer_id, address.clone());
             }
         }
+        if let (true, Some(how)) = (ours, news.filter(|way| *way != Way::Direct)) {
+            log::info!(peer:% = peer_id, how:%; "connected");
+        }
         if direct {
-            self.on_observed(peer_id, &info.observed_addr);
+            self.on_observed(dialled, &seen_from, &info.observed_addr);
+        } else {
+            self.dial_back(peer_id);
         }
         self.anchor_changed(peer_id);
         if self.wanted.remove(&peer_id) || ours {
             self.news(Discovery::PeerSeen { peer: peer_id, ours, addresses });
-        }
-    }
-
-    /// Remembers how others see us; an address that several agree on is told to the network.
-    fn on_observed(&mut self, peer: PeerId, at: &Multiaddr) {
-        if address::reach(at) != Reach::Global
-            || (self.observed.len() >= OBSERVED_MAX && !self.observed.contains_key(at))
-        {
-            return;
-        }
-        let observers = self.observed.entry(at.clone()).or_default();
-        observers.insert(peer);
-        if observers.len() == OBSERVERS {
-            self.swarm.add_external_address(at.clone());
-        }
-    }
-
-    fn on_identity(&mut self, event: Exchanged) {
-        match event {
-            Exchanged::Message { peer, message, .. } => match message {
-                Message::Request { request, channel, .. } => {
-                    let ours = self.identity.clone().unwrap_or_default();
-                    let _ = self.swarm.behaviour_mut().identity.send_response(channel, ours);
-                    let Some(known) = self.peers.get_mut(&peer) else { return };
-                    known.ours = true;
-                    // Each costs a signature check, so nobody may send them without end.
-                    if let Some(left) = known.identity_budget.checked_sub(1) {
-                        known.identity_budget = left;
-                        self.news(Discovery::IdentityReceived { peer, bytes: request.bytes });
-                    }
-                }
-                Message::Response { response, .. } => {
-                    self.news(Discovery::IdentityReceived { peer, bytes: response });
-                }
-            },
-            Exchanged::OutboundFailure { peer, error, .. } => {
-                log::debug!(peer:%, error:%; "no server_keys");
-                self.news(Discovery::IdentityFailed(peer));
-            }
-            Exchanged::InboundFailure { .. } | Exchanged::ResponseSent { .. } => {}
-        }
-    }
-
-    fn on_federation(&mut self, event: Exchanged) {
-        match event {
-            Exchanged::Message { peer, message, .. } => match message {
-                Message::Request { request, channel, .. } => {
-                    let Frame { bytes, budget } = request;
-                    let ticket = ReplyTicket(channel);
-                    let received = RequestReceived { peer, bytes, ticket, budget };
-                    if self.work(Event::Request(received), 4).is_some() {
-                        log::debug!(peer:%; "a request was dropped: too much is waiting");
-                    }
-                }
-                Message::Response { request_id, response } => {
-                    if let Some(reply) = self.requests.remove(&request_id) {
-                        let _ = reply.send(Ok(response));
-                    }
-                }
-            },
-            Exchanged::OutboundFailure { request_id, error, .. } => {
-                if let Some(reply) = self.requests.remove(&request_id) {
-                    let _ = reply.send(failure(&error));
-                }
-            }
-            Exchanged::InboundFailure { peer, error, .. } => {
-                log::debug!(peer:%, error:%; "a request was not answered");
-            }
-            Exchanged::ResponseSent { .. } => {}
         }
     }
 
@@ -265,11 +214,4 @@ impl EventLoop {
             }
         }
     }
-}
-
-fn failure(error: &OutboundFailure) -> Answered {
-    Err(match error {
-        OutboundFailure::Timeout => RequestFailed::TimedOut,
-        error => RequestFailed::Unreachable(error.to_string()),
-    })
 }

@@ -1,0 +1,167 @@
+//! How we can be reached: what peers saw, what AutoNAT confirmed, and what follows from it.
+//!
+//! Invariant: whether we are a server of the public DHT, a relay, or dial back for AutoNAT, follows
+//! from direct addresses alone; the library would take one through a relay for as good.
+
+use libp2p::{Multiaddr, PeerId, autonat, core::ConnectedPoint, kad};
+
+use super::{EventLoop, Standing, address, address::Reach, discovery::REPUBLISH_SOON_WAN};
+use crate::{
+    actors::{rendezvous::NatKind, swarm::reachability::ip_of},
+    config::RelayServe,
+};
+
+impl EventLoop {
+    pub(super) fn on_listening(&mut self, at: &Multiaddr) {
+        match address::reach(at) {
+            Reach::Loopback | Reach::Relayed => log::debug!(address:% = at; "listening on"),
+            _ => log::info!(address:% = at; "listening on"),
+        }
+        self.reach.listening(at, true);
+        let behaviour = self.swarm.behaviour_mut();
+        if address::reach(at) == Reach::Global
+            && let Some(observed) = behaviour.observed.as_mut()
+        {
+            // Most likely nothing is in the way; it is tested.
+            observed.offer(at);
+        }
+        let near = self.settings.listen.iter().all(|at| address::reach(at) == Reach::Loopback);
+        let wanted = match address::reach(at) {
+            Reach::Loopback => near,
+            Reach::Private | Reach::Global => true,
+            Reach::Relayed | Reach::None => false,
+        };
+        if wanted
+            && self.settings.serve == RelayServe::Always
+            && self.settings.external.is_empty()
+            && let Some(relay) = behaviour.relay_server.as_mut()
+        {
+            relay.known_at(at);
+        }
+        self.weigh();
+    }
+
+    pub(super) fn on_not_listening(&mut self, at: &Multiaddr) {
+        self.reach.listening(at, false);
+        self.weigh();
+    }
+
+    /// A peer is connected: it may be somebody who found us without our help.
+    pub(super) fn on_met(&mut self, peer: PeerId, endpoint: &ConnectedPoint) {
+        let at = endpoint.get_remote_address();
+        if endpoint.is_relayed() || address::reach(at) != Reach::Global {
+            return;
+        }
+        // Whoever is connected through a relay may be punching.
+        let known = self.peers.contains_key(&peer);
+        if let Some(host) = ip_of(at)
+            && self.reach.met(host, endpoint.is_listener() && !known)
+        {
+            self.weigh();
+        }
+    }
+
+    /// A peer told how it sees us, over a direct connection.
+    pub(super) fn on_observed(&mut self, dialled: bool, peer_at: &Multiaddr, observed: &Multiaddr) {
+        if let Some(candidates) = self.swarm.behaviour_mut().observed.as_mut() {
+            candidates.offer(observed);
+        }
+        // Only what we dialled left through the router by a mapping of its own.
+        if let (true, Some(host)) = (dialled, ip_of(peer_at)) {
+            self.reach.observed(host, &address::without_peer(observed));
+            for at in self.reach.outdated() {
+                log::info!(address:% = at; "not reachable any more as");
+                self.swarm.remove_external_address(&at);
+                self.reach.expired(&at);
+                self.tell_addresses = true;
+            }
+            self.weigh();
+        }
+    }
+
+    pub(super) fn on_probe(&mut self, event: &autonat::v2::client::Event) {
+        match &event.result {
+            Ok(()) => {
+                self.reach.confirmed(&event.tested_addr);
+                self.reach.witnessed(&event.tested_addr, event.server);
+                self.weigh();
+            }
+            Err(error) => {
+                log::debug!(address:% = event.tested_addr, error:%; "cannot be reached as");
+            }
+        }
+    }
+
+    pub(super) fn on_confirmed(&mut self, at: &Multiaddr) {
+        if address::reach(at) == Reach::Global {
+            log::info!(address:% = at; "reachable as");
+            self.reach.confirmed(at);
+            self.weigh();
+        }
+        self.tell_addresses = true;
+    }
+
+    pub(super) fn on_expired(&mut self, at: &Multiaddr) {
+        self.reach.expired(at);
+        self.tell_addresses = true;
+        self.weigh();
+    }
+
+    /// Does what follows from what is known.
+    pub(super) fn weigh(&mut self) {
+        let nat = self.reach.nat();
+        if nat != self.nat {
+            self.nat = nat;
+            match nat {
+                NatKind::None => log::info!("no router is in the way (NAT: none)"),
+                NatKind::Cone => {
+                    log::info!("a router is in the way, and lets itself be punched (NAT: cone)")
+                }
+                NatKind::Symmetric => log::info!(
+                    "a router is in the way that cannot be punched (NAT: symmetric): others are \
+                     reached where they are reachable, and through relays"
+                ),
+                NatKind::Unknown => {}
+            }
+        }
+        let standing = self.reach.standing();
+        if standing == self.standing {
+            return;
+        }
+        self.standing = standing;
+        let public = standing == Standing::Public;
+        log::debug!(standing:?; "reachability changed");
+        let behaviour = self.swarm.behaviour_mut();
+        if let Some(kad) = behaviour.kad_wan.as_mut() {
+            kad.kad().set_mode(Some(kad_mode(standing)));
+        }
+        if let Some(relay) = behaviour.relay_server.as_mut() {
+            relay.set_reachable(public);
+        }
+        if let Some(probed) = behaviour.probed.as_mut() {
+            probed.serve(public);
+        }
+    }
+
+    /// Tells peers and DHTs where we are now, where that changed.
+    pub(super) fn announce(&mut self) {
+        if !std::mem::take(&mut self.tell_addresses) {
+            return;
+        }
+        // identify pushes by itself where we listen elsewhere, not where we are reached elsewhere.
+        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        self.swarm.behaviour_mut().identify.push(peers);
+        let now = std::time::Instant::now();
+        self.adverts_lan.hurry(now);
+        // Addresses may change several times in a row, and each time costs strangers something.
+        self.adverts_wan.hurry(now + REPUBLISH_SOON_WAN);
+    }
+}
+
+/// Only who can be reached directly serves the public DHT.
+fn kad_mode(standing: Standing) -> kad::Mode {
+    match standing {
+        Standing::Public => kad::Mode::Server,
+        Standing::Hidden | Standing::Reachable => kad::Mode::Client,
+    }
+}

@@ -1,0 +1,74 @@
+//! What `status` tells.
+
+use super::{EventLoop, Peer, Standing, address::Reach};
+use crate::actors::{
+    rendezvous::{NetworkStatus, PeerStatus, Reachability, RelayStatus, Way},
+    swarm::address,
+};
+
+impl EventLoop {
+    pub(super) fn status(&mut self) -> NetworkStatus {
+        let dht = self.dht_status();
+        let peers = self.peers.iter().filter(|(_, peer)| peer.ours).filter_map(|(id, peer)| {
+            let best = peer.best()?;
+            Some(PeerStatus {
+                peer_id: id.to_string(),
+                server_name: None,
+                address: best.address.clone(),
+                way: best.way,
+                relayed: best.relayed(),
+                rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+            })
+        });
+        let mut external: Vec<_> =
+            self.swarm.external_addresses().map(address::without_peer).collect();
+        external.sort();
+        external.dedup();
+        NetworkStatus {
+            peer_id: self.swarm.local_peer_id().to_string(),
+            listen_addresses: self.swarm.listeners().cloned().collect(),
+            external_addresses: external,
+            confirmed_addresses: self.reach.direct(),
+            reachability: self.reachability(),
+            nat: self.nat,
+            relays: self.relays_in_use().collect(),
+            peers: peers.collect(),
+            strangers: self.swarm.behaviour().door.strangers(),
+            dht,
+        }
+    }
+
+    fn reachability(&self) -> Reachability {
+        if self.standing > Standing::Hidden {
+            return Reachability::Public;
+        }
+        if self.relays.iter().any(|relay| relay.accepted) {
+            return Reachability::Relayed;
+        }
+        let told = self.settings.network.is_some()
+            || self.reach.was_observed()
+            || self.swarm.listeners().any(|at| address::reach(at) == Reach::Private);
+        if told { Reachability::Private } else { Reachability::Unknown }
+    }
+
+    fn relays_in_use(&self) -> impl Iterator<Item = RelayStatus> {
+        self.relays.iter().filter(|relay| relay.accepted).map(|relay| RelayStatus {
+            peer_id: relay.peer.to_string(),
+            address: relay.address.clone(),
+            kind: relay.kind,
+        })
+    }
+}
+
+impl Peer {
+    /// Returns the best connection: a direct one, and of these the oldest.
+    pub(super) fn best(&self) -> Option<&super::Connection> {
+        let rank = |way| way == Way::Relayed;
+        self.connections.iter().min_by_key(|open| (rank(open.way), open.opened))
+    }
+
+    /// Tells whether a connection without a relay is there.
+    pub(super) fn is_direct(&self) -> bool {
+        self.connections.iter().any(|open| !open.relayed())
+    }
+}

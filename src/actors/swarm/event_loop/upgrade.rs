@@ -1,0 +1,153 @@
+//! From a relayed connection to a direct one: dialling back, hole punching, and giving the circuit
+//! up.
+//!
+//! Invariant: only addresses of the whole world are dialled back, since the peer could name any of
+//! our neighbours.
+
+use std::time::{Duration, Instant};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::ConnectedPoint,
+    dcutr,
+    swarm::{
+        ConnectionId,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+
+use super::{EventLoop, Peer, Standing, address, address::Reach};
+use crate::actors::{
+    rendezvous::Way,
+    swarm::surplus::{Link, surplus},
+};
+
+/// The same addresses of a peer are dialled back no more often than this.
+const DIAL_BACK_EVERY: Duration = Duration::from_secs(30);
+/// Addresses that are dialled back.
+const DIAL_BACK_MAX: usize = 8;
+
+/// Returns the addresses by which a peer that called through a relay may be called back.
+fn back_to(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
+    let global = addresses.iter().filter(|at| address::reach(at) == Reach::Global);
+    global.take(DIAL_BACK_MAX).cloned().collect()
+}
+
+impl EventLoop {
+    /// Tells how a new connection came about.
+    pub(super) fn way_of(
+        &mut self,
+        peer: &PeerId,
+        connection: ConnectionId,
+        endpoint: &ConnectedPoint,
+    ) -> Way {
+        let reversed = self.dials_back.remove(&connection);
+        if endpoint.is_relayed() {
+            return Way::Relayed;
+        }
+        let called = self.peers.get(peer).is_some_and(|peer| !peer.is_direct());
+        match (reversed, called && endpoint.is_listener(), self.standing) {
+            (true, ..) => Way::Reversed,
+            // It was called through a relay, and came: by our address, or by the hole.
+            (false, true, Standing::Hidden) => Way::Punched,
+            (false, true, _) => Way::Reversed,
+            (false, false, _) => Way::Direct,
+        }
+    }
+
+    /// Hole punching succeeded, or did not.
+    pub(super) fn on_dcutr(&mut self, event: &dcutr::Event) {
+        let peer = event.remote_peer_id;
+        match &event.result {
+            Ok(connection) => {
+                let known = self.peers.get_mut(&peer);
+                let open = known.map(|peer| &mut peer.connections).into_iter().flatten();
+                for open in open.filter(|open| open.id == *connection) {
+                    open.way = Way::Punched;
+                }
+            }
+            Err(error) => log::debug!(peer:%, error:%; "no hole could be punched"),
+        }
+    }
+
+    /// Calls a peer back that is connected through a relay alone, where it says that it is.
+    pub(super) fn dial_back(&mut self, id: PeerId) {
+        let now = Instant::now();
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| !peer.is_direct()) else { return };
+        let addresses = back_to(&peer.addresses);
+        let again = peer.dialled_back.as_ref().is_some_and(|(at, tried)| {
+            let new = addresses.iter().any(|address| !tried.contains(address));
+            !new && now.duration_since(*at) < DIAL_BACK_EVERY
+        });
+        if addresses.is_empty() || again {
+            return;
+        }
+        peer.dialled_back = Some((now, addresses.clone()));
+        let options =
+            DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(addresses).build();
+        let connection = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => {
+                self.dials_back.insert(connection);
+            }
+            Err(error) => log::debug!(peer:% = id, error:%; "cannot dial back"),
+        }
+    }
+
+    /// Closes connections that are not needed beside a better one.
+    pub(super) fn give_up(&mut self, now: Instant) {
+        let me = *self.swarm.local_peer_id();
+        let mut closing = Vec::new();
+        for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.connections.len() > 1) {
+            let open = peer.connections.iter().filter(|open| !self.closing.contains(&open.id));
+            let links: Vec<Link> = open
+                .map(|open| Link {
+                    id: open.id,
+                    relayed: open.relayed(),
+                    opened: open.opened,
+                    identified: open.identified,
+                    answered: open.answered,
+                })
+                .collect();
+            let calm = match self.work.contains_key(id) {
+                true => None,
+                false => Some(peer.calm_since(now)),
+            };
+            closing.extend(surplus(&links, me < *id, calm, now));
+        }
+        for connection in closing {
+            log::debug!(connection:%; "closing a connection that is not needed any more");
+            self.closing.insert(connection);
+            self.swarm.close_connection(connection);
+        }
+    }
+}
+
+impl Peer {
+    /// Returns since when no request has been under way.
+    fn calm_since(&self, now: Instant) -> Instant {
+        let first = self.connections.iter().map(|open| open.opened).min();
+        self.calm_since.or(first).unwrap_or(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_the_whole_world_are_dialled_back() {
+        let at = |text: &str| text.parse::<Multiaddr>().unwrap();
+        let relay = PeerId::random();
+        let told = [
+            at("/ip4/127.0.0.1/tcp/4848"),
+            at("/ip4/192.168.1.1/tcp/80"),
+            at("/ip6/fe80::1/tcp/4848"),
+            at(&format!("/ip4/203.0.113.10/tcp/1/p2p/{relay}/p2p-circuit")),
+            at("/ip4/203.0.113.2/udp/4848/quic-v1"),
+        ];
+        assert_eq!(back_to(&told), [at("/ip4/203.0.113.2/udp/4848/quic-v1")]);
+        let many: Vec<_> = (1..=100).map(|port| at(&format!("/ip4/8.8.8.8/tcp/{port}"))).collect();
+        assert_eq!(back_to(&many).len(), DIAL_BACK_MAX);
+    }
+}

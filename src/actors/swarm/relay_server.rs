@@ -1,0 +1,369 @@
+//! Carrying connections for others: much for members of our rooms, a little for strangers.
+//!
+//! The library has one set of limits a behaviour, and a circuit's two ends must be known to the
+//! same behaviour. So one of them keeps the books of all reservations and circuits, with the limits
+//! of strangers, and a second one does nothing but make connection handlers with the limits of
+//! members; a circuit runs in the handler of whoever opened it. Invariants: a connection changes to
+//! the limits of members only before it was used for relaying, since reservations and circuits are
+//! kept in its handler; addresses through other relays are never handed out.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    num::NonZeroUsize,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, transport::PortUse},
+    relay,
+    swarm::{
+        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+        NetworkBehaviour, NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm, behaviour::ExternalAddrConfirmed, derive_prelude::Either, dummy,
+        handler::ConnectionEvent,
+    },
+};
+use lru::LruCache;
+
+use super::address::{self, Reach};
+use crate::config::RelayServe;
+
+/// How long a circuit of a member may last: as long as a reservation, after which it is made anew.
+const MEMBER_CIRCUIT: Duration = Duration::from_secs(60 * 60);
+/// What a circuit of a member may carry each way: a long conversation with pictures.
+const MEMBER_CIRCUIT_LEN: u64 = 256 * 1024 * 1024;
+/// Circuits at once, of one peer; the same for both.
+const CIRCUITS_PER_PEER: usize = 4;
+/// Circuits at once, of everybody.
+const CIRCUITS_MAX: usize = 128;
+/// Circuits of strangers at once (the library's default), so that they leave room for members.
+const STRANGER_CIRCUITS_MAX: u32 = 16;
+/// Members that are remembered beyond their connection, which then starts with their limits.
+const MEMBERS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+type Inner = THandler<relay::Behaviour>;
+
+/// A relay with two sets of limits.
+pub(super) struct RelayServer {
+    books: relay::Behaviour,
+    /// Makes handlers with the limits of members; is told of no event.
+    generous: relay::Behaviour,
+    serves: RelayServe,
+    /// Whether we can be reached, so that a relay is of use.
+    reachable: bool,
+    members: LruCache<PeerId, ()>,
+    connections: HashMap<PeerId, Vec<ConnectionId>>,
+    /// Circuits that strangers opened: from whom to whom.
+    stranger_circuits: HashMap<(PeerId, PeerId), u32>,
+    actions: VecDeque<(PeerId, ConnectionId, Command)>,
+    waker: Option<Waker>,
+}
+
+/// What a handler is told by us.
+#[derive(Debug, Clone, Copy)]
+enum Command {
+    Offer(bool),
+    Promote,
+}
+
+impl RelayServer {
+    pub(super) fn new(me: PeerId, serves: RelayServe) -> Self {
+        let mut books = relay::Behaviour::new(me, books_config());
+        let mut generous = relay::Behaviour::new(me, members_config());
+        // What is offered to whom is decided here.
+        books.set_status(Some(relay::Status::Enable));
+        generous.set_status(Some(relay::Status::Enable));
+        Self {
+            books,
+            generous,
+            serves,
+            reachable: serves == RelayServe::Always,
+            members: LruCache::new(MEMBERS_MAX),
+            connections: HashMap::new(),
+            stranger_circuits: HashMap::new(),
+            actions: VecDeque::new(),
+            waker: None,
+        }
+    }
+
+    /// Takes note of an address that others can be given for this relay.
+    pub(super) fn known_at(&mut self, at: &Multiaddr) {
+        let confirmed = ExternalAddrConfirmed { addr: at };
+        self.books.on_swarm_event(FromSwarm::ExternalAddrConfirmed(confirmed));
+    }
+
+    /// Begins to relay, or ends it for whoever does not use it yet.
+    pub(super) fn set_reachable(&mut self, reachable: bool) {
+        let reachable = reachable || self.serves == RelayServe::Always;
+        if self.reachable != reachable {
+            self.reachable = reachable;
+            self.offer_anew();
+        }
+    }
+
+    /// Gives a peer the limits of members.
+    pub(super) fn admit(&mut self, peer: PeerId) {
+        self.members.put(peer, ());
+        let offered = self.offers(&peer);
+        for connection in self.connections.get(&peer).into_iter().flatten() {
+            self.actions.push_back((peer, *connection, Command::Promote));
+            self.actions.push_back((peer, *connection, Command::Offer(offered)));
+        }
+        self.wake();
+    }
+
+    /// Takes them away, for connections to come.
+    pub(super) fn dismiss(&mut self, peer: &PeerId) {
+        self.members.pop(peer);
+    }
+
+    fn offers(&self, peer: &PeerId) -> bool {
+        let member = self.members.contains(peer);
+        let strangers: u32 = self.stranger_circuits.values().sum();
+        let room = self.serves != RelayServe::Members && strangers < STRANGER_CIRCUITS_MAX;
+        self.reachable && self.serves != RelayServe::Off && (member || room)
+    }
+
+    fn offer_anew(&mut self) {
+        let connections = self.connections.iter();
+        let all = connections.flat_map(|(peer, open)| open.iter().map(|id| (*peer, *id)));
+        let offers: Vec<_> = all
+            .map(|(peer, connection)| (peer, connection, Command::Offer(self.offers(&peer))))
+            .collect();
+        self.actions.extend(offers);
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn handler(&self, peer: &PeerId, small: Inner, large: Inner) -> RelayHandler {
+        let offered = self.offers(peer);
+        match self.members.contains(peer) {
+            true => RelayHandler { inner: large, spare: None, offered },
+            false => RelayHandler { inner: small, spare: Some(large), offered },
+        }
+    }
+
+    /// Counts circuits of strangers; at the limit nobody else of them is offered any.
+    fn count(&mut self, event: &relay::Event) {
+        let before: u32 = self.stranger_circuits.values().sum();
+        match event {
+            relay::Event::CircuitReqAccepted { src_peer_id, dst_peer_id }
+                if !self.members.contains(src_peer_id) =>
+            {
+                let open = self.stranger_circuits.entry((*src_peer_id, *dst_peer_id)).or_default();
+                *open += 1;
+            }
+            relay::Event::CircuitClosed { src_peer_id, dst_peer_id, .. } => {
+                let ends = (*src_peer_id, *dst_peer_id);
+                if let Some(open) = self.stranger_circuits.get_mut(&ends) {
+                    *open = open.saturating_sub(1);
+                    if *open == 0 {
+                        self.stranger_circuits.remove(&ends);
+                    }
+                }
+            }
+            _ => return,
+        }
+        let after: u32 = self.stranger_circuits.values().sum();
+        if (before < STRANGER_CIRCUITS_MAX) != (after < STRANGER_CIRCUITS_MAX) {
+            self.offer_anew();
+        }
+    }
+}
+
+/// The library's defaults for each circuit, and our totals.
+fn books_config() -> relay::Config {
+    relay::Config {
+        max_circuits: CIRCUITS_MAX,
+        max_circuits_per_peer: CIRCUITS_PER_PEER,
+        ..relay::Config::default()
+    }
+}
+
+fn members_config() -> relay::Config {
+    relay::Config {
+        max_circuit_duration: MEMBER_CIRCUIT,
+        max_circuit_bytes: MEMBER_CIRCUIT_LEN,
+        ..books_config()
+    }
+}
+
+impl NetworkBehaviour for RelayServer {
+    type ConnectionHandler = RelayHandler;
+    type ToSwarm = relay::Event;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<RelayHandler, ConnectionDenied> {
+        let small =
+            self.books.handle_established_inbound_connection(connection, peer, local, remote)?;
+        let large =
+            self.generous.handle_established_inbound_connection(connection, peer, local, remote)?;
+        Ok(self.handler(&peer, small, large))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        role: Endpoint,
+        port: PortUse,
+    ) -> Result<RelayHandler, ConnectionDenied> {
+        let small = self
+            .books
+            .handle_established_outbound_connection(connection, peer, address, role, port)?;
+        let large = self
+            .generous
+            .handle_established_outbound_connection(connection, peer, address, role, port)?;
+        Ok(self.handler(&peer, small, large))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        match &event {
+            FromSwarm::ExternalAddrConfirmed(confirmed)
+                if address::reach(confirmed.addr) == Reach::Relayed =>
+            {
+                return;
+            }
+            FromSwarm::ConnectionEstablished(made) => {
+                self.connections.entry(made.peer_id).or_default().push(made.connection_id);
+            }
+            FromSwarm::ConnectionClosed(closed) => {
+                if let Some(open) = self.connections.get_mut(&closed.peer_id) {
+                    open.retain(|connection| *connection != closed.connection_id);
+                }
+                if closed.remaining_established == 0 {
+                    self.connections.remove(&closed.peer_id);
+                }
+            }
+            _ => {}
+        }
+        self.books.on_swarm_event(event);
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        self.books.on_connection_handler_event(peer, connection, event);
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        if let Some((peer_id, connection, command)) = self.actions.pop_front() {
+            let handler = NotifyHandler::One(connection);
+            let event = RelayIn::Ours(command);
+            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event });
+        }
+        let polled = self.books.poll(cx).map(|action| action.map_in(RelayIn::Inner));
+        if let Poll::Ready(ToSwarm::GenerateEvent(event)) = &polled {
+            self.count(event);
+        }
+        self.waker = Some(cx.waker().clone());
+        polled
+    }
+}
+
+/// What a connection is told.
+#[derive(Debug)]
+pub(super) enum RelayIn<T> {
+    /// By us.
+    #[expect(private_interfaces, reason = "nobody else makes them")]
+    Ours(Command),
+    /// By the library.
+    Inner(T),
+}
+
+/// Relaying on one connection.
+pub(super) struct RelayHandler {
+    inner: Inner,
+    /// Takes its place when the peer turns out to be a member; gone once relaying was used.
+    spare: Option<Inner>,
+    offered: bool,
+}
+
+impl ConnectionHandler for RelayHandler {
+    type FromBehaviour = RelayIn<<Inner as ConnectionHandler>::FromBehaviour>;
+    type ToBehaviour = <Inner as ConnectionHandler>::ToBehaviour;
+    type InboundProtocol = <Inner as ConnectionHandler>::InboundProtocol;
+    type OutboundProtocol = <Inner as ConnectionHandler>::OutboundProtocol;
+    type InboundOpenInfo = <Inner as ConnectionHandler>::InboundOpenInfo;
+    type OutboundOpenInfo = <Inner as ConnectionHandler>::OutboundOpenInfo;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol, Self::InboundOpenInfo> {
+        if self.offered {
+            return self.inner.listen_protocol();
+        }
+        let shut: Inner = Either::Right(dummy::ConnectionHandler);
+        shut.listen_protocol()
+    }
+
+    fn connection_keep_alive(&self) -> bool {
+        self.inner.connection_keep_alive()
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<
+        ConnectionHandlerEvent<Self::OutboundProtocol, Self::OutboundOpenInfo, Self::ToBehaviour>,
+    > {
+        self.inner.poll(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<Self::ToBehaviour>> {
+        self.inner.poll_close(cx)
+    }
+
+    fn on_behaviour_event(&mut self, event: Self::FromBehaviour) {
+        match event {
+            RelayIn::Ours(Command::Offer(offered)) => self.offered = offered,
+            RelayIn::Ours(Command::Promote) => {
+                if let Some(large) = self.spare.take() {
+                    self.inner = large;
+                }
+            }
+            RelayIn::Inner(event) => {
+                self.spare = None;
+                self.inner.on_behaviour_event(event);
+            }
+        }
+    }
+
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<
+            Self::InboundProtocol,
+            Self::OutboundProtocol,
+            Self::InboundOpenInfo,
+            Self::OutboundOpenInfo,
+        >,
+    ) {
+        match event {
+            // It may be of the shut protocol, and says nothing that the library heeds.
+            ConnectionEvent::ListenUpgradeError(_) => {}
+            event => {
+                if matches!(event, ConnectionEvent::FullyNegotiatedInbound(_)) {
+                    self.spare = None;
+                }
+                self.inner.on_connection_event(event);
+            }
+        }
+    }
+}
