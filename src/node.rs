@@ -139,6 +139,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         leave_topic: network.gossip.clone().recipient(),
         publish: network.gossip.clone().recipient(),
         federation: network.relay_request.clone().recipient(),
+        shared: network.rendezvous.clone().recipient(),
         find_keys: identity.clone().recipient(),
         keys_seen: identity.clone().recipient(),
         typing: ephemera.clone().recipient(),

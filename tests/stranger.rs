@@ -15,7 +15,7 @@ use std::{
 
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, identify, noise,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, gossipsub, identify, noise,
     request_response::{self, ResponseChannel},
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
@@ -23,8 +23,9 @@ use libp2p::{
 use messagehub::proto::{
     signed::{Answer, Request},
     signer::{SecretKeys, Signer},
+    topic,
 };
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, ServerName};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, RoomId, ServerName};
 use serde_json::{Value, json};
 
 mod common;
@@ -105,6 +106,7 @@ struct Behaviour {
     identify: identify::Behaviour,
     identity: request_response::Behaviour<Frames>,
     federation: request_response::Behaviour<Frames>,
+    gossip: gossipsub::Behaviour,
 }
 
 /// A libp2p node under our control, connected to a victim.
@@ -126,6 +128,13 @@ fn exchange(name: StreamProtocol) -> request_response::Behaviour<Frames> {
     request_response::Behaviour::new([(name, request_response::ProtocolSupport::Full)], config)
 }
 
+fn gossip() -> gossipsub::Behaviour {
+    let mut config = gossipsub::ConfigBuilder::default();
+    config.validation_mode(gossipsub::ValidationMode::Anonymous);
+    let privacy = gossipsub::MessageAuthenticity::Anonymous;
+    gossipsub::Behaviour::new(privacy, config.build().unwrap()).unwrap()
+}
+
 impl Stranger {
     /// Connects, and learns what the victim speaks.
     async fn meet(victim: &Home) -> Self {
@@ -141,6 +150,7 @@ impl Stranger {
                 )),
                 identity: exchange(IDENTITY),
                 federation: exchange(FEDERATION),
+                gossip: gossip(),
             })
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))
@@ -341,6 +351,65 @@ async fn attack_04_a_stranger_is_let_into_no_gossip() {
     let stranger = Stranger::meet(&ann).await;
     let gossip = stranger.protocols.iter().find(|protocol| protocol.contains("meshsub"));
     assert!(gossip.is_none(), "{gossip:?} is open to somebody who proved nothing");
+}
+
+/// Identities cost nothing: one that shares no room with the victim opens no gossip, even to
+/// somebody who knows the room and its topic.
+#[tokio::test]
+async fn attack_04_an_identity_without_a_shared_room_is_let_into_no_gossip() {
+    let ann = home(&[]).await;
+    let room = ann.me.create(json!({"name": "secret"})).await;
+    let mut eve = Stranger::meet(&ann).await;
+    let name = topic::of_room(&RoomId::parse(&room).unwrap());
+    let topic = gossipsub::IdentTopic::new(name);
+    eve.swarm.behaviour_mut().gossip.subscribe(&topic).unwrap();
+    eve.prove_itself().await;
+    let id = eve.swarm.local_peer_id().to_string();
+    let server = eve.signer.server_name().to_string();
+    // Ann's node asks who Eve is on its own account; Eve has to answer that.
+    let proven = async {
+        eventually("a proof of Eve's", async || {
+            let status = ann.node.status().await?;
+            let peers = status["peers"].as_array()?;
+            let proven = |peer: &Value| peer["peer_id"] == id && peer["server_name"] == *server;
+            peers.iter().any(proven).then_some(())
+        })
+        .await;
+        ann.me.send(&room, "only for members").await;
+        // Nothing is to happen, so there is nothing to wait for but time: many times what opening
+        // gossip between members takes.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    };
+    let mut proven = std::pin::pin!(proven);
+    let mine = serde_json::to_vec(eve.signer.server_keys()).unwrap();
+    loop {
+        let event = tokio::select! {
+            () = &mut proven => break,
+            event = eve.swarm.select_next_some() => event,
+        };
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                info,
+                ..
+            })) => {
+                let gossip = info.protocols.iter().find(|name| name.as_ref().contains("meshsub"));
+                assert!(gossip.is_none(), "{gossip:?} is open to somebody without a shared room");
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Identity(request_response::Event::Message {
+                message: request_response::Message::Request { channel, .. },
+                ..
+            })) => {
+                let identity = &mut eve.swarm.behaviour_mut().identity;
+                let _ = identity.send_response(channel, mine.clone());
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Gossip(
+                event @ (gossipsub::Event::Message { .. } | gossipsub::Event::Subscribed { .. }),
+            )) => panic!("Eve hears gossip: {event:?}"),
+            _ => {}
+        }
+    }
+    let gossip = &eve.swarm.behaviour().gossip;
+    assert!(gossip.all_peers().all(|(_, topics)| topics.is_empty()), "Eve knows Ann's topics");
 }
 
 /// A server shows an invite to its user before its answer reaches the inviter.

@@ -101,7 +101,7 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
         forgotten: gossip.clone().recipient(),
         set_identity: swarm.clone().recipient(),
         exchange: swarm.clone().recipient(),
-        vouch: swarm.clone().recipient(),
+        keep: swarm.clone().recipient(),
         admit: swarm.clone().recipient(),
         dismiss: swarm.clone().recipient(),
         dial: swarm.clone().recipient(),

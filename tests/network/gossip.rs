@@ -6,6 +6,7 @@ use messagehub::{
     actors::{
         clock::now_ms,
         gossip::{JoinTopic, LeaveTopic},
+        rendezvous::SharedServers,
         room::TransactionVerdict,
         swarm::Publish,
     },
@@ -132,4 +133,63 @@ async fn the_largest_events_arrive_and_harm_nothing_after_them() {
             .then_some(())
     })
     .await;
+}
+
+/// Publishes until somebody hears it.
+async fn hears(writer: &Node, reader: &Node) {
+    let before = reader.heard().await;
+    until("it is heard", async || {
+        writer.publish(1).await;
+        (reader.heard().await > before).then_some(())
+    })
+    .await;
+}
+
+#[actix::test]
+async fn gossip_opens_with_the_first_shared_room_and_shuts_with_the_last() {
+    log();
+    let ann = Start { shares: 1..1, ..Start::new(1) }.start();
+    let bob = Start { shares: 1..1, ..Start::new(2).near(&ann).await }.start();
+    ann.knows(&bob).await;
+    bob.knows(&ann).await;
+    ann.join().await;
+    bob.join().await;
+    for _ in 0..10 {
+        ann.publish(1).await;
+        bob.publish(1).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((ann.heard().await, bob.heard().await), (0, 0), "they share no room yet");
+    assert!(bob.ask(&ann, "/hello").await.is_ok(), "requests need no room");
+
+    // Both hear of it in their own time, as with a join.
+    let shares = async |node: &Node, other: &Node, yes: bool| {
+        let (server, none) = (vec![other.server()], Vec::new());
+        let (added, removed) = if yes { (server, none) } else { (none, server) };
+        node.network.rendezvous.send(SharedServers { added, removed }).await.unwrap();
+    };
+    shares(&ann, &bob, true).await;
+    ann.publish(1).await;
+    shares(&bob, &ann, true).await;
+    hears(&ann, &bob).await;
+    hears(&bob, &ann).await;
+
+    shares(&ann, &bob, false).await;
+    until("the old connection is gone", async || {
+        let _ = bob.ask(&ann, "/again").await;
+        let open = ann.status().await.peers.into_iter().any(|peer| peer.gossips);
+        (!open && ann.sees(&bob).await).then_some(())
+    })
+    .await;
+    let (at_ann, at_bob) = (ann.heard().await, bob.heard().await);
+    for _ in 0..10 {
+        ann.publish(1).await;
+        bob.publish(1).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((ann.heard().await, bob.heard().await), (at_ann, at_bob), "ann left it");
+
+    shares(&ann, &bob, true).await;
+    hears(&ann, &bob).await;
+    hears(&bob, &ann).await;
 }

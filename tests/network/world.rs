@@ -12,7 +12,9 @@ use messagehub::{
         gossip::{GossipTransaction, JoinTopic, PublishTransaction},
         network::{self, Network, NetworkParts},
         relay_request::{FederationError, InboundAnswer, InboundRequest, KeysSeen, SendFederation},
-        rendezvous::{Advertise, FoundPerson, NetworkStatus, ReadNetwork, SearchPeople},
+        rendezvous::{
+            Advertise, FoundPerson, NetworkStatus, ReadNetwork, SearchPeople, SharedServers,
+        },
         room::TransactionVerdict,
         room_state::ServerOnline,
         store::{Committed, Row, RowKind, ScanRows, StoreError, WriteRows},
@@ -180,6 +182,8 @@ pub(crate) struct Start {
     pub(crate) waits: bool,
     /// Does not want to be found.
     pub(crate) hides: bool,
+    /// Shares a room with the nodes of these seeds.
+    pub(crate) shares: std::ops::Range<u8>,
 }
 
 impl Start {
@@ -196,6 +200,7 @@ impl Start {
             places: limits::WORK_NODE,
             waits: false,
             hides: false,
+            shares: 1..10,
         }
     }
 
@@ -251,6 +256,8 @@ impl Start {
             failed: world.clone().recipient(),
         })
         .unwrap();
+        let added = self.shares.map(|seed| secret_keys(seed).server_name()).collect();
+        network.rendezvous.do_send(SharedServers { added, removed: Vec::new() });
         network.bind(world.clone().recipient(), world.clone().recipient());
         let peer_ids = [network.peer_id.clone()];
         let signer = Signer::new(&secret_keys(self.seed), &peer_ids, self.issued).unwrap();

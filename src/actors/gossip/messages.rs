@@ -64,12 +64,13 @@ pub struct DeliverTo(pub actix::Recipient<GossipTransaction>);
 #[rtype(result = "()")]
 pub struct UseSigner(pub Arc<Signer>);
 
-/// A node proved its identity: gossip that it hands on is looked at. Sent by Rendezvous.
+/// A node of a member of a shared room proved its identity: gossip that it hands on is looked at.
+/// Sent by Rendezvous.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct PeerVerified(pub PeerKey);
 
-/// A node is gone, or its proof expired. Sent by Rendezvous.
+/// A node is gone, its proof expired, or it shares no room any more. Sent by Rendezvous.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct PeerForgotten(pub PeerKey);

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Advertise, AskWith, FoundPerson, NetworkStatus, ReadNetwork, ResolveServer, SearchPeople,
-    UseSigner, book,
+    SharedServers, UseSigner, book,
     hunt::{Goal, Profile},
     machine::{Effect, Input, Machine},
 };
@@ -23,8 +23,8 @@ use crate::{
         room_state::ServerOnline,
         store::{Row, RowKind, ScanRows, WriteRows},
         swarm::{
-            Admit, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, Provide, ReadSwarm,
-            SetIdentity, SwarmRestarted, Vouch, read_address,
+            Admit, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, Keep, Provide,
+            ReadSwarm, SetIdentity, SwarmRestarted, read_address,
         },
     },
     config::limits,
@@ -69,7 +69,7 @@ pub struct RendezvousParts {
     /// Swarm.
     pub exchange: Recipient<Exchange>,
     /// Swarm.
-    pub vouch: Recipient<Vouch>,
+    pub keep: Recipient<Keep>,
     /// Swarm.
     pub admit: Recipient<Admit>,
     /// Swarm.
@@ -133,6 +133,15 @@ impl RendezvousActor {
         match effect {
             Effect::Exchange(peer) => self.parts.exchange.do_send(Exchange(peer)),
             Effect::Proven { peer, keys, first } => self.proven(peer, *keys, first),
+            Effect::Admit(peer) => {
+                // In this order: gossip flows once the gate is open.
+                self.parts.verified.do_send(PeerVerified(peer));
+                self.parts.admit.do_send(Admit(peer));
+            }
+            Effect::Part(peer) => {
+                self.parts.forgotten.do_send(PeerForgotten(peer));
+                self.parts.dismiss.do_send(Dismiss(peer));
+            }
             Effect::Over { peer, disconnect } => {
                 self.parts.forgotten.do_send(PeerForgotten(peer));
                 if disconnect {
@@ -192,10 +201,7 @@ impl RendezvousActor {
         if first {
             let server = keys.server_name().to_owned();
             log::info!(server:%, peer:%; "connected to");
-            self.parts.vouch.do_send(Vouch(peer));
-            // In this order: gossip flows once the gate is open.
-            self.parts.verified.do_send(PeerVerified(peer));
-            self.parts.admit.do_send(Admit(peer));
+            self.parts.keep.do_send(Keep(peer));
             self.parts.server_online.do_send(ServerOnline(server));
         }
         self.parts.keys_seen.do_send(KeysSeen(keys));
@@ -347,6 +353,15 @@ impl Handler<Advertise> for RendezvousActor {
 
     fn handle(&mut self, Advertise { display_name }: Advertise, ctx: &mut Context<Self>) {
         self.step(Input::Advertise(display_name), ctx);
+    }
+}
+
+impl Handler<SharedServers> for RendezvousActor {
+    type Result = ();
+
+    fn handle(&mut self, shared: SharedServers, ctx: &mut Context<Self>) {
+        let SharedServers { added, removed } = shared;
+        self.step(Input::Shared { added, removed }, ctx);
     }
 }
 

@@ -2,10 +2,11 @@
 //! opaque.
 //!
 //! Invariants: a proof is live server_keys that name the peer, and ends with them, with newer
-//! ones that do not name it, or with the connection; only a proof ends a hunt with a result.
+//! ones that do not name it, or with the connection; only a proof ends a hunt with a result; who
+//! gossips has a proof, of a server that shares a room with us.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Display,
     hash::Hash,
     num::NonZeroUsize,
@@ -78,6 +79,8 @@ pub(super) enum Input<P, A> {
     Settled { ticket: u64, stirred: u64 },
     /// Whoever asked waits no longer.
     TimeUp(u64),
+    /// These servers share a room with us from now on, and those no longer.
+    Shared { added: Vec<OwnedServerName>, removed: Vec<OwnedServerName> },
     /// Our shown name.
     Advertise(String),
     /// Time went by.
@@ -93,6 +96,10 @@ pub(super) enum Effect<P, A> {
     Exchange(P),
     /// A node proved who it is; `first` on this connection.
     Proven { peer: P, keys: Box<VerifiedServerKeys>, first: bool },
+    /// Gossip with a proven node: it is of a member of a room of ours.
+    Admit(P),
+    /// No more gossip with it: it is of no member any more.
+    Part(P),
     /// A proof is over; `disconnect` where the node is still there.
     Over { peer: P, disconnect: bool },
     /// Connect a node.
@@ -149,6 +156,8 @@ struct Newest {
 pub(super) struct Machine<P, A> {
     us: Option<OwnedServerName>,
     display_name: Option<String>,
+    /// Servers that share a room with us.
+    shared: HashSet<OwnedServerName>,
     nodes: HashMap<P, Node<A>>,
     newest: LruCache<OwnedServerName, Newest>,
     book: HashMap<OwnedServerName, Place<P, A>>,
@@ -165,6 +174,7 @@ impl<P, A> Default for Machine<P, A> {
         Self {
             us: None,
             display_name: None,
+            shared: HashSet::new(),
             nodes: HashMap::new(),
             newest: LruCache::new(SERVERS_MAX),
             book: HashMap::new(),
@@ -228,6 +238,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
                 }
             }
             Input::TimeUp(ticket) => self.time_up(ticket, &mut out),
+            Input::Shared { added, removed } => self.share(added, removed, &mut out),
             Input::Advertise(name) => {
                 self.display_name = Some(name);
                 self.provide(&mut out);
@@ -348,7 +359,35 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
         self.failed.pop(&server);
         self.remember(&server, peer, addresses, keys.valid_until_ts(), out);
         out.push(Effect::Proven { peer, keys: Box::new(keys), first });
+        if first && self.shared.contains(&server) {
+            out.push(Effect::Admit(peer));
+        }
         self.proven(peer, &server, out);
+    }
+
+    fn share(
+        &mut self,
+        added: Vec<OwnedServerName>,
+        removed: Vec<OwnedServerName>,
+        out: &mut Effects<P, A>,
+    ) {
+        for server in removed {
+            if self.shared.remove(&server) {
+                out.extend(self.nodes_of(&server).map(Effect::Part));
+            }
+        }
+        for server in added {
+            if self.shared.insert(server.clone()) {
+                out.extend(self.nodes_of(&server).map(Effect::Admit));
+            }
+        }
+    }
+
+    /// Returns the nodes that are proven to speak for a server.
+    fn nodes_of(&self, server: &OwnedServerName) -> impl Iterator<Item = P> {
+        let of_it =
+            move |node: &Node<A>| node.proof.as_ref().is_some_and(|proof| proof.server == *server);
+        self.nodes.iter().filter(move |(_, node)| of_it(node)).map(|(peer, _)| *peer)
     }
 
     fn not_superseded(&self, peer: &P, keys: &VerifiedServerKeys) -> bool {

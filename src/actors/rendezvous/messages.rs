@@ -228,6 +228,8 @@ pub struct PeerStatus {
     pub way: Way,
     /// Whether the connection goes through a relay.
     pub relayed: bool,
+    /// Whether it shares a room with us, so that gossip is open to it.
+    pub gossips: bool,
     /// Round trip of the last ping, in milliseconds.
     pub rtt_ms: Option<f64>,
 }
@@ -236,3 +238,14 @@ pub struct PeerStatus {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct AskWith(pub actix::Recipient<crate::actors::relay_request::SendFederation>);
+
+/// Which servers share a joined room with us, as a difference to what was told before. Gossip flows
+/// with nodes of these alone. Sent by RoomState.
+#[derive(Message, Debug, Default)]
+#[rtype(result = "()")]
+pub struct SharedServers {
+    /// They do from now on.
+    pub added: Vec<OwnedServerName>,
+    /// They do no longer.
+    pub removed: Vec<OwnedServerName>,
+}

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::{
@@ -12,11 +12,16 @@ use actix::{
 };
 use futures::future::LocalBoxFuture;
 use rand::Rng as _;
-use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId,
+    events::room::member::MembershipState,
+};
+use serde_json::json;
 
 use super::{
-    client::Inviting,
+    client::{Inviting, federation},
     following::Following,
+    fresh::Fresh,
     links::{Links, ask},
     machine::{Change, Machine, Need},
     messages::{Drain, RoomError},
@@ -24,6 +29,7 @@ use super::{
 };
 use crate::{
     actors::{
+        clock::now_ms,
         down::DownGuard,
         gossip::PublishTransaction,
         room_state::{Advanced, ProfileUpdated, UseSigner},
@@ -38,6 +44,9 @@ use crate::{
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(2);
 /// Heads are announced again this long after the last time, and up to half as much later.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(120);
+
+/// Longest wait for the answer to what is sent to a server that came into the room just now.
+const DIRECT_WAIT: Duration = Duration::from_secs(10);
 
 /// One room. Its messages come through RoomState.
 pub struct RoomActor {
@@ -54,6 +63,8 @@ pub struct RoomActor {
     pub(super) fetching: HashSet<OwnedEventId>,
     /// Servers whose heads are being followed.
     pub(super) following: Following,
+    /// Servers to which gossip may not flow yet.
+    fresh: Fresh,
     announce: Option<SpawnHandle>,
     /// The next announcement is that of our newest event.
     announces_soon: bool,
@@ -94,6 +105,7 @@ impl RoomActor {
             waiting: true,
             fetching: HashSet::new(),
             following: Following::default(),
+            fresh: Fresh::default(),
             announce: None,
             announces_soon: false,
             _down: down,
@@ -169,6 +181,11 @@ impl RoomActor {
             membership: commit.membership.as_ref().map(|own| own.membership.clone()),
             servers: commit.servers.clone(),
         };
+        let now = Instant::now();
+        if let Some(servers) = &commit.servers {
+            self.fresh.update(servers, now);
+        }
+        let fresh = self.fresh.servers(self.signer.server_name(), now);
         // Sent now, so that commits and the reads after them keep their order.
         let stored = self.links.store.commit.send(commit);
         let signer = Arc::clone(&self.signer);
@@ -189,14 +206,14 @@ impl RoomActor {
             let leaves =
                 advanced.membership.as_ref().is_some_and(|own| *own != MembershipState::Join);
             if leaves {
-                publish_all(&links, &room_id, &publish, &signer).await;
+                publish_all(&links, &room_id, &publish, &signer, fresh.clone()).await;
             }
             if advanced.membership.is_some() || advanced.servers.is_some() {
                 let _ = links.advanced.send(advanced).await;
             }
             operation.finish();
             if !leaves {
-                publish_all(&links, &room_id, &publish, &signer).await;
+                publish_all(&links, &room_id, &publish, &signer, fresh).await;
             }
             true
         };
@@ -355,12 +372,45 @@ impl RoomActor {
     }
 }
 
-/// Tells the other members of events that are durable.
-async fn publish_all(links: &Links, room_id: &OwnedRoomId, pdus: &[Arc<Pdu>], signer: &Signer) {
-    if !pdus.is_empty() {
-        let pdus = links.wire(pdus, signer).await;
-        let room_id = room_id.clone();
-        links.publish.do_send(PublishTransaction { room_id, pdus, edus: Vec::new() });
+/// Tells the other members of events that are durable: by gossip, and those that are fresh by
+/// themselves.
+async fn publish_all(
+    links: &Links,
+    room_id: &OwnedRoomId,
+    pdus: &[Arc<Pdu>],
+    signer: &Signer,
+    fresh: Vec<OwnedServerName>,
+) {
+    if pdus.is_empty() {
+        return;
+    }
+    let wire = links.wire(pdus, signer).await;
+    if !fresh.is_empty() {
+        let content = json!({
+            "origin": signer.server_name(),
+            "origin_server_ts": now_ms(),
+            "pdus": wire,
+            "edus": [],
+        });
+        for server in fresh {
+            tell_directly(links, room_id, &server, content.clone());
+        }
+    }
+    let room_id = room_id.clone();
+    links.publish.do_send(PublishTransaction { room_id, pdus: wire, edus: Vec::new() });
+}
+
+/// Sends a transaction to one server and waits for nothing.
+fn tell_directly(
+    links: &Links,
+    room_id: &OwnedRoomId,
+    server: &OwnedServerName,
+    content: serde_json::Value,
+) {
+    let uri = format!("/_matrix/federation/v1/send/{:032x}", rand::random::<u128>());
+    match federation(server, "PUT", uri, content, DIRECT_WAIT) {
+        Ok(send) => links.federation.do_send(send),
+        Err(error) => log::error!(room_id:%; "a transaction cannot be written: {error}"),
     }
 }
 
@@ -396,6 +446,8 @@ impl Actor for RoomActor {
             });
             match machine {
                 Ok(machine) => {
+                    let present = machine.iter().flat_map(Machine::servers).cloned();
+                    act.fresh = Fresh::new(present);
                     act.machine = machine;
                     act.waiting = false;
                     act.pump(ctx);

@@ -11,6 +11,7 @@ mod actor;
 mod client;
 mod edus;
 mod following;
+mod fresh;
 mod join;
 mod links;
 mod machine;

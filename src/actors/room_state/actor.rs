@@ -2,7 +2,7 @@
 //! servers are in which.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,6 +20,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
+    index::{Index, Turn},
     messages::{
         Advanced, CountRooms, CreateRoom, ForgetRoom, IngestIntoRoom, ListRooms, ProfileUpdated,
         RoomCounts, ServeRoom, ServerOnline, ToRoom, UseSigner,
@@ -37,6 +38,7 @@ use crate::{
         gossip::{JoinTopic, LeaveTopic, PublishTransaction},
         identity::FindServerKeys,
         relay_request::{KeysSeen, SendFederation},
+        rendezvous::SharedServers,
         room::{
             ChangeMembership, CreateInRoom, Drain, Links, MemberChange, MemberOnline,
             ProfileChanged, RoomActor, RoomError, RoomQuery, StoreLink, TransactionVerdict,
@@ -57,6 +59,9 @@ const CRASHES_MAX: usize = 3;
 const CRASH_WINDOW: Duration = Duration::from_secs(600);
 /// Rooms that compare heads with one server at the same time.
 const HEADS_AT_ONCE: usize = 4;
+/// How long a server with which the last room was left counts on as one of ours: whoever leaves a
+/// room says so by gossip, and often comes into another at once.
+const PARTING: Duration = Duration::from_secs(15);
 /// The room version of new rooms: the newest that ruma and current clients support.
 pub const DEFAULT_VERSION: RoomVersionId = RoomVersionId::V12;
 
@@ -75,6 +80,8 @@ pub struct RoomStateLinks {
     pub publish: Recipient<PublishTransaction>,
     /// RelayRequest.
     pub federation: Recipient<SendFederation>,
+    /// Rendezvous.
+    pub shared: Recipient<SharedServers>,
     /// Identity.
     pub find_keys: Recipient<FindServerKeys>,
     /// Identity.
@@ -92,12 +99,6 @@ enum Slot {
     Draining(WeakAddr<RoomActor>),
 }
 
-#[derive(Default)]
-struct Indexed {
-    membership: Option<MembershipState>,
-    servers: HashSet<OwnedServerName>,
-}
-
 /// The owner of all rooms.
 pub struct RoomStateActor {
     links: RoomStateLinks,
@@ -106,7 +107,9 @@ pub struct RoomStateActor {
     slots: HashMap<OwnedRoomId, (u64, Slot)>,
     generation: u64,
     crashes: HashMap<OwnedRoomId, Vec<Instant>>,
-    rooms: BTreeMap<OwnedRoomId, Indexed>,
+    rooms: Index,
+    /// Servers of which Rendezvous is to hear that no room is shared any more.
+    parting: HashSet<OwnedServerName>,
     own_presence: OwnPresence,
     /// Places for rooms that compare heads: a node in many rooms must not be flooded by itself.
     online: Admission,
@@ -122,7 +125,8 @@ impl RoomStateActor {
             slots: HashMap::new(),
             generation: 0,
             crashes: HashMap::new(),
-            rooms: BTreeMap::new(),
+            rooms: Index::default(),
+            parting: HashSet::new(),
             own_presence: OwnPresence::default(),
             online: Admission::new(limits::WORK_NODE),
         }
@@ -212,12 +216,7 @@ impl RoomStateActor {
     /// Tells everybody who shares a room what our user's presence is.
     fn publish_presence(&self, presence: &Presence) {
         let Some(signer) = &self.signer else { return };
-        let rooms = self
-            .rooms
-            .iter()
-            .filter(|(_, room)| room.membership == Some(MembershipState::Join))
-            .map(|(room_id, room)| (room_id, &room.servers))
-            .collect();
+        let rooms = self.rooms.joined().map(|(room_id, room)| (room_id, &room.servers)).collect();
         let edu = match presence::edu(presence) {
             Ok(edu) => edu,
             Err(error) => return log::error!("presence cannot be written: {error}"),
@@ -228,11 +227,38 @@ impl RoomStateActor {
         }
     }
 
-    fn joined(&self) -> impl Iterator<Item = &OwnedRoomId> {
-        self.rooms
-            .iter()
-            .filter(|(_, room)| room.membership == Some(MembershipState::Join))
-            .map(|(room_id, _)| room_id)
+    /// Tells who has to hear of it what a change of a room changed.
+    fn turned(&mut self, room_id: OwnedRoomId, turn: Turn, ctx: &mut Context<Self>) {
+        match turn.joined {
+            Some(true) => self.links.join_topic.do_send(JoinTopic(room_id)),
+            Some(false) => self.links.leave_topic.do_send(LeaveTopic(room_id)),
+            None => {}
+        }
+        self.tell_gained(turn.gained);
+        self.part_later(turn.lost, ctx);
+    }
+
+    /// At once: whoever just joined speaks next.
+    fn tell_gained(&mut self, gained: Vec<OwnedServerName>) {
+        let added: Vec<_> =
+            gained.into_iter().filter(|server| !self.parting.remove(server)).collect();
+        if !added.is_empty() {
+            self.links.shared.do_send(SharedServers { added, removed: Vec::new() });
+        }
+    }
+
+    fn part_later(&mut self, lost: Vec<OwnedServerName>, ctx: &mut Context<Self>) {
+        if lost.is_empty() {
+            return;
+        }
+        self.parting.extend(lost.iter().cloned());
+        ctx.run_later(PARTING, |act, _| {
+            let removed: Vec<_> =
+                lost.into_iter().filter(|server| act.parting.remove(server)).collect();
+            if !removed.is_empty() {
+                act.links.shared.do_send(SharedServers { added: Vec::new(), removed });
+            }
+        });
     }
 
     /// Composes the create event of a new room.
@@ -309,7 +335,7 @@ impl Handler<IngestIntoRoom> for RoomStateActor {
 
     fn handle(&mut self, msg: IngestIntoRoom, ctx: &mut Self::Context) -> Self::Result {
         let IngestIntoRoom { room_id, transaction } = msg;
-        let known = self.rooms.contains_key(&room_id);
+        let known = self.rooms.knows(&room_id);
         let room = if known { self.room(&room_id, ctx) } else { Err(RoomError::NotFound) };
         Box::pin(async move {
             room?.send(transaction).await.map_err(|error| RoomError::Ask(error.into()))
@@ -323,7 +349,7 @@ impl Handler<ServeRoom> for RoomStateActor {
     fn handle(&mut self, msg: ServeRoom, ctx: &mut Self::Context) -> Self::Result {
         let ServeRoom { room_id, request } = msg;
         let opens = matches!(request.query, RoomQuery::Invite { .. });
-        let room = if opens || self.rooms.contains_key(&room_id) {
+        let room = if opens || self.rooms.knows(&room_id) {
             self.room(&room_id, ctx)
         } else {
             Err(RoomError::NotFound)
@@ -399,14 +425,17 @@ impl Handler<UseSigner> for RoomStateActor {
             None => {}
             Some(Err(error)) => log::error!("cannot read the list of rooms: {error}"),
             Some(Ok(rooms)) => {
+                let mut gained = Vec::new();
                 for row in rooms {
-                    let servers = row.servers.into_iter().collect();
-                    let indexed = Indexed { membership: row.membership, servers };
-                    act.rooms.insert(row.room_id, indexed);
+                    let room_id = row.room_id;
+                    let turn =
+                        act.rooms.advance(room_id.clone(), row.membership, Some(row.servers));
+                    if turn.joined == Some(true) {
+                        act.links.join_topic.do_send(JoinTopic(room_id));
+                    }
+                    gained.extend(turn.gained);
                 }
-                for room_id in act.joined() {
-                    act.links.join_topic.do_send(JoinTopic(room_id.clone()));
-                }
+                act.tell_gained(gained);
             }
         }))
     }
@@ -415,20 +444,10 @@ impl Handler<UseSigner> for RoomStateActor {
 impl Handler<Advanced> for RoomStateActor {
     type Result = ();
 
-    fn handle(&mut self, msg: Advanced, _: &mut Self::Context) {
+    fn handle(&mut self, msg: Advanced, ctx: &mut Self::Context) {
         let Advanced { room_id, membership, servers } = msg;
-        let room = self.rooms.entry(room_id.clone()).or_default();
-        if let Some(servers) = servers {
-            room.servers = servers.into_iter().collect();
-        }
-        let Some(membership) = membership else { return };
-        let was = room.membership.replace(membership.clone()) == Some(MembershipState::Join);
-        let is = membership == MembershipState::Join;
-        match (was, is) {
-            (false, true) => self.links.join_topic.do_send(JoinTopic(room_id)),
-            (true, false) => self.links.leave_topic.do_send(LeaveTopic(room_id)),
-            _ => {}
-        }
+        let turn = self.rooms.advance(room_id.clone(), membership, servers);
+        self.turned(room_id, turn, ctx);
     }
 }
 
@@ -453,15 +472,8 @@ impl Handler<ServerOnline> for RoomStateActor {
 
     fn handle(&mut self, msg: ServerOnline, ctx: &mut Self::Context) {
         let server_name = msg.0;
-        let shared: Vec<OwnedRoomId> = self
-            .rooms
-            .iter()
-            .filter(|(_, room)| {
-                room.membership == Some(MembershipState::Join)
-                    && room.servers.contains(&server_name)
-            })
-            .map(|(room_id, _)| room_id.clone())
-            .collect();
+        let shared: Vec<OwnedRoomId> =
+            self.rooms.shared_with(&server_name).into_iter().cloned().collect();
         let Ok(permit) = self.online.admit() else { return };
         let rooms = ctx.address();
         actix::spawn(async move {
@@ -501,7 +513,8 @@ impl Handler<ProfileUpdated> for RoomStateActor {
         if self.profile.replace(msg).is_none() {
             return;
         }
-        let joined: Vec<OwnedRoomId> = self.joined().cloned().collect();
+        let joined: Vec<OwnedRoomId> =
+            self.rooms.joined().map(|(room_id, _)| room_id.clone()).collect();
         let rooms = ctx.address();
         actix::spawn(async move {
             let sends = joined
@@ -516,10 +529,8 @@ impl Handler<ListRooms> for RoomStateActor {
     type Result = Vec<(OwnedRoomId, MembershipState)>;
 
     fn handle(&mut self, _: ListRooms, _: &mut Self::Context) -> Self::Result {
-        let known = |(room_id, room): (&OwnedRoomId, &Indexed)| {
-            Some((room_id.clone(), room.membership.clone()?))
-        };
-        self.rooms.iter().filter_map(known).collect()
+        let known = self.rooms.iter();
+        known.filter_map(|(id, room)| Some((id.clone(), room.membership.clone()?))).collect()
     }
 }
 
@@ -533,7 +544,7 @@ impl Handler<ForgetRoom> for RoomStateActor {
             None => Box::pin(async { Err(RoomError::NotFound) }),
             Some(MembershipState::Leave | MembershipState::Ban) => {
                 let room = self.room(&room_id, ctx);
-                self.rooms.remove(&room_id);
+                self.rooms.forget(&room_id);
                 Box::pin(async move {
                     let forgotten = room?.send(crate::actors::room::Forget).await;
                     forgotten.map_err(|error| RoomError::Ask(error.into()))?
@@ -551,7 +562,7 @@ impl Handler<CountRooms> for RoomStateActor {
 
     fn handle(&mut self, _: CountRooms, _: &mut Self::Context) -> RoomCounts {
         let count = |wanted: MembershipState| {
-            self.rooms.values().filter(|room| room.membership == Some(wanted.clone())).count()
+            self.rooms.iter().filter(|(_, room)| room.membership == Some(wanted.clone())).count()
         };
         RoomCounts {
             joined: count(MembershipState::Join),

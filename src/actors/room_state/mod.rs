@@ -4,6 +4,7 @@
 //! rooms share one Arbiter; no address of a room leaves this folder.
 
 mod actor;
+mod index;
 mod messages;
 mod presence;
 

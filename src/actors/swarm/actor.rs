@@ -12,10 +12,9 @@ use libp2p::{Multiaddr, identity::Keypair};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Admit, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, GossipReceived,
+    Admit, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, GossipReceived, Keep,
     Provide, Publish, ReadSwarm, ReportVerdict, RequestFailed, RequestReceived, SendReply,
     SendRequest, SetIdentity, StopSwarm, Subscribe, SwarmFailed, SwarmRestarted, Unsubscribe,
-    Vouch,
     behaviour::Choices,
     event_loop::{Answered, Command, Event, EventLoop},
     transport::{self, NetworkKey},
@@ -274,11 +273,11 @@ impl Handler<Exchange> for SwarmActor {
     }
 }
 
-impl Handler<Vouch> for SwarmActor {
+impl Handler<Keep> for SwarmActor {
     type Result = ();
 
-    fn handle(&mut self, Vouch(peer): Vouch, ctx: &mut Context<Self>) {
-        self.must(Command::Vouch(peer), ctx);
+    fn handle(&mut self, Keep(peer): Keep, ctx: &mut Context<Self>) {
+        self.must(Command::Keep(peer), ctx);
     }
 }
 

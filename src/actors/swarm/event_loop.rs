@@ -69,7 +69,7 @@ const IDENTITY_BURST: u8 = 8;
 pub(super) enum Command {
     SetIdentity(Vec<u8>),
     Exchange(PeerId),
-    Vouch(PeerId),
+    Keep(PeerId),
     Admit(PeerId),
     Dismiss(PeerId),
     Subscribe(String),
@@ -293,7 +293,13 @@ impl EventLoop {
                     self.exchange(peer, bytes);
                 }
             }
-            Command::Vouch(peer) => self.swarm.behaviour_mut().door.vouch(&peer),
+            Command::Keep(peer) => {
+                if self.peers.contains_key(&peer) {
+                    let behaviour = self.swarm.behaviour_mut();
+                    behaviour.door.vouch(&peer);
+                    behaviour.gossip.keep(peer);
+                }
+            }
             Command::Admit(peer) => {
                 self.swarm.behaviour_mut().door.admit(&peer);
                 // Else the next connection would be open before its own proof.

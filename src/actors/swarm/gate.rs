@@ -1,7 +1,8 @@
-//! Gossip only for those who proved who they are.
+//! Gossip only for those who proved who they are and share a room with us.
 //!
 //! gossipsub tells every connected peer all of our topics and takes messages from anybody. This
-//! wrapper keeps its stream shut, both ways, until a peer is admitted. Invariants: before that no
+//! wrapper keeps its stream shut, both ways, until a peer is admitted; it is never shut again on an
+//! open connection, whoever shares no room any more is disconnected. Invariants: before that no
 //! topic is told and nothing is read; the outbound stream waits until the peer told (by identify)
 //! that it opened its own side, since gossipsub gives a peer up that refuses once.
 
@@ -29,8 +30,8 @@ pub(super) type Filter =
 /// The gossipsub that is kept behind the gate.
 pub(super) type Gossipsub = gossipsub::Behaviour<gossipsub::IdentityTransform, Filter>;
 
-/// Peers that connected us and are kept without a shared room. Identities cost nothing, so the rest
-/// of the places for inbound connections stays free for whoever comes next.
+/// Proven peers that are kept without a shared room. Identities cost nothing, so the rest of the
+/// places for inbound connections stays free for whoever comes next.
 const KEPT_MAX: usize = 128;
 
 type Inner = THandler<Gossipsub>;
@@ -43,7 +44,7 @@ pub(super) struct Gate {
     /// Peers that we connected.
     dialled: HashSet<PeerId>,
     kept: HashSet<PeerId>,
-    opening: VecDeque<(PeerId, ConnectionId)>,
+    telling: VecDeque<(PeerId, ConnectionId)>,
 }
 
 impl Gate {
@@ -54,7 +55,7 @@ impl Gate {
             connections: HashMap::new(),
             dialled: HashSet::new(),
             kept: HashSet::new(),
-            opening: VecDeque::new(),
+            telling: VecDeque::new(),
         }
     }
 
@@ -63,15 +64,30 @@ impl Gate {
         &mut self.inner
     }
 
-    /// Opens the gate for a peer.
+    /// Tells whether a peer shares a room with us.
+    pub(super) fn is_admitted(&self, peer: &PeerId) -> bool {
+        self.admitted.contains(peer)
+    }
+
+    /// Keeps a proven peer connected, room or not, while there are places.
+    pub(super) fn keep(&mut self, peer: PeerId) {
+        let place = self.dialled.contains(&peer) || self.kept.len() < KEPT_MAX;
+        if place && !self.admitted.contains(&peer) && self.kept.insert(peer) {
+            self.tell(peer);
+        }
+    }
+
+    /// Opens the gate for a peer, which stays connected.
     pub(super) fn admit(&mut self, peer: PeerId) {
         if self.admitted.insert(peer) {
-            if self.dialled.contains(&peer) || self.kept.len() < KEPT_MAX {
-                self.kept.insert(peer);
-            }
-            let connections = self.connections.get(&peer).into_iter().flatten();
-            self.opening.extend(connections.map(|connection| (peer, *connection)));
+            self.kept.remove(&peer);
+            self.tell(peer);
         }
+    }
+
+    fn tell(&mut self, peer: PeerId) {
+        let connections = self.connections.get(&peer).into_iter().flatten();
+        self.telling.extend(connections.map(|connection| (peer, *connection)));
     }
 
     /// Shuts it for connections to come; those that are must be closed by the caller.
@@ -170,9 +186,12 @@ impl NetworkBehaviour for Gate {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        if let Some((peer_id, connection)) = self.opening.pop_front() {
+        if let Some((peer_id, connection)) = self.telling.pop_front() {
             let handler = NotifyHandler::One(connection);
-            let event = GateIn::Open { keep: self.kept.contains(&peer_id) };
+            let event = match self.admitted.contains(&peer_id) {
+                true => GateIn::Open,
+                false => GateIn::Keep,
+            };
             return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event });
         }
         self.inner.poll(cx).map(|action| action.map_in(GateIn::Inner))
@@ -183,10 +202,9 @@ impl NetworkBehaviour for Gate {
 #[derive(Debug)]
 pub(super) enum GateIn<T> {
     /// The peer was admitted.
-    Open {
-        /// Its connections stay, used or not.
-        keep: bool,
-    },
+    Open,
+    /// Its connections stay, used or not.
+    Keep,
     /// What gossipsub says.
     Inner(T),
 }
@@ -216,8 +234,8 @@ impl ConnectionHandler for GateHandler {
     }
 
     fn connection_keep_alive(&self) -> bool {
-        // People are few: whoever proved an identity stays connected, within a limit.
-        self.kept || self.inner.connection_keep_alive()
+        // People are few: whoever proved an identity stays connected, without a room within a limit.
+        self.admitted || self.kept || self.inner.connection_keep_alive()
     }
 
     fn poll(
@@ -233,7 +251,8 @@ impl ConnectionHandler for GateHandler {
 
     fn on_behaviour_event(&mut self, event: Self::FromBehaviour) {
         match event {
-            GateIn::Open { keep } => (self.admitted, self.kept) = (true, keep),
+            GateIn::Open => self.admitted = true,
+            GateIn::Keep => self.kept = true,
             GateIn::Inner(event) => self.inner.on_behaviour_event(event),
         }
     }

@@ -99,17 +99,19 @@ pub struct SetIdentity(pub Vec<u8>);
 #[rtype(result = "()")]
 pub struct Exchange(pub PeerId);
 
-/// A node proved its identity: it is no stranger.
+/// Keeps a node connected that proved its identity: within a limit, since identities cost nothing.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct Vouch(pub PeerId);
+pub struct Keep(pub PeerId);
 
-/// Opens gossip with a node that proved its identity, and keeps it connected.
+/// Opens gossip with a node that proved its identity and shares a room with us, and keeps it
+/// connected.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Admit(pub PeerId);
 
-/// Disconnects a node whose proof expired or was superseded.
+/// Disconnects a node whose proof expired or was superseded, or that shares no room any more: on
+/// the next connection, gossip with it is shut.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Dismiss(pub PeerId);

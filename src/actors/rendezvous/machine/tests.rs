@@ -44,6 +44,8 @@ fn told(effects: Vec<Effect<u8, &'static str>>) -> Vec<String> {
     let short = effects.into_iter().map(|effect| match effect {
         Effect::Exchange(peer) => format!("exchange {peer}"),
         Effect::Proven { peer, first, .. } => format!("proven {peer} {first}"),
+        Effect::Admit(peer) => format!("admit {peer}"),
+        Effect::Part(peer) => format!("part {peer}"),
         Effect::Over { peer, disconnect } => format!("over {peer} {disconnect}"),
         Effect::Dial { peer, .. } => format!("dial {peer}"),
         Effect::FindProviders { ticket, .. } => format!("providers {ticket}"),
@@ -270,4 +272,30 @@ fn an_old_node_stays_dead_after_a_restart() {
     machine.handle(Input::Newest(vec![issued(1, &[2], NOW)]), NOW);
     assert_eq!(prove(&mut machine, 1, issued(1, &[1], NOW - 1), NOW), [""; 0]);
     assert!(!prove(&mut machine, 2, issued(1, &[2], NOW), NOW).is_empty());
+}
+
+#[test]
+fn gossip_is_for_proven_nodes_of_servers_that_share_a_room() {
+    let shared = |added: &[u8], removed: &[u8]| Input::Shared {
+        added: added.iter().map(|seed| server(*seed)).collect(),
+        removed: removed.iter().map(|seed| server(*seed)).collect(),
+    };
+    let mut machine = machine(&[1, 2, 3]);
+    assert_eq!(told(machine.handle(shared(&[1], &[]), NOW)), [""; 0], "not proven yet");
+    let first = prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
+    assert_eq!(first, ["write true", "proven 1 true", "admit 1"]);
+    assert_eq!(prove(&mut machine, 1, issued(1, &[1], NOW), NOW), ["proven 1 false"], "once");
+    let stranger = prove(&mut machine, 2, issued(2, &[2], NOW), NOW);
+    assert_eq!(stranger, ["write true", "proven 2 true"]);
+    assert_eq!(told(machine.handle(shared(&[2], &[]), NOW)), ["admit 2"], "it joined");
+    assert_eq!(told(machine.handle(shared(&[2], &[]), NOW)), [""; 0]);
+    assert_eq!(
+        told(machine.handle(shared(&[], &[1, 3]), NOW)),
+        ["part 1"],
+        "the last room is left"
+    );
+    machine.handle(Input::Gone(1), NOW);
+    machine.handle(seen(1), NOW);
+    let again = prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
+    assert_eq!(again, ["proven 1 true"], "back, and a stranger now");
 }

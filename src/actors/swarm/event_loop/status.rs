@@ -9,6 +9,7 @@ use crate::actors::{
 impl EventLoop {
     pub(super) fn status(&mut self) -> NetworkStatus {
         let dht = self.dht_status();
+        let gate = &self.swarm.behaviour().gossip;
         let peers = self.peers.iter().filter(|(_, peer)| peer.ours).filter_map(|(id, peer)| {
             let best = peer.best()?;
             Some(PeerStatus {
@@ -17,6 +18,7 @@ impl EventLoop {
                 address: best.address.clone(),
                 way: best.way,
                 relayed: best.relayed(),
+                gossips: gate.is_admitted(id),
                 rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             })
         });

@@ -121,7 +121,7 @@ impl World {
                 let seen = match event {
                     Event::Discovery(Discovery::PeerSeen { peer, ours, .. }) => {
                         if ours {
-                            commands.send(Command::Vouch(peer)).await.unwrap_or_default();
+                            commands.send(Command::Keep(peer)).await.unwrap_or_default();
                             commands.send(Command::Admit(peer)).await.unwrap_or_default();
                         }
                         Saw::Peer(peer)

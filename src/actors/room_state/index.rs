@@ -1,0 +1,191 @@
+//! What is known of every room without starting it: our user's membership, and which servers have
+//! a joined user. Pure.
+//!
+//! Invariant: a server is *shared with* while it is in at least one room that our user has joined;
+//! each change of that is told once, as a difference.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, events::room::member::MembershipState};
+
+/// One room.
+#[derive(Debug, Default)]
+pub(super) struct Indexed {
+    pub(super) membership: Option<MembershipState>,
+    pub(super) servers: HashSet<OwnedServerName>,
+}
+
+impl Indexed {
+    fn is_joined(&self) -> bool {
+        self.membership == Some(MembershipState::Join)
+    }
+}
+
+/// What a change of a room changed around it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// Our user came in (`true`), or is in no longer.
+    pub(super) joined: Option<bool>,
+    /// Servers that share a joined room now, and shared none before.
+    pub(super) gained: Vec<OwnedServerName>,
+    /// Servers that share none any more.
+    pub(super) lost: Vec<OwnedServerName>,
+}
+
+/// All rooms.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    rooms: BTreeMap<OwnedRoomId, Indexed>,
+    /// How many joined rooms are shared with a server: one at least.
+    shared: HashMap<OwnedServerName, usize>,
+}
+
+impl Index {
+    /// Tells whether a room is known.
+    pub(super) fn knows(&self, room_id: &RoomId) -> bool {
+        self.rooms.contains_key(room_id)
+    }
+
+    /// Returns a room.
+    pub(super) fn get(&self, room_id: &RoomId) -> Option<&Indexed> {
+        self.rooms.get(room_id)
+    }
+
+    /// Returns all rooms.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&OwnedRoomId, &Indexed)> {
+        self.rooms.iter()
+    }
+
+    /// Returns the joined rooms.
+    pub(super) fn joined(&self) -> impl Iterator<Item = (&OwnedRoomId, &Indexed)> {
+        self.rooms.iter().filter(|(_, room)| room.is_joined())
+    }
+
+    /// Tells whether a joined room is shared with a server.
+    pub(super) fn shares(&self, server: &OwnedServerName) -> bool {
+        self.shared.contains_key(server)
+    }
+
+    /// Returns the joined rooms that a server is in.
+    pub(super) fn shared_with(&self, server: &OwnedServerName) -> Vec<&OwnedRoomId> {
+        if !self.shares(server) {
+            return Vec::new();
+        }
+        let with_it = self.joined().filter(|(_, room)| room.servers.contains(server));
+        with_it.map(|(room_id, _)| room_id).collect()
+    }
+
+    /// Takes what changed of a room; what is `None` stays as it was.
+    pub(super) fn advance(
+        &mut self,
+        room_id: OwnedRoomId,
+        membership: Option<MembershipState>,
+        servers: Option<Vec<OwnedServerName>>,
+    ) -> Turn {
+        let room = self.rooms.entry(room_id).or_default();
+        let was = room.is_joined();
+        if let Some(membership) = membership {
+            room.membership = Some(membership);
+        }
+        let is = room.is_joined();
+        let before = match servers {
+            Some(servers) => std::mem::replace(&mut room.servers, servers.into_iter().collect()),
+            None if was == is => return Turn::default(),
+            None => room.servers.clone(),
+        };
+        let mut turn = Turn { joined: (was != is).then_some(is), ..Turn::default() };
+        if is {
+            for server in room.servers.iter().filter(|server| !(was && before.contains(*server))) {
+                match self.shared.get_mut(server) {
+                    Some(count) => *count += 1,
+                    None => {
+                        self.shared.insert(server.clone(), 1);
+                        turn.gained.push(server.clone());
+                    }
+                }
+            }
+        }
+        if was {
+            for server in before.into_iter().filter(|server| !(is && room.servers.contains(server)))
+            {
+                match self.shared.get_mut(&server) {
+                    Some(count) if *count > 1 => *count -= 1,
+                    Some(_) => {
+                        self.shared.remove(&server);
+                        turn.lost.push(server);
+                    }
+                    None => {}
+                }
+            }
+        }
+        turn
+    }
+
+    /// Forgets a room that our user is not in.
+    pub(super) fn forget(&mut self, room_id: &RoomId) {
+        self.rooms.remove(room_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use MembershipState::{Ban, Invite, Join, Leave};
+
+    use super::*;
+
+    fn room(name: &str) -> OwnedRoomId {
+        OwnedRoomId::try_from(format!("!{name}:x")).unwrap()
+    }
+
+    fn servers(names: &str) -> Vec<OwnedServerName> {
+        names.split(' ').map(|name| OwnedServerName::try_from(name).unwrap()).collect()
+    }
+
+    fn sorted(mut names: Vec<OwnedServerName>) -> String {
+        names.sort();
+        names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_is_shared_changes_with_the_first_room_and_the_last() {
+        type Step = (&'static str, Option<MembershipState>, Option<&'static str>);
+        let steps: [(Step, Option<bool>, &str, &str); 12] = [
+            (("a", Some(Invite), Some("me ann")), None, "", ""),
+            (("a", Some(Join), Some("me ann")), Some(true), "ann me", ""),
+            (("b", Some(Join), Some("me ann bob")), Some(true), "bob", ""),
+            (("b", None, Some("me ann")), None, "", "bob"),
+            (("b", None, Some("me ann")), None, "", ""),
+            (("b", None, Some("me ann bob carl")), None, "bob carl", ""),
+            (("c", Some(Join), Some("me")), Some(true), "", ""),
+            (("b", Some(Leave), Some("ann bob carl")), Some(false), "", "bob carl"),
+            (("b", None, Some("ann dora")), None, "", ""),
+            (("a", Some(Ban), None), Some(false), "", "ann"),
+            (("b", Some(Join), Some("me ann dora")), Some(true), "ann dora", ""),
+            (("b", Some(Leave), None), Some(false), "", "ann dora"),
+        ];
+        let mut index = Index::default();
+        for (number, ((name, membership, names), joined, gained, lost)) in
+            steps.into_iter().enumerate()
+        {
+            let turn = index.advance(room(name), membership, names.map(servers));
+            let told = (turn.joined, sorted(turn.gained), sorted(turn.lost));
+            assert_eq!(told, (joined, gained.to_owned(), lost.to_owned()), "step {number}");
+        }
+        assert!(index.shares(&servers("me")[0]));
+        assert!(!index.shares(&servers("ann")[0]));
+    }
+
+    #[test]
+    fn only_joined_rooms_are_shared() {
+        let mut index = Index::default();
+        for (name, membership) in [("a", Join), ("b", Invite), ("c", Leave), ("d", Join)] {
+            let names = if name == "d" { "me" } else { "me ann" };
+            index.advance(room(name), Some(membership), Some(servers(names)));
+        }
+        assert_eq!(index.shared_with(&servers("ann")[0]), [&room("a")]);
+        assert!(index.shared_with(&servers("bob")[0]).is_empty());
+        assert_eq!(index.joined().count(), 2);
+        index.forget(&room("c"));
+        assert!(index.knows(&room("b")) && !index.knows(&room("c")));
+    }
+}
