@@ -112,6 +112,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let network = network::start(NetworkParts {
         config,
         keypair,
+        data: Some(data.to_owned()),
         cpu: cpu.clone(),
         admission: admission.clone(),
         write_rows: store.clone().recipient(),

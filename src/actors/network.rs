@@ -3,7 +3,7 @@
 //! The Arbiter has a runtime with several threads: the actors share one of them, libp2p's
 //! connections use the others.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use actix::prelude::*;
 
@@ -32,6 +32,8 @@ pub struct NetworkParts<'a> {
     pub config: &'a Config,
     /// From [`swarm::load_or_create_key`].
     pub keypair: NodeKey,
+    /// The data folder, for what the network writes down itself.
+    pub data: Option<PathBuf>,
     /// The processor pool.
     pub cpu: Cpu,
     /// The work budget of the node.
@@ -78,7 +80,7 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
     let arbiter = Arbiter::with_tokio_rt(move || runtime);
     let handle = arbiter.handle();
 
-    let settings = SwarmSettings::new(config, keypair, parts.failed);
+    let settings = SwarmSettings::new(config, keypair, parts.failed).with_data(parts.data);
     let swarm = Supervisor::start_in_arbiter(&handle, move |_| SwarmActor::new(settings));
 
     let gossip_parts = GossipParts {

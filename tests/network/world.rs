@@ -207,6 +207,8 @@ pub(crate) struct Start {
     pub(crate) places: usize,
     /// Has no identity yet.
     pub(crate) waits: bool,
+    /// Does not want to be found.
+    pub(crate) hides: bool,
     /// Shares a room with the nodes of these seeds.
     pub(crate) shares: std::ops::Range<u8>,
 }
@@ -224,6 +226,7 @@ impl Start {
             relays: Vec::new(),
             places: limits::WORK_NODE,
             waits: false,
+            hides: false,
             shares: 1..10,
         }
     }
@@ -260,7 +263,7 @@ impl Start {
                 mdns: false,
                 static_relays: self.relays,
                 private_network_secret: self.secret.map(str::to_owned),
-                dht: DhtConfig { bootstrap_peers: Some(self.bootstrap), advertise: true },
+                dht: DhtConfig { bootstrap_peers: Some(self.bootstrap), advertise: !self.hides },
                 ..Libp2pConfig::default()
             },
         };
@@ -270,6 +273,7 @@ impl Start {
         let network = network::start(NetworkParts {
             config: &config,
             keypair,
+            data: None,
             cpu: Cpu::start().unwrap(),
             admission: Admission::new(self.places),
             write_rows: world.clone().recipient(),

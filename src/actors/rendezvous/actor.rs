@@ -39,6 +39,9 @@ use crate::{
 const TICK: Duration = Duration::from_secs(10);
 /// Before a DHT that answered nothing is asked again.
 const RETRY: Duration = Duration::from_millis(700);
+/// Who was found is shown after this long without news: a public DHT that is slow, or a node that is
+/// gone, is not waited for. Long enough for most lookups there.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Longest wait for a profile; the search goes on with the others.
 const PROFILE_WAIT: Duration = Duration::from_secs(4);
 
@@ -161,6 +164,11 @@ impl RendezvousActor {
             Effect::RetryLater(ticket) => {
                 let wait = RETRY.mul_f64(0.75 + rand::random::<f64>() / 2.0);
                 ctx.run_later(wait, move |actor, ctx| actor.step(Input::Retry(ticket), ctx));
+            }
+            Effect::SettleLater { ticket, stirred } => {
+                ctx.run_later(SETTLE, move |actor, ctx| {
+                    actor.step(Input::Settled { ticket, stirred }, ctx);
+                });
             }
             Effect::Resolved { ticket, peer } => {
                 if let Some(Asker::Node(reply)) = self.askers.remove(&ticket) {

@@ -75,6 +75,8 @@ pub(super) enum Input<P, A> {
     Profile { ticket: u64, server: OwnedServerName, profile: Option<Profile> },
     /// A round of queries is to be repeated.
     Retry(u64),
+    /// A search that had something to show was left alone for a while.
+    Settled { ticket: u64, stirred: u64 },
     /// Whoever asked waits no longer.
     TimeUp(u64),
     /// These servers share a room with us from now on, and those no longer.
@@ -112,6 +114,8 @@ pub(super) enum Effect<P, A> {
     AskProfile { ticket: u64, server: OwnedServerName },
     /// Come back with [`Input::Retry`].
     RetryLater(u64),
+    /// Come back with [`Input::Settled`].
+    SettleLater { ticket: u64, stirred: u64 },
     /// Answer a [`Input::Resolve`].
     Resolved { ticket: u64, peer: Option<P> },
     /// Answer a [`Input::Search`].
@@ -231,6 +235,11 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
                 self.check(ticket, &mut out);
             }
             Input::Retry(ticket) => self.round(ticket, Vec::new(), &mut out),
+            Input::Settled { ticket, stirred } => {
+                if self.hunts.get(&ticket).is_some_and(|hunt| hunt.settled_since(stirred)) {
+                    self.end(ticket, &mut out);
+                }
+            }
             Input::TimeUp(ticket) => self.time_up(ticket, &mut out),
             Input::Shared { added, removed } => self.share(added, removed, &mut out),
             Input::Advertise(name) => {
@@ -583,7 +592,11 @@ impl<P: Copy + Eq + Hash + Display, A: Clone> Machine<P, A> {
     fn check(&mut self, ticket: u64, out: &mut Effects<P, A>) {
         let Some(hunt) = self.hunts.get_mut(&ticket) else { return };
         match hunt.standing() {
-            Standing::Open => {}
+            Standing::Open => {
+                if let Some(stirred) = hunt.settle() {
+                    out.push(Effect::SettleLater { ticket, stirred });
+                }
+            }
             Standing::Retry => out.push(Effect::RetryLater(ticket)),
             Standing::Over => {
                 let goal = hunt.goal.clone();
