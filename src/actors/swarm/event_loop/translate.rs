@@ -164,6 +164,12 @@ impl EventLoop {
         peer.relays = info.protocols.contains(&HOP);
         peer.addresses.clone_from(&addresses);
         let ours = peer.ours;
+        if ours {
+            // For whoever sends requests to it when it is gone.
+            for address in &addresses {
+                self.swarm.add_peer_address(peer_id, address.clone());
+            }
+        }
         let behaviour = self.swarm.behaviour_mut();
         if info.protocols.contains(&KAD_LAN) {
             for address in &addresses {
@@ -173,7 +179,7 @@ impl EventLoop {
         if let Some(kad) = behaviour.kad_wan.as_mut()
             && info.protocols.contains(&KAD_WAN)
         {
-            for address in addresses.iter().filter(|one| address::reach(one) == Reach::Global) {
+            for address in &addresses {
                 kad.add_address(&peer_id, address.clone());
             }
         }
