@@ -14,6 +14,8 @@ use config::{File, FileFormat, Value, ValueKind};
 use libp2p::Multiaddr;
 use serde::Deserialize;
 
+mod secret;
+
 /// Where the homeserver listens unless it is configured.
 pub const DEFAULT_LISTEN: &str = "127.84.48.2:80";
 /// Where Element is served unless it is configured.
@@ -53,6 +55,10 @@ pub mod limits {
     /// Largest gossip message that is published; the gossipsub limit is 1 KiB more, since a
     /// message at the very limit also loses the next one.
     pub const GOSSIP_MESSAGE: usize = 511 * 1024;
+    /// Largest PDU that is gossiped, its `server_keys` included. Of larger ones the heads of the
+    /// room are announced and whoever lacks them asks: a mesh would send each of them several
+    /// times, and everything else waits behind.
+    pub const GOSSIP_INLINE: usize = 32 * 1024;
     /// Largest body of a client request, uploads aside.
     pub const CLIENT_BODY: usize = 256 * 1024;
     /// Most events a client gets in one page.
@@ -279,10 +285,10 @@ impl Config {
                         .to_owned(),
                 ));
             }
-            if secret.len() < 16 {
+            if let Some(why) = secret::weakness(secret) {
                 log::warn!(
-                    "libp2p.privateNetworkSecret is short: whoever records one connection can \
-                     guess it offline; use 22 random characters or more"
+                    "libp2p.privateNetworkSecret is weak ({why}): whoever records one connection \
+                     can guess it offline; use 22 random characters or more"
                 );
             }
         }
@@ -388,6 +394,17 @@ mod tests {
         assert_eq!(off.element.listen_address, Some(None));
         let none = load(r#"{"libp2p":{"dht":{"bootstrapPeers":[]}}}"#).unwrap();
         assert!(none.bootstrap_peers().is_empty());
+    }
+
+    #[test]
+    fn attack_15_a_private_network_has_a_secret_and_no_public_door() {
+        let with = |more: &str| load(&format!(r#"{{"libp2p":{{"privateNetworkSecret":{more}}}}}"#));
+        assert!(with(r#""""#).unwrap_err().to_string().contains("privateNetworkSecret"));
+        let private = with(r#""qT7vW0hLkz3XyP9sBd2mRg""#).unwrap();
+        assert!(private.bootstrap_peers().is_empty(), "no public node is asked");
+        let own = with(r#""weak","dht":{"bootstrapPeers":["/ip4/10.0.0.1/tcp/1"]}"#).unwrap();
+        assert_eq!(own.bootstrap_peers().len(), 1, "one's own are");
+        assert_eq!(with("null").unwrap().bootstrap_peers().len(), DEFAULT_BOOTSTRAP.len());
     }
 
     #[test]

@@ -112,6 +112,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let network = network::start(NetworkParts {
         config,
         keypair,
+        data: Some(data.to_owned()),
         cpu: cpu.clone(),
         admission: admission.clone(),
         write_rows: store.clone().recipient(),
@@ -173,7 +174,11 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         admission: admission.clone(),
     })
     .start();
-    network.bind(federation.clone().recipient(), federation.clone().recipient());
+    network.bind(
+        federation.clone().recipient(),
+        rooms.clone().recipient(),
+        federation.clone().recipient(),
+    );
 
     let gateway = gateway(&store, &accounts, &rooms, &ephemera, &identity, &network, admission);
     let http = http_gateway::start(bound, gateway, data);

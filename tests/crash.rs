@@ -94,6 +94,7 @@ fn commit(room_id: &OwnedRoomId, n: u64) -> CommitRoom {
         membership: None,
         servers: None,
         backward_extremities: None,
+        room_keys: None,
         directory: vec![],
     }
 }

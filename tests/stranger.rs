@@ -29,6 +29,8 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, RoomId, ServerName};
 use serde_json::{Value, json};
 
 mod common;
+#[path = "stranger/member.rs"]
+mod member;
 
 use common::{Home, PATIENCE, client, eventually, home, homes};
 
@@ -130,7 +132,7 @@ fn exchange(name: StreamProtocol) -> request_response::Behaviour<Frames> {
 
 fn gossip() -> gossipsub::Behaviour {
     let mut config = gossipsub::ConfigBuilder::default();
-    config.validation_mode(gossipsub::ValidationMode::Anonymous);
+    config.validation_mode(gossipsub::ValidationMode::Anonymous).message_id_fn(member::message_id);
     let privacy = gossipsub::MessageAuthenticity::Anonymous;
     gossipsub::Behaviour::new(privacy, config.build().unwrap()).unwrap()
 }

@@ -73,6 +73,31 @@ async fn two_people_talk() {
     .await;
 }
 
+/// What is too large for gossip is asked for at once, and what is said after it is not held up.
+#[tokio::test]
+async fn a_large_message_travels_as_fast_as_a_small_one() {
+    let [ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    ann.me.send(&room, "small").await;
+    bob.me.reads(&room, "small").await;
+    let mut fastest = std::time::Duration::MAX;
+    for n in 0..3 {
+        let large = format!("{n}{}", "x".repeat(60_000));
+        let path = format!("v3/rooms/{}/send/m.room.message/large{n}", segment(&room));
+        let sent = std::time::Instant::now();
+        ann.me.put(&path, json!({"msgtype": "m.text", "body": large})).await.ok();
+        ann.me.send(&room, &format!("small {n}")).await;
+        bob.me.reads(&room, &large).await;
+        bob.me.reads(&room, &format!("small {n}")).await;
+        fastest = fastest.min(sent.elapsed());
+    }
+    println!("60 KB and what follows it: {fastest:?}");
+    // The heads are announced 2 s after an event anyway.
+    assert!(fastest < std::time::Duration::from_millis(1900), "{fastest:?}");
+}
+
 #[tokio::test]
 async fn redactions_and_profile_changes_travel() {
     let [mut ann, mut bob] = homes().await;

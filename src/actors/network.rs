@@ -3,14 +3,16 @@
 //! The Arbiter has a runtime with several threads: the actors share one of them, libp2p's
 //! connections use the others.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use actix::prelude::*;
 
 use super::{
     admission::Admission,
     cpu::Cpu,
-    gossip::{self, DeliverTo, GossipActor, GossipParts, GossipTransaction},
+    gossip::{
+        self, DeliverTo, FindKeysWith, FindRoomKey, GossipActor, GossipParts, GossipTransaction,
+    },
     relay_request::{
         self, AnswerWith, InboundRequest, KeysSeen, RelayRequestActor, RelayRequestParts,
     },
@@ -30,6 +32,8 @@ pub struct NetworkParts<'a> {
     pub config: &'a Config,
     /// From [`swarm::load_or_create_key`].
     pub keypair: NodeKey,
+    /// The data folder, for what the network writes down itself.
+    pub data: Option<PathBuf>,
     /// The processor pool.
     pub cpu: Cpu,
     /// The work budget of the node.
@@ -76,7 +80,7 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
     let arbiter = Arbiter::with_tokio_rt(move || runtime);
     let handle = arbiter.handle();
 
-    let settings = SwarmSettings::new(config, keypair, parts.failed);
+    let settings = SwarmSettings::new(config, keypair, parts.failed).with_data(parts.data);
     let swarm = Supervisor::start_in_arbiter(&handle, move |_| SwarmActor::new(settings));
 
     let gossip_parts = GossipParts {
@@ -136,9 +140,16 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
 }
 
 impl Network {
-    /// Sets who takes gossip and who answers other servers. Called once, before the first signer.
-    pub fn bind(&self, deliver: Recipient<GossipTransaction>, answer: Recipient<InboundRequest>) {
+    /// Sets who takes gossip, who knows its keys and who answers other servers. Called once, before
+    /// the first signer.
+    pub fn bind(
+        &self,
+        deliver: Recipient<GossipTransaction>,
+        find_key: Recipient<FindRoomKey>,
+        answer: Recipient<InboundRequest>,
+    ) {
         self.gossip.do_send(DeliverTo(deliver));
+        self.gossip.do_send(FindKeysWith(find_key));
         self.relay_request.do_send(AnswerWith(answer));
     }
 

@@ -10,6 +10,7 @@ pub mod error;
 pub mod heads;
 pub mod pdu;
 pub mod rendezvous;
+pub mod room_key;
 pub mod server_keys;
 pub mod server_name;
 pub mod signed;

@@ -35,7 +35,7 @@ def state(home, room):
 
 
 def story(lab, seconds):
-    ann, bob = people(lab)
+    ann, bob, _ = people(lab)
     _, room = meet(ann, bob, {"power_level_content_override": {"users_default": 100}})
     talk = Talk(ann, bob, room, PACE)
     time.sleep(BEFORE)

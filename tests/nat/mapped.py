@@ -37,7 +37,7 @@ def story(lab, protocol):
         probe.check(lab, side)
     lab.serve_mappings("A", protocol)
     start = time.monotonic()
-    ann, bob = people(lab)
+    ann, bob, _ = people(lab)
     until("both ports open", lambda: len(open_ports(lab)) == 2)
     mapped = time.monotonic() - start
     until("both confirmed", lambda: set(OPENED) <= set(ann.status()["confirmed_addresses"]))

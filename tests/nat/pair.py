@@ -1,12 +1,12 @@
 """One case of the NAT lab: two real nodes behind two routers, and a public node.
 
-    pair.py BINARY KIND:KIND [FOLDER]
+    pair.py BINARY KIND:KIND[:parted] [FOLDER]
 
 Ann, behind the first router, knows nothing of Bob but his rendezvous string. She finds him, makes a
-room, invites him; he joins; both talk without a pause. Then the path between the two is lost for a
-while, and comes back. Prints a line of JSON with the figures. Fails where a router is not of its
-kind, a message is lost, doubled or out of order, or two homes that could be connected directly are
-not.
+room, invites him; he joins; both talk without a pause until some seconds after they are connected
+directly. With `parted` that path is then lost for a while, and comes back. Prints a line of JSON with
+the figures. Fails where a router is not of its kind, a message is lost, doubled or out of order, or
+two homes that could be connected directly are not.
 """
 
 import json
@@ -66,12 +66,16 @@ class Watch(threading.Thread):
 
 
 def people(lab):
-    """Starts the three nodes; the public one is where the others enter, and their relay."""
+    """Starts the three nodes. The public one is where the others enter the network, and their relay:
+    it is of a friend of each, since it has real limits for members of its rooms alone. Each has a
+    room of their own with it, so that the two have nothing to do with each other. Returns both, and a
+    watch on how they are connected from the first moment on.
+    """
     places = [f"/ip4/{labs.RELAY}/udp/{labs.PORT}/quic-v1", f"/ip4/{labs.RELAY}/tcp/{labs.PORT}"]
     public = {
         # Nobody else is there who could confirm it.
         "libp2p__external_addresses": ",".join(places),
-        "libp2p__relay__serve": "always",
+        "libp2p__relay__serve": "members",
         "libp2p__dht__bootstrap_peers": "",
     }
     relay = lab.start("relay", lab.relay, **public)
@@ -80,17 +84,26 @@ def people(lab):
     peer = relay.status()["peer_id"]
     known = ",".join(f"{place}/p2p/{peer}" for place in places)
     settings = {"libp2p__dht__bootstrap_peers": known, "libp2p__static_relays": known}
-    ann = lab.start("ann", lab.client("A"), **settings)
-    bob = lab.start("bob", lab.client("B"), **settings)
-    for home in (ann, bob):
+    homes = []
+    for short, side in (("ann", "A"), ("bob", "B")):
+        home = lab.start(short, lab.client(side), **settings)
         home.log_in()
+        if homes:
+            watch = Watch(homes[0], home)
         until("the public node", lambda home=home: home.peer(relay))
-    return ann, bob
+        meet(relay, home)
+        until("a way in", lambda home=home: is_reachable(home.status()))
+        homes.append(home)
+    return *homes, watch
+
+
+def is_reachable(status):
+    return status["relays"] or status["reachability"] == "public"
 
 
 def meet(ann, bob, settings=None):
-    """Has Ann find Bob and invite him; returns how long the finding took, and the room."""
-    found = until("Bob, found by Ann", lambda: bob.user in ann.find(f"p2p:{bob.name}"))
+    """Has one find another and invite them; returns how long the finding took, and the room."""
+    found = until(f"{bob.user}, found", lambda: bob.user in ann.find(f"p2p:{bob.name}"))
     invite = {"preset": "private_chat", "invite": [bob.user]} | (settings or {})
     room = ann.ask("POST", "v3/createRoom", invite)["room_id"]
     bob.until("the invitation", lambda _: room in bob.rooms["invite"])
@@ -99,60 +112,74 @@ def meet(ann, bob, settings=None):
     return found, room
 
 
-def story(lab):
+def talking(talk, seconds, enough=lambda: False):
+    """Lets them talk until there is enough of it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not enough():
+        talk.going_well()
+        time.sleep(LOOK)
+
+
+def story(lab, part):
     kinds = tuple(lab.kinds.values())
     in_theory = labs.direct_in_theory(*kinds)
     for side in lab.kinds:
         probe.check(lab, side)
-    ann, bob = people(lab)
-    watch = Watch(ann, bob)
+    ann, bob, watch = people(lab)
     found, room = meet(ann, bob)
     talk = Talk(ann, bob, room)
-
-    def talking(seconds, enough=lambda: False):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not enough():
-            talk.going_well()
-            time.sleep(LOOK)
-
-    talking(DIRECT_WAIT if in_theory else RELAYED_SETTLE, watch.is_direct)
-    talking(SETTLE)
+    talking(talk, DIRECT_WAIT if in_theory else RELAYED_SETTLE, watch.is_direct)
+    talking(talk, SETTLE)
     how = watch.how()
-    figures = {"case": ":".join(kinds), "how": how, "found_s": found}
-    first = watch.first(lambda how: True)
-    direct = watch.first(lambda how: how != "relayed")
-    figures["upgrade_s"] = direct - first if direct else None
-    if watch.is_direct():
-        figures["again_s"], figures["again"] = parted(lab, watch, talking)
-    travels = talk.end()
+    case = ":".join(kinds)
+    if not how or (in_theory and how == "relayed"):
+        sys.exit(f"{case}: {how or 'not connected'}, and can be connected directly: {in_theory}")
+    if part:
+        told = parted(lab, watch, talk)
+        travels = talk.end()
+        figures = {"told": f"{told}; {len(travels)} messages, none lost"}
+        case += ":parted"
+    else:
+        first = watch.first(lambda how: True)
+        direct = watch.first(lambda how: how != "relayed")
+        travels = talk.end()
+        figures = {"how": how, "found_s": found, "messages": len(travels), "lost": 0}
+        figures["upgrade_s"] = direct - first if direct else None
+        figures["p50_s"], figures["p99_s"] = p50_p99(travels)
     watch.over.set()
-    figures["messages"] = len(travels)
-    figures["p50_s"], figures["p99_s"] = p50_p99(travels)
-    figures["lost"] = 0
-    print(json.dumps(figures), flush=True)
-    if in_theory and how in (None, "relayed"):
-        sys.exit(f"{kinds}: {how or 'not connected'}, and could be connected directly")
-    if not how:
-        sys.exit(f"{kinds}: not connected")
+    print(json.dumps({"case": case} | figures), flush=True)
 
 
-def parted(lab, watch, talking):
-    """Loses the direct path while they talk; returns after how long there is one again."""
+def parted(lab, watch, talk):
+    """Loses the direct path while they talk; tells how they go on."""
     lab.weather("parted")
-    talking(PARTED, lambda: not watch.is_direct())
+    start = time.monotonic()
+    talking(talk, PARTED, lambda: not watch.is_direct())
+    noticed = time.monotonic() - start
+    talking(talk, PARTED, lambda: watch.how() == "relayed")
+    relayed = time.monotonic() - start
+    assert watch.how() == "relayed", "no other way was found"
+    talking(talk, SETTLE)
     lab.weather("fair")
     back = time.monotonic()
-    talking(DIRECT_WAIT, watch.is_direct)
+    talking(talk, DIRECT_WAIT, watch.is_direct)
     took = time.monotonic() - back
-    talking(SETTLE)
-    return took, watch.how()
+    again = f"{watch.how()} again {took:.1f} s after its return" if watch.is_direct() else (
+        f"still relayed {took:.0f} s after its return"
+    )
+    talking(talk, SETTLE)
+    return (
+        f"the direct path is lost, which is noticed after {noticed:.1f} s; relayed after "
+        f"{relayed:.1f} s, {again}"
+    )
 
 
 def main():
-    binary, kinds = sys.argv[1], tuple(sys.argv[2].split(":"))
+    binary, (*kinds, last) = sys.argv[1], sys.argv[2].split(":")
+    part = last == "parted"
     keep = sys.argv[3] if len(sys.argv) > 3 else None
-    with labs.Lab(binary, kinds, keep) as lab:
-        lab.tell(lambda: story(lab))
+    with labs.Lab(binary, kinds if part else [*kinds, last], keep) as lab:
+        lab.tell(lambda: story(lab, part))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,14 @@ use messagehub::{
         room::TransactionVerdict,
         swarm::Publish,
     },
-    proto::topic,
+    proto::{
+        room_key::{RoomKey, Secret},
+        topic,
+    },
 };
 use ruma::RoomId;
 
-use super::world::{Node, Set, Start, log, pair, room, until};
+use super::world::{Node, Set, Start, key, log, pair, room, until};
 
 /// A pair in one room whose mesh stands.
 async fn talking() -> (Node, Node) {
@@ -77,14 +80,25 @@ async fn forged_and_misplaced_gossip_is_not_delivered() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = bob.heard().await;
     let topic = topic::of_room(&room());
+    let seal =
+        |key: RoomKey, on: &str, message: &[u8]| key.seal(on, rand::random(), message).unwrap();
+    let transaction = |id| ann.sign("!room:x", id, now_ms());
+    let right = key(&room());
+    let unknown = RoomKey::new(&room(), Secret([8; 32]));
+    let mut changed = seal(right, &topic, &transaction("5"));
+    *changed.last_mut().unwrap() ^= 1;
     for bytes in [
         b"garbage".to_vec(),
-        ann.sign("!room:x", "1", now_ms()),
-        ann.sign("!other:x", "2", now_ms()),
+        seal(right, &topic, b"garbage"),
+        seal(right, &topic, &ann.sign("!other:x", "1", now_ms())),
+        transaction("2"),
+        seal(unknown, &topic, &transaction("3")),
+        seal(right, "another topic", &transaction("4")),
+        changed,
     ] {
         ann.network.swarm.send(Publish { topic: topic.clone(), bytes }).await.unwrap();
     }
-    // Behind the three in the same stream.
+    // Behind all of these in the same stream.
     ann.publish(3).await;
     until("the next one comes", async || {
         (bob.look(|world| world.gossip.last().map(|last| last.1)).await == Some(3)).then_some(())

@@ -1,6 +1,10 @@
 //! Who is believed.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use messagehub::{
     actors::{clock::now_ms, store::Row, swarm},
@@ -72,7 +76,8 @@ async fn newer_server_keys_end_an_old_node() {
 async fn a_private_network_is_closed_to_those_without_its_secret() {
     log();
     let secret = Some("a secret of the test network");
-    let ann = Start { secret, ..Start::new(1) }.start();
+    let listen = vec!["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"];
+    let ann = Start { secret, listen, ..Start::new(1) }.start();
     let bob = Start { secret, ..Start::new(2).near(&ann).await }.start();
     let eve = Start::new(3).near(&ann).await.start();
     let mallory =
@@ -81,10 +86,23 @@ async fn a_private_network_is_closed_to_those_without_its_secret() {
     assert!(bob.ask(&ann, "/hello").await.is_ok());
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(ann.look(|world| world.online.clone()).await, [bob.server()]);
-    for outsider in [eve, mallory] {
+    for outsider in [&eve, &mallory] {
         assert!(outsider.status().await.peers.is_empty());
         assert!(outsider.ask(&ann, "/hello").await.is_err());
     }
+    // Nor does anybody inside connect those outside, told where they are.
+    for outsider in [&eve, &mallory] {
+        assert_eq!(ann.search(&outsider.address().await.to_string()).await, []);
+        assert_eq!(bob.search(&outsider.address().await.to_string()).await, []);
+    }
+    assert_eq!(ann.look(|world| world.online.clone()).await, [bob.server()]);
+    let status = ann.status().await;
+    assert!(status.listen_addresses.iter().all(|at| at.to_string().contains("/tcp/")), "no QUIC");
+    assert!(status.dht.iter().all(|dht| dht.name != "public"), "no public DHT");
+    let begin = Instant::now();
+    let public = format!("/ip4/198.51.100.7/tcp/4848/p2p/{}", eve.network.peer_id);
+    assert_eq!(ann.search(&public).await, []);
+    assert!(begin.elapsed() < Duration::from_secs(4), "refused, not tried");
 }
 
 #[actix::test]

@@ -10,7 +10,7 @@ use messagehub::{
     proto::rendezvous::{record_key, strings},
 };
 
-use super::world::{Set, Start, log, pair, secret_keys};
+use super::world::{Set, Start, log, pair, secret_keys, until};
 
 #[actix::test]
 async fn people_are_found_through_a_node_that_both_know() {
@@ -63,6 +63,52 @@ async fn a_dropped_name_finds_nobody() {
     assert_eq!(ann.search(&old).await, [], "the old name is not shown any more");
     let new = format!("Robert:{}", &bob.server().as_str()[54..]);
     assert_eq!(ann.search(&new).await.len(), 1);
+}
+
+#[actix::test]
+async fn who_does_not_advertise_is_not_found_by_name() {
+    log();
+    let carl = Start::new(3).start();
+    let ann = Start::new(1).near(&carl).await.start();
+    let bob = Start { hides: true, ..Start::new(2).near(&carl).await }.start();
+    bob.advertise("Bob").await;
+    ann.knows(&carl).await;
+    bob.knows(&carl).await;
+    for string in strings("Bob", &bob.server()) {
+        assert_eq!(ann.search(&string).await, [], "{string}");
+    }
+    for dht in bob.status().await.dht {
+        assert_eq!((dht.strings, dht.published), (0, 0), "{}", dht.name);
+    }
+    // Whoever was told where to look finds them all the same.
+    assert_eq!(ann.search(&bob.address().await.to_string()).await.len(), 1);
+}
+
+#[actix::test]
+async fn a_search_waits_for_no_dead_node() {
+    log();
+    let carl = Start::new(3).start();
+    let ann = Start::new(1).near(&carl).await.start();
+    let bob = Start::new(2).near(&carl).await.start();
+    let dead = Start::new(66).near(&carl).await.start();
+    ann.knows(&carl).await;
+    bob.advertise("Bob").await;
+    let keys = strings("Bob", &bob.server()).iter().map(|string| record_key(string)).collect();
+    dead.network.swarm.send(Provide(keys)).await.unwrap();
+    until("both are advertised", async || {
+        let published = async |of: &super::world::Node| {
+            of.status().await.dht.first().is_some_and(|dht| dht.published == 5)
+        };
+        (published(&bob).await && published(&dead).await).then_some(())
+    })
+    .await;
+    dead.network.stop().await;
+    let suffix = bob.server().as_str()[54..].to_owned();
+    let begin = Instant::now();
+    let found = ann.search(&format!("Bob:{suffix}")).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].user_id.server_name(), bob.server());
+    assert!(begin.elapsed() < Duration::from_millis(4500), "{:?}", begin.elapsed());
 }
 
 #[actix::test]

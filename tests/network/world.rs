@@ -9,7 +9,7 @@ use messagehub::{
         admission::Admission,
         clock::now_ms,
         cpu::Cpu,
-        gossip::{GossipTransaction, JoinTopic, PublishTransaction},
+        gossip::{FindRoomKey, GossipTransaction, JoinTopic, PublishTransaction},
         network::{self, Network, NetworkParts},
         relay_request::{FederationError, InboundAnswer, InboundRequest, KeysSeen, SendFederation},
         rendezvous::{
@@ -22,6 +22,7 @@ use messagehub::{
     },
     config::{Config, DhtConfig, ElementConfig, Libp2pConfig, RelayConfig, RelayServe, limits},
     proto::{
+        room_key::{RoomKey, Secret},
         signed::Request,
         signer::{SecretKeys, Signer},
     },
@@ -41,6 +42,13 @@ pub(crate) struct World {
     pub(crate) verdict: Option<TransactionVerdict>,
     pub(crate) rows: HashMap<Row, Vec<u8>>,
     pub(crate) failures: Vec<String>,
+    /// Keys that were asked for.
+    pub(crate) asked: Vec<(RoomKey, OwnedServerName)>,
+}
+
+/// The key of a room, which all nodes of the tests have.
+pub(crate) fn key(room_id: &RoomId) -> RoomKey {
+    RoomKey::new(room_id, Secret([7; 32]))
 }
 
 impl Actor for World {
@@ -138,6 +146,16 @@ impl Handler<SwarmFailed> for World {
     }
 }
 
+impl Handler<FindRoomKey> for World {
+    type Result = Option<RoomKey>;
+
+    fn handle(&mut self, ask: FindRoomKey, _: &mut Context<Self>) -> Option<RoomKey> {
+        let key = key(&ask.room_id);
+        self.asked.push((key, ask.from));
+        (key.id() == ask.id).then_some(key)
+    }
+}
+
 impl Handler<GossipTransaction> for World {
     type Result = ResponseFuture<TransactionVerdict>;
 
@@ -191,6 +209,8 @@ pub(crate) struct Start {
     pub(crate) places: usize,
     /// Has no identity yet.
     pub(crate) waits: bool,
+    /// Does not want to be found.
+    pub(crate) hides: bool,
     /// Shares a room with the nodes of these seeds.
     pub(crate) shares: std::ops::Range<u8>,
 }
@@ -209,6 +229,7 @@ impl Start {
             serve: RelayServe::Auto,
             places: limits::WORK_NODE,
             waits: false,
+            hides: false,
             shares: 1..10,
         }
     }
@@ -246,7 +267,7 @@ impl Start {
                 static_relays: self.relays,
                 relay: RelayConfig { serve: self.serve },
                 private_network_secret: self.secret.map(str::to_owned),
-                dht: DhtConfig { bootstrap_peers: Some(self.bootstrap), advertise: true },
+                dht: DhtConfig { bootstrap_peers: Some(self.bootstrap), advertise: !self.hides },
                 ..Libp2pConfig::default()
             },
         };
@@ -256,6 +277,7 @@ impl Start {
         let network = network::start(NetworkParts {
             config: &config,
             keypair,
+            data: None,
             cpu: Cpu::start().unwrap(),
             admission: Admission::new(self.places),
             write_rows: world.clone().recipient(),
@@ -268,7 +290,11 @@ impl Start {
         .unwrap();
         let added = self.shares.map(|seed| secret_keys(seed).server_name()).collect();
         network.rendezvous.do_send(SharedServers { added, removed: Vec::new() });
-        network.bind(world.clone().recipient(), world.clone().recipient());
+        network.bind(
+            world.clone().recipient(),
+            world.clone().recipient(),
+            world.clone().recipient(),
+        );
         let peer_ids = [network.peer_id.clone()];
         let signer = Signer::new(&secret_keys(self.seed), &peer_ids, self.issued).unwrap();
         let signer = Arc::new(signer);
@@ -377,6 +403,7 @@ impl Node {
             room_id: room_id.to_owned(),
             pdus: (0..pdus).map(|_| pdu()).collect(),
             edus: Vec::new(),
+            key: key(room_id),
         };
         self.network.gossip.send(publish).await.unwrap();
     }

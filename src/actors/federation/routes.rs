@@ -27,9 +27,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    actors::{room::RoomQuery, room_state::HEADS},
+    actors::{
+        room::{Given, RoomQuery},
+        room_state::HEADS,
+    },
     config::limits,
-    proto::signed::Request,
+    proto::{room_key::KeyId, signed::Request},
 };
 
 /// What a request asks for.
@@ -114,6 +117,16 @@ struct SendBody {
     pdus: Vec<Box<RawValue>>,
     #[serde(default)]
     edus: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct KeysBody {
+    keys: Vec<Given>,
+}
+
+#[derive(Deserialize)]
+struct KeysQueryBody {
+    ids: Vec<KeyId>,
 }
 
 #[derive(Deserialize)]
@@ -221,6 +234,18 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
     if is("GET", "/_matrix/key/v2/server").is_some() {
         return Ok(Query::ServerKeys);
     }
+    let room = |arguments: Vec<String>| {
+        let room_id = arguments.first().and_then(|id| OwnedRoomId::try_from(id.as_str()).ok());
+        room_id.ok_or_else(|| RouteError::Malformed("no room id".to_owned()))
+    };
+    if let Some(arguments) = is("PUT", "/_messagehub/federation/v1/room_keys/{room_id}") {
+        let KeysBody { keys } = body_as(body)?;
+        return Ok(Query::Room(room(arguments)?, RoomQuery::TakeKeys { keys }));
+    }
+    if let Some(arguments) = is("POST", "/_messagehub/federation/v1/room_keys/{room_id}/query") {
+        let KeysQueryBody { ids } = body_as(body)?;
+        return Ok(Query::Room(room(arguments)?, RoomQuery::FindKeys { ids }));
+    }
     if is("POST", HEADS).is_some() {
         let HeadsBody { rooms } = body_as(body)?;
         if rooms.len() > limits::HEADS_ROOMS {
@@ -274,6 +299,12 @@ mod tests {
             ("GET", format!("{f}/v1/state/!r:x?event_id=$e"), json!({})),
             ("GET", format!("{f}/v1/event_auth/!r:x/$e"), json!({})),
             ("GET", format!("{f}/v1/event/$e?room_id=!r:x"), json!({})),
+            ("PUT", "/_messagehub/federation/v1/room_keys/!r:x".into(), json!({"keys": []})),
+            (
+                "POST",
+                "/_messagehub/federation/v1/room_keys/!r:x/query".into(),
+                json!({"ids": ["1fXwhac8v7StirecZZKr2w"]}),
+            ),
         ];
         for (method, uri, body) in list {
             let found = ask(method, &uri, body);

@@ -7,8 +7,9 @@ use ruma::OwnedRoomId;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    DeliverTo, GossipTransaction, JoinTopic, LeaveTopic, PeerForgotten, PeerVerified,
-    PublishTransaction, UseSigner,
+    DeliverTo, FindKeysWith, FindRoomKey, GossipTransaction, JoinTopic, LeaveTopic, PeerForgotten,
+    PeerVerified, PublishTransaction, UseSigner,
+    keyring::Keyring,
     machine::{self, Cut, Machine, Transaction},
 };
 use crate::{
@@ -24,7 +25,12 @@ use crate::{
         },
     },
     config::limits,
-    proto::{ProtoError, signed::Request, signer::Signer},
+    proto::{
+        ProtoError,
+        room_key::{self, RoomKey},
+        signed::Request,
+        signer::Signer,
+    },
 };
 
 /// What Gossip may say, and to whom.
@@ -50,7 +56,9 @@ pub struct GossipParts {
 pub struct GossipActor {
     parts: GossipParts,
     machine: Machine<PeerKey>,
+    keyring: Keyring,
     deliver: Option<Recipient<GossipTransaction>>,
+    find_key: Option<Recipient<FindRoomKey>>,
     signer: Option<Arc<Signer>>,
 }
 
@@ -65,6 +73,7 @@ struct InWork {
     ticket: GossipTicket,
     source: PeerKey,
     room: OwnedRoomId,
+    topic: String,
     permit: Permit,
     deadline: Instant,
 }
@@ -72,7 +81,14 @@ struct InWork {
 impl GossipActor {
     /// Makes the actor.
     pub fn new(parts: GossipParts) -> Self {
-        Self { parts, machine: Machine::default(), deliver: None, signer: None }
+        Self {
+            parts,
+            machine: Machine::default(),
+            keyring: Keyring::default(),
+            deliver: None,
+            find_key: None,
+            signer: None,
+        }
     }
 
     fn report(&self, ticket: GossipTicket, verdict: TransactionVerdict) {
@@ -87,8 +103,26 @@ impl GossipActor {
         self.report(ticket, verdict);
     }
 
+    /// Opens a message and reads it.
+    fn open(&mut self, work: InWork, key: RoomKey, bytes: Vec<u8>, ctx: &mut Context<Self>) {
+        let topic = work.topic.clone();
+        let job = self.parts.cpu.run(move || {
+            let opened = key.open(&topic, &bytes).map_err(|_| TransactionVerdict::Reject)?;
+            machine::read(&opened, now_ms())
+        });
+        let read =
+            timeout_at(work.deadline, job).into_actor(self).map(|done, actor, ctx| match done {
+                Ok(Ok(Ok(transaction))) => actor.verified(work, transaction, ctx),
+                Ok(Ok(Err(verdict))) => actor.finish(work.ticket, work.source, verdict),
+                Ok(Err(_)) | Err(_) => {
+                    actor.finish(work.ticket, work.source, TransactionVerdict::Ignore);
+                }
+            });
+        ctx.spawn(read);
+    }
+
     fn verified(&mut self, work: InWork, transaction: Transaction, ctx: &mut Context<Self>) {
-        let InWork { ticket, source, room, permit, deadline } = work;
+        let InWork { ticket, source, room, permit, deadline, .. } = work;
         let Transaction { request, server_keys, pdus, edus } = transaction;
         if let Err(verdict) = self.machine.judge(&room, &request, now_ms()) {
             return self.finish(ticket, source, verdict);
@@ -132,6 +166,7 @@ impl Handler<LeaveTopic> for GossipActor {
     type Result = ();
 
     fn handle(&mut self, LeaveTopic(room): LeaveTopic, _: &mut Context<Self>) {
+        self.keyring.forget(&room);
         if let Some(topic) = self.machine.leave(&room) {
             self.parts.unsubscribe.do_send(Unsubscribe(topic));
         }
@@ -157,6 +192,14 @@ impl Handler<DeliverTo> for GossipActor {
     }
 }
 
+impl Handler<FindKeysWith> for GossipActor {
+    type Result = ();
+
+    fn handle(&mut self, FindKeysWith(recipient): FindKeysWith, _: &mut Context<Self>) {
+        self.find_key = Some(recipient);
+    }
+}
+
 impl Handler<UseSigner> for GossipActor {
     type Result = ();
 
@@ -168,8 +211,8 @@ impl Handler<UseSigner> for GossipActor {
 impl Handler<PeerVerified> for GossipActor {
     type Result = ();
 
-    fn handle(&mut self, PeerVerified(peer): PeerVerified, _: &mut Context<Self>) {
-        self.machine.verified(peer);
+    fn handle(&mut self, PeerVerified(peer, server): PeerVerified, _: &mut Context<Self>) {
+        self.machine.verified(peer, server);
     }
 }
 
@@ -185,14 +228,18 @@ impl Handler<PublishTransaction> for GossipActor {
     type Result = ();
 
     fn handle(&mut self, publish: PublishTransaction, ctx: &mut Context<Self>) {
-        let PublishTransaction { room_id, pdus, edus } = publish;
+        let PublishTransaction { room_id, pdus, edus, key } = publish;
         let (Some(signer), Some(topic)) = (&self.signer, self.machine.topic_of(&room_id)) else {
             log::debug!(room_id:%; "not gossiped: no identity, or the room is not joined");
             return;
         };
         for cut in machine::cut(pdus, edus) {
             let (signer, room, topic) = (Arc::clone(signer), room_id.clone(), topic.clone());
-            let job = self.parts.cpu.run(move || sign(&cut, &room, &signer, now_ms()));
+            let on = topic.clone();
+            let job = self
+                .parts
+                .cpu
+                .run(move || key.seal(&on, rand::random(), &sign(&cut, &room, &signer, now_ms())?));
             let published = job.into_actor(self).map(move |done, actor, _| match done {
                 Ok(Ok(bytes)) => actor.parts.publish.do_send(Publish { topic, bytes }),
                 Ok(Err(error)) => log::error!(error:%; "a transaction cannot be signed"),
@@ -223,7 +270,7 @@ impl Handler<GossipReceived> for GossipActor {
 
     fn handle(&mut self, received: GossipReceived, ctx: &mut Context<Self>) {
         let GossipReceived { ticket, source, topic, bytes } = received;
-        let room = match self.machine.begin(source, &topic) {
+        let (room, from) = match self.machine.begin(source, &topic) {
             Ok(room) => room,
             Err(verdict) => return self.report(ticket, verdict),
         };
@@ -231,15 +278,28 @@ impl Handler<GossipReceived> for GossipActor {
             return self.finish(ticket, source, TransactionVerdict::Ignore);
         };
         let deadline = Instant::now() + limits::VERDICT_WAIT;
-        let work = InWork { ticket, source, room, permit, deadline };
-        let job = self.parts.cpu.run(move || machine::read(&bytes, now_ms()));
-        let read = timeout_at(deadline, job).into_actor(self).map(|done, actor, ctx| match done {
-            Ok(Ok(Ok(transaction))) => actor.verified(work, transaction, ctx),
-            Ok(Ok(Err(verdict))) => actor.finish(work.ticket, work.source, verdict),
-            Ok(Err(_)) | Err(_) => {
-                actor.finish(work.ticket, work.source, TransactionVerdict::Ignore);
+        let Ok(id) = room_key::key_id(&bytes) else {
+            return self.finish(ticket, source, TransactionVerdict::Reject);
+        };
+        let known = self.keyring.get(&room, &id);
+        let work = InWork { ticket, source, room, topic, permit, deadline };
+        if let Some(key) = known {
+            return self.open(work, key, bytes, ctx);
+        }
+        let Some(find_key) = &self.find_key else {
+            return self.finish(work.ticket, source, TransactionVerdict::Ignore);
+        };
+        let asked = find_key.send(FindRoomKey { room_id: work.room.clone(), id, from });
+        let found = timeout_at(deadline, asked).into_actor(self).map(|found, actor, ctx| {
+            // Nobody is to blame for a key that this node was not given.
+            let Some(key) = found.ok().and_then(Result::ok).flatten() else {
+                return actor.finish(work.ticket, work.source, TransactionVerdict::Ignore);
+            };
+            if actor.machine.topic_of(&work.room).is_some() {
+                actor.keyring.keep(&work.room, key);
             }
+            actor.open(work, key, bytes, ctx);
         });
-        ctx.spawn(read);
+        ctx.spawn(found);
     }
 }

@@ -1,18 +1,15 @@
 //! Which gossip counts, and how ours is cut. Pure; peers are opaque keys.
 
-use std::{
-    collections::{HashMap, HashSet},
-    hash::Hash,
-};
+use std::{collections::HashMap, hash::Hash};
 
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomId};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, RoomId};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
     actors::{replay::Replay, room::TransactionVerdict},
     config::limits,
     proto::{
-        ProtoError,
+        ProtoError, room_key,
         server_keys::{self, VerifiedServerKeys},
         signed::{Request, Verified},
         topic,
@@ -33,7 +30,7 @@ pub(super) struct Cut {
 
 /// Cuts what is to be published into messages within all limits.
 pub(super) fn cut(pdus: Vec<Box<RawValue>>, edus: Vec<Box<RawValue>>) -> Vec<Cut> {
-    const ROOM: usize = limits::GOSSIP_MESSAGE - ENVELOPE;
+    const ROOM: usize = room_key::capacity(limits::GOSSIP_MESSAGE) - ENVELOPE;
     let mut cuts = Vec::new();
     let (mut open, mut length) = (Cut::default(), 0);
     let items = pdus.into_iter().map(|pdu| (true, pdu));
@@ -133,7 +130,8 @@ fn verdict_on(error: &ProtoError) -> TransactionVerdict {
 #[derive(Debug)]
 pub(super) struct Machine<P> {
     topics: HashMap<String, OwnedRoomId>,
-    verified: HashSet<P>,
+    /// Peers that proved their identity, and which.
+    verified: HashMap<P, OwnedServerName>,
     in_work: HashMap<P, usize>,
     replay: Replay,
 }
@@ -142,7 +140,7 @@ impl<P> Default for Machine<P> {
     fn default() -> Self {
         Self {
             topics: HashMap::new(),
-            verified: HashSet::new(),
+            verified: HashMap::new(),
             in_work: HashMap::new(),
             replay: Replay::default(),
         }
@@ -174,8 +172,8 @@ impl<P: Eq + Hash> Machine<P> {
     }
 
     /// A peer proved its identity.
-    pub(super) fn verified(&mut self, peer: P) {
-        self.verified.insert(peer);
+    pub(super) fn verified(&mut self, peer: P, server: OwnedServerName) {
+        self.verified.insert(peer, server);
     }
 
     /// A peer is gone, or its proof is.
@@ -188,20 +186,22 @@ impl<P: Eq + Hash> Machine<P> {
         self.verified.clear();
     }
 
-    /// A message came: returns its room if it is worth a look. Then [`Self::done`] is owed.
+    /// A message came: returns its room, and the server of the peer, if it is worth a look. Then [`Self::done`] is owed.
     pub(super) fn begin(
         &mut self,
         peer: P,
         topic: &str,
-    ) -> Result<OwnedRoomId, TransactionVerdict> {
-        let room = self.topics.get(topic).filter(|_| self.verified.contains(&peer));
-        let room = room.cloned().ok_or(TransactionVerdict::Ignore)?;
+    ) -> Result<(OwnedRoomId, OwnedServerName), TransactionVerdict> {
+        let (Some(room), Some(server)) = (self.topics.get(topic), self.verified.get(&peer)) else {
+            return Err(TransactionVerdict::Ignore);
+        };
+        let from = (room.clone(), server.clone());
         let in_work = self.in_work.entry(peer).or_default();
         if *in_work >= limits::WORK_PEER {
             return Err(TransactionVerdict::Ignore);
         }
         *in_work += 1;
-        Ok(room)
+        Ok(from)
     }
 
     /// The message of a peer has its verdict.
@@ -263,8 +263,8 @@ mod tests {
             let cuts = cut(pdus, edus);
             assert_eq!(lengths(&cuts), expected);
             for cut in &cuts {
-                let wire = sign(&signer(), &request(content(cut, &name(), NOW).unwrap()));
-                assert!(wire.len() <= limits::GOSSIP_MESSAGE);
+                let wire = sign(&signer(), &request(content(cut, &own_name(), NOW).unwrap()));
+                assert!(wire.len() <= room_key::capacity(limits::GOSSIP_MESSAGE));
             }
         }
     }
@@ -273,8 +273,12 @@ mod tests {
         Signer::new(&secret_keys(1), &["peer".to_owned()], NOW).unwrap()
     }
 
-    fn name() -> String {
+    fn own_name() -> String {
         signer().server_name().to_string()
+    }
+
+    fn name(name: &str) -> OwnedServerName {
+        name.try_into().unwrap()
     }
 
     fn request(content: CanonicalJsonValue) -> Request {
@@ -302,7 +306,7 @@ mod tests {
     fn envelopes() {
         use TransactionVerdict::{Ignore, Reject};
         type Change = fn(&mut Request);
-        let good = request(body(&name(), serde_json::json!([{"a": 1}])));
+        let good = request(body(&own_name(), serde_json::json!([{"a": 1}])));
         let read_at = |request: &Request, now| read(&sign(&signer(), request), now);
         assert_eq!(read_at(&good, NOW).unwrap().pdus.len(), 1);
         assert_eq!(read_at(&good, NOW + FRESH_MS + 1).unwrap_err(), Ignore);
@@ -314,9 +318,9 @@ mod tests {
                 request.content = body("other", serde_json::json!([]));
             }),
             ("too many", |request| {
-                request.content = body(&name(), vec![serde_json::json!({}); 51].into());
+                request.content = body(&own_name(), vec![serde_json::json!({}); 51].into());
             }),
-            ("no object", |request| request.content = body(&name(), serde_json::json!([1]))),
+            ("no object", |request| request.content = body(&own_name(), serde_json::json!([1]))),
         ];
         for (what, change) in wrong {
             let mut request = good.clone();
@@ -334,9 +338,9 @@ mod tests {
         let topic = machine.join(room.to_owned()).unwrap();
         assert_eq!(machine.join(room.to_owned()), None, "joined twice");
         assert_eq!(machine.begin(1, &topic), Err(Ignore), "a stranger");
-        machine.verified(1);
+        machine.verified(1, name("one"));
         assert_eq!(machine.begin(1, "another topic"), Err(Ignore));
-        assert_eq!(machine.begin(1, &topic), Ok(room.to_owned()));
+        assert_eq!(machine.begin(1, &topic), Ok((room.to_owned(), name("one"))));
         let request = request(CanonicalJsonValue::Null);
         let mut elsewhere = request.clone();
         elsewhere.destination = "!other:x".into();
@@ -353,8 +357,8 @@ mod tests {
     fn one_peer_takes_only_its_share() {
         let mut machine = Machine::<u8>::default();
         let topic = machine.join(room_id!("!room:x").to_owned()).unwrap();
-        machine.verified(1);
-        machine.verified(2);
+        machine.verified(1, name("one"));
+        machine.verified(2, name("two"));
         for _ in 0..limits::WORK_PEER {
             machine.begin(1, &topic).unwrap();
         }

@@ -8,7 +8,10 @@ use serde_json::value::RawValue;
 
 use crate::{
     actors::{admission::Permit, room::TransactionVerdict, swarm::PeerKey},
-    proto::signer::Signer,
+    proto::{
+        room_key::{KeyId, RoomKey},
+        signer::Signer,
+    },
 };
 
 /// Subscribes to the topic of a room. Sent by RoomState for every joined room.
@@ -33,6 +36,21 @@ pub struct PublishTransaction {
     pub pdus: Vec<Box<RawValue>>,
     /// EDUs.
     pub edus: Vec<Box<RawValue>>,
+    /// What seals it: the room knows who may read.
+    pub key: RoomKey,
+}
+
+/// Asks a room for the key that a message is sealed with; where the room has it not, it asks
+/// `from`, then others. Sent to the recipient of [`FindKeysWith`].
+#[derive(Message, Debug)]
+#[rtype(result = "Option<RoomKey>")]
+pub struct FindRoomKey {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Which key.
+    pub id: KeyId,
+    /// The server whose node handed the message on.
+    pub from: OwnedServerName,
 }
 
 /// A transaction that came by gossip: its envelope is signed by `origin`, fresh, never seen
@@ -59,16 +77,21 @@ pub struct GossipTransaction {
 #[rtype(result = "()")]
 pub struct DeliverTo(pub actix::Recipient<GossipTransaction>);
 
+/// Sets who knows the keys of rooms. Sent once by `node.rs`.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FindKeysWith(pub actix::Recipient<FindRoomKey>);
+
 /// Sets the signer; again whenever server_keys were issued anew.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct UseSigner(pub Arc<Signer>);
 
-/// A node of a member of a shared room proved its identity: gossip that it hands on is looked at.
-/// Sent by Rendezvous.
+/// A node of a member of a shared room proved that it speaks for that server: gossip that it hands
+/// on is looked at. Sent by Rendezvous.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct PeerVerified(pub PeerKey);
+pub struct PeerVerified(pub PeerKey, pub OwnedServerName);
 
 /// A node is gone, its proof expired, or it shares no room any more. Sent by Rendezvous.
 #[derive(Message, Debug)]

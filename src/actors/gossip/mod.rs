@@ -1,10 +1,12 @@
-//! Gossip: one topic a room, signed transactions, and a verdict owed for each message.
+//! Gossip: one topic a room, signed transactions sealed with a key of the room, and a verdict owed
+//! for each message.
 //!
-//! Invariants: what came from a peer without a proven identity, is addressed to another room, or
+//! Invariants: nothing leaves unsealed, and what was not sealed is not read; what came from a peer without a proven identity, is addressed to another room, or
 //! came before is never delivered; a message without a verdict in time counts as ignored; nothing
 //! here is relied on for delivery.
 
 mod actor;
+mod keyring;
 mod machine;
 mod messages;
 

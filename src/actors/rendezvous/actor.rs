@@ -39,6 +39,9 @@ use crate::{
 const TICK: Duration = Duration::from_secs(10);
 /// Before a DHT that answered nothing is asked again.
 const RETRY: Duration = Duration::from_millis(700);
+/// Who was found is shown after this long without news: a public DHT that is slow, or a node that is
+/// gone, is not waited for. Long enough for most lookups there.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Longest wait for a profile; the search goes on with the others.
 const PROFILE_WAIT: Duration = Duration::from_secs(4);
 
@@ -132,9 +135,9 @@ impl RendezvousActor {
         match effect {
             Effect::Exchange(peer) => self.parts.exchange.do_send(Exchange(peer)),
             Effect::Proven { peer, keys, first } => self.proven(peer, *keys, first),
-            Effect::Admit(peer) => {
+            Effect::Admit(peer, server) => {
                 // In this order: gossip flows once the gate is open.
-                self.parts.verified.do_send(PeerVerified(peer));
+                self.parts.verified.do_send(PeerVerified(peer, server));
                 self.parts.admit.do_send(Admit(peer));
             }
             Effect::Part(peer) => {
@@ -161,6 +164,11 @@ impl RendezvousActor {
             Effect::RetryLater(ticket) => {
                 let wait = RETRY.mul_f64(0.75 + rand::random::<f64>() / 2.0);
                 ctx.run_later(wait, move |actor, ctx| actor.step(Input::Retry(ticket), ctx));
+            }
+            Effect::SettleLater { ticket, stirred } => {
+                ctx.run_later(SETTLE, move |actor, ctx| {
+                    actor.step(Input::Settled { ticket, stirred }, ctx);
+                });
             }
             Effect::Resolved { ticket, peer } => {
                 if let Some(Asker::Node(reply)) = self.askers.remove(&ticket) {

@@ -1,7 +1,8 @@
 //! One search, from the first hint to the answer. Pure; part of the machine.
 //!
 //! Invariant: a hunt ends as soon as nothing more can come: no query is open, no candidate is
-//! being connected or proven, no profile is being asked, and no further try is left.
+//! being connected or proven, no profile is being asked, and no further try is left. One that has
+//! something to show does not wait for the slow and the dead.
 
 use std::{collections::HashSet, hash::Hash};
 
@@ -68,6 +69,10 @@ pub(super) struct Hunt<P> {
     candidates: HashSet<P>,
     asking: HashSet<OwnedServerName>,
     met: HashSet<OwnedServerName>,
+    /// Counts what happened.
+    stirred: u64,
+    /// How far it had come when somebody began to wait whether more happens.
+    settling: Option<u64>,
     pub(super) found: Vec<FoundPerson>,
 }
 
@@ -94,6 +99,8 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
             candidates: HashSet::new(),
             asking: HashSet::new(),
             met: HashSet::new(),
+            stirred: 0,
+            settling: None,
             found: Vec::new(),
         }
     }
@@ -103,6 +110,7 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
         self.queries += queries;
         self.waiting_to_retry = false;
         self.tries += 1;
+        self.stirred += 1;
     }
 
     /// A query ended.
@@ -112,14 +120,16 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
 
     /// Somebody may be who is hunted; they are being connected.
     pub(super) fn candidate(&mut self, peer: P) {
-        if self.candidates.len() < CANDIDATES_MAX {
-            self.candidates.insert(peer);
+        if self.candidates.len() < CANDIDATES_MAX && self.candidates.insert(peer) {
+            self.stirred += 1;
         }
     }
 
     /// A candidate was proven, or cannot be.
     pub(super) fn settled(&mut self, peer: &P) -> bool {
-        self.candidates.remove(peer)
+        let waited = self.candidates.remove(peer);
+        self.stirred += u64::from(waited);
+        waited
     }
 
     /// Somebody was proven who matches: tells whether their profile is to be asked.
@@ -127,6 +137,7 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
         let room = self.found.len() + self.asking.len() < self.limit;
         let ask = room && self.met.insert(server.to_owned());
         if ask {
+            self.stirred += 1;
             self.asking.insert(server.to_owned());
         }
         ask
@@ -137,6 +148,7 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
         if !self.asking.remove(server) {
             return;
         }
+        self.stirred += 1;
         let shown = match (&self.goal, profile) {
             (Goal::Suffix { display_name, .. }, Some(profile)) => {
                 let name = profile.displayname.as_deref().unwrap_or(server_name::LOCALPART);
@@ -154,6 +166,22 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
             displayname: shown.displayname,
             avatar_url: shown.avatar_url,
         });
+    }
+
+    /// Tells, once for each thing that happened, how far it has come, where there is something to
+    /// show and nobody is being asked: if nothing more happens for a while, that is the answer.
+    pub(super) fn settle(&mut self) -> Option<u64> {
+        let ready = self.people && !self.found.is_empty() && self.asking.is_empty();
+        if !ready || self.settling == Some(self.stirred) {
+            return None;
+        }
+        self.settling = Some(self.stirred);
+        self.settling
+    }
+
+    /// Tells whether nothing happened since.
+    pub(super) fn settled_since(&self, stirred: u64) -> bool {
+        self.stirred == stirred
     }
 
     /// Tells whether anything can still come.
@@ -257,6 +285,30 @@ mod tests {
             let expected = if tried < TRIES { Standing::Retry } else { Standing::Over };
             assert_eq!(hunt.standing(), expected);
         }
+    }
+
+    #[test]
+    fn who_was_found_need_not_wait_for_the_dead() {
+        let mut hunt = Hunt::<u8>::new(suffix(), true, 10);
+        hunt.began(2);
+        hunt.candidate(7);
+        assert_eq!(hunt.settle(), None, "there is nothing to show");
+        assert!(hunt.meet(server_name!("1abcdefg")));
+        assert_eq!(hunt.settle(), None, "a profile is being asked");
+        hunt.profile(server_name!("1abcdefg"), shown("Ann"));
+        let stirred = hunt.settle().unwrap();
+        assert_eq!(hunt.settle(), None, "told once");
+        assert!(hunt.settled_since(stirred));
+        hunt.candidate(8);
+        assert!(!hunt.settled_since(stirred), "somebody else may match too");
+        let stirred = hunt.settle().unwrap();
+        hunt.candidate(8);
+        hunt.query_ended();
+        assert!(hunt.settled_since(stirred), "that is no news");
+        assert_eq!(hunt.standing(), Standing::Open);
+        let mut node = Hunt::<u8>::new(suffix(), false, 10);
+        node.profile(server_name!("1abcdefg"), shown("Ann"));
+        assert_eq!(node.settle(), None, "only searches for people have something to show");
     }
 
     #[test]

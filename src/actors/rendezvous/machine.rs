@@ -77,6 +77,8 @@ pub(super) enum Input<P, A> {
     Profile { ticket: u64, server: OwnedServerName, profile: Option<Profile> },
     /// A round of queries is to be repeated.
     Retry(u64),
+    /// A search that had something to show was left alone for a while.
+    Settled { ticket: u64, stirred: u64 },
     /// Whoever asked waits no longer.
     TimeUp(u64),
     /// These servers share a room with us from now on, and those no longer.
@@ -96,8 +98,8 @@ pub(super) enum Effect<P, A> {
     Exchange(P),
     /// A node proved who it is; `first` on this connection.
     Proven { peer: P, keys: Box<VerifiedServerKeys>, first: bool },
-    /// Gossip with a proven node: it is of a member of a room of ours.
-    Admit(P),
+    /// Gossip with a proven node: it is of this member of a room of ours.
+    Admit(P, OwnedServerName),
     /// No more gossip with it: it is of no member any more.
     Part(P),
     /// The last node that was proven to speak for a server does so no longer.
@@ -114,6 +116,8 @@ pub(super) enum Effect<P, A> {
     AskProfile { ticket: u64, server: OwnedServerName },
     /// Come back with [`Input::Retry`].
     RetryLater(u64),
+    /// Come back with [`Input::Settled`].
+    SettleLater { ticket: u64, stirred: u64 },
     /// Answer a [`Input::Resolve`].
     Resolved { ticket: u64, peer: Option<P> },
     /// Answer a [`Input::Search`].
@@ -233,6 +237,11 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
                 self.check(ticket, &mut out);
             }
             Input::Retry(ticket) => self.round(ticket, Vec::new(), &mut out),
+            Input::Settled { ticket, stirred } => {
+                if self.hunts.get(&ticket).is_some_and(|hunt| hunt.settled_since(stirred)) {
+                    self.end(ticket, &mut out);
+                }
+            }
             Input::TimeUp(ticket) => self.time_up(ticket, &mut out),
             Input::Shared { added, removed } => self.share(added, removed, &mut out),
             Input::Advertise(name) => {
@@ -358,7 +367,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         self.remember(&server, peer, addresses, keys.valid_until_ts(), out);
         out.push(Effect::Proven { peer, keys: Box::new(keys), first });
         if first && self.shared.contains(&server) {
-            out.push(Effect::Admit(peer));
+            out.push(Effect::Admit(peer, server.clone()));
         }
         self.proven(peer, &server, out);
     }
@@ -376,7 +385,8 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         }
         for server in added {
             if self.shared.insert(server.clone()) {
-                out.extend(self.nodes_of(&server).map(Effect::Admit));
+                let admit = |peer| Effect::Admit(peer, server.clone());
+                out.extend(self.nodes_of(&server).map(admit));
             }
         }
     }
@@ -585,7 +595,11 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
     fn check(&mut self, ticket: u64, out: &mut Effects<P, A>) {
         let Some(hunt) = self.hunts.get_mut(&ticket) else { return };
         match hunt.standing() {
-            Standing::Open => {}
+            Standing::Open => {
+                if let Some(stirred) = hunt.settle() {
+                    out.push(Effect::SettleLater { ticket, stirred });
+                }
+            }
             Standing::Retry => out.push(Effect::RetryLater(ticket)),
             Standing::Over => {
                 let goal = hunt.goal.clone();

@@ -89,6 +89,30 @@ pub struct NetworkStatus {
     pub topics: TopicCounts,
     /// Connected nodes that speak our protocol.
     pub peers: Vec<PeerStatus>,
+    /// Connections to nodes that do not, or have not proven who they are.
+    #[serde(default)]
+    pub strangers: usize,
+    /// The DHTs.
+    #[serde(default)]
+    pub dht: Vec<DhtStatus>,
+}
+
+/// One DHT, and how we are found in it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DhtStatus {
+    /// `family` or `public`.
+    pub name: String,
+    /// Whether we serve others in it.
+    pub server: bool,
+    /// Nodes in our table.
+    pub nodes: usize,
+    /// Strings under which we want to be found.
+    pub strings: usize,
+    /// Those that were published.
+    pub published: usize,
+    /// Those that others gave back. Nodes of our own kind never tell us of ourselves, so that in
+    /// the `family` it stays 0.
+    pub read_back: usize,
 }
 
 /// Whether and how a node can be reached from outside of its own network.

@@ -1,7 +1,7 @@
 //! The shell around one room's machine: its queue, its needs, its effects.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,33 +16,41 @@ use ruma::{
     events::room::member::MembershipState,
 };
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use super::{
     client::{Inviting, federation},
     following::Following,
     fresh::Fresh,
+    keys::Keys,
     links::{Links, ask},
     machine::{Change, Machine, Need},
-    messages::{Drain, RoomError},
+    messages::{Drain, Publish, RoomError},
     operate::{Operation, Outcome, Step, operation, outcome},
+    receive::Worker,
 };
 use crate::{
     actors::{
         clock::now_ms,
         down::DownGuard,
-        gossip::PublishTransaction,
         room_state::{Advanced, ProfileUpdated, UseSigner},
         store::{LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError},
     },
     config::limits,
-    proto::{pdu::Pdu, signer::Signer, state_res},
+    proto::{
+        pdu::Pdu,
+        room_key::{KeyId, RoomKey},
+        signer::Signer,
+        state_res,
+    },
 };
 
 /// How long after our newest event the heads are announced: gossip that came before the mesh was
 /// up is lost, and this is what brings it.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(2);
 
-/// Longest wait for the answer to what is sent to a server that came into the room just now.
+/// Longest wait for the answer to what is sent to a server that came into the room, or left it,
+/// just now.
 const DIRECT_WAIT: Duration = Duration::from_secs(10);
 
 /// One room. Its messages come through RoomState.
@@ -53,6 +61,9 @@ pub struct RoomActor {
     pub(super) profile: ProfileUpdated,
     pub(super) inviting: Inviting,
     pub(super) machine: Option<Machine>,
+    pub(super) keys: Keys,
+    /// Keys that are being asked for, and who waits for them.
+    pub(super) wanted: HashMap<KeyId, Vec<oneshot::Sender<RoomKey>>>,
     queue: VecDeque<Queued>,
     /// An operation waits for what it needs, or the room is being loaded.
     waiting: bool,
@@ -91,6 +102,8 @@ impl RoomActor {
         down: DownGuard<OwnedRoomId>,
     ) -> Self {
         Self {
+            keys: Keys::new(room_id.clone(), signer.server_name().clone()),
+            wanted: HashMap::new(),
             room_id,
             links,
             signer,
@@ -163,11 +176,13 @@ impl RoomActor {
         ctx: &mut Context<Self>,
     ) {
         let Some(change) = change else { return operation.finish() };
-        let Change { commit, mut publish, unparked } = *change;
+        let Change { mut commit, mut publish, unparked } = *change;
         // Whoever was the last other one to leave, or was made to, has to hear of it.
         if self.is_alone() && commit.servers.is_none() {
             publish.clear();
         }
+        // From here on nothing is sealed any more with a key of those who left by it.
+        let (gone, farewell) = self.members_changed(&mut commit);
         for event_id in unparked {
             self.retry_parked(&event_id, ctx);
         }
@@ -180,12 +195,12 @@ impl RoomActor {
         if let Some(servers) = &commit.servers {
             self.fresh.update(servers, now);
         }
-        let fresh = self.fresh.servers(self.signer.server_name(), now);
+        let mut directly = self.fresh.servers(self.signer.server_name(), now);
+        // Nobody gossips any more with those who left, and what told them may have passed them by.
+        directly.extend(gone.into_iter().filter(|server| server != self.signer.server_name()));
         // Sent now, so that commits and the reads after them keep their order.
         let stored = self.links.store.commit.send(commit);
-        let signer = Arc::clone(&self.signer);
-        let links = self.links.clone();
-        let room_id = self.room_id.clone();
+        let worker = self.worker(ctx);
         let published = !publish.is_empty();
         let work = async move {
             let refused = match stored.await {
@@ -201,14 +216,14 @@ impl RoomActor {
             let leaves =
                 advanced.membership.as_ref().is_some_and(|own| *own != MembershipState::Join);
             if leaves {
-                publish_all(&links, &room_id, &publish, &signer, fresh.clone()).await;
+                publish_all(&worker, &publish, farewell, &directly).await;
             }
             if advanced.membership.is_some() || advanced.servers.is_some() {
-                let _ = links.advanced.send(advanced).await;
+                let _ = worker.links.advanced.send(advanced).await;
             }
             operation.finish();
             if !leaves {
-                publish_all(&links, &room_id, &publish, &signer, fresh).await;
+                publish_all(&worker, &publish, farewell, &directly).await;
             }
             true
         };
@@ -233,9 +248,9 @@ impl RoomActor {
     /// Announces the heads a while after an event of ours, once for all that come until then.
     fn announce_soon(&mut self, ctx: &mut Context<Self>) {
         if self.announce.is_none() {
-            self.announce = Some(ctx.run_later(ANNOUNCE_AFTER, |act, _| {
+            self.announce = Some(ctx.run_later(ANNOUNCE_AFTER, |act, ctx| {
                 act.announce = None;
-                act.announce_heads();
+                act.announce_heads(ctx);
             }));
         }
     }
@@ -363,32 +378,31 @@ impl RoomActor {
     }
 }
 
-/// Tells the other members of events that are durable: by gossip, and those that are fresh by
-/// themselves.
+/// Tells the other members, and those who leave by them, of events that are durable: by gossip, and
+/// some servers by themselves.
 async fn publish_all(
-    links: &Links,
-    room_id: &OwnedRoomId,
+    worker: &Worker,
     pdus: &[Arc<Pdu>],
-    signer: &Signer,
-    fresh: Vec<OwnedServerName>,
+    farewell: Option<RoomKey>,
+    directly: &[OwnedServerName],
 ) {
     if pdus.is_empty() {
         return;
     }
-    let wire = links.wire(pdus, signer).await;
-    if !fresh.is_empty() {
+    let pdus = worker.links.wire(pdus, &worker.signer).await;
+    if !directly.is_empty() {
         let content = json!({
-            "origin": signer.server_name(),
+            "origin": worker.signer.server_name(),
             "origin_server_ts": now_ms(),
-            "pdus": wire,
+            "pdus": pdus,
             "edus": [],
         });
-        for server in fresh {
-            tell_directly(links, room_id, &server, content.clone());
+        for server in directly {
+            tell_directly(&worker.links, &worker.room_id, server, content.clone());
         }
     }
-    let room_id = room_id.clone();
-    links.publish.do_send(PublishTransaction { room_id, pdus: wire, edus: Vec::new() });
+    // Gossip has it when this is done: the topic may be left after it.
+    let _ = worker.room.send(Publish { pdus, edus: Vec::new(), farewell }).await;
 }
 
 /// Sends a transaction to one server and waits for nothing.
@@ -432,14 +446,17 @@ impl Actor for RoomActor {
         let load = async move { ask(&links.store.load_room, LoadRoom { room_id }).await };
         ctx.spawn(load.into_actor(self).map(|loaded, act, ctx| {
             let me = act.signer.user_id().clone();
-            let machine = loaded.and_then(|loaded| {
-                loaded.map(|loaded| Machine::load(act.room_id.clone(), me, loaded)).transpose()
+            let machine = loaded.and_then(|mut loaded| {
+                let keys = loaded.as_mut().and_then(|loaded| loaded.room_keys.take());
+                let load = |loaded| Machine::load(act.room_id.clone(), me, loaded);
+                Ok((loaded.map(load).transpose()?, keys))
             });
             match machine {
-                Ok(machine) => {
+                Ok((machine, keys)) => {
                     let present = machine.iter().flat_map(Machine::servers).cloned();
                     act.fresh = Fresh::new(present);
                     act.machine = machine;
+                    act.load_keys(keys.as_deref());
                     act.waiting = false;
                     act.pump(ctx);
                 }

@@ -17,15 +17,14 @@ use super::{
     links::{Links, ask},
     machine::{Ingested, Machine},
     messages::{
-        ChangeMembership, CreateInRoom, Forget, Leave, MemberChange, ProfileChanged, RoomError,
-        SendEvent, SetReceipt, SetTyping,
+        ChangeMembership, CreateInRoom, Forget, Leave, MemberChange, ProfileChanged, Publish,
+        RoomError, SendEvent, SetReceipt, SetTyping,
     },
 };
 use crate::{
     actors::{
         clock::now_ms,
         ephemera::Typing,
-        gossip::PublishTransaction,
         relay_request::SendFederation,
         room_state::ProfileUpdated,
         store::{Place, Receipt, Row, WriteRows},
@@ -270,9 +269,7 @@ pub(super) async fn send_checked(
     if !accepted {
         return Err(RoomError::Forbidden("the room changed meanwhile".into()));
     }
-    let room_id = published.room_id.clone();
-    let pdus = links.wire(&[published], signer).await;
-    links.publish.do_send(PublishTransaction { room_id, pdus, edus: Vec::new() });
+    room.do_send(Publish::new(links.wire(&[published], signer).await, Vec::new()));
     Ok(())
 }
 
@@ -434,16 +431,13 @@ impl Handler<SetTyping> for RoomActor {
 
     fn handle(&mut self, msg: SetTyping, ctx: &mut Context<Self>) -> Self::Result {
         let joined = self.joined(ctx);
+        let room = ctx.address();
         Box::pin(async move {
             let (links, room_id, user_id) = joined.await?;
             let edu = edus::typing(&room_id, &user_id, msg.timeout_ms.is_some())?;
             let typing = Typing { room_id: room_id.clone(), user_id, timeout_ms: msg.timeout_ms };
             links.typing.do_send(typing);
-            links.publish.do_send(PublishTransaction {
-                room_id,
-                pdus: Vec::new(),
-                edus: vec![edu],
-            });
+            room.do_send(Publish::new(Vec::new(), vec![edu]));
             Ok(())
         })
     }
@@ -454,6 +448,7 @@ impl Handler<SetReceipt> for RoomActor {
 
     fn handle(&mut self, msg: SetReceipt, ctx: &mut Context<Self>) -> Self::Result {
         let joined = self.joined(ctx);
+        let room = ctx.address();
         Box::pin(async move {
             let (links, room_id, user_id) = joined.await?;
             let receipt = Receipt {
@@ -466,7 +461,7 @@ impl Handler<SetReceipt> for RoomActor {
             store_receipt(&links, room_id.clone(), &receipt).await?;
             if receipt.receipt_type == "m.read" {
                 let edus = vec![edus::receipt(&room_id, &receipt)?];
-                links.publish.do_send(PublishTransaction { room_id, pdus: Vec::new(), edus });
+                room.do_send(Publish::new(Vec::new(), edus));
             }
             Ok(())
         })

@@ -8,12 +8,15 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{actor::RoomActor, client::store_receipt, messages::RoomError};
+use super::{
+    actor::RoomActor,
+    client::store_receipt,
+    messages::{Publish, RoomError},
+};
 use crate::{
     actors::{
         clock::now_ms,
         ephemera::{Presence, Typing},
-        gossip::PublishTransaction,
         store::{Extremity, Receipt},
     },
     config::limits,
@@ -65,10 +68,15 @@ struct HeadsContent {
 
 impl RoomActor {
     /// Tells the other members our forward extremities, by gossip.
-    pub(super) fn announce_heads(&mut self) {
-        let Some(machine) = self.machine.as_ref().filter(|machine| machine.is_joined()) else {
-            return;
-        };
+    pub(super) fn announce_heads(&mut self, ctx: &mut Context<Self>) {
+        if let Some(edu) = self.heads_edu() {
+            ctx.notify(Publish::new(Vec::new(), vec![edu]));
+        }
+    }
+
+    /// Makes the EDU that tells our forward extremities.
+    pub(super) fn heads_edu(&self) -> Option<Box<RawValue>> {
+        let machine = self.machine.as_ref().filter(|machine| machine.is_joined())?;
         let extremities: Vec<&OwnedEventId> = machine
             .extremities()
             .iter()
@@ -76,12 +84,7 @@ impl RoomActor {
             .map(|Extremity { event_id, .. }| event_id)
             .collect();
         let content = json!({"room_id": self.room_id, "extremities": extremities});
-        let Ok(edu) = raw(&json!({"edu_type": HEADS, "content": content})) else { return };
-        self.links.publish.do_send(PublishTransaction {
-            room_id: self.room_id.clone(),
-            pdus: Vec::new(),
-            edus: vec![edu],
-        });
+        raw(&json!({"edu_type": HEADS, "content": content})).ok()
     }
 
     /// Takes the EDUs of a transaction: only what is about this room and of the origin's users.

@@ -13,12 +13,14 @@ use serde_json::{json, value::RawValue};
 use super::{
     actor::{RoomActor, operate},
     client::{CANDIDATES, bad_answer, each_wait, federation, own_content, read},
+    keys::Given,
     links::{Links, ask},
     machine::GivenState,
-    messages::{Join, RoomError},
+    messages::{Join, Publish, RoomError},
+    sealing::TakeKeys,
 };
 use crate::{
-    actors::{clock::now_ms, gossip::PublishTransaction, room_state::ProfileUpdated},
+    actors::{clock::now_ms, room_state::ProfileUpdated},
     proto::{
         pdu::{self, Draft, Pdu, Position, Received},
         signer::Signer,
@@ -50,6 +52,9 @@ struct TemplateEvent {
 struct SendJoinAnswer {
     state: Vec<Box<RawValue>>,
     auth_chain: Vec<Box<RawValue>>,
+    /// Keys of the room. None is no harm: the first message of ours has one made.
+    #[serde(default, rename = "messagehub.room_keys")]
+    room_keys: Vec<Given>,
 }
 
 /// Whether and how to come in.
@@ -198,7 +203,7 @@ impl Asker<'_> {
             .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
         let join = Arc::new(join);
         let (answer, wire) = self.hand_over(server, "send_join", &join).await?;
-        let SendJoinAnswer { state, auth_chain } = read(server, answer)?;
+        let SendJoinAnswer { state, auth_chain, room_keys } = read(server, answer)?;
         let given = receive_state(self.links, room_id, &rules, server, state, auth_chain).await?;
         operate(room, Some(version.clone()), move |machine| {
             if machine.is_joined() {
@@ -210,8 +215,8 @@ impl Asker<'_> {
         })
         .await?;
         // The server that let us in publishes the join too; it may be gone before it does.
-        let room_id = room_id.clone();
-        self.links.publish.do_send(PublishTransaction { room_id, pdus: wire, edus: Vec::new() });
+        room.do_send(TakeKeys { from: server.clone(), keys: room_keys });
+        room.do_send(Publish::new(wire, Vec::new()));
         Ok(())
     }
 

@@ -52,7 +52,7 @@ pub struct Links {
     /// Keeps everything.
     pub store: StoreLink,
     /// Gossip.
-    pub publish: Recipient<PublishTransaction>,
+    pub gossip: Recipient<PublishTransaction>,
     /// RelayRequest.
     pub federation: Recipient<SendFederation>,
     /// Identity: server_keys of others.

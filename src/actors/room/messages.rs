@@ -9,6 +9,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+use super::keys::Given;
 use crate::{
     actors::{
         admission::Permit,
@@ -19,6 +20,7 @@ use crate::{
     proto::{
         ProtoError,
         pdu::{Draft, Pdu},
+        room_key::{KeyId, RoomKey},
     },
 };
 
@@ -232,6 +234,38 @@ pub struct Context {
     pub redactions: HashMap<OwnedEventId, StoredEvent>,
 }
 
+// ---------------------------------------------------------------- from RoomState, and itself
+
+/// Publishes PDUs and EDUs in the room, sealed for those who have joined. Answered when Gossip has
+/// them, or nobody is there to hear them.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Publish {
+    /// PDUs with their `server_keys`.
+    pub pdus: Vec<Box<RawValue>>,
+    /// EDUs.
+    pub edus: Vec<Box<RawValue>>,
+    /// Seals it instead: with what those can open who leave by it.
+    pub(super) farewell: Option<RoomKey>,
+}
+
+impl Publish {
+    /// Makes a publication for those who have joined.
+    pub fn new(pdus: Vec<Box<RawValue>>, edus: Vec<Box<RawValue>>) -> Self {
+        Self { pdus, edus, farewell: None }
+    }
+}
+
+/// Asks for a key that a gossip message is sealed with.
+#[derive(Message, Debug)]
+#[rtype(result = "Option<RoomKey>")]
+pub struct FindKey {
+    /// Which.
+    pub id: KeyId,
+    /// The server whose node handed the message on.
+    pub from: OwnedServerName,
+}
+
 // ---------------------------------------------------------------- from Federation
 
 /// A transaction of another server: PDUs and EDUs of this room.
@@ -350,6 +384,16 @@ pub enum RoomQuery {
     EventAuth {
         /// Which.
         event_id: OwnedEventId,
+    },
+    /// Our own `room_keys` request: the origin hands over keys of the room.
+    TakeKeys {
+        /// The keys.
+        keys: Vec<Given>,
+    },
+    /// Our own `room_keys/query` request: the origin asks for keys of the room.
+    FindKeys {
+        /// Which; none: those that seal now.
+        ids: Vec<KeyId>,
     },
 }
 

@@ -3,7 +3,8 @@
 //!
 //! `machine/` has the rules and does no I/O; the files beside it are the shell: `actor` (queue,
 //! needs, effects), `client` (what our user does), `reads` (what our user reads), `receive` (PDUs
-//! from others, missing events), `serve` (what other servers ask), `join`, `edus`.
+//! from others, missing events), `serve` (what other servers ask), `join`, `edus`, `sealing` (what
+//! is published, and the keys for it, by the rules of `keys`).
 //!
 //! Invariant: nothing is answered or published before it is durable in the Store.
 
@@ -13,16 +14,19 @@ mod edus;
 mod following;
 mod fresh;
 mod join;
+mod keys;
 mod links;
 mod machine;
 mod messages;
 mod operate;
 mod reads;
 mod receive;
+mod sealing;
 mod serve;
 
 pub use actor::RoomActor;
 pub(super) use client::{federation, read};
+pub use keys::Given;
 pub(super) use links::ask;
 pub use links::{Links, StoreLink};
 pub use messages::*;

@@ -15,21 +15,23 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     actor::{RoomActor, operate},
+    keys::Given,
     links::ask,
     machine::{Ingested, Machine, MemberContent},
     messages::{RoomError, RoomQuery, RoomRequest},
     receive::Worker,
+    sealing::{GiveKeys, TakeKeys},
 };
 use crate::{
     actors::{
         clock::now_ms,
-        gossip::PublishTransaction,
         store::{InviteData, LoadAuthChain, LoadEvents, LoadState, Lookup, Place, StoredEvent},
     },
     config::limits,
     proto::{
         client_event,
         pdu::{self, Pdu, Received},
+        room_key::KeyId,
     },
 };
 
@@ -126,7 +128,21 @@ impl Worker {
                 let chain = self.auth_chain(pdu.auth_events.clone()).await?;
                 Ok(json!({"auth_chain": self.links.wire(&chain, &self.signer).await}))
             }
+            RoomQuery::TakeKeys { keys } => {
+                self.room.do_send(TakeKeys { from: origin, keys });
+                Ok(json!({}))
+            }
+            RoomQuery::FindKeys { ids } => Ok(json!({"keys": self.give_keys(&origin, ids).await?})),
         }
+    }
+
+    async fn give_keys(
+        &self,
+        to: &OwnedServerName,
+        ids: Vec<KeyId>,
+    ) -> Result<Vec<Given>, RoomError> {
+        let give = GiveKeys { to: to.clone(), ids };
+        self.room.send(give).await.map_err(|error| RoomError::Ask(error.into()))
     }
 
     async fn transaction(&self, events: &[Arc<Pdu>]) -> serde_json::Value {
@@ -217,9 +233,7 @@ impl Worker {
             Some(_) => return Err(RoomError::Forbidden("the room does not allow it".into())),
             None => return Err(RoomError::BadRequest("it follows events unknown here".into())),
         }
-        let pdus = self.links.wire(&[published], &self.signer).await;
-        let room_id = self.room_id.clone();
-        self.links.publish.do_send(PublishTransaction { room_id, pdus, edus: Vec::new() });
+        self.publish(self.links.wire(&[published], &self.signer).await);
         Ok(())
     }
 
@@ -245,6 +259,7 @@ impl Worker {
             "state": self.links.wire(&state, &self.signer).await,
             "auth_chain": self.links.wire(&chain, &self.signer).await,
             "event": wire.first(),
+            "messagehub.room_keys": self.give_keys(origin, Vec::new()).await?,
         }))
     }
 

@@ -41,8 +41,8 @@ use crate::{
         relay_request::{KeysSeen, SendFederation},
         rendezvous::SharedServers,
         room::{
-            ChangeMembership, CreateInRoom, Drain, Links, MemberChange, ProfileChanged, RoomActor,
-            RoomError, RoomQuery, StoreLink, TransactionVerdict,
+            ChangeMembership, CreateInRoom, Drain, Links, MemberChange, ProfileChanged, Publish,
+            RoomActor, RoomError, RoomQuery, StoreLink, TransactionVerdict,
         },
         store,
     },
@@ -163,7 +163,7 @@ impl RoomStateActor {
         let down = DownGuard::new(room_id.clone(), self.generation, ctx.address().recipient());
         let RoomStateLinks {
             store,
-            publish,
+            publish: gossip,
             federation,
             find_keys,
             keys_seen,
@@ -175,7 +175,7 @@ impl RoomStateActor {
         let advanced = ctx.address().recipient();
         let links = Links {
             store,
-            publish,
+            gossip,
             federation,
             find_keys,
             keys_seen,
@@ -191,6 +191,19 @@ impl RoomStateActor {
         Ok(room)
     }
 
+    /// Returns the actor of a room that is known here: whoever made up room ids could fill the
+    /// memory with them.
+    pub(super) fn known_room(
+        &mut self,
+        room_id: &OwnedRoomId,
+        ctx: &mut Context<Self>,
+    ) -> Result<Addr<RoomActor>, RoomError> {
+        match self.rooms.knows(room_id) {
+            true => self.room(room_id, ctx),
+            false => Err(RoomError::NotFound),
+        }
+    }
+
     /// Returns the rooms in memory, those that drain included: one may be asked again.
     fn in_memory(&self) -> impl Iterator<Item = Addr<RoomActor>> {
         self.slots.values().filter_map(|(_, slot)| match slot {
@@ -200,7 +213,7 @@ impl RoomStateActor {
     }
 
     /// Lets go of rooms that had nothing to do for a while: each ends once its work is done.
-    fn sweep(&mut self) {
+    fn sweep(&mut self, ctx: &mut Context<Self>) {
         for (_, slot) in self.slots.values_mut() {
             if let Slot::Live { room, used } = slot
                 && used.elapsed() > limits::ROOM_IDLE
@@ -213,13 +226,13 @@ impl RoomStateActor {
             crashes.retain(|at| at.elapsed() < CRASH_WINDOW);
         }
         if let Some(away) = self.own_presence.lapse(Instant::now()) {
-            self.publish_presence(&away);
+            self.publish_presence(&away, ctx);
             self.links.presence.do_send(away);
         }
     }
 
     /// Tells everybody who shares a room what our user's presence is.
-    fn publish_presence(&self, presence: &Presence) {
+    fn publish_presence(&self, presence: &Presence, ctx: &mut Context<Self>) {
         let Some(signer) = &self.signer else { return };
         let rooms = self.rooms.joined().map(|(room_id, room)| (room_id, &room.servers)).collect();
         let edu = match presence::edu(presence) {
@@ -227,8 +240,8 @@ impl RoomStateActor {
             Err(error) => return log::error!("presence cannot be written: {error}"),
         };
         for room_id in presence::cover(&rooms, signer.server_name()) {
-            let (room_id, edus) = (room_id.clone(), vec![edu.clone()]);
-            self.links.publish.do_send(PublishTransaction { room_id, pdus: Vec::new(), edus });
+            let message = Publish::new(Vec::new(), vec![edu.clone()]);
+            ctx.notify(ToRoom { room_id: room_id.clone(), message });
         }
     }
 
@@ -315,7 +328,7 @@ impl Actor for RoomStateActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
-        ctx.run_interval(SWEEP_EVERY, |act, _| act.sweep());
+        ctx.run_interval(SWEEP_EVERY, Self::sweep);
     }
 }
 
@@ -343,8 +356,7 @@ impl Handler<IngestIntoRoom> for RoomStateActor {
 
     fn handle(&mut self, msg: IngestIntoRoom, ctx: &mut Self::Context) -> Self::Result {
         let IngestIntoRoom { room_id, transaction } = msg;
-        let known = self.rooms.knows(&room_id);
-        let room = if known { self.room(&room_id, ctx) } else { Err(RoomError::NotFound) };
+        let room = self.known_room(&room_id, ctx);
         Box::pin(async move {
             room?.send(transaction).await.map_err(|error| RoomError::Ask(error.into()))
         })
@@ -479,9 +491,9 @@ impl Handler<Down<OwnedRoomId>> for RoomStateActor {
 impl Handler<Presence> for RoomStateActor {
     type Result = ();
 
-    fn handle(&mut self, msg: Presence, _: &mut Self::Context) {
+    fn handle(&mut self, msg: Presence, ctx: &mut Self::Context) {
         if self.own_presence.sign(&msg, Instant::now()) {
-            self.publish_presence(&msg);
+            self.publish_presence(&msg, ctx);
         }
         self.links.presence.do_send(msg);
     }

@@ -6,6 +6,7 @@
 mod actor;
 mod heads;
 mod index;
+mod keys;
 mod messages;
 mod presence;
 

@@ -72,6 +72,9 @@ pub(super) fn write(
     if let Some(events) = &step.backward_extremities {
         writes.put_long(&Key::room(family::BACKWARD, room).done(), &to_json(events)?)?;
     }
+    if let Some(keys) = &step.room_keys {
+        writes.put_long(&Key::room(family::ROOM_KEYS, room).done(), keys)?;
+    }
     if let Some(own) = &step.membership {
         change_membership(writes, counters, room, &mut counts, own)?;
     }

@@ -220,6 +220,9 @@ pub struct CommitRoom {
     /// Events that live ones refer to and that are not here: where backfill goes on. Replaces the
     /// list when set.
     pub backward_extremities: Option<Vec<OwnedEventId>>,
+    /// Set when the keys of the room changed: all of them, as the room writes them. With the
+    /// servers in one step, so that no crash leaves a key to those who left.
+    pub room_keys: Option<Vec<u8>>,
     /// Display names and avatars of joined members that changed, for the user directory:
     /// `None` removes the user when no room is shared any more.
     pub directory: Vec<(OwnedUserId, Option<DirectoryEntry>)>,
@@ -239,6 +242,7 @@ impl CommitRoom {
             membership: None,
             servers: None,
             backward_extremities: None,
+            room_keys: None,
             directory: Vec::new(),
         }
     }
@@ -283,6 +287,8 @@ pub struct LoadedRoom {
     pub membership: Option<OwnMembership>,
     /// Where backfill goes on.
     pub backward_extremities: Vec<OwnedEventId>,
+    /// The keys of the room, as they were committed.
+    pub room_keys: Option<Vec<u8>>,
     /// The newest 1,000 client transactions.
     pub txns: Vec<(ClientTxn, OwnedEventId)>,
 }

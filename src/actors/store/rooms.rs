@@ -212,6 +212,7 @@ pub(super) fn load(
         state,
         membership: load_membership(database, room, &info)?,
         backward_extremities: backward.unwrap_or_default(),
+        room_keys: database.get_long(&Key::room(family::ROOM_KEYS, room).done())?,
         txns: load_txns(database, room)?,
         version: info.version,
     }))

@@ -30,6 +30,8 @@ pub(super) mod family {
     pub(in super::super) const HEADS: u8 = b'h';
     /// `room` → servers with a joined user (JSON, long).
     pub(in super::super) const SERVERS: u8 = b's';
+    /// `room` → keys that seal and open its gossip (JSON, long).
+    pub(in super::super) const ROOM_KEYS: u8 = b'k';
     /// `room` → backward extremities (JSON, long).
     pub(in super::super) const BACKWARD: u8 = b'b';
     /// `room` → our user's membership (JSON).

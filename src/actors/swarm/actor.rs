@@ -5,7 +5,7 @@
 //! as failed. There is no Swarm before there is an identity. When its task ends, the actor restarts
 //! and builds the Swarm anew, with the same key.
 
-use std::{collections::VecDeque, fmt, time::Duration};
+use std::{collections::VecDeque, fmt, path::PathBuf, time::Duration};
 
 use actix::prelude::*;
 use libp2p::{Multiaddr, identity::Keypair};
@@ -46,6 +46,8 @@ pub struct SwarmSettings {
     pub(super) port_mapping: bool,
     pub(super) network: Option<NetworkKey>,
     pub(super) failed: Recipient<SwarmFailed>,
+    /// Where good nodes of the public DHT are written down.
+    pub(super) data: Option<PathBuf>,
 }
 
 impl fmt::Debug for SwarmSettings {
@@ -70,14 +72,28 @@ impl SwarmSettings {
             port_mapping: config.libp2p.port_mapping,
             network: secret.map(NetworkKey::derive),
             failed,
+            data: None,
         }
     }
 
-    fn choices(&self) -> Choices {
+    /// Sets the folder in which good nodes of the public DHT are written down.
+    pub fn with_data(mut self, data: Option<PathBuf>) -> Self {
+        self.data = data;
+        self
+    }
+
+    pub(super) fn choices(&self) -> Choices {
         let wan = !self.bootstrap.is_empty() && self.network.is_none();
-        let traversal = self.network.is_none();
-        let port_mapping = self.port_mapping && traversal;
-        Choices { mdns: self.mdns, wan, traversal, serve: self.serve, port_mapping }
+        let closed = self.network.is_some();
+        let port_mapping = self.port_mapping && !closed;
+        Choices {
+            mdns: self.mdns,
+            wan,
+            closed,
+            traversal: !closed,
+            serve: self.serve,
+            port_mapping,
+        }
     }
 }
 

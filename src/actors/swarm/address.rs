@@ -42,10 +42,33 @@ pub(super) fn reach(address: &Multiaddr) -> Reach {
             let private = ip.is_unique_local() || ip.is_unicast_link_local();
             if private { Reach::Private } else { Reach::Global }
         }
+        // The world of the tests that run many nodes in one process; nothing else speaks it.
+        Some(Protocol::Memory(_)) if cfg!(test) => Reach::Global,
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => {
             Reach::Global
         }
         _ => Reach::None,
+    }
+}
+
+/// Tells whether everybody can use an address: directly, or through a relay that everybody reaches.
+pub(super) fn worldwide(address: &Multiaddr) -> bool {
+    let first: Multiaddr =
+        address.iter().take_while(|part| *part != Protocol::P2pCircuit).collect();
+    reach(&first) == Reach::Global
+}
+
+/// Tells whether two private addresses may be of one place: the same /16, or /48 with IPv6. (A
+/// link-local address means nothing without its link.)
+pub(super) fn near(one: &Multiaddr, other: &Multiaddr) -> bool {
+    match (one.iter().next(), other.iter().next()) {
+        (Some(Protocol::Ip4(one)), Some(Protocol::Ip4(other))) => {
+            one.to_bits() >> 16 == other.to_bits() >> 16
+        }
+        (Some(Protocol::Ip6(one)), Some(Protocol::Ip6(other))) => {
+            !other.is_unicast_link_local() && one.to_bits() >> 80 == other.to_bits() >> 80
+        }
+        _ => false,
     }
 }
 
@@ -142,7 +165,7 @@ mod tests {
             ("/ip6/2001:db8::1/tcp/1", Reach::Global),
             ("/dnsaddr/bootstrap.libp2p.io", Reach::Global),
             ("/ip4/0.0.0.0/tcp/1", Reach::None),
-            ("/memory/1", Reach::None),
+            ("/unix/x", Reach::None),
             ("/ip4/1.2.3.4/tcp/1/p2p-circuit", Reach::Relayed),
         ] {
             assert_eq!(reach(&parse(text)), expected, "{text}");

@@ -15,7 +15,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     codec::FrameCodec,
+    door::Door,
     gate::{Filter, Gate, Gossipsub},
+    kademlia::{self, Kademlia, Scope},
     observed, port_mapping,
     probing::Probing,
     relay_server::RelayServer,
@@ -39,7 +41,9 @@ pub(super) const HOP: StreamProtocol = StreamProtocol::new("/libp2p/circuit/rela
 pub(super) const KAD_WAN: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
 
 const CONNECTIONS_MAX: u32 = 320;
-const CONNECTIONS_INBOUND_MAX: u32 = 160;
+/// Strangers and acquaintances together never hold as many (`door/guests.rs`): the rest is for
+/// members of shared rooms, whoever connected whom.
+const CONNECTIONS_INBOUND_MAX: u32 = 256;
 const CONNECTIONS_PER_PEER_MAX: u32 = 4;
 const CONNECTIONS_PENDING_MAX: u32 = 64;
 /// Share of the machine's memory above which no new connection is made.
@@ -52,6 +56,8 @@ const IDENTITY_WAIT: Duration = Duration::from_secs(10);
 const REQUEST_WAIT: Duration = Duration::from_secs(60);
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const QUERY_WAIT: Duration = Duration::from_secs(30);
+/// How often the table of the public DHT is refreshed; strangers pay for each time.
+const REFRESH_WORLD: Duration = Duration::from_secs(20 * 60);
 /// Provider records of nodes that are gone, and of names that were dropped, end after this.
 const LAN_PROVIDER_TTL: Duration = Duration::from_secs(30 * 60);
 
@@ -59,11 +65,12 @@ const LAN_PROVIDER_TTL: Duration = Duration::from_secs(30 * 60);
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
+    pub(super) door: Door,
     memory: memory_connection_limits::Behaviour,
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
-    pub(super) kad_lan: kad::Behaviour<kad::store::MemoryStore>,
-    pub(super) kad_wan: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
+    pub(super) kad_lan: Kademlia,
+    pub(super) kad_wan: Toggle<Kademlia>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(super) gossip: Gate,
     pub(super) identity: request_response::Behaviour<FrameCodec>,
@@ -81,6 +88,8 @@ pub(super) struct Behaviour {
 pub(super) struct Choices {
     pub(super) mdns: bool,
     pub(super) wan: bool,
+    /// In a private network.
+    pub(super) closed: bool,
     /// Routers may be in the way: not so in a private network.
     pub(super) traversal: bool,
     pub(super) serve: RelayServe,
@@ -103,7 +112,10 @@ pub(super) fn build(
     });
     let identify = identify::Config::new(FAMILY.to_owned(), key.public())
         .with_agent_version(format!("messagehub/{}", env!("CARGO_PKG_VERSION")))
-        .with_cache_size(256)
+        // What peers say of themselves is filtered first (`address::usable`), then told to the
+        // Swarm: a stranger may name machines of our LAN, or our own
+        // loopback address, where we find ourselves, which ends the whole dial.
+        .with_cache_size(0)
         .with_push_listen_addr_updates(true);
     Ok(Behaviour {
         limits: connection_limits::Behaviour::new(
@@ -114,10 +126,11 @@ pub(super) fn build(
                 .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
                 .with_max_established(Some(CONNECTIONS_MAX)),
         ),
+        door: Door::new(),
         memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_SHARE),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
-        kad_lan: kad_lan(me),
+        kad_lan: kad_lan(me, choices.closed),
         kad_wan: choices.wan.then(|| kad_wan(me)).into(),
         mdns: mdns.into(),
         gossip: Gate::new(gossipsub()?),
@@ -161,33 +174,33 @@ fn exchange(
     )
 }
 
-fn kad_lan(me: PeerId) -> kad::Behaviour<kad::store::MemoryStore> {
+fn kad_lan(me: PeerId, closed: bool) -> Kademlia {
     let mut config = kad::Config::new(KAD_LAN);
     config
         .set_query_timeout(QUERY_WAIT)
         .set_provider_record_ttl(Some(LAN_PROVIDER_TTL))
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_provider_publication_interval(None);
-    let store = kad::store::MemoryStore::with_config(
-        me,
-        // Nobody stores values here.
-        kad::store::MemoryStoreConfig { max_records: 0, ..Default::default() },
-    );
-    let mut kad = kad::Behaviour::with_config(me, store, config);
+    let scope = if closed { Scope::Closed } else { Scope::Family };
+    let mut kad = kad::Behaviour::with_config(me, kademlia::store(me, scope), config);
     // Nodes of a LAN never learn that they can be reached, and all of them can.
     kad.set_mode(Some(kad::Mode::Server));
-    kad
+    Kademlia::new(me, kad, scope)
 }
 
-fn kad_wan(me: PeerId) -> kad::Behaviour<kad::store::MemoryStore> {
+fn kad_wan(me: PeerId) -> Kademlia {
     let mut config = kad::Config::new(KAD_WAN);
     config
         .set_query_timeout(QUERY_WAIT)
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_provider_publication_interval(None)
+        .set_periodic_bootstrap_interval(Some(REFRESH_WORLD))
         // Else private addresses of whoever is connected would enter the table.
         .set_kbucket_inserts(kad::BucketInserts::Manual);
-    let mut kad = kad::Behaviour::with_config(me, kad::store::MemoryStore::new(me), config);
+    let store = kademlia::store(me, Scope::World);
+    let mut kad = kad::Behaviour::with_config(me, store, config);
     kad.set_mode(Some(kad::Mode::Client));
-    kad
+    Kademlia::new(me, kad, Scope::World)
 }
 
 fn gossipsub() -> Result<Gossipsub, Fault> {

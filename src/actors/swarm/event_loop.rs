@@ -5,7 +5,7 @@
 //! DHT is dialled here and at once, since its addresses are forgotten with the query.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -19,10 +19,12 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+use self::adverts::Adverts;
 use super::{
     Discovery, GossipReceived, GossipTicket, ReplyTicket, RequestFailed, RequestReceived,
     SwarmFailed, SwarmSettings, address,
     behaviour::Behaviour,
+    good_peers::GoodPeer,
     listening,
     reachability::{Reachability, Standing},
     reunion::Reunions,
@@ -30,23 +32,28 @@ use super::{
 };
 use crate::{
     actors::{
-        rendezvous::{NatKind, NetworkStatus, Way},
+        rendezvous::{DhtStatus, NatKind, NetworkStatus, Way},
         room::TransactionVerdict,
     },
     config::limits,
 };
 
+mod adverts;
 mod dialling;
 mod discovery;
 mod mapping;
+mod measuring;
 mod reaching;
 mod relays;
 mod requests;
 mod status;
+#[cfg(test)]
+mod swarms;
 mod translate;
 mod upgrade;
 
 use dialling::Through;
+use measuring::Measuring;
 use relays::Relay;
 use requests::{Asked, Held};
 
@@ -134,6 +141,8 @@ struct Peer {
     hold_again: Option<Instant>,
     /// The last time that it was dialled back, and where.
     dialled_back: Option<(Instant, Vec<Multiaddr>)>,
+    /// When a new circuit is made to punch a hole, and the delay before that.
+    punch: Option<(Instant, Duration)>,
     rtt: Option<Duration>,
     identity_budget: u8,
 }
@@ -165,6 +174,17 @@ struct Anchor {
     backoff: Backoff,
 }
 
+/// What a query in a DHT is for.
+#[derive(Debug)]
+enum Query {
+    /// Somebody looks for somebody; so many were found and dialled.
+    Hunt { ticket: u64, found: usize },
+    /// A key goes out.
+    Publish(Vec<u8>),
+    /// Whether others give it back.
+    ReadBack { key: Vec<u8>, seen: bool },
+}
+
 /// Which DHT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Dht {
@@ -190,12 +210,16 @@ pub(super) struct EventLoop {
     closing: HashSet<ConnectionId>,
     /// Dials to peers that called through a relay.
     dials_back: HashSet<ConnectionId>,
+    /// The last connection that was made to learn how we are seen.
+    measuring: Option<Measuring>,
     /// Peers that are dialled once their relay is there.
     through: Vec<Through>,
-    queries: HashMap<(Dht, kad::QueryId), u64>,
-    provided: BTreeSet<Vec<u8>>,
-    publish_lan: Option<Instant>,
-    publish_wan: Option<Instant>,
+    queries: HashMap<(Dht, kad::QueryId), Query>,
+    adverts_lan: Adverts,
+    adverts_wan: Adverts,
+    /// Nodes of the public DHT that were good, and when they are written down next.
+    good: Vec<GoodPeer>,
+    good_due: Instant,
     anchors: Vec<Anchor>,
     /// Members that were lost.
     reunions: Reunions,
@@ -242,13 +266,15 @@ impl EventLoop {
             wanted: HashSet::new(),
             requests: HashMap::new(),
             queries: HashMap::new(),
-            provided: BTreeSet::new(),
-            publish_lan: None,
-            publish_wan: None,
+            adverts_lan: Adverts::family(),
+            adverts_wan: Adverts::world(),
+            good: Vec::new(),
+            good_due: now + discovery::GOOD_FIRST,
             work: HashMap::new(),
             held_back: HashMap::new(),
             closing: HashSet::new(),
             dials_back: HashSet::new(),
+            measuring: None,
             through: Vec::new(),
             refused: HashMap::new(),
             reach,
@@ -269,13 +295,15 @@ impl EventLoop {
                     #[cfg(test)]
                     Some(Command::Fail) => return,
                     Some(command) => self.command(command),
-                    None => return self.leave().await,
+                    None => break,
                 },
                 event = self.swarm.select_next_some() => self.translate(event),
                 _ = ticks.tick() => self.tick(),
             }
             self.hand_on_held();
         }
+        self.write_good_down();
+        self.leave().await;
     }
 
     fn command(&mut self, command: Command) {
@@ -288,10 +316,13 @@ impl EventLoop {
             }
             Command::Keep(peer) => {
                 if self.peers.contains_key(&peer) {
-                    self.swarm.behaviour_mut().gossip.keep(peer);
+                    let behaviour = self.swarm.behaviour_mut();
+                    behaviour.door.vouch(&peer);
+                    behaviour.gossip.keep(peer);
                 }
             }
             Command::Admit(peer) => {
+                self.swarm.behaviour_mut().door.admit(&peer);
                 // Else the next connection would be open before its own proof.
                 if let Some(known) = self.peers.get_mut(&peer) {
                     known.admitted.get_or_insert(Instant::now());
@@ -305,6 +336,7 @@ impl EventLoop {
             Command::Dismiss(peer) => {
                 self.reunions.over(&peer);
                 let behaviour = self.swarm.behaviour_mut();
+                behaviour.door.dismiss(&peer);
                 behaviour.gossip.dismiss(&peer);
                 if let Some(relay) = behaviour.relay_server.as_mut() {
                     relay.dismiss(&peer);
@@ -333,7 +365,8 @@ impl EventLoop {
             Command::FindNode { ticket, peer } => self.find_node(ticket, peer),
             Command::Provide(keys) => self.provide(keys),
             Command::Status(reply) => {
-                let _ = reply.send(self.status());
+                let status = self.status();
+                let _ = reply.send(status);
             }
             #[cfg(test)]
             Command::Fail => {}

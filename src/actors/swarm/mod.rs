@@ -4,14 +4,18 @@
 //! (`event_loop.rs`): commands go in by a bounded channel, events come out by another. Neither
 //! side ever waits for the other. Invariants: nothing listens or dials before an identity is
 //! there; gossip reaches only peers that proved an identity (`gate.rs`); what a peer sends is
-//! bounded before it is read (`codec.rs`).
+//! bounded before it is read (`codec.rs`); no address that a DHT named is dialled or kept unseen
+//! (`kademlia.rs`); whoever shares no room makes room for who does (`door.rs`).
 
 mod actor;
 mod address;
 mod behaviour;
 mod codec;
+mod door;
 mod event_loop;
 mod gate;
+mod good_peers;
+mod kademlia;
 mod key;
 mod listening;
 mod messages;

@@ -182,6 +182,12 @@ impl Reachability {
         self.confirmed.keys().filter(outdated).cloned().collect()
     }
 
+    /// Tells whether anybody far away has said how they see us over UDP, or over TCP.
+    pub(super) fn observed_over(&self, udp: bool) -> bool {
+        let carrier = if udp { Carrier::Udp } else { Carrier::Tcp };
+        self.observations.iter().any(|seen| seen.carrier == carrier)
+    }
+
     /// Tells whether anybody far away has said how they see us.
     pub(super) fn was_observed(&self) -> bool {
         !self.observations.is_empty()

@@ -40,6 +40,12 @@ impl Backoff {
     }
 }
 
+/// Spreads a wait from nine to eleven tenths, so that nodes which started together do not stay so.
+/// `chance` is between 0 and 1.
+pub(super) fn jittered(wait: Duration, chance: f64) -> Duration {
+    wait.mul_f64(0.9 + chance.clamp(0.0, 1.0) / 5.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,8 +3,8 @@
 //! Streams are opened on any of them, so a circuit beside a direct connection makes requests slow
 //! and ends them at the relay's limit. Invariants: a connection is given up only beside one that is
 //! proven to work and is kept; circuits by either side, of two direct connections the newer one and
-//! by one side alone, since otherwise each could close what the other keeps; and only while no
-//! request is under way, within a limit.
+//! of two circuits the older one, by one side alone, since otherwise each could close what the other
+//! keeps; and only while no request is under way, within a limit.
 
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,7 @@ pub(super) fn surplus(
     let calm = calm_since.is_some_and(|since| now.duration_since(since) >= CALM);
     let direct = || links.iter().filter(|link| !link.relayed);
     let kept = direct().filter(|link| link.identified.is_some()).min_by_key(|link| link.opened);
-    let Some(kept) = kept else { return Vec::new() };
+    let Some(kept) = kept else { return older_circuits(links, decides, calm, now) };
     let stands = kept.identified.map_or(Duration::ZERO, |since| now.duration_since(since));
     let circuits =
         links.iter().filter(|link| link.relayed && stands >= SETTLE && (calm || stands >= LINGER));
@@ -66,6 +66,20 @@ pub(super) fn surplus(
             && (calm || age >= LINGER)
     });
     circuits.chain(newer).map(|link| link.id).collect()
+}
+
+/// Returns the circuits that a newer one replaced, where there is no direct connection.
+fn older_circuits(links: &[Link], decides: bool, calm: bool, now: Instant) -> Vec<ConnectionId> {
+    if !decides || links.iter().any(|link| !link.relayed) {
+        return Vec::new();
+    }
+    let newest = links.iter().max_by_key(|link| link.opened);
+    let stands = newest.and_then(|link| link.identified).map(|since| now.duration_since(since));
+    let (Some(newest), Some(stands)) = (newest, stands) else { return Vec::new() };
+    if stands < SETTLE || !(calm || stands >= LINGER) {
+        return Vec::new();
+    }
+    links.iter().filter(|link| link.id != newest.id).map(|link| link.id).collect()
 }
 
 #[cfg(test)]
@@ -132,5 +146,24 @@ mod tests {
         assert!(check(&[silent, new], true, Some(0), 60_000).is_empty(), "it may be dead");
         let young = (2, false, 6000, Some(6010), None);
         assert!(check(&[old, young], true, Some(0), 8000).is_empty(), "AutoNAT may use it");
+    }
+
+    #[test]
+    fn of_two_circuits_the_newer_one_stays() {
+        let old = (1, true, 0, Some(100), None);
+        let new = (2, true, 5_000, Some(5_100), None);
+        assert_eq!(check(&[old, new], true, Some(0), 6_000), []);
+        assert_eq!(check(&[old, new], true, Some(0), 6_100), [1]);
+        assert_eq!(check(&[old, new], false, Some(0), 6_100), [], "the other side decides");
+        assert_eq!(check(&[old, new], true, None, 6_100), [], "a request is under way");
+        assert_eq!(check(&[old, new], true, None, 35_100), [1]);
+        let silent = (2, true, 5_000, None, None);
+        assert_eq!(check(&[old, silent], true, Some(0), 9_000), [], "it may not work");
+        let direct = (3, false, 6_000, None, None);
+        assert_eq!(
+            check(&[old, new, direct], true, Some(0), 6_100),
+            [],
+            "it is about to be better"
+        );
     }
 }

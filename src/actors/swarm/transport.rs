@@ -28,6 +28,14 @@ use super::{
     behaviour::{self, Behaviour, Choices},
 };
 
+/// Streams of one TCP connection. Each may fill a window of 256 KiB before anybody reads it, so this
+/// bounds what a peer can have us buffer; all our protocols together use far fewer.
+const STREAMS_MAX: usize = 256;
+/// Streams that a peer opens on one QUIC connection, and what it may send unread on one of them and
+/// on all.
+const QUIC_STREAMS_MAX: u32 = 256;
+const QUIC_STREAM_DATA_MAX: u32 = 4 * 1024 * 1024;
+const QUIC_DATA_MAX: u32 = 8 * 1024 * 1024;
 /// Connections that nothing uses are closed after this; people who proved an identity are kept.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -86,12 +94,46 @@ fn failed(error: impl std::fmt::Display) -> SwarmError {
 fn open(key: Keypair, choices: &Choices) -> Result<Swarm<Behaviour>, SwarmError> {
     let swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, muxer)
         .map_err(failed)?
-        .with_quic()
+        .with_quic_config(|mut config| {
+            config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
+            config.max_stream_data = QUIC_STREAM_DATA_MAX;
+            config.max_connection_data = QUIC_DATA_MAX;
+            config
+        })
         .with_dns()
         .map_err(failed)?
-        .with_relay_client(noise::Config::new, yamux::Config::default)
+        .with_relay_client(noise::Config::new, muxer)
+        .map_err(failed)?
+        .with_behaviour(|key, relay| behaviour::build(key, relay, choices))
+        .map_err(failed)?
+        .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE).with_smart_dial())
+        .build();
+    Ok(swarm)
+}
+
+fn muxer() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(STREAMS_MAX);
+    config
+}
+
+/// The network of tests that run many nodes in one process: no sockets, everything else as it is.
+#[cfg(test)]
+pub(super) fn in_memory(key: Keypair, choices: &Choices) -> Result<Swarm<Behaviour>, SwarmError> {
+    let swarm = SwarmBuilder::with_existing_identity(key)
+        .with_tokio()
+        .with_other_transport(|key| {
+            let noise = noise::Config::new(key)?;
+            let transport = libp2p::core::transport::MemoryTransport::new()
+                .upgrade(Version::V1Lazy)
+                .authenticate(noise)
+                .multiplex(muxer());
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(transport)
+        })
+        .map_err(failed)?
+        .with_relay_client(noise::Config::new, muxer)
         .map_err(failed)?
         .with_behaviour(|key, relay| behaviour::build(key, relay, choices))
         .map_err(failed)?
@@ -116,13 +158,13 @@ fn closed(
                 .and_then(move |socket, _| PnetConfig::new(shared).handshake(socket))
                 .upgrade(Version::V1Lazy)
                 .authenticate(noise)
-                .multiplex(yamux::Config::default());
+                .multiplex(muxer());
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(transport)
         })
         .map_err(failed)?
         .with_dns()
         .map_err(failed)?
-        .with_relay_client(noise::Config::new, yamux::Config::default)
+        .with_relay_client(noise::Config::new, muxer)
         .map_err(failed)?
         .with_behaviour(|key, relay| behaviour::build(key, relay, choices))
         .map_err(failed)?
@@ -188,6 +230,63 @@ mod tests {
         assert_eq!(hex, "2c9a301b9ebcd73f3ed3874c68b098bf121154f6a4b4d9d39217d3d1269e345b");
         let shared = PreSharedKey::new(NetworkKey::derive("secret").0);
         assert_eq!(shared.fingerprint().to_string(), "c9e23816dc6f07a83b649924961ddfd2");
+    }
+
+    /// A transport to which everybody connects.
+    struct Busy(Vec<Multiaddr>);
+
+    impl Transport for Busy {
+        type Output = ();
+        type Error = std::io::Error;
+        type ListenerUpgrade = std::future::Ready<std::io::Result<()>>;
+        type Dial = std::future::Ready<std::io::Result<()>>;
+
+        fn listen_on(
+            &mut self,
+            _: ListenerId,
+            _: Multiaddr,
+        ) -> Result<(), TransportError<Self::Error>> {
+            Ok(())
+        }
+
+        fn remove_listener(&mut self, _: ListenerId) -> bool {
+            true
+        }
+
+        fn dial(
+            &mut self,
+            _: Multiaddr,
+            _: DialOpts,
+        ) -> Result<Self::Dial, TransportError<Self::Error>> {
+            Ok(std::future::ready(Ok(())))
+        }
+
+        fn poll(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+            let Some(send_back_addr) = self.0.pop() else { return Poll::Pending };
+            Poll::Ready(TransportEvent::Incoming {
+                listener_id: ListenerId::next(),
+                upgrade: std::future::ready(Ok(())),
+                local_addr: "/ip4/10.0.0.1/tcp/1".parse().unwrap(),
+                send_back_addr,
+            })
+        }
+    }
+
+    #[test]
+    fn attack_15_a_private_network_accepts_no_public_address() {
+        let from = ["/ip4/8.8.8.8/tcp/1", "/ip4/10.0.0.2/tcp/1", "/ip6/2001:db8::1/tcp/1"];
+        let mut transport = PrivateOnly(Busy(from.map(|at| at.parse().unwrap()).into()));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut accepted = Vec::new();
+        while let Poll::Ready(TransportEvent::Incoming { send_back_addr, .. }) =
+            Pin::new(&mut transport).poll(&mut cx)
+        {
+            accepted.push(send_back_addr.to_string());
+        }
+        assert_eq!(accepted, ["/ip4/10.0.0.2/tcp/1"]);
     }
 
     #[tokio::test]

@@ -273,7 +273,7 @@ async fn account_data_tags_filters_and_push_rules() {
 }
 
 #[actix_web::test]
-async fn people_are_found_once_and_the_limit_limits() {
+async fn people_are_found_once_by_their_whole_ids_and_the_limit_limits() {
     let (app, _, token) = node().await;
     let search = |limit: u32| {
         let body = json!({"search_term": "o", "limit": limit});
@@ -284,6 +284,7 @@ async fn people_are_found_once_and_the_limit_limits() {
         all,
         json!({"limited": false, "results": [
             {"user_id": "@found:x", "display_name": "Found"},
+            {"user_id": "@double:x", "display_name": "Found"},
             {"user_id": "@known:x", "display_name": "Known"},
         ]})
     );

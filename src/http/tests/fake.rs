@@ -281,11 +281,14 @@ impl Handler<ReadSigner> for Fake {
 impl Handler<SearchPeople> for Fake {
     type Result = MessageResult<SearchPeople>;
     fn handle(&mut self, _: SearchPeople, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(vec![FoundPerson {
-            user_id: user_id!("@found:x").to_owned(),
+        // Two who call themselves the same.
+        let people = [user_id!("@found:x"), user_id!("@double:x")];
+        let people = people.map(|user_id| FoundPerson {
+            user_id: user_id.to_owned(),
             displayname: Some("Found".into()),
             avatar_url: None,
-        }])
+        });
+        MessageResult(people.into())
     }
 }
 

@@ -45,7 +45,7 @@ fn told(effects: Vec<Effect<u8, &'static str>>) -> Vec<String> {
         Effect::Exchange(peer) => format!("exchange {peer}"),
         Effect::Proven { peer, first, .. } => format!("proven {peer} {first}"),
         Effect::Offline(_) => "offline".to_owned(),
-        Effect::Admit(peer) => format!("admit {peer}"),
+        Effect::Admit(peer, _) => format!("admit {peer}"),
         Effect::Part(peer) => format!("part {peer}"),
         Effect::Over { peer, disconnect } => format!("over {peer} {disconnect}"),
         Effect::Dial { peer, .. } => format!("dial {peer}"),
@@ -53,6 +53,7 @@ fn told(effects: Vec<Effect<u8, &'static str>>) -> Vec<String> {
         Effect::FindNode { ticket, peer } => format!("node {ticket} {peer}"),
         Effect::AskProfile { ticket, .. } => format!("profile {ticket}"),
         Effect::RetryLater(ticket) => format!("retry {ticket}"),
+        Effect::SettleLater { ticket, stirred } => format!("settle {ticket} {stirred}"),
         Effect::Resolved { ticket, peer } => format!("resolved {ticket} {peer:?}"),
         Effect::Searched { ticket, found } => format!("searched {ticket} {}", found.len()),
         Effect::Write { place, .. } => format!("write {}", place.is_some()),
@@ -215,6 +216,45 @@ fn known_people_are_asked_at_once() {
     assert_eq!(told(machine.handle(search(2, suffix), NOW)), ["profile 2", "providers 2"]);
     assert_eq!(told(machine.handle(search(3, goal(100)), NOW)), ["searched 3 0"], "ourselves");
     assert_eq!(told(machine.handle(Input::TimeUp(2), NOW)), ["searched 2 0"]);
+}
+
+/// Two nodes whose server names end alike, as somebody could forge.
+fn lookalikes() -> (u8, u8, String) {
+    let last = |seed| server(seed).as_str()[60..].to_owned();
+    let other = (2..200).find(|seed| last(*seed) == last(1)).unwrap();
+    (1, other, last(1))
+}
+
+#[test]
+fn two_people_behind_one_string_are_both_shown_and_the_dead_are_not_waited_for() {
+    let (one, other, suffix) = lookalikes();
+    let mut machine = machine(&[one]);
+    prove(&mut machine, one, issued(one, &[one], NOW), NOW);
+    let goal = Goal::Suffix { display_name: "Ann".into(), suffix };
+    let search = Input::Search { ticket: 1, goal, addresses: vec![], limit: 10 };
+    assert_eq!(told(machine.handle(search, NOW)), ["profile 1", "providers 1"]);
+    let shown = |seed| Input::Profile {
+        ticket: 1,
+        server: server(seed),
+        profile: Some(Profile { displayname: Some("Ann".into()), avatar_url: None }),
+    };
+    let settle = told(machine.handle(shown(one), NOW));
+    let [settle] = &settle[..] else { panic!("{settle:?}") };
+    let stirred = settle.strip_prefix("settle 1 ").unwrap().parse().unwrap();
+    // A second one comes, and somebody who never answers.
+    let progress = Input::Found { ticket: 1, peers: vec![other, 250], done: false };
+    machine.handle(progress, NOW);
+    let early = machine.handle(Input::Settled { ticket: 1, stirred }, NOW);
+    assert!(told(early).is_empty(), "there was news");
+    machine.handle(seen(other), NOW);
+    let proven = prove(&mut machine, other, issued(other, &[other], NOW), NOW);
+    assert!(proven.contains(&"profile 1".to_owned()), "{proven:?}");
+    let settle = told(machine.handle(shown(other), NOW));
+    let stirred = settle[0].strip_prefix("settle 1 ").unwrap().parse().unwrap();
+    let answered = machine.handle(Input::Settled { ticket: 1, stirred }, NOW);
+    let [Effect::Searched { found, .. }] = &answered[..] else { panic!("{answered:?}") };
+    let ids: Vec<_> = found.iter().map(|person| person.user_id.clone()).collect();
+    assert_eq!(ids, [one, other].map(|seed| crate::proto::server_name::user_of(&server(seed))));
 }
 
 #[test]

@@ -1,29 +1,40 @@
 //! Entering the network and the DHTs: anchors, relays, provider records.
 //!
-//! Invariant: only addresses that reach everywhere enter the public DHT.
+//! Invariants: only addresses that reach everywhere enter the public DHT (`kademlia.rs` sees to it);
+//! queries are bounded in number, and so is whom one of them has us dial.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     time::{Duration, Instant},
 };
 
 use libp2p::{
-    PeerId, kad,
+    Multiaddr, PeerId, kad,
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
 
 use super::{
-    super::address::Reach, Dht, Discovery, EventLoop, IDENTITY_BURST, IDENTITY_TICKS, address,
+    super::{
+        good_peers::{self, GoodPeer},
+        kademlia::Kademlia,
+    },
+    Adverts, Dht, DhtStatus, Discovery, EventLoop, IDENTITY_BURST, IDENTITY_TICKS, Query, address,
 };
+use crate::actors::clock::now_ms;
 
-/// Rendezvous strings are published again after this (`docs/PROTOCOL.md` §6).
-const REPUBLISH: Duration = Duration::from_secs(10 * 60);
+/// Queries in both DHTs at once; who searches more gets nothing, and tries again.
+const QUERIES_MAX: usize = 64;
 /// A new node in the table may be closer to our strings than those that have them.
 const REPUBLISH_SOON: Duration = Duration::from_millis(300);
+/// And once there are many, each new one is hardly closer.
+const REPUBLISH_LATER: Duration = Duration::from_secs(10);
 /// In the public DHT nodes come all the time: only the first ones count.
-const REPUBLISH_SOON_WAN: Duration = Duration::from_secs(10);
-/// Peers of one search that are dialled.
-const PROVIDERS_MAX: usize = 20;
+pub(super) const REPUBLISH_SOON_WAN: Duration = Duration::from_secs(10);
+/// Peers of one query that are dialled: whoever forges providers of a key gets no more of us.
+const PROVIDERS_MAX: usize = 32;
+/// Good nodes of the public DHT are written down first after this, and then so often.
+pub(super) const GOOD_FIRST: Duration = Duration::from_secs(30);
+const GOOD_EVERY: Duration = Duration::from_secs(5 * 60);
 /// A node that is not one of ours is asked again after this: it only has to open the DHT.
 const ANCHOR_REST: Duration = Duration::from_secs(5 * 60);
 
@@ -32,12 +43,11 @@ impl EventLoop {
     pub(super) fn enter_dht(&mut self) {
         let Some(kad) = self.swarm.behaviour_mut().kad_wan.as_mut() else { return };
         for anchor in &self.anchors {
-            if let Some(peer) = anchor.peer
-                && address::reach(&anchor.address) == Reach::Global
-            {
+            if let Some(peer) = anchor.peer {
                 kad.add_address(&peer, address::without_peer(&anchor.address));
             }
         }
+        self.dial_good();
     }
 
     /// Does what is due.
@@ -50,16 +60,12 @@ impl EventLoop {
         self.reserve(now);
         self.dial_through(now);
         self.meet_again(now);
+        self.punch_again(now);
         self.give_up(now);
         self.announce();
-        if self.publish_lan.is_some_and(|due| due <= now) {
-            self.publish_lan = Some(now + REPUBLISH);
-            self.publish_records(Dht::Lan);
-        }
-        if self.publish_wan.is_some_and(|due| due <= now) {
-            self.publish_wan = Some(now + REPUBLISH);
-            self.publish_records(Dht::Wan);
-        }
+        self.advertise(now);
+        self.tend_the_door();
+        self.keep_good(now);
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(IDENTITY_TICKS) {
             for peer in self.peers.values_mut() {
@@ -112,53 +118,77 @@ impl EventLoop {
 
     pub(super) fn provide(&mut self, keys: Vec<Vec<u8>>) {
         let keys: BTreeSet<Vec<u8>> = keys.into_iter().collect();
+        let now = Instant::now();
         let behaviour = self.swarm.behaviour_mut();
-        for key in self.provided.difference(&keys) {
-            let key = kad::RecordKey::new(key);
-            behaviour.kad_lan.stop_providing(&key);
-            if let Some(kad) = behaviour.kad_wan.as_mut() {
-                kad.stop_providing(&key);
+        for key in self.adverts_lan.set(&keys, now) {
+            behaviour.kad_lan.kad().stop_providing(&kad::RecordKey::new(&key));
+        }
+        if let Some(kad) = behaviour.kad_wan.as_mut() {
+            for key in self.adverts_wan.set(&keys, now) {
+                kad.kad().stop_providing(&kad::RecordKey::new(&key));
             }
         }
-        self.provided = keys;
-        let now = Instant::now();
-        self.publish_lan = Some(now);
-        self.publish_wan = self.swarm.behaviour().kad_wan.is_enabled().then_some(now);
     }
 
-    fn publish_records(&mut self, dht: Dht) {
-        let behaviour = self.swarm.behaviour_mut();
-        for key in &self.provided {
-            let key = kad::RecordKey::new(key);
-            let result = match (dht, behaviour.kad_wan.as_mut()) {
-                (Dht::Lan, _) => behaviour.kad_lan.start_providing(key),
-                (Dht::Wan, Some(kad)) => kad.start_providing(key),
-                (Dht::Wan, None) => return,
-            };
-            if let Err(error) = result {
-                log::warn!(error:%; "cannot advertise");
+    /// Publishes what is due.
+    fn advertise(&mut self, now: Instant) {
+        for key in self.adverts_lan.take(now, rand::random()) {
+            self.publish_key(Dht::Lan, key);
+        }
+        // Servers of the public DHT refuse a record without addresses, and libp2p says that all
+        // went well.
+        let found_at = self.swarm.external_addresses().any(address::worldwide);
+        let room = self.queries.len() < QUERIES_MAX;
+        if found_at && room && self.swarm.behaviour_mut().kad_wan.as_mut().is_some() {
+            for key in self.adverts_wan.take(now, rand::random()) {
+                self.publish_key(Dht::Wan, key);
             }
+        }
+    }
+
+    fn publish_key(&mut self, dht: Dht, key: Vec<u8>) {
+        let Some(kad) = self.kad(dht) else { return };
+        match kad.kad().start_providing(kad::RecordKey::new(&key)) {
+            Ok(id) => {
+                self.queries.insert((dht, id), Query::Publish(key));
+            }
+            Err(error) => log::warn!(error:%; "cannot advertise"),
+        }
+    }
+
+    fn kad(&mut self, dht: Dht) -> Option<&mut Kademlia> {
+        let behaviour = self.swarm.behaviour_mut();
+        match dht {
+            Dht::Lan => Some(&mut behaviour.kad_lan),
+            Dht::Wan => behaviour.kad_wan.as_mut(),
         }
     }
 
     pub(super) fn find_providers(&mut self, ticket: u64, key: Vec<u8>) {
         let key = kad::RecordKey::new(&key);
-        let behaviour = self.swarm.behaviour_mut();
-        let lan = behaviour.kad_lan.get_providers(key.clone());
-        self.queries.insert((Dht::Lan, lan), ticket);
-        if let Some(kad) = behaviour.kad_wan.as_mut() {
-            let wan = kad.get_providers(key);
-            self.queries.insert((Dht::Wan, wan), ticket);
-        }
+        self.hunt(ticket, |kad| kad.get_providers(key.clone()));
     }
 
     pub(super) fn find_node(&mut self, ticket: u64, peer: PeerId) {
-        let behaviour = self.swarm.behaviour_mut();
-        let lan = behaviour.kad_lan.get_closest_peers(peer);
-        self.queries.insert((Dht::Lan, lan), ticket);
-        if let Some(kad) = behaviour.kad_wan.as_mut() {
-            let wan = kad.get_closest_peers(peer);
-            self.queries.insert((Dht::Wan, wan), ticket);
+        self.hunt(ticket, |kad| kad.get_closest_peers(peer));
+    }
+
+    fn hunt(
+        &mut self,
+        ticket: u64,
+        mut start: impl FnMut(&mut kad::Behaviour<kad::store::MemoryStore>) -> kad::QueryId,
+    ) {
+        if self.queries.len() >= QUERIES_MAX {
+            log::debug!("too many searches at once");
+            return self.news(Discovery::Found { ticket, peers: Vec::new(), done: true });
+        }
+        for dht in [Dht::Lan, Dht::Wan] {
+            // A public DHT that never answered, as on a LAN without the Internet, would only have
+            // whoever searches wait.
+            if let Some(kad) = self.kad(dht).filter(|kad| dht == Dht::Lan || kad.is_alive()) {
+                let id = start(kad.kad());
+                self.queries.insert((dht, id), Query::Hunt { ticket, found: 0 });
+            }
         }
     }
 
@@ -173,39 +203,105 @@ impl EventLoop {
     fn on_kad(&mut self, dht: Dht, event: kad::Event) {
         match event {
             kad::Event::RoutingUpdated { is_new_peer: true, .. } => self.republish_soon(dht),
-            kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
-                self.on_query(dht, id, result, step.last);
+            kad::Event::OutboundQueryProgressed { id, result, stats, step } => {
+                // What our own store says proves nothing of what others keep.
+                let others = stats.num_successes() > 0;
+                self.on_query(dht, id, result, others, step.last);
             }
             _ => {}
         }
     }
 
+    /// The strings were published to hardly anybody while the table was empty.
     fn republish_soon(&mut self, dht: Dht) {
         let now = Instant::now();
+        let known = self.kad(dht).map_or(0, Kademlia::known);
+        let few = known < kad::K_VALUE.get();
         match dht {
             Dht::Lan => {
-                let due = self.publish_lan.map(|due| due.min(now + REPUBLISH_SOON));
-                self.publish_lan = due;
+                let wait = if few { REPUBLISH_SOON } else { REPUBLISH_LATER };
+                self.adverts_lan.hurry(now + wait);
             }
-            Dht::Wan => {
-                // The strings were published to hardly anybody while the table was empty.
-                let kad = self.swarm.behaviour_mut().kad_wan.as_mut();
-                let known = kad.map_or(0, |kad| kad.kbuckets().map(|b| b.num_entries()).sum());
-                if known < 20usize {
-                    let due = self.publish_wan.map(|due| due.min(now + REPUBLISH_SOON_WAN));
-                    self.publish_wan = due;
+            Dht::Wan if few => self.adverts_wan.hurry(now + REPUBLISH_SOON_WAN),
+            Dht::Wan => {}
+        }
+    }
+
+    fn on_query(
+        &mut self,
+        dht: Dht,
+        id: kad::QueryId,
+        result: kad::QueryResult,
+        others: bool,
+        last: bool,
+    ) {
+        let Some(mut query) = self.queries.remove(&(dht, id)) else { return };
+        match &mut query {
+            Query::Hunt { ticket, found } => {
+                let ticket = *ticket;
+                let peers = self.answers(dht, result, PROVIDERS_MAX.saturating_sub(*found));
+                *found += peers.len();
+                if !last {
+                    self.queries.insert((dht, id), query);
+                }
+                let same = |query: &Query| matches!(query, Query::Hunt { ticket: open, .. } if *open == ticket);
+                // Told first, so that whoever waits knows of the peer before the dial has failed.
+                let done = !self.queries.values().any(same);
+                let names: Vec<PeerId> = peers.iter().map(|(peer, _)| *peer).collect();
+                if done || !names.is_empty() {
+                    self.news(Discovery::Found { ticket, peers: names, done });
+                }
+                for (peer, addresses) in peers {
+                    self.dial(peer, addresses);
+                }
+            }
+            Query::Publish(key) => {
+                let key = std::mem::take(key);
+                self.adverts(dht).published(&key);
+                // Among ourselves nobody tells us of ourselves.
+                if let (Dht::Wan, Some(kad)) = (dht, self.kad(dht)) {
+                    let id = kad.kad().get_providers(kad::RecordKey::new(&key));
+                    self.queries.insert((dht, id), Query::ReadBack { key, seen: false });
+                }
+            }
+            Query::ReadBack { key, seen } => {
+                let me = *self.swarm.local_peer_id();
+                if let kad::QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders {
+                    providers,
+                    ..
+                })) = result
+                {
+                    *seen |= others && providers.contains(&me);
+                }
+                if !last {
+                    self.queries.insert((dht, id), query);
+                    return;
+                }
+                let (key, seen) = (std::mem::take(key), *seen);
+                log::debug!(seen; "a string was read back from the public DHT");
+                if self.adverts(dht).read_back(&key, seen, Instant::now()) {
+                    log::info!("found by others in the public DHT");
                 }
             }
         }
     }
 
-    fn on_query(&mut self, dht: Dht, id: kad::QueryId, result: kad::QueryResult, last: bool) {
-        let Some(ticket) = self.queries.get(&(dht, id)).copied() else { return };
-        if last {
-            self.queries.remove(&(dht, id));
+    fn adverts(&mut self, dht: Dht) -> &mut Adverts {
+        match dht {
+            Dht::Lan => &mut self.adverts_lan,
+            Dht::Wan => &mut self.adverts_wan,
         }
+    }
+
+    /// Returns who was found, and where a node said that they are.
+    fn answers(
+        &mut self,
+        dht: Dht,
+        result: kad::QueryResult,
+        limit: usize,
+    ) -> Vec<(PeerId, Vec<Multiaddr>)> {
         let me = *self.swarm.local_peer_id();
-        let found: Vec<(PeerId, Vec<libp2p::Multiaddr>)> = match result {
+        let found: Vec<(PeerId, Vec<Multiaddr>)> = match result {
             kad::QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders {
                 providers,
                 ..
@@ -217,16 +313,113 @@ impl EventLoop {
                 .collect(),
             _ => Vec::new(),
         };
-        let found: Vec<_> =
-            found.into_iter().filter(|(peer, _)| *peer != me).take(PROVIDERS_MAX).collect();
-        // Told first, so that whoever waits knows of the peer before the dial has failed.
-        let done = !self.queries.values().any(|open| *open == ticket);
-        let peers: Vec<PeerId> = found.iter().map(|(peer, _)| *peer).collect();
-        if done || !peers.is_empty() {
-            self.news(Discovery::Found { ticket, peers, done });
+        let Some(kad) = self.kad(dht) else { return Vec::new() };
+        let others = found.into_iter().filter(|(peer, _)| *peer != me);
+        let good = others.map(|(peer, mut addresses)| {
+            addresses.retain(|at| kad.dialable(at));
+            (peer, addresses)
+        });
+        good.take(limit).collect()
+    }
+
+    /// Who was heard of is in use; relays of ours are needed.
+    fn tend_the_door(&mut self) {
+        let relays = self.relays.iter().filter(|relay| relay.accepted);
+        let relays = relays.map(|relay| relay.peer).collect();
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.door.keep(relays);
+        let mut heard = behaviour.kad_lan.heard();
+        heard.extend(behaviour.kad_wan.as_mut().map(Kademlia::heard).unwrap_or_default());
+        for peer in heard {
+            behaviour.door.used(&peer);
         }
-        for (peer, addresses) in found {
-            self.dial(peer, addresses);
+    }
+
+    /// Dials the nodes of the public DHT that were good the last time.
+    fn dial_good(&mut self) {
+        let Some(data) = self.settings.data.clone() else { return };
+        if self.swarm.behaviour_mut().kad_wan.as_mut().is_none() {
+            return;
         }
+        self.good = good_peers::load(&data, now_ms());
+        let places: Vec<_> = self.good.iter().filter_map(GoodPeer::place).collect();
+        for (peer, addresses) in places {
+            if let Some(kad) = self.swarm.behaviour_mut().kad_wan.as_mut() {
+                for at in addresses {
+                    kad.add_address(&peer, at.clone());
+                }
+            }
+            let options = DialOpts::peer_id(peer).addresses(addresses.to_vec()).build();
+            if let Err(error) = self.swarm.dial(options) {
+                log::debug!(peer:%, error:%; "cannot dial a node of the public DHT");
+            }
+        }
+    }
+
+    /// Notes who is good now: servers of the public DHT that we connected ourselves.
+    fn note_good(&mut self) {
+        let Some(kad) = self.swarm.behaviour_mut().kad_wan.as_mut() else { return };
+        let servers: HashSet<PeerId> = kad
+            .kad()
+            .kbuckets()
+            .flat_map(|bucket| {
+                let peers = bucket.iter().map(|entry| *entry.node.key.preimage());
+                peers.collect::<Vec<_>>()
+            })
+            .collect();
+        let now = now_ms();
+        let good = self.peers.iter().filter(|(peer, _)| servers.contains(peer));
+        let good = good.filter_map(|(peer, known)| {
+            let dialled = known.connections.iter().filter(|one| one.dialled && !one.relayed());
+            let at: Vec<_> = dialled.map(|one| address::without_peer(&one.address)).collect();
+            GoodPeer::new(*peer, &at, now)
+        });
+        let known: Vec<_> = good.chain(self.good.iter().cloned()).collect();
+        self.good = good_peers::choose(known, now);
+    }
+
+    /// Writes good nodes down when that is due.
+    fn keep_good(&mut self, now: Instant) {
+        if now < self.good_due {
+            return;
+        }
+        self.good_due = now + GOOD_EVERY;
+        self.note_good();
+        if let (Some(data), false) = (self.settings.data.clone(), self.good.is_empty()) {
+            let good = self.good.clone();
+            // The loop does not wait for a disk.
+            tokio::task::spawn_blocking(move || write_down(&data, &good));
+        }
+    }
+
+    /// Writes good nodes down, at the end.
+    pub(super) fn write_good_down(&mut self) {
+        self.note_good();
+        if let (Some(data), false) = (&self.settings.data, self.good.is_empty()) {
+            write_down(data, &self.good);
+        }
+    }
+
+    pub(super) fn dht_status(&mut self) -> Vec<DhtStatus> {
+        let mut all = Vec::new();
+        for (dht, name) in [(Dht::Lan, "family"), (Dht::Wan, "public")] {
+            let (strings, published, read_back) = self.adverts(dht).counts();
+            let Some(kad) = self.kad(dht) else { continue };
+            all.push(DhtStatus {
+                name: name.to_owned(),
+                server: kad.kad().mode() == kad::Mode::Server,
+                nodes: kad.known(),
+                strings,
+                published,
+                read_back,
+            });
+        }
+        all
+    }
+}
+
+fn write_down(data: &std::path::Path, good: &[GoodPeer]) {
+    if let Err(error) = good_peers::save(data, good) {
+        log::warn!(error:%; "nodes of the public DHT were not written down");
     }
 }

@@ -5,7 +5,7 @@
 
 use libp2p::{Multiaddr, PeerId, autonat, core::ConnectedPoint, kad};
 
-use super::{EventLoop, Standing, address, address::Reach};
+use super::{EventLoop, Standing, address, address::Reach, discovery::REPUBLISH_SOON_WAN};
 use crate::{
     actors::{rendezvous::NatKind, swarm::reachability::ip_of},
     config::RelayServe,
@@ -133,7 +133,7 @@ impl EventLoop {
         log::debug!(standing:?; "reachability changed");
         let behaviour = self.swarm.behaviour_mut();
         if let Some(kad) = behaviour.kad_wan.as_mut() {
-            kad.set_mode(Some(kad_mode(standing)));
+            kad.kad().set_mode(Some(kad_mode(standing)));
         }
         if let Some(relay) = behaviour.relay_server.as_mut() {
             relay.set_reachable(public);
@@ -152,8 +152,9 @@ impl EventLoop {
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
         self.swarm.behaviour_mut().identify.push(peers);
         let now = std::time::Instant::now();
-        self.publish_lan = self.publish_lan.map(|due| due.min(now));
-        self.publish_wan = self.publish_wan.map(|due| due.min(now));
+        self.adverts_lan.hurry(now);
+        // Addresses may change several times in a row, and each time costs strangers something.
+        self.adverts_wan.hurry(now + REPUBLISH_SOON_WAN);
     }
 }
 

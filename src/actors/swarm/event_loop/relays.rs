@@ -38,6 +38,9 @@ pub(super) struct Relay {
     pub(super) peer: PeerId,
     /// Where it is, its PeerId at the end.
     pub(super) address: Multiaddr,
+    /// Where else it is: one relay that is configured by two addresses, for TCP and QUIC perhaps, is
+    /// asked once, since a second reservation would end the first.
+    others: Vec<Multiaddr>,
     pub(super) kind: RelayKind,
     listener: Option<ListenerId>,
     pub(super) accepted: bool,
@@ -47,20 +50,25 @@ pub(super) struct Relay {
 
 /// Returns the configured relays.
 pub(super) fn configured(addresses: &[Multiaddr], now: Instant) -> Vec<Relay> {
-    let relays = addresses.iter().filter_map(|address| {
+    let mut relays: Vec<Relay> = Vec::new();
+    for address in addresses {
         let Some(peer) = address::peer_of(address) else {
             log::warn!(relay:% = address; "libp2p.staticRelays: not used, it lacks a /p2p/…");
-            return None;
+            continue;
         };
-        Some(Relay::new(peer, address.clone(), RelayKind::Static, now))
-    });
-    relays.collect()
+        match relays.iter_mut().find(|relay| relay.peer == peer) {
+            Some(relay) => relay.others.push(address.clone()),
+            None => relays.push(Relay::new(peer, address.clone(), RelayKind::Static, now)),
+        }
+    }
+    relays
 }
 
 impl Relay {
     fn new(peer: PeerId, address: Multiaddr, kind: RelayKind, now: Instant) -> Self {
         let (ask, dial) = (Backoff::new(now), Backoff::new(now));
-        Self { peer, address, kind, listener: None, accepted: false, ask, dial }
+        let others = Vec::new();
+        Self { peer, address, others, kind, listener: None, accepted: false, ask, dial }
     }
 
     /// Tries again within a while.
@@ -107,9 +115,10 @@ impl EventLoop {
                 Err(error) => log::warn!(relay:% = relay.address, error:%; "cannot use a relay"),
             }
         } else if !connected && relay.dial.fire(now, rand::random()) {
+            let addresses = std::iter::once(&relay.address).chain(&relay.others);
             let options = DialOpts::peer_id(peer)
                 .condition(PeerCondition::NotDialing)
-                .addresses(vec![address::without_peer(&relay.address)])
+                .addresses(addresses.map(address::without_peer).collect())
                 .build();
             if let Err(error) = self.swarm.dial(options) {
                 log::debug!(relay:% = relay.address, error:%; "cannot dial a relay");
@@ -133,6 +142,9 @@ impl EventLoop {
         let Some(peer) = self.peers.get(relay).filter(|peer| peer.is_direct()) else {
             return false;
         };
+        if self.measuring.as_ref().is_some_and(|measuring| measuring.holds_up(now)) {
+            return false;
+        }
         let Some(identified) = peer.identified else { return false };
         let settled = |admitted| now.duration_since(admitted) >= ADMITTED_SETTLE;
         !peer.ours
@@ -203,5 +215,26 @@ impl EventLoop {
                 self.refused.insert(peer, now + REFUSED);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_with_two_addresses_is_one_relay() {
+        let (one, other) = (PeerId::random(), PeerId::random());
+        let at =
+            |text: &str, peer: PeerId| text.parse::<Multiaddr>().unwrap().with(Protocol::P2p(peer));
+        let told = [
+            at("/ip4/203.0.113.10/udp/4848/quic-v1", one),
+            at("/ip4/203.0.113.11/tcp/4848", other),
+            at("/ip4/203.0.113.10/tcp/4848", one),
+            "/ip4/203.0.113.12/tcp/4848".parse().unwrap(),
+        ];
+        let relays = configured(&told, Instant::now());
+        let read: Vec<_> = relays.iter().map(|relay| (relay.peer, relay.others.len())).collect();
+        assert_eq!(read, [(one, 1), (other, 0)]);
     }
 }

@@ -7,7 +7,8 @@ use crate::actors::{
 };
 
 impl EventLoop {
-    pub(super) fn status(&self) -> NetworkStatus {
+    pub(super) fn status(&mut self) -> NetworkStatus {
+        let dht = self.dht_status();
         let behaviour = self.swarm.behaviour();
         let gate = &behaviour.gossip;
         let peers = self.peers.iter().filter(|(_, peer)| peer.ours).filter_map(|(id, peer)| {
@@ -36,6 +37,8 @@ impl EventLoop {
             relays: self.relays_in_use().collect(),
             topics: gate.topics(),
             peers: peers.collect(),
+            strangers: self.swarm.behaviour().door.strangers(),
+            dht,
         }
     }
 

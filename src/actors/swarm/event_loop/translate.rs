@@ -48,6 +48,7 @@ impl EventLoop {
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error, .. } => {
                 self.dials_back.remove(&connection_id);
+                self.measured(connection_id);
                 if let Some(peer) = peer_id {
                     self.on_dial_error(peer, &error);
                 }
@@ -119,6 +120,7 @@ impl EventLoop {
         }
         self.circuit_gone(id);
         if remaining > 0 {
+            self.direct_lost(&id);
             return;
         }
         self.anchor_changed(id);
@@ -160,6 +162,12 @@ impl EventLoop {
         peer.relays = info.protocols.contains(&HOP);
         peer.addresses.clone_from(&addresses);
         let ours = peer.ours;
+        if ours {
+            // For whoever sends requests to it when it is gone.
+            for address in &addresses {
+                self.swarm.add_peer_address(peer_id, address.clone());
+            }
+        }
         let behaviour = self.swarm.behaviour_mut();
         if info.protocols.contains(&KAD_LAN) {
             for address in &addresses {
@@ -169,7 +177,7 @@ impl EventLoop {
         if let Some(kad) = behaviour.kad_wan.as_mut()
             && info.protocols.contains(&KAD_WAN)
         {
-            for address in addresses.iter().filter(|one| address::reach(one) == Reach::Global) {
+            for address in &addresses {
                 kad.add_address(&peer_id, address.clone());
             }
         }
@@ -178,6 +186,10 @@ impl EventLoop {
         }
         if direct {
             self.on_observed(dialled, &seen_from, &info.observed_addr);
+            self.measured(connection_id);
+            if dialled {
+                self.measure(peer_id, &seen_from);
+            }
         } else {
             self.dial_back(peer_id);
         }

@@ -24,6 +24,12 @@ use crate::actors::{
 
 /// The same addresses of a peer are dialled back no more often than this.
 const DIAL_BACK_EVERY: Duration = Duration::from_secs(30);
+/// A hole is punched when a circuit is new and at no other time. Where that failed, or the direct
+/// connection was lost, a new circuit is made after this, then more and more rarely.
+const PUNCH_AGAIN: Duration = Duration::from_secs(30);
+const PUNCH_RAREST: Duration = Duration::from_secs(30 * 60);
+/// The same where a direct connection was just lost: it worked before.
+const PUNCH_SOON: Duration = Duration::from_secs(2);
 /// Addresses that are dialled back.
 const DIAL_BACK_MAX: usize = 8;
 
@@ -91,6 +97,48 @@ impl EventLoop {
                 self.dials_back.insert(connection);
             }
             Err(error) => log::debug!(peer:% = id, error:%; "cannot dial back"),
+        }
+    }
+
+    /// A connection ended and others are left: where these are circuits, a direct one is missed.
+    pub(super) fn direct_lost(&mut self, id: &PeerId) {
+        if let Some(peer) = self.peers.get_mut(id).filter(|peer| !peer.is_direct()) {
+            peer.punch = Some((Instant::now() + PUNCH_SOON, PUNCH_SOON));
+        }
+    }
+
+    /// Makes new circuits to members that are connected by a circuit alone, so that a hole is
+    /// punched anew; the older circuit is given up then. Only who made the old one does so.
+    pub(super) fn punch_again(&mut self, now: Instant) {
+        let mut dials = Vec::new();
+        for (id, peer) in &mut self.peers {
+            let circuit = peer.connections.iter().find(|open| open.relayed() && open.dialled);
+            let (Some(circuit), false, true) = (circuit, peer.is_direct(), peer.admitted.is_some())
+            else {
+                if peer.is_direct() {
+                    peer.punch = None;
+                }
+                continue;
+            };
+            match peer.punch {
+                None => peer.punch = Some((now + PUNCH_AGAIN, PUNCH_AGAIN)),
+                Some((due, wait)) if due <= now => {
+                    let wait = (wait * 2).clamp(PUNCH_AGAIN, PUNCH_RAREST);
+                    peer.punch =
+                        Some((now + wait.mul_f64(0.75 + rand::random::<f64>() / 2.0), wait));
+                    dials.push((*id, circuit.address.clone()));
+                }
+                Some(_) => {}
+            }
+        }
+        for (id, address) in dials {
+            let options = DialOpts::peer_id(id)
+                .condition(PeerCondition::Always)
+                .addresses(vec![address])
+                .build();
+            if let Err(error) = self.swarm.dial(options) {
+                log::debug!(peer:% = id, error:%; "no new circuit");
+            }
         }
     }
 

@@ -1,0 +1,305 @@
+//! A node under our control that is let into rooms, and listens on when it is not in them any more:
+//! what it can read of what it hears (attack 4 of `docs/PROTOCOL.md` §9).
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use messagehub::proto::{
+    pdu::{self, Draft, Position},
+    room_key::{self, KeyId, RoomKey, Secret},
+};
+use ruma::{RoomVersionId, events::TimelineEventType};
+
+use super::*;
+
+/// Names a message by its bytes, as members do: messages here have no author.
+pub(super) fn message_id(message: &gossipsub::Message) -> gossipsub::MessageId {
+    let mut hasher = DefaultHasher::new();
+    (&message.topic.to_string(), &message.data).hash(&mut hasher);
+    gossipsub::MessageId::new(&hasher.finish().to_be_bytes())
+}
+
+/// Eve: she keeps all that she hears and is told, and every key that she was ever given.
+struct Eve {
+    node: Stranger,
+    heard: Vec<(String, Vec<u8>)>,
+    told: Vec<Request>,
+    keys: Vec<RoomKey>,
+}
+
+impl Eve {
+    async fn meet(victim: &Home) -> Self {
+        let mut node = Stranger::meet(victim).await;
+        node.prove_itself().await;
+        Self { node, heard: Vec::new(), told: Vec::new(), keys: Vec::new() }
+    }
+
+    /// Comes back to a victim. gossipsub asks a peer for gossip when it connects, and only then:
+    /// Eve's does so again, now that she is let in.
+    async fn meet_again(&mut self, victim: &Home) {
+        if self.node.swarm.disconnect_peer_id(self.node.victim).is_ok() {
+            while self.node.swarm.is_connected(&self.node.victim) {
+                let event = self.node.swarm.select_next_some().await;
+                self.take(event);
+            }
+        }
+        let address: Multiaddr = victim.node.addresses().await.swap_remove(0).parse().unwrap();
+        self.node.swarm.dial(address).unwrap();
+        self.node.prove_itself().await;
+    }
+
+    fn user_id(&self) -> String {
+        format!("@p2p:{}", self.node.signer.server_name())
+    }
+
+    fn listen(&mut self, room: &str) -> String {
+        let topic = topic::of_room(&RoomId::parse(room).unwrap());
+        let subscribed = gossipsub::IdentTopic::new(topic.clone());
+        self.node.swarm.behaviour_mut().gossip.subscribe(&subscribed).unwrap();
+        topic
+    }
+
+    async fn ask(&mut self, victim: &Home, method: &str, uri: &str, body: Value) -> (u16, Value) {
+        let (mut request, ..) = self.node.signed(victim, method, uri);
+        request.content = serde_json::from_value(body).unwrap();
+        let wire = request.sign(&self.node.signer).unwrap();
+        let answer = self.node.ask(&FEDERATION, wire.bytes).await.expect("an answer");
+        let from = ServerName::parse(victim.me.server_name()).unwrap();
+        let answer =
+            Answer::verify(&answer, &from, &request.request_id, &wire.hash, now_ms()).unwrap();
+        (answer.message.status, serde_json::to_value(answer.message.content).unwrap())
+    }
+
+    fn learn(&mut self, room: &str, keys: &Value) {
+        for key in keys.as_array().into_iter().flatten() {
+            let secret: Secret = serde_json::from_value(key["key"].clone()).unwrap();
+            self.keys.push(RoomKey::new(&RoomId::parse(room).unwrap(), secret));
+        }
+    }
+
+    /// Joins a public room, as any member of it may.
+    async fn join(&mut self, victim: &Home, room: &str) {
+        let path = |what: &str, last: &str| {
+            let (room, last) = (client::segment(room), client::segment(last));
+            format!("/_matrix/federation/{what}/{room}/{last}")
+        };
+        let uri = format!("{}?ver=12", path("v1/make_join", &self.user_id()));
+        let (status, template) = self.ask(victim, "GET", &uri, json!({})).await;
+        assert_eq!(status, 200, "{template}");
+        let take = |key: &str| template["event"][key].clone();
+        let position = Position {
+            room_id: Some(RoomId::parse(room).unwrap()),
+            prev_events: serde_json::from_value(take("prev_events")).unwrap(),
+            auth_events: serde_json::from_value(take("auth_events")).unwrap(),
+            depth: take("depth").as_u64().unwrap(),
+            origin_server_ts: now_ms(),
+        };
+        let draft = Draft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(self.user_id()),
+            content: serde_json::from_value(json!({"membership": "join"})).unwrap(),
+            redacts: None,
+        };
+        let rules = pdu::rules_of(&RoomVersionId::V12).unwrap();
+        let join = pdu::compose(draft, &position, &self.node.signer, &rules).unwrap();
+        let wire = join.to_wire(self.node.signer.server_keys_text());
+        let uri = path("v2/send_join", join.event_id.as_str());
+        let body = serde_json::from_str(wire.get()).unwrap();
+        let (status, answer) = self.ask(victim, "PUT", &uri, body).await;
+        assert_eq!(status, 200, "{answer}");
+        self.learn(room, &answer["messagehub.room_keys"]);
+    }
+
+    /// Listens while something comes to pass.
+    async fn during<T>(&mut self, scene: impl Future<Output = T>) -> T {
+        let mut scene = std::pin::pin!(scene);
+        loop {
+            let event = tokio::select! {
+                done = &mut scene => return done,
+                event = self.node.swarm.select_next_some() => event,
+            };
+            self.take(event);
+        }
+    }
+
+    /// Listens until there is something.
+    async fn until<T>(&mut self, what: &str, look: impl Fn(&Self) -> Option<T>) -> T {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Some(found) = look(self) {
+                    return found;
+                }
+                let event = self.node.swarm.select_next_some().await;
+                self.take(event);
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("Eve waits in vain: {what}"))
+    }
+
+    fn take(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        let SwarmEvent::Behaviour(event) = event else { return };
+        let message = |event| match event {
+            request_response::Event::Message {
+                message: request_response::Message::Request { request, channel, .. },
+                ..
+            } => Some((request, channel)),
+            _ => None,
+        };
+        match event {
+            BehaviourEvent::Gossip(gossipsub::Event::Message { message, .. }) => {
+                self.heard.push((message.topic.to_string(), message.data));
+            }
+            BehaviourEvent::Identity(event) => {
+                let Some((_, channel)) = message(event) else { return };
+                let mine = serde_json::to_vec(self.node.signer.server_keys()).unwrap();
+                let _ = self.node.swarm.behaviour_mut().identity.send_response(channel, mine);
+            }
+            BehaviourEvent::Federation(event) => {
+                let Some((bytes, channel)) = message(event) else { return };
+                let request = Request::verify(&bytes, now_ms()).unwrap();
+                let answer = Answer {
+                    request_id: request.message.request_id.clone(),
+                    request_hash: request.hash.clone(),
+                    status: 200,
+                    content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
+                    origin: self.node.signer.server_name().clone(),
+                    origin_server_ts: now_ms(),
+                };
+                let answer = answer.sign(&self.node.signer).unwrap().bytes;
+                let federation = &mut self.node.swarm.behaviour_mut().federation;
+                let _ = federation.send_response(channel, answer);
+                if let Some(room) = request.message.uri.strip_prefix(ROOM_KEYS) {
+                    let content = serde_json::to_value(&request.message.content).unwrap();
+                    self.learn(room, &content["keys"]);
+                }
+                self.told.push(request.message);
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns what she hears on a topic, from the `from`th message on: the key that it is sealed
+    /// with, and the text where she can read it.
+    fn hears(&self, topic: &str, from: usize) -> Vec<(KeyId, Option<String>)> {
+        let read = |sealed: &[u8]| {
+            let opened = self.keys.iter().find_map(|key| key.open(topic, sealed).ok());
+            opened.map(|opened| String::from_utf8(opened).unwrap())
+        };
+        let mut heard = self.heard.iter().skip(from).filter(|(on, _)| on == topic);
+        heard.by_ref().map(|(_, bytes)| (room_key::key_id(bytes).unwrap(), read(bytes))).collect()
+    }
+
+    fn reads(&self, topic: &str, from: usize, text: &str) -> bool {
+        let reads = |(_, read): &(KeyId, Option<String>)| {
+            read.as_ref().is_some_and(|read| read.contains(text))
+        };
+        self.hears(topic, from).iter().any(reads)
+    }
+
+    /// Says something again and again until Eve hears it: gossip takes a while to stand.
+    async fn hears_of(&mut self, speaker: &Home, room: &str, topic: &str, what: &str) -> usize {
+        for n in 0..100 {
+            if n % 10 == 5 && self.heard.iter().all(|(on, _)| on != topic) {
+                self.meet_again(speaker).await;
+            }
+            let from = self.heard.len();
+            let scene = async {
+                speaker.me.send(room, &format!("{what} {n}")).await;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            };
+            self.during(scene).await;
+            if !self.hears(topic, from).is_empty() {
+                return from;
+            }
+        }
+        panic!("Eve never hears of {what}");
+    }
+}
+
+/// Where keys are handed over.
+const ROOM_KEYS: &str = "/_messagehub/federation/v1/room_keys/";
+
+/// Eve shares a room with Ann, so gossip with her is open all the while, and she knows the id and
+/// the topic of another one. She can read that while she is in it: not before, and not after.
+#[tokio::test]
+async fn attack_04_only_those_who_are_in_a_room_can_read_it() {
+    let [mut ann, mut bob] = homes().await;
+    let open = json!({"preset": "public_chat"});
+    let (shared, room) = (ann.me.create(open.clone()).await, ann.me.create(open).await);
+    ann.me.invite(&room, &bob.me.user_id).await.ok();
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    ann.me.sees_member(&room, &bob.me.user_id, "join").await;
+
+    let mut eve = Eve::meet(&ann).await;
+    eve.join(&ann, &shared).await;
+    let topic = eve.listen(&room);
+    eve.listen(&shared);
+    let before = eve.hears_of(&ann, &room, &topic, "before Eve").await;
+    assert!(!eve.reads(&topic, before, "before Eve"), "the topic alone opens nothing");
+    let query = format!("{ROOM_KEYS}{room}/query");
+    let id = eve.hears(&topic, before)[0].0;
+    let (status, refused) = eve.ask(&ann, "POST", &query, json!({"ids": [id]})).await;
+    assert_eq!(status, 404, "{refused}");
+
+    eve.join(&ann, &room).await;
+    assert!(!eve.keys.is_empty(), "keys come with the join");
+    let user = eve.user_id();
+    eve.during(bob.me.sees_member(&room, &user, "join")).await;
+    let while_in = eve.hears_of(&ann, &room, &topic, "with Eve").await;
+    assert!(eve.reads(&topic, while_in, "with Eve"), "members read");
+    assert!(!eve.reads(&topic, 0, "before Eve"), "not what was said before");
+
+    let kick = format!("v3/rooms/{}/kick", client::segment(&room));
+    let shown_out = async {
+        ann.me.post(&kick, json!({"user_id": user})).await.ok();
+        bob.me.sees_member(&room, &user, "leave").await;
+    };
+    eve.during(shown_out).await;
+    eve.until("being told", |eve| {
+        let told = eve.told.iter().any(|request| request.uri.contains("/v1/send/"));
+        (told && eve.reads(&topic, while_in, "\"leave\"")).then_some(())
+    })
+    .await;
+    let keys = eve.keys.len();
+    let after = eve.hears_of(&ann, &room, &topic, "after Eve").await;
+    eve.during(bob.me.reads(&room, "after Eve 0")).await;
+    eve.during(bob.me.send(&room, "bob after Eve")).await;
+    eve.during(ann.me.reads(&room, "bob after Eve")).await;
+    let heard = eve.hears(&topic, after);
+    assert!(!heard.is_empty() && heard.iter().all(|(_, read)| read.is_none()), "{heard:?}");
+    let (status, refused) = eve.ask(&ann, "POST", &query, json!({"ids": [heard[0].0]})).await;
+    assert_eq!(status, 404, "{refused}");
+    assert_eq!(eve.keys.len(), keys, "nobody gave her another key");
+    // Ann and Bob agree on one.
+    let ids: HashSet<KeyId> = heard.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids.len(), 1, "{heard:?}");
+
+    // A member for whom a key is made that way has it taken from nobody but members.
+    let forged = json!({"keys": [{
+        "key": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        "made_ts": now_ms(),
+        "servers": [ann.me.server_name(), bob.me.server_name()],
+    }]});
+    let (status, refused) = eve.ask(&ann, "PUT", &format!("{ROOM_KEYS}{room}"), forged).await;
+    assert_eq!(status, 404, "{refused}");
+}
+
+#[tokio::test]
+async fn a_restart_keeps_the_room_key_and_hands_out_none() {
+    let mut ann = home(&[]).await;
+    let room = ann.me.create(json!({"preset": "public_chat"})).await;
+    let mut eve = Eve::meet(&ann).await;
+    eve.join(&ann, &room).await;
+    let topic = eve.listen(&room);
+    let before = eve.hears_of(&ann, &room, &topic, "good night").await;
+    assert!(eve.reads(&topic, before, "good night"));
+    eve.during(ann.node.stop()).await;
+    eve.during(ann.node.start_again()).await;
+    eve.meet_again(&ann).await;
+    let told = eve.told.len();
+    let after = eve.hears_of(&ann, &room, &topic, "good morning").await;
+    assert!(eve.reads(&topic, after, "good morning"));
+    assert_eq!(eve.hears(&topic, after)[0].0, eve.hears(&topic, before)[0].0);
+    let handed = eve.told.iter().skip(told).filter(|request| request.uri.starts_with(ROOM_KEYS));
+    assert_eq!(handed.count(), 0, "she has the key");
+}
