@@ -8,7 +8,7 @@ use std::{collections::HashMap, fs, time::Instant};
 
 use actix::prelude::*;
 use libp2p::{Multiaddr, identity::Keypair};
-use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{super::transport, *};
@@ -16,12 +16,16 @@ use crate::{actors::swarm::behaviour::Choices, config::Config, proto::rendezvous
 
 const NODES: usize = 50;
 const ROOMS: usize = 200;
-const MEMBERS: usize = 4;
+const MEMBERS: usize = 3;
+/// Members of a room are of so many neighbours.
+const CIRCLE: usize = 6;
 const LEAVERS: usize = 10;
 /// For each phase, on a slow and busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Searches of one node at once; people do not type faster.
-const SEARCHES: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Searches of one node at once: people do not type faster.
+const SEARCHES: usize = 1;
+/// Between the starts of two nodes.
+const START_GAP: Duration = Duration::from_millis(20);
 /// Before a search that found nothing, or a message that was not heard by all, is repeated.
 const AGAIN: Duration = Duration::from_millis(700);
 
@@ -79,12 +83,16 @@ fn string(number: usize) -> Vec<u8> {
 
 impl World {
     fn new(wan: bool) -> Self {
+        let _ = env_logger::builder().is_test(true).try_init();
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (saw, news) = mpsc::channel(1 << 16);
         Self {
             runtime: Some(runtime),
             failed: Nobody.start().recipient(),
-            port: rand::random_range(1_u64 << 32..1 << 60),
+            port: match wan {
+                true => rand::random_range(1_u64..address::MEMORY_WORLD / 2),
+                false => rand::random_range(address::MEMORY_WORLD..1 << 60),
+            },
             wan,
             bootstrap: Vec::new(),
             saw,
@@ -148,11 +156,15 @@ impl World {
     }
 
     /// Starts many nodes that know the first one only.
-    fn start_all(&mut self, count: usize) -> Vec<Node> {
+    async fn start_all(&mut self, count: usize) -> Vec<Node> {
         let first = self.start(0, Keypair::generate_ed25519(), None);
         self.bootstrap = vec![self.address(0).with_p2p(first.peer).unwrap()];
-        let others = (1..count).map(|number| self.start(number, Keypair::generate_ed25519(), None));
-        std::iter::once(first).chain(others.collect::<Vec<_>>()).collect()
+        let mut nodes = vec![first];
+        for number in 1..count {
+            nodes.push(self.start(number, Keypair::generate_ed25519(), None));
+            tokio::time::sleep(START_GAP).await;
+        }
+        nodes
     }
 
     /// Has nodes look for others by their strings; returns how long each search took.
@@ -262,7 +274,9 @@ fn fellows(of: &[usize], rooms: &[Vec<usize>]) -> Vec<(usize, usize)> {
     let mut pairs = HashSet::new();
     for members in rooms {
         for one in members.iter().filter(|one| of.contains(one)) {
-            pairs.extend(members.iter().filter(|other| *other != one).map(|other| (*one, *other)));
+            // Whoever was found has met the seeker too.
+            let others = members.iter().filter(|other| one < other || !of.contains(other));
+            pairs.extend(others.map(|other| (*one, *other)));
         }
     }
     let mut pairs: Vec<_> = pairs.into_iter().collect();
@@ -303,10 +317,12 @@ async fn fifty_nodes_find_each_other_mesh_200_rooms_and_survive_churn() {
     let mut world = World::new(false);
     let before = cost();
     let begin = Instant::now();
-    let mut nodes = world.start_all(NODES);
+    let mut nodes = world.start_all(NODES).await;
     let rooms: Vec<Vec<usize>> = (0..ROOMS)
         .map(|_| {
-            let mut all: Vec<usize> = (0..NODES).collect();
+            // People share many rooms with few others.
+            let circle = random.random_range(0..NODES);
+            let mut all: Vec<usize> = (0..CIRCLE).map(|one| (circle + one) % NODES).collect();
             let (some, _) = all.partial_shuffle(&mut random, MEMBERS);
             some.to_vec()
         })
@@ -354,7 +370,7 @@ async fn fifty_nodes_find_each_other_mesh_200_rooms_and_survive_churn() {
 async fn a_node_finds_its_way_back_while_every_bootstrap_node_is_down() {
     let mut world = World::new(true);
     let data = tempfile::tempdir().unwrap();
-    let mut nodes = world.start_all(6);
+    let mut nodes = world.start_all(6).await;
     let key = Keypair::generate_ed25519();
     let back = world.start(6, key.clone(), Some(data.path()));
     nodes.push(back);
@@ -382,7 +398,7 @@ async fn a_node_finds_its_way_back_while_every_bootstrap_node_is_down() {
 #[actix::test]
 async fn the_public_dht_says_how_we_are_found() {
     let mut world = World::new(true);
-    let nodes = world.start_all(5);
+    let nodes = world.start_all(5).await;
     let begin = Instant::now();
     loop {
         assert!(begin.elapsed() < PATIENCE);
