@@ -48,7 +48,11 @@ pub(super) fn reach(address: &Multiaddr) -> Reach {
         }
         // Of the tests that run many nodes in one process; nothing else speaks it.
         Some(Protocol::Memory(port)) if cfg!(test) => {
-            if port < MEMORY_WORLD { Reach::Global } else { Reach::Loopback }
+            if port < MEMORY_WORLD {
+                Reach::Global
+            } else {
+                Reach::Loopback
+            }
         }
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => {
             Reach::Global

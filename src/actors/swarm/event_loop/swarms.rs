@@ -54,6 +54,7 @@ enum Saw {
 struct Node {
     peer: PeerId,
     key: Keypair,
+    address: Multiaddr,
     commands: mpsc::Sender<Command>,
     ended: tokio::task::JoinHandle<()>,
 }
@@ -63,6 +64,8 @@ struct World {
     failed: Recipient<SwarmFailed>,
     /// Memory addresses are of the whole process.
     port: u64,
+    /// Each start is at a new one, as with whoever moves.
+    starts: u64,
     wan: bool,
     bootstrap: Vec<Multiaddr>,
     saw: mpsc::Sender<(usize, Saw)>,
@@ -93,6 +96,7 @@ impl World {
                 true => rand::random_range(1_u64..address::MEMORY_WORLD / 2),
                 false => rand::random_range(address::MEMORY_WORLD..1 << 60),
             },
+            starts: 0,
             wan,
             bootstrap: Vec::new(),
             saw,
@@ -100,15 +104,13 @@ impl World {
         }
     }
 
-    fn address(&self, number: usize) -> Multiaddr {
-        format!("/memory/{}", self.port + number as u64).parse().unwrap()
-    }
-
-    fn start(&self, number: usize, key: Keypair, data: Option<&std::path::Path>) -> Node {
+    fn start(&mut self, number: usize, key: Keypair, data: Option<&std::path::Path>) -> Node {
         let config = serde_json::json!({"libp2p": {"mdns": false, "dht": {"bootstrapPeers": []}}});
         let config: Config = serde_json::from_value(config).unwrap();
         let mut settings = SwarmSettings::new(&config, key.clone(), self.failed.clone());
-        settings.listen = vec![self.address(number)];
+        self.starts += 1;
+        let address: Multiaddr = format!("/memory/{}", self.port + self.starts).parse().unwrap();
+        settings.listen = vec![address.clone()];
         settings.bootstrap = self.bootstrap.clone();
         settings.data = data.map(ToOwned::to_owned);
         let runtime = self.runtime.as_ref().unwrap();
@@ -152,13 +154,13 @@ impl World {
         let identity = Command::SetIdentity(b"server_keys".to_vec());
         commands.try_send(identity).unwrap();
         commands.try_send(Command::Provide(vec![string(number)])).unwrap();
-        Node { peer, key, commands, ended }
+        Node { peer, key, address, commands, ended }
     }
 
     /// Starts many nodes that know the first one only.
     async fn start_all(&mut self, count: usize) -> Vec<Node> {
         let first = self.start(0, Keypair::generate_ed25519(), None);
-        self.bootstrap = vec![self.address(0).with_p2p(first.peer).unwrap()];
+        self.bootstrap = vec![first.address.clone().with_p2p(first.peer).unwrap()];
         let mut nodes = vec![first];
         for number in 1..count {
             nodes.push(self.start(number, Keypair::generate_ed25519(), None));
@@ -275,7 +277,7 @@ fn fellows(of: &[usize], rooms: &[Vec<usize>]) -> Vec<(usize, usize)> {
     for members in rooms {
         for one in members.iter().filter(|one| of.contains(one)) {
             // Whoever was found has met the seeker too.
-            let others = members.iter().filter(|other| one < other || !of.contains(other));
+            let others = members.iter().filter(|other| one < *other || !of.contains(other));
             pairs.extend(others.map(|other| (*one, *other)));
         }
     }
