@@ -59,6 +59,24 @@ struct Node {
     ended: tokio::task::JoinHandle<()>,
 }
 
+impl Node {
+    /// Waits until it can be found in the family's DHT.
+    async fn published(&self) {
+        let begin = Instant::now();
+        loop {
+            let (reply, status) = oneshot::channel();
+            self.commands.send(Command::Status(reply)).await.unwrap();
+            let dht = status.await.unwrap().dht;
+            let family = dht.iter().find(|dht| dht.name == "family").unwrap();
+            if family.published == 1 && family.nodes > 1 {
+                return;
+            }
+            assert!(begin.elapsed() < PATIENCE, "not advertised: {family:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
 struct World {
     runtime: Option<Runtime>,
     failed: Recipient<SwarmFailed>,
@@ -332,12 +350,21 @@ async fn fifty_nodes_find_each_other_mesh_200_rooms_and_survive_churn() {
     for (number, node) in nodes.iter().enumerate() {
         subscribe(node, number, &rooms).await;
     }
+    for node in &nodes {
+        node.published().await;
+    }
+    eprintln!(
+        "{NODES} nodes from one bootstrap node, all advertised after {:.1?}",
+        begin.elapsed()
+    );
+    let up = spent("started and advertised", before);
+    let begin = Instant::now();
     let everybody: Vec<usize> = (0..NODES).collect();
     let pairs = fellows(&everybody, &rooms);
     let took = world.find(&nodes, &pairs).await;
-    eprintln!("{NODES} nodes from one bootstrap node, all found after {:.1?}", begin.elapsed());
+    eprintln!("all fellows found after {:.1?}", begin.elapsed());
     eprintln!("found by string: {}", share(took));
-    let found = spent("found each other", before);
+    let found = spent("found each other", up);
 
     let took = world.mesh(&nodes, &rooms, &everybody).await;
     eprintln!("{ROOMS} rooms of {MEMBERS}: a message to all members of each after {took:.1?}");
