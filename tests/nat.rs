@@ -1,6 +1,6 @@
 //! The NAT lab: real nodes behind real NAT rules, in network namespaces. Runs cases of
-//! `tests/nat/run`, which prints how the nodes were connected and how fast; all cases, and the
-//! table of `docs/nat-table.md`, come from that command alone. Needs root, nftables, conntrack and miniupnpd.
+//! `tests/nat/run`, which prints how the nodes were connected and how fast; all cases, and the table
+//! of `docs/nat-table.md`, come from that command. Needs root, nftables, conntrack and miniupnpd.
 
 use std::process::Command;
 
@@ -50,6 +50,11 @@ fn without_udp_there_is_tcp() {
 #[test]
 fn two_routers_in_a_row_are_punched_through() {
     case("double:port");
+}
+
+#[test]
+fn who_loses_the_direct_path_goes_on_by_the_relay() {
+    case("port:port:parted");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 """Two people who do not stop talking, and what became of their messages.
 
 Each says a numbered message ten times a second and reads the other's by a waiting /sync. In the end
-every message must have come, once, and in the order in which it was said.
+every message must have come, once, and in the order in which it was said (but where a path broke).
 """
 
 import statistics
@@ -22,6 +22,8 @@ class Voice:
         self.writer, self.reader, self.room, self.pace = writer, reader, room, pace
         self.said, self.heard = [], []
         self.faults = []
+        # What was lost on a path that broke is fetched, and may come after what was said later.
+        self.ordered = True
         self.quiet = threading.Event()
         self.threads = [threading.Thread(target=self.guard, args=[self.say], daemon=True)]
         self.threads += [threading.Thread(target=self.guard, args=[self.hear], daemon=True)]
@@ -69,8 +71,8 @@ class Voice:
         what = f"{self.writer.name[-7:]} to {self.reader.name[-7:]}, {len(self.said)} messages"
         if lost or doubled:
             sys.exit(f"{what}: lost {spans(lost)}, doubled {spans(doubled)}")
-        if numbers != sorted(numbers):
-            sys.exit(f"{what}: not in order: {numbers}")
+        if self.ordered and numbers != sorted(numbers):
+            sys.exit(f"{what}: not in order: {spans(numbers)}")
         return [then - self.said[number] for number, then in self.heard]
 
 
@@ -114,9 +116,11 @@ class Talk:
         """Tells whether all that was said was heard."""
         return all(len(voice.heard) >= len(voice.said) for voice in self.voices)
 
-    def end(self):
+    def end(self, ordered=True):
         """Ends it; returns the times of travel of all messages."""
         self.hush()
+        for voice in self.voices:
+            voice.ordered = ordered
         for voice in self.voices:
             for thread in voice.threads:
                 thread.join(2 * PATIENCE)
