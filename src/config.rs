@@ -27,6 +27,8 @@ pub const DEFAULT_LIBP2P_LISTEN: [&str; 4] = [
     "/ip6/::/tcp/4848",
     "/ip6/::/udp/4848/quic-v1",
 ];
+/// A network secret that is shorter, in bytes, gets a warning.
+pub const SECRET_STRONG_LEN: usize = 16;
 /// Bootstrap nodes of the public IPFS DHT.
 pub const DEFAULT_BOOTSTRAP: [&str; 5] = [
     "/dnsaddr/bootstrap.libp2p.io/p2p/QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN",
@@ -238,10 +240,10 @@ impl Config {
                         .to_owned(),
                 ));
             }
-            if secret.len() < 16 {
+            if secret.len() < SECRET_STRONG_LEN {
                 log::warn!(
                     "libp2p.privateNetworkSecret is short: whoever records one connection can \
-                     guess it offline; use 22 random characters or more"
+                     guess it offline; set one that `messagehub network-secret` prints"
                 );
             }
         }

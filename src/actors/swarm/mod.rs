@@ -15,6 +15,7 @@ mod gate;
 mod key;
 mod listening;
 mod messages;
+mod probe;
 mod schedule;
 mod transport;
 
@@ -22,6 +23,7 @@ pub use actor::{SwarmActor, SwarmSettings};
 pub use address::read_address;
 pub use key::{load_or_create_key, peer_id};
 pub use messages::*;
+pub use probe::{Probed, Reached, probe};
 pub use transport::SwarmError;
 
 /// A libp2p node, for those who only compare and hand it on.
