@@ -36,6 +36,9 @@ pub enum ProtoError {
     /// Signed too long ago, or in the future.
     #[error("signed {0} ms away from now, which is more than is allowed")]
     NotFresh(u64),
+    /// A seal that does not open.
+    #[error("bad seal: {0}")]
+    BadSeal(&'static str),
     /// Addressed to somebody else.
     #[error("addressed to {0}")]
     Misaddressed(String),

@@ -9,6 +9,7 @@ pub mod client_event;
 pub mod error;
 pub mod pdu;
 pub mod rendezvous;
+pub mod sealed;
 pub mod server_keys;
 pub mod server_name;
 pub mod signed;

@@ -4,7 +4,7 @@
 //! does not exist; there is no way from here to the client API.
 
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
     api::{
         IncomingRequest, IncomingRequestExt as _,
         federation::{
@@ -24,7 +24,13 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{actors::room::RoomQuery, proto::signed::Request};
+use crate::{
+    actors::room::RoomQuery,
+    proto::{
+        sealed::{self, Parcel},
+        signed::Request,
+    },
+};
 
 /// What a request asks for.
 #[derive(Debug)]
@@ -35,6 +41,10 @@ pub(super) enum Query {
     Profile(OwnedUserId),
     /// Our server_keys.
     ServerKeys,
+    /// The server_keys of another server, as far as we know them.
+    ServerKeysOf(OwnedServerName),
+    /// A sealed request for us, or for another server.
+    Carry(OwnedServerName, Parcel),
     /// PDUs and EDUs that were not gossiped.
     Transaction(Transaction),
 }
@@ -219,6 +229,16 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
         let HeadsBody { extremities } = body_as(body)?;
         return Ok(Query::Room(room_id, RoomQuery::Heads { extremities }));
     }
+    let server = |arguments: Vec<String>| {
+        let name = arguments.first().map(String::as_str).unwrap_or_default();
+        sealed::destination(name).map_err(|error| RouteError::Malformed(error.to_string()))
+    };
+    if let Some(arguments) = is("GET", "/_messagehub/federation/v1/server_keys/{server_name}") {
+        return Ok(Query::ServerKeysOf(server(arguments)?));
+    }
+    if let Some(arguments) = is("PUT", "/_messagehub/federation/v1/carry/{destination}") {
+        return Ok(Query::Carry(server(arguments)?, body_as(body)?));
+    }
     Err(RouteError::Unrecognized)
 }
 
@@ -228,6 +248,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::proto::server_keys::tests::secret_keys;
 
     fn ask(method: &str, uri: &str, body: serde_json::Value) -> Result<Query, RouteError> {
         route(&Request {
@@ -280,6 +301,22 @@ mod tests {
         let sent = ask("PUT", &format!("{f}/v1/send/1"), send);
         assert!(matches!(sent, Ok(Query::Transaction(_))), "{sent:?}");
         assert!(matches!(ask("GET", "/_matrix/key/v2/server", json!({})), Ok(Query::ServerKeys)));
+        let name = secret_keys(1).server_name();
+        let keys = ask("GET", &sealed::server_keys_uri(&name), json!({}));
+        assert!(matches!(&keys, Ok(Query::ServerKeysOf(server)) if *server == name), "{keys:?}");
+        let parcel = json!({"hops": 1, "sealed": "AAAA", "expires_ts": 1, "wait_ms": 1});
+        let carry = ask("PUT", &sealed::carry_uri(&name), parcel.clone());
+        assert!(
+            matches!(&carry, Ok(Query::Carry(server, parcel))
+                if *server == name && parcel.hops == 1 && parcel.sealed.as_bytes() == [0; 3]),
+            "{carry:?}"
+        );
+        for (uri, body) in [
+            (sealed::carry_uri(&name), json!({"hops": 1})),
+            ("/_messagehub/federation/v1/carry/example.org".to_owned(), parcel),
+        ] {
+            assert!(matches!(ask("PUT", &uri, body), Err(RouteError::Malformed(_))), "{uri}");
+        }
     }
 
     #[test]

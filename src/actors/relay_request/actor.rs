@@ -1,24 +1,31 @@
 //! The shell of RelayRequest.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use ruma::CanonicalJsonValue;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{
-    AnswerWith, FederationError, InboundRequest, KeysSeen, SendFederation, UseSigner,
-    machine::Machine, outbound::Outbound,
+    AnswerWith, CarryWith, FederationError, InboundRequest, KeysSeen, SendFederation, UseSigner,
+    carriage::Carriage, kept::Kept, machine::Machine, outbound::Outbound,
 };
 use crate::{
     actors::{
         admission::Admission,
+        clock::now_ms,
         cpu::Cpu,
-        rendezvous::ResolveServer,
+        rendezvous::{ReadProven, ResolveServer},
         swarm::{PeerKey, SendReply, SendRequest},
     },
     config::limits,
     proto::signer::Signer,
 };
+
+/// How often it is looked whether kept answers can be forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+/// Memory for answers that are being fetched in pieces, in KiB, all together.
+const ASSEMBLY_KIB: usize = 96 * 1024;
 
 /// What RelayRequest may say, and to whom.
 #[derive(Clone)]
@@ -31,6 +38,8 @@ pub struct RelayRequestParts {
     pub keys_seen: Recipient<KeysSeen>,
     /// Rendezvous.
     pub resolve: Recipient<ResolveServer>,
+    /// Rendezvous.
+    pub proven: Recipient<ReadProven>,
     /// Swarm.
     pub send: Recipient<SendRequest>,
     /// Swarm.
@@ -41,6 +50,10 @@ pub struct RelayRequestParts {
 pub struct RelayRequestActor {
     pub(super) parts: RelayRequestParts,
     pub(super) machine: Machine<PeerKey>,
+    pub(super) kept: Kept<oneshot::Sender<Arc<[u8]>>>,
+    pub(super) carriage: Carriage,
+    pub(super) carry_with: Option<CarryWith>,
+    assembly: Arc<Semaphore>,
     pub(super) answer_with: Option<Recipient<InboundRequest>>,
     pub(super) signer: Option<Arc<Signer>>,
 }
@@ -54,7 +67,30 @@ impl fmt::Debug for RelayRequestActor {
 impl RelayRequestActor {
     /// Makes the actor.
     pub fn new(parts: RelayRequestParts) -> Self {
-        Self { parts, machine: Machine::default(), answer_with: None, signer: None }
+        Self {
+            parts,
+            machine: Machine::default(),
+            kept: Kept::default(),
+            carriage: Carriage::default(),
+            carry_with: None,
+            assembly: Arc::new(Semaphore::new(ASSEMBLY_KIB)),
+            answer_with: None,
+            signer: None,
+        }
+    }
+
+    /// Returns what asking others needs, in the name of this signer.
+    pub(super) fn outbound(&self, signer: Arc<Signer>) -> Outbound {
+        Outbound {
+            signer,
+            cpu: self.parts.cpu.clone(),
+            resolve: self.parts.resolve.clone(),
+            proven: self.parts.proven.clone(),
+            send: self.parts.send.clone(),
+            keys_seen: self.parts.keys_seen.clone(),
+            carry_with: self.carry_with.clone(),
+            assembly: Arc::clone(&self.assembly),
+        }
     }
 }
 
@@ -63,6 +99,7 @@ impl Actor for RelayRequestActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
+        ctx.run_interval(FORGET_EVERY, |actor, _| actor.kept.expire(now_ms()));
     }
 }
 
@@ -84,6 +121,14 @@ impl Handler<AnswerWith> for RelayRequestActor {
     }
 }
 
+impl Handler<CarryWith> for RelayRequestActor {
+    type Result = ();
+
+    fn handle(&mut self, with: CarryWith, _: &mut Context<Self>) {
+        self.carry_with = Some(with);
+    }
+}
+
 impl Handler<SendFederation> for RelayRequestActor {
     type Result = ResponseFuture<Result<CanonicalJsonValue, FederationError>>;
 
@@ -91,13 +136,6 @@ impl Handler<SendFederation> for RelayRequestActor {
         let Some(signer) = self.signer.clone() else {
             return Box::pin(async { Err(FederationError::Offline) });
         };
-        let outbound = Outbound {
-            signer,
-            cpu: self.parts.cpu.clone(),
-            resolve: self.parts.resolve.clone(),
-            send: self.parts.send.clone(),
-            keys_seen: self.parts.keys_seen.clone(),
-        };
-        Box::pin(outbound.ask(ask))
+        Box::pin(self.outbound(signer).ask(ask))
     }
 }

@@ -21,10 +21,11 @@ use serde_json::value::RawValue;
 
 use super::{
     messages::{
-        Advanced, CountRooms, CreateRoom, ForgetRoom, IngestIntoRoom, ListRooms, ProfileUpdated,
-        RoomCounts, ServeRoom, ServerOnline, ToRoom, UseSigner,
+        Advanced, CountRooms, CreateRoom, FindSharing, ForgetRoom, IngestIntoRoom, ListRooms,
+        ProfileUpdated, RoomCounts, ServeRoom, ServerOnline, Sharing, ToRoom, UseSigner,
     },
     presence::{self, OwnPresence},
+    sharing,
 };
 use crate::{
     actors::{
@@ -543,6 +544,17 @@ impl Handler<ForgetRoom> for RoomStateActor {
                 Err(RoomError::BadRequest("leave the room before you forget it".to_owned()))
             }),
         }
+    }
+}
+
+impl Handler<FindSharing> for RoomStateActor {
+    type Result = Vec<Sharing>;
+
+    fn handle(&mut self, msg: FindSharing, _: &mut Self::Context) -> Self::Result {
+        let FindSharing { servers, with } = msg;
+        let joined = self.rooms.values();
+        let joined = joined.filter(|room| room.membership == Some(MembershipState::Join));
+        sharing::find(joined.map(|room| &room.servers), servers, with.as_ref())
     }
 }
 

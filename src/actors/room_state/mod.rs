@@ -6,6 +6,7 @@
 mod actor;
 mod messages;
 mod presence;
+mod sharing;
 
 pub use actor::{DEFAULT_VERSION, RoomStateActor, RoomStateLinks};
 pub use messages::*;

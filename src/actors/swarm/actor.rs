@@ -8,7 +8,7 @@
 use std::{collections::VecDeque, fmt, time::Duration};
 
 use actix::prelude::*;
-use libp2p::{Multiaddr, identity::Keypair};
+use libp2p::{Multiaddr, PeerId, identity::Keypair};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -38,6 +38,7 @@ pub struct SwarmSettings {
     pub(super) bootstrap: Vec<Multiaddr>,
     pub(super) static_relays: Vec<Multiaddr>,
     pub(super) mdns: bool,
+    pub(super) blocked: Vec<PeerId>,
     pub(super) network: Option<NetworkKey>,
     pub(super) failed: Recipient<SwarmFailed>,
 }
@@ -59,6 +60,7 @@ impl SwarmSettings {
             bootstrap: config.bootstrap_peers(),
             static_relays: config.libp2p.static_relays.clone(),
             mdns: config.libp2p.mdns,
+            blocked: config.libp2p.blocked_peers.clone(),
             network: secret.map(NetworkKey::derive),
             failed,
         }
@@ -66,7 +68,7 @@ impl SwarmSettings {
 
     fn choices(&self) -> Choices {
         let wan = !self.bootstrap.is_empty() && self.network.is_none();
-        Choices { mdns: self.mdns, wan }
+        Choices { mdns: self.mdns, wan, blocked: self.blocked.clone() }
     }
 }
 

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use libp2p::{
-    PeerId, StreamProtocol, connection_limits, gossipsub, identify,
+    PeerId, StreamProtocol,
+    allow_block_list::{self, BlockedPeers},
+    connection_limits, gossipsub, identify,
     identity::Keypair,
     kad, mdns, memory_connection_limits, ping, relay, request_response,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
@@ -53,6 +55,7 @@ const LAN_PROVIDER_TTL: Duration = Duration::from_secs(30 * 60);
 /// Everything that this node speaks.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
+    blocked: allow_block_list::Behaviour<BlockedPeers>,
     limits: connection_limits::Behaviour,
     memory: memory_connection_limits::Behaviour,
     pub(super) identify: identify::Behaviour,
@@ -68,6 +71,8 @@ pub(super) struct Behaviour {
 
 /// What differs from node to node.
 pub(super) struct Choices {
+    /// Never connected.
+    pub(super) blocked: Vec<PeerId>,
     pub(super) mdns: bool,
     pub(super) wan: bool,
 }
@@ -89,7 +94,12 @@ pub(super) fn build(
         .with_agent_version(format!("messagehub/{}", env!("CARGO_PKG_VERSION")))
         .with_cache_size(256)
         .with_push_listen_addr_updates(true);
+    let mut blocked = allow_block_list::Behaviour::default();
+    for peer in &choices.blocked {
+        blocked.block_peer(*peer);
+    }
     Ok(Behaviour {
+        blocked,
         limits: connection_limits::Behaviour::new(
             connection_limits::ConnectionLimits::default()
                 .with_max_pending_incoming(Some(CONNECTIONS_PENDING_MAX))

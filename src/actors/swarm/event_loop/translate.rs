@@ -264,6 +264,7 @@ impl EventLoop {
 fn failure(error: &OutboundFailure) -> Answered {
     Err(match error {
         OutboundFailure::Timeout => RequestFailed::TimedOut,
+        OutboundFailure::ConnectionClosed => RequestFailed::Broken,
         error => RequestFailed::Unreachable(error.to_string()),
     })
 }
