@@ -1,14 +1,18 @@
 //! The shell of RelayRequest.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use ruma::CanonicalJsonValue;
+use lru::LruCache;
+use ruma::{CanonicalJsonValue, OwnedServerName};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     AnswerWith, CarryWith, FederationError, InboundRequest, KeysSeen, SendFederation, UseSigner,
-    carriage::Carriage, kept::Kept, machine::Machine, outbound::Outbound,
+    carriage::Carriage,
+    kept::Kept,
+    machine::Machine,
+    outbound::{Outbound, Way},
 };
 use crate::{
     actors::{
@@ -24,6 +28,8 @@ use crate::{
 
 /// How often it is looked whether kept answers can be forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
+/// Servers of which it is remembered how they were reached.
+const WAYS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Memory for answers that are being fetched in pieces, in KiB, all together.
 const ASSEMBLY_KIB: usize = 96 * 1024;
 
@@ -53,6 +59,8 @@ pub struct RelayRequestActor {
     pub(super) kept: Kept<oneshot::Sender<Arc<[u8]>>>,
     pub(super) carriage: Carriage,
     pub(super) carry_with: Option<CarryWith>,
+    /// By which way servers answered last.
+    pub(super) ways: LruCache<OwnedServerName, Way>,
     assembly: Arc<Semaphore>,
     pub(super) answer_with: Option<Recipient<InboundRequest>>,
     pub(super) signer: Option<Arc<Signer>>,
@@ -73,6 +81,7 @@ impl RelayRequestActor {
             kept: Kept::default(),
             carriage: Carriage::default(),
             carry_with: None,
+            ways: LruCache::new(WAYS_MAX),
             assembly: Arc::new(Semaphore::new(ASSEMBLY_KIB)),
             answer_with: None,
             signer: None,
@@ -130,12 +139,19 @@ impl Handler<CarryWith> for RelayRequestActor {
 }
 
 impl Handler<SendFederation> for RelayRequestActor {
-    type Result = ResponseFuture<Result<CanonicalJsonValue, FederationError>>;
+    type Result = ResponseActFuture<Self, Result<CanonicalJsonValue, FederationError>>;
 
     fn handle(&mut self, ask: SendFederation, _: &mut Context<Self>) -> Self::Result {
         let Some(signer) = self.signer.clone() else {
-            return Box::pin(async { Err(FederationError::Offline) });
+            return Box::pin(actix::fut::ready(Err(FederationError::Offline)));
         };
-        Box::pin(self.outbound(signer).ask(ask))
+        let server = ask.destination.clone();
+        let asked = self.outbound(signer).ask(ask, self.ways.get(&server).copied());
+        Box::pin(asked.into_actor(self).map(|(answer, way), actor, _| {
+            if let Some(way) = way {
+                actor.ways.put(server, way);
+            }
+            answer
+        }))
     }
 }

@@ -17,11 +17,14 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     CarryWith, FederationError, KeysSeen,
-    outbound::{Asked, FIND_HEAD_START, Outbound, either, read},
+    outbound::{Asked, Outbound, Way, either, head_start, read},
 };
 use crate::{
     actors::{
-        clock::now_ms, identity::FindServerKeys, rendezvous::ReadProven, room_state::FindSharing,
+        clock::now_ms,
+        identity::FindServerKeys,
+        rendezvous::{ReadProven, ResolveServer},
+        room_state::FindSharing,
     },
     config::limits,
     proto::{
@@ -41,7 +44,7 @@ const AT_ONCE: usize = 2;
 const STAGGER: Duration = Duration::from_millis(400);
 /// Longest wait for somebody else's server_keys.
 const KEYS_WAIT: Duration = Duration::from_secs(2);
-/// How long a carrier looks for a destination that it is not connected to.
+/// How long a carrier waits for a connection to a destination that it is not connected to.
 const FORWARD_FIND: Duration = Duration::from_millis(1500);
 
 /// Somebody who may carry: connected, proven, and in a room with us.
@@ -248,16 +251,18 @@ impl Outbound {
     }
 
     /// Hands a sealed request on for another server: to its destination, and where that is not
-    /// connected, to somebody nearer to it while hops are left.
+    /// connected, to somebody nearer to it while hops are left. `lately` is how the destination
+    /// was reached when it was asked last.
     pub(super) async fn forward(
         &self,
         origin: &ServerName,
         destination: &OwnedServerName,
         parcel: Parcel,
-    ) -> Result<SealedAnswer, FederationError> {
+        lately: Option<Way>,
+    ) -> Result<(SealedAnswer, Way), FederationError> {
         let wait = Duration::from_millis(parcel.wait_ms).min(limits::FEDERATION_WAIT);
         let next = Parcel { hops: parcel.hops.saturating_add(1), ..parcel };
-        let forwarded = self.forward_on(origin, destination, &next);
+        let forwarded = self.forward_on(origin, destination, &next, lately);
         let forwarded = timeout(wait, Box::pin(forwarded)).await;
         forwarded.map_err(|_| FederationError::TimedOut(destination.clone()))?
     }
@@ -267,7 +272,8 @@ impl Outbound {
         origin: &ServerName,
         destination: &OwnedServerName,
         next: &Parcel,
-    ) -> Result<SealedAnswer, FederationError> {
+        lately: Option<Way>,
+    ) -> Result<(SealedAnswer, Way), FederationError> {
         let unreachable = || FederationError::Unreachable(destination.clone());
         let proven = self.proven.send(ReadProven).await.unwrap_or_default();
         let live = proven.into_iter().find(|(server, _)| server == destination);
@@ -279,7 +285,7 @@ impl Outbound {
                 None if next.hops <= 2 => (destination.clone(), self.look(destination).await?),
                 None => return Err(unreachable()),
             };
-            self.hop(&to, destination, next).await
+            Ok((self.hop(&to, destination, next).await?, Way::Direct))
         };
         let others = async {
             let with = self.carry_with.as_ref().ok_or_else(unreachable)?;
@@ -289,23 +295,24 @@ impl Outbound {
             let carriers = self.carriers(with, destination, Some(origin), FORWARD_MAX).await;
             let carriers = carriers.unwrap_or_default();
             let ask = |carrier| self.hop(carrier, destination, next);
-            through(&carriers, unreachable(), ask).await
+            Ok((through(&carriers, unreachable(), ask).await?, Way::Carried))
         };
-        let head_start = async {
+        let patience = async {
             match connected {
                 true => std::future::pending().await,
-                false => sleep(FIND_HEAD_START).await,
+                false => sleep(head_start(lately)).await,
             }
         };
-        either(direct, head_start, others).await
+        either(direct, patience, others).await
     }
 
     async fn look(&self, destination: &OwnedServerName) -> Result<PeerId, FederationError> {
-        let resolve = crate::actors::rendezvous::ResolveServer {
-            server_name: destination.clone(),
-            timeout: FORWARD_FIND,
-        };
-        let found = self.resolve.send(resolve).await.ok().flatten();
+        // The search itself has its usual time, though nobody waits for all of it: one that is cut
+        // short would count as failed for those here who look for the same server.
+        let server_name = destination.clone();
+        let resolve =
+            self.resolve.send(ResolveServer { server_name, timeout: limits::SEARCH_WAIT });
+        let found = timeout(FORWARD_FIND, resolve).await.ok().and_then(Result::ok).flatten();
         found.ok_or_else(|| FederationError::Unreachable(destination.clone()))
     }
 }

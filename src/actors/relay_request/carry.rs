@@ -90,9 +90,14 @@ impl RelayRequestActor {
         let servers = vec![origin.clone(), destination.clone()];
         let both = with.sharing.send(FindSharing { servers, with: None });
         Box::pin(both.into_actor(self).then(move |sharing, actor, _| {
-            let share = sharing.is_ok_and(|sharing| sharing.len() == 2);
-            if !share || origin == destination {
+            let sharing = sharing.unwrap_or_default();
+            let share = |server| sharing.iter().any(|one| one.server_name == *server);
+            if !share(&origin) || origin == destination {
                 return now(STRANGERS);
+            }
+            // With whom we share rooms is nobody's business: as if it were not there.
+            if !share(&destination) {
+                return now(UNREACHABLE);
             }
             let Some(signer) = actor.signer.clone() else { return now(UNREACHABLE) };
             let (hash, len) = (parcel.hash(), parcel.sealed.as_bytes().len());
@@ -103,17 +108,21 @@ impl RelayRequestActor {
                 Err(super::carriage::Denied::Carried) => return now(AGAIN),
             }
             let outbound = actor.outbound(signer);
+            let lately = actor.ways.get(&destination).copied();
             let (from, to) = (origin.clone(), destination.clone());
             let work = async move {
                 let _permit = permit;
-                outbound.forward(&from, &to, parcel).await
+                outbound.forward(&from, &to, parcel, lately).await
             };
             let done = work.into_actor(actor).map(move |done, actor: &mut Self, _| {
-                let len = done.as_ref().map_or(0, |answer| answer.sealed.as_bytes().len());
+                let len = done.as_ref().map_or(0, |(answer, _)| answer.sealed.as_bytes().len());
                 actor.carriage.end(&origin, len);
                 match done {
                     Ok(_) if len > sealed::MAX_SEALED_ANSWER_LEN => FAILED.into(),
-                    Ok(answer) => answer.into(),
+                    Ok((answer, way)) => {
+                        actor.ways.put(destination, way);
+                        answer.into()
+                    }
                     Err(error) => {
                         log::debug!(origin:%, destination:%, error:%; "nothing was carried");
                         match error {

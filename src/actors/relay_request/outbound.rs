@@ -30,7 +30,10 @@ use crate::{
 
 /// How long finding and connecting a server may take before others are asked to carry: looking
 /// one up that is known takes a few round trips, and looking one up that is off takes seconds.
-pub(super) const FIND_HEAD_START: Duration = Duration::from_millis(250);
+const FIND_HEAD_START: Duration = Duration::from_millis(250);
+/// The same for a server that was reached through others lately: as long as it takes to see that
+/// it is connected now.
+const KNOWN_HEAD_START: Duration = Duration::from_millis(20);
 /// A connected server that has not answered after this share of the time may be behind a
 /// connection that is dead, so others are asked too.
 const ANSWER_SHARE: u32 = 3;
@@ -48,6 +51,17 @@ pub(super) struct Outbound {
     /// Memory for answers that come in pieces.
     pub(super) assembly: Arc<Semaphore>,
 }
+
+/// By which way an answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Over a connection of our own.
+    Direct,
+    /// Through others.
+    Carried,
+}
+
+type Body = Result<CanonicalJsonValue, FederationError>;
 
 /// A signed request.
 pub(super) struct Asked {
@@ -104,34 +118,50 @@ pub(super) async fn either<T, E>(
     }
 }
 
+/// Returns how long finding a server may take before others are asked to carry, by how it was
+/// reached last.
+pub(super) fn head_start(lately: Option<Way>) -> Duration {
+    match lately {
+        Some(Way::Carried) => KNOWN_HEAD_START,
+        Some(Way::Direct) | None => FIND_HEAD_START,
+    }
+}
+
 impl Outbound {
-    /// Asks, within the time that the message gives.
-    pub(super) async fn ask(
-        self,
-        ask: SendFederation,
-    ) -> Result<CanonicalJsonValue, FederationError> {
+    /// Asks, within the time that the message gives. `lately` is how the server was reached when
+    /// it was asked last. Returns by which way its answer came, if one came.
+    pub(super) async fn ask(self, ask: SendFederation, lately: Option<Way>) -> (Body, Option<Way>) {
         let server = ask.destination.clone();
-        let asked = timeout(ask.timeout, Box::pin(self.ask_on(ask))).await;
-        asked.unwrap_or(Err(FederationError::TimedOut(server)))
+        let asked = timeout(ask.timeout, Box::pin(self.ask_on(ask, lately))).await;
+        match asked {
+            Ok(Ok((body, way))) => (body, Some(way)),
+            Ok(Err(error)) => (Err(error), None),
+            Err(_) => (Err(FederationError::TimedOut(server)), None),
+        }
     }
 
-    async fn ask_on(self, ask: SendFederation) -> Result<CanonicalJsonValue, FederationError> {
+    async fn ask_on(
+        self,
+        ask: SendFederation,
+        lately: Option<Way>,
+    ) -> Result<(Body, Way), FederationError> {
         let SendFederation { destination, method, uri, content, timeout } = ask;
         if destination == *self.signer.server_name() {
             return Err(FederationError::Unreachable(destination));
         }
         let asked = self.signed(&destination, method, uri, content, timeout).await?;
         let (found, was_found) = oneshot::channel();
-        let head_start = async {
-            let found = tokio::time::timeout(FIND_HEAD_START, was_found).await;
+        let patience = async {
+            let found = tokio::time::timeout(head_start(lately), was_found).await;
             if matches!(found, Ok(Ok(()))) {
                 sleep(timeout / ANSWER_SHARE).await;
             }
         };
-        let direct = self.direct(&asked, found);
-        let answer = either(direct, head_start, Box::pin(self.carried(&asked))).await?;
+        let direct = async { Ok((self.direct(&asked, found).await?, Way::Direct)) };
+        let carried = async { Ok((Box::pin(self.carried(&asked)).await?, Way::Carried)) };
+        let (answer, way) = either(direct, patience, carried).await?;
         self.keys_seen.do_send(KeysSeen(answer.server_keys));
-        read(destination, answer.message)
+        Ok((read(destination, answer.message), way))
     }
 
     /// Signs a request.
@@ -235,10 +265,7 @@ impl Outbound {
 }
 
 /// Returns the body of an answer, or the error that it tells.
-pub(super) fn read(
-    server: OwnedServerName,
-    answer: Answer,
-) -> Result<CanonicalJsonValue, FederationError> {
+pub(super) fn read(server: OwnedServerName, answer: Answer) -> Body {
     if (200..300).contains(&answer.status) {
         return Ok(answer.content);
     }
