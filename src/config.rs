@@ -11,7 +11,7 @@ use std::{
 };
 
 use config::{File, FileFormat, Value, ValueKind};
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, PeerId};
 use serde::Deserialize;
 
 mod secret;
@@ -155,6 +155,9 @@ pub struct Libp2pConfig {
     /// A new PeerId at each start.
     #[serde(default)]
     pub fresh_peer_id: bool,
+    /// Nodes that are never connected, by their PeerId.
+    #[serde(default, deserialize_with = "peer_ids")]
+    pub blocked_peers: Vec<PeerId>,
     /// The DHT.
     #[serde(default)]
     pub dht: DhtConfig,
@@ -208,6 +211,7 @@ impl Default for Libp2pConfig {
             port_mapping: true,
             private_network_secret: None,
             fresh_peer_id: false,
+            blocked_peers: Vec::new(),
             dht: DhtConfig::default(),
         }
     }
@@ -225,6 +229,16 @@ fn yes() -> bool {
 
 fn default_listen() -> Vec<Multiaddr> {
     DEFAULT_LIBP2P_LISTEN.iter().filter_map(|address| address.parse().ok()).collect()
+}
+
+/// Reads PeerIds.
+fn peer_ids<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<PeerId>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let read = |text: &String| {
+        let wrong = |_| format!("libp2p.blockedPeers: {text:?} is no PeerId");
+        text.parse().map_err(wrong).map_err(serde::de::Error::custom)
+    };
+    texts.iter().map(read).collect()
 }
 
 /// Tells a null apart from a missing key.
@@ -320,10 +334,11 @@ impl Config {
 }
 
 /// Keys whose value is a list: in the environment its items are separated by commas.
-const LISTS: [&str; 4] = [
+const LISTS: [&str; 5] = [
     "libp2p.listenAddresses",
     "libp2p.staticRelays",
     "libp2p.externalAddresses",
+    "libp2p.blockedPeers",
     "libp2p.dht.bootstrapPeers",
 ];
 
@@ -445,6 +460,7 @@ mod tests {
             (r#"{"listenAddress":"here"}"#, "listenAddress"),
             (r#"{"element":{"port":80}}"#, "port"),
             (r#"{"libp2p":{"staticRelays":["nowhere"]}}"#, "staticRelays"),
+            (r#"{"libp2p":{"blockedPeers":["somebody"]}}"#, "blockedPeers"),
             (r#"{"libp2p":{"privateNetworkSecret":""}}"#, "privateNetworkSecret"),
             (r#"{"libp2p":{"listenAddresses":[]}}"#, "listenAddresses"),
             ("{", "no JSON"),

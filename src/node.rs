@@ -28,6 +28,7 @@ use crate::{
         http_gateway::{self, BindError, Drain, HttpGatewayActor},
         identity::{IdentityActor, IdentityError, SignerIssued, SubscribeSigner},
         network::{self, Network, NetworkParts},
+        relay_request::CarryWith,
         room::StoreLink,
         room_state::{self, RoomStateActor, RoomStateLinks, ServerOffline, ServerOnline},
         store::{self, Close, StoreActor, StoreError},
@@ -172,8 +173,15 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         to_device: accounts.clone().recipient(),
         signer: identity.clone().recipient(),
         admission: admission.clone(),
+        carry: network.relay_request.clone().recipient(),
+        sharing: rooms.clone().recipient(),
+        find_keys: identity.clone().recipient(),
     })
     .start();
+    network.carry(CarryWith {
+        sharing: rooms.clone().recipient(),
+        find_keys: identity.clone().recipient(),
+    });
     network.bind(
         federation.clone().recipient(),
         rooms.clone().recipient(),

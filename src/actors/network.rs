@@ -14,7 +14,7 @@ use super::{
         self, DeliverTo, FindKeysWith, FindRoomKey, GossipActor, GossipParts, GossipTransaction,
     },
     relay_request::{
-        self, AnswerWith, InboundRequest, KeysSeen, RelayRequestActor, RelayRequestParts,
+        self, AnswerWith, CarryWith, InboundRequest, KeysSeen, RelayRequestActor, RelayRequestParts,
     },
     rendezvous::{self, AskWith, RendezvousActor, RendezvousParts},
     room_state::{ServerOffline, ServerOnline},
@@ -123,6 +123,7 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
         admission,
         keys_seen,
         resolve: rendezvous.clone().recipient(),
+        proven: rendezvous.clone().recipient(),
         send: swarm.clone().recipient(),
         reply: swarm.clone().recipient(),
     };
@@ -151,6 +152,11 @@ impl Network {
         self.gossip.do_send(DeliverTo(deliver));
         self.gossip.do_send(FindKeysWith(find_key));
         self.relay_request.do_send(AnswerWith(answer));
+    }
+
+    /// Sets who knows what carrying requests for others needs. Without it, nothing is carried.
+    pub fn carry(&self, with: CarryWith) {
+        self.relay_request.do_send(with);
     }
 
     /// Hands a signer to all who sign; the first one starts listening and dialling.

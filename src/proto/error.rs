@@ -36,6 +36,9 @@ pub enum ProtoError {
     /// Signed too long ago (below zero), or in the future: so many milliseconds from now.
     #[error("signed {0} ms away from now, which is more than is allowed")]
     NotFresh(i64),
+    /// A seal that does not open.
+    #[error("bad seal: {0}")]
+    BadSeal(&'static str),
     /// Addressed to somebody else.
     #[error("addressed to {0}")]
     Misaddressed(String),

@@ -11,6 +11,7 @@ pub mod heads;
 pub mod pdu;
 pub mod rendezvous;
 pub mod room_key;
+pub mod sealed;
 pub mod server_keys;
 pub mod server_name;
 pub mod signed;

@@ -190,6 +190,13 @@ impl VerifiedServerKeys {
         self.is_live(now) && self.content.peer_ids.iter().any(|known| known == peer_id)
     }
 
+    /// Returns the key that requests to the server are sealed to, if it names one.
+    pub fn encryption_key(&self) -> Option<[u8; 32]> {
+        let keys = self.content.encryption_keys.iter();
+        let mut fitting = keys.filter(|(id, _)| id.starts_with("x25519:"));
+        fitting.find_map(|(_, key)| key.key.as_bytes().try_into().ok())
+    }
+
     /// Returns the keys that could sign for the server at `ts` (room version 5 and later: a key
     /// signs only what is not younger than `valid_until_ts`).
     pub fn keys_at(&self, ts: u64) -> PublicKeySet {
@@ -231,6 +238,9 @@ pub(crate) mod tests {
         assert!(!keys.speaks("12D3KooWpeer", NOW + LIFETIME_MS + 1), "an old PeerId must die");
         assert!(!keys.speaks("12D3KooWother", NOW));
         assert_eq!(keys.keys_at(NOW).len(), 1);
+        let secret = x25519_dalek::StaticSecret::from(secret_keys(1).encryption);
+        let public = x25519_dalek::PublicKey::from(&secret).to_bytes();
+        assert_eq!(keys.encryption_key(), Some(public));
         assert!(keys.keys_at(NOW + LIFETIME_MS + 1).is_empty(), "an expired key must not sign");
     }
 

@@ -12,7 +12,11 @@ use ruma::{
     signatures::{KeyPair, Signature, hash_and_sign_event, sign_event, sign_json},
 };
 
-use super::{ProtoError, server_keys, server_name};
+use super::{
+    ProtoError,
+    sealed::{self, AnswerSealer, Parcel},
+    server_keys, server_name,
+};
 
 /// The secret halves of a node's keys: 32-byte seeds.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,6 +73,7 @@ pub struct Signer {
     server_name: OwnedServerName,
     user_id: OwnedUserId,
     verify: NamedKey,
+    encryption: [u8; 32],
     server_keys: CanonicalJsonObject,
     server_keys_text: String,
 }
@@ -89,6 +94,7 @@ impl Signer {
         Ok(Self {
             user_id: server_name::user_of(&server_name),
             verify: NamedKey::new(&keys.verify, &server_keys::verify_key_name(&keys.verify)),
+            encryption: keys.encryption,
             server_keys_text: serde_json::to_string(&server_keys)
                 .map_err(|error| ProtoError::malformed("server_keys", error))?,
             server_keys,
@@ -134,6 +140,12 @@ impl Signer {
     ) -> Result<(), ProtoError> {
         sign_event(self.server_name.as_str(), &self.verify, event, rules)
             .map_err(|error| ProtoError::malformed("event", error))
+    }
+
+    /// Opens a request that was sealed to this server: its bytes, and what its answer is to be
+    /// sealed with. `now` is in milliseconds.
+    pub fn unseal(&self, parcel: &Parcel, now: u64) -> Result<(Vec<u8>, AnswerSealer), ProtoError> {
+        sealed::open(parcel, &self.server_name, &self.encryption, now)
     }
 
     /// Adds our signature to a JSON object.

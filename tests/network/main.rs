@@ -4,6 +4,8 @@
 //! but each other. Nothing waits for time, only for conditions; except where nothing may happen.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test may panic")]
 
+mod carriers;
+mod carry;
 mod fifty;
 mod gossip;
 mod identity;

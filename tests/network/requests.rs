@@ -31,9 +31,15 @@ async fn replayed_stale_misaddressed_and_forged_requests_get_no_answer() {
     let good = ann.sign(bob.server().as_str(), "1", now_ms());
     let answer = ann.send_raw(&bob, good.clone()).await.unwrap();
     assert!(Answer::verify(&answer, &bob.server(), "2", "x", now_ms()).is_err());
+    // Ann herself may not have got the answer: it is the same once more, and nothing is done.
+    assert_eq!(ann.send_raw(&bob, good.clone()).await, Some(answer));
+    let carl = Start::new(3).near(&bob).await.start();
+    carl.knows(&bob).await;
+    assert_eq!(carl.send_raw(&bob, good.clone()).await, None, "replayed by somebody else");
+    let other = ann.sign(bob.server().as_str(), "1", now_ms() + 1);
     let text = String::from_utf8(good.clone()).unwrap();
     let refused = [
-        ("replayed", good),
+        ("another one of the same id", other),
         ("for another server", ann.sign(ann.server().as_str(), "2", now_ms())),
         ("for a room", ann.sign("!room:x", "3", now_ms())),
         ("stale", ann.sign(bob.server().as_str(), "4", now_ms() - FRESH_MS - 1000)),

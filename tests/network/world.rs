@@ -1,6 +1,10 @@
 //! A node, and everything that its network talks to.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::prelude::*;
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
@@ -10,25 +14,33 @@ use messagehub::{
         clock::now_ms,
         cpu::Cpu,
         gossip::{FindRoomKey, GossipTransaction, JoinTopic, PublishTransaction},
+        identity::FindServerKeys,
         network::{self, Network, NetworkParts},
-        relay_request::{FederationError, InboundAnswer, InboundRequest, KeysSeen, SendFederation},
+        relay_request::{
+            CarryRequest, CarryWith, FederationError, InboundAnswer, InboundRequest, KeysSeen,
+            SendFederation,
+        },
         rendezvous::{
             Advertise, FoundPerson, NetworkStatus, ReadNetwork, SearchPeople, SharedServers,
         },
         room::TransactionVerdict,
-        room_state::{ServerOffline, ServerOnline},
+        room_state::{FindSharing, ServerOffline, ServerOnline, Sharing},
         store::{Committed, Row, RowKind, ScanRows, StoreError, WriteRows},
         swarm::{self, SendRequest, SwarmFailed},
     },
     config::{Config, DhtConfig, ElementConfig, Libp2pConfig, RelayConfig, RelayServe, limits},
     proto::{
         room_key::{RoomKey, Secret},
+        sealed::{self, Parcel},
+        server_keys::VerifiedServerKeys,
         signed::Request,
         signer::{SecretKeys, Signer},
     },
 };
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, RoomId};
 use serde_json::{json, value::to_raw_value};
+
+use super::carriers::Misdeed;
 
 /// Everything that a network talks to, in one actor.
 #[derive(Default)]
@@ -44,6 +56,14 @@ pub(crate) struct World {
     pub(crate) failures: Vec<String>,
     /// Keys that were asked for.
     pub(crate) asked: Vec<(RoomKey, OwnedServerName)>,
+    /// Those who share a room with this node.
+    pub(crate) shares: HashSet<OwnedServerName>,
+    pub(crate) known: HashMap<OwnedServerName, VerifiedServerKeys>,
+    pub(crate) carry: Option<Recipient<CarryRequest>>,
+    pub(crate) misdeed: Misdeed,
+    /// What was handed to this node to carry, or sealed to it.
+    pub(crate) carried: Vec<Parcel>,
+    pub(crate) carried_answers: Vec<CanonicalJsonValue>,
 }
 
 /// The key of a room, which all nodes of the tests have.
@@ -76,6 +96,9 @@ impl<T: Send + 'static> Handler<Look<T>> for World {
 pub(crate) enum Set {
     Name(String),
     Verdict(Option<TransactionVerdict>),
+    Shares(Vec<OwnedServerName>),
+    Misdeed(Misdeed),
+    Carry(Recipient<CarryRequest>),
 }
 
 impl Handler<Set> for World {
@@ -85,6 +108,9 @@ impl Handler<Set> for World {
         match set {
             Set::Name(name) => self.name = name,
             Set::Verdict(verdict) => self.verdict = verdict,
+            Set::Shares(servers) => self.shares = servers.into_iter().collect(),
+            Set::Misdeed(misdeed) => self.misdeed = misdeed,
+            Set::Carry(recipient) => self.carry = Some(recipient),
         }
     }
 }
@@ -94,6 +120,28 @@ impl Handler<KeysSeen> for World {
 
     fn handle(&mut self, KeysSeen(keys): KeysSeen, _: &mut Context<Self>) {
         self.keys.push(keys.server_name().to_owned());
+        self.known.insert(keys.server_name().to_owned(), keys);
+    }
+}
+
+impl Handler<FindServerKeys> for World {
+    type Result = MessageResult<FindServerKeys>;
+
+    fn handle(&mut self, find: FindServerKeys, _: &mut Context<Self>) -> Self::Result {
+        let known = find.0.into_iter().filter_map(|server| self.known.get_key_value(&server));
+        MessageResult(known.map(|(server, keys)| (server.clone(), keys.clone())).collect())
+    }
+}
+
+/// All whom this world shares rooms with share one room with each other.
+impl Handler<FindSharing> for World {
+    type Result = Vec<Sharing>;
+
+    fn handle(&mut self, find: FindSharing, _: &mut Context<Self>) -> Self::Result {
+        let FindSharing { servers, with } = find;
+        let with = with.is_none_or(|with| self.shares.contains(&with));
+        let sharing = servers.into_iter().filter(|server| self.shares.contains(server));
+        sharing.map(|server_name| Sharing { server_name, with }).collect()
     }
 }
 
@@ -172,20 +220,41 @@ impl Handler<GossipTransaction> for World {
 }
 
 impl Handler<InboundRequest> for World {
-    type Result = InboundAnswer;
+    type Result = ResponseActFuture<Self, InboundAnswer>;
 
-    fn handle(&mut self, inbound: InboundRequest, _: &mut Context<Self>) -> InboundAnswer {
-        let request = inbound.request.message;
+    fn handle(&mut self, inbound: InboundRequest, _: &mut Context<Self>) -> Self::Result {
+        let InboundRequest { request, permit } = inbound;
+        let request = request.message;
+        if let Some(server) = request.uri.strip_prefix(sealed::CARRY_PATH) {
+            let destination = sealed::destination(server).unwrap();
+            return self.carry(request, destination, permit);
+        }
+        if let Some(known) = self.server_keys_of(&request.uri) {
+            return Box::pin(actix::fut::ready(known));
+        }
         let profile = request.uri.starts_with("/_matrix/federation/v1/query/profile");
         let (status, content) = match profile {
             true => (200, json!({"displayname": self.name, "avatar_url": "mxc://x/y"})),
             false if request.uri.contains("forbidden") => {
                 (403, json!({"errcode": "M_FORBIDDEN", "error": "no"}))
             }
+            false if request.uri.starts_with("/long") => {
+                let length = request.uri.rsplit('/').next().unwrap().parse().unwrap();
+                (200, json!({"long": "x".repeat(length)}))
+            }
             false => (200, json!({"echo": request.uri})),
         };
+        let wait = match request.uri.starts_with("/slow") {
+            true => Duration::from_secs(1),
+            false => Duration::ZERO,
+        };
         self.requests.push(request);
-        InboundAnswer { status, content: serde_json::from_value(content).unwrap() }
+        let answer = InboundAnswer { status, content: serde_json::from_value(content).unwrap() };
+        let answered = async move {
+            tokio::time::sleep(wait).await;
+            answer
+        };
+        Box::pin(answered.into_actor(self))
     }
 }
 
@@ -205,6 +274,7 @@ pub(crate) struct Start {
     pub(crate) relays: Vec<Multiaddr>,
     /// For whom it relays.
     pub(crate) serve: RelayServe,
+    pub(crate) blocked: Vec<PeerId>,
     /// Work at once.
     pub(crate) places: usize,
     /// Has no identity yet.
@@ -227,6 +297,7 @@ impl Start {
             key: None,
             relays: Vec::new(),
             serve: RelayServe::Auto,
+            blocked: Vec::new(),
             places: limits::WORK_NODE,
             waits: false,
             hides: false,
@@ -266,6 +337,7 @@ impl Start {
                 mdns: false,
                 static_relays: self.relays,
                 relay: RelayConfig { serve: self.serve },
+                blocked_peers: self.blocked,
                 private_network_secret: self.secret.map(str::to_owned),
                 dht: DhtConfig { bootstrap_peers: Some(self.bootstrap), advertise: !self.hides },
                 ..Libp2pConfig::default()
@@ -295,6 +367,11 @@ impl Start {
             world.clone().recipient(),
             world.clone().recipient(),
         );
+        network.carry(CarryWith {
+            sharing: world.clone().recipient(),
+            find_keys: world.clone().recipient(),
+        });
+        world.do_send(Set::Carry(network.relay_request.clone().recipient()));
         let peer_ids = [network.peer_id.clone()];
         let signer = Signer::new(&secret_keys(self.seed), &peer_ids, self.issued).unwrap();
         let signer = Arc::new(signer);

@@ -17,10 +17,10 @@ use crate::{
         admission::Admission,
         error::AskError,
         gossip::GossipTransaction,
-        identity::ReadSigner,
-        relay_request::{InboundAnswer, InboundRequest},
+        identity::{FindServerKeys, ReadSigner},
+        relay_request::{CarryRequest, InboundAnswer, InboundRequest},
         room::{IngestTransaction, RoomError, RoomRequest, TransactionVerdict},
-        room_state::{CompareHeads, IngestIntoRoom, ServeRoom},
+        room_state::{CompareHeads, FindSharing, IngestIntoRoom, ServeRoom},
     },
     config::limits,
     proto::signed::Request,
@@ -43,6 +43,12 @@ pub struct FederationLinks {
     pub signer: Recipient<ReadSigner>,
     /// The work budget, for transactions that concern several rooms.
     pub admission: Admission,
+    /// RelayRequest: sealed requests.
+    pub carry: Recipient<CarryRequest>,
+    /// RoomState: who shares a room with us.
+    pub sharing: Recipient<FindSharing>,
+    /// Identity: server_keys of others.
+    pub find_keys: Recipient<FindServerKeys>,
 }
 
 /// Hands verified requests and gossip of other servers to those who own what they ask for.
@@ -109,7 +115,7 @@ impl From<Refusal> for InboundAnswer {
 }
 
 impl FederationLinks {
-    async fn answer(&self, request: InboundRequest) -> Result<CanonicalJsonValue, Refusal> {
+    async fn answer(&self, request: InboundRequest) -> Result<InboundAnswer, Refusal> {
         let InboundRequest { request, permit } = request;
         let Request { origin, .. } = &request.message;
         let origin = origin.clone();
@@ -123,30 +129,54 @@ impl FederationLinks {
                 Refusal { status: 400, errcode: "M_BAD_JSON", message }
             }
         })?;
-        match query {
+        let content = match query {
             Query::Room(room_id, query) => {
                 let request = RoomRequest { origin, query, permit };
                 let answer = self.serve.send(ServeRoom { room_id, request }).await;
                 let answer = answer.map_err(AskError::from)??;
                 serde_json::from_str(answer.get()).map_err(|error| {
                     log::error!("an answer of a room is no canonical JSON: {error}");
-                    RoomError::BadRequest(error.to_string()).into()
-                })
+                    RoomError::BadRequest(error.to_string())
+                })?
             }
-            Query::Profile(user_id) => self.profile_of(user_id).await,
+            Query::Profile(user_id) => self.profile_of(user_id).await?,
             Query::ServerKeys => {
                 let signer = self.signer.send(ReadSigner).await.map_err(AskError::from)?;
                 let signer = signer.ok_or(RoomError::NotFound)?;
-                Ok(CanonicalJsonValue::Object(signer.server_keys().clone()))
+                CanonicalJsonValue::Object(signer.server_keys().clone())
             }
             Query::Heads(rooms) => {
                 let compared = self.heads.send(CompareHeads { origin, rooms, permit }).await;
                 let rooms = compared.map_err(AskError::from)??;
                 to_canonical_value(json!({"rooms": rooms}))
-                    .map_err(|error| RoomError::BadRequest(error.to_string()).into())
+                    .map_err(|error| RoomError::BadRequest(error.to_string()))?
             }
-            Query::Transaction(transaction) => self.transaction(origin, transaction).await,
+            Query::ServerKeysOf(server) => self.server_keys_of(origin, server).await?,
+            Query::Carry(destination, parcel) => {
+                let carry = CarryRequest { origin, destination, parcel, permit };
+                return Ok(self.carry.send(carry).await.map_err(AskError::from)?);
+            }
+            Query::Transaction(transaction) => self.transaction(origin, transaction).await?,
+        };
+        Ok(InboundAnswer { status: 200, content })
+    }
+
+    /// server_keys prove themselves, so anybody may hand them on; whom we know is for those to
+    /// know who share rooms with us.
+    async fn server_keys_of(
+        &self,
+        origin: OwnedServerName,
+        server: OwnedServerName,
+    ) -> Result<CanonicalJsonValue, Refusal> {
+        let both = FindSharing { servers: vec![origin, server.clone()], with: None };
+        let sharing = self.sharing.send(both).await.map_err(AskError::from)?;
+        if sharing.len() < 2 {
+            return Err(RoomError::NotFound.into());
         }
+        let find = FindServerKeys(vec![server.clone()]);
+        let mut found = self.find_keys.send(find).await.map_err(AskError::from)?;
+        let keys = found.remove(&server).ok_or(RoomError::NotFound)?;
+        Ok(CanonicalJsonValue::Object(keys.json().clone()))
     }
 
     async fn profile_of(&self, user_id: OwnedUserId) -> Result<CanonicalJsonValue, Refusal> {
@@ -233,12 +263,7 @@ impl Handler<InboundRequest> for FederationActor {
 
     fn handle(&mut self, msg: InboundRequest, _: &mut Self::Context) -> Self::Result {
         let links = self.links.clone();
-        Box::pin(async move {
-            match links.answer(msg).await {
-                Ok(content) => InboundAnswer { status: 200, content },
-                Err(refusal) => refusal.into(),
-            }
-        })
+        Box::pin(async move { links.answer(msg).await.unwrap_or_else(Into::into) })
     }
 }
 

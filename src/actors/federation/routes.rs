@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    OwnedRoomId, OwnedUserId, RoomVersionId,
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
     api::{
         IncomingRequest, IncomingRequestExt as _,
         federation::{
@@ -32,7 +32,11 @@ use crate::{
         room_state::HEADS,
     },
     config::limits,
-    proto::{room_key::KeyId, signed::Request},
+    proto::{
+        room_key::KeyId,
+        sealed::{self, Parcel},
+        signed::Request,
+    },
 };
 
 /// What a request asks for.
@@ -46,6 +50,10 @@ pub(super) enum Query {
     ServerKeys,
     /// Where the heads of these rooms differ from the origin's, of which these are fingerprints.
     Heads(BTreeMap<OwnedRoomId, String>),
+    /// The server_keys of another server, as far as we know them.
+    ServerKeysOf(OwnedServerName),
+    /// A sealed request for us, or for another server.
+    Carry(OwnedServerName, Parcel),
     /// PDUs and EDUs that were not gossiped.
     Transaction(Transaction),
 }
@@ -253,6 +261,16 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
         }
         return Ok(Query::Heads(rooms));
     }
+    let server = |arguments: Vec<String>| {
+        let name = arguments.first().map(String::as_str).unwrap_or_default();
+        sealed::destination(name).map_err(|error| RouteError::Malformed(error.to_string()))
+    };
+    if let Some(arguments) = is("GET", "/_messagehub/federation/v1/server_keys/{server_name}") {
+        return Ok(Query::ServerKeysOf(server(arguments)?));
+    }
+    if let Some(arguments) = is("PUT", "/_messagehub/federation/v1/carry/{destination}") {
+        return Ok(Query::Carry(server(arguments)?, body_as(body)?));
+    }
     Err(RouteError::Unrecognized)
 }
 
@@ -262,6 +280,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::proto::server_keys::tests::secret_keys;
 
     fn ask(method: &str, uri: &str, body: serde_json::Value) -> Result<Query, RouteError> {
         route(&Request {
@@ -327,6 +346,22 @@ mod tests {
         assert!(matches!(heads, Ok(Query::Heads(_))), "{heads:?}");
         let many = ask("POST", HEADS, rooms(limits::HEADS_ROOMS + 1));
         assert!(matches!(many, Err(RouteError::Malformed(_))), "{many:?}");
+        let name = secret_keys(1).server_name();
+        let keys = ask("GET", &sealed::server_keys_uri(&name), json!({}));
+        assert!(matches!(&keys, Ok(Query::ServerKeysOf(server)) if *server == name), "{keys:?}");
+        let parcel = json!({"hops": 1, "sealed": "AAAA", "expires_ts": 1, "wait_ms": 1});
+        let carry = ask("PUT", &sealed::carry_uri(&name), parcel.clone());
+        assert!(
+            matches!(&carry, Ok(Query::Carry(server, parcel))
+                if *server == name && parcel.hops == 1 && parcel.sealed.as_bytes() == [0; 3]),
+            "{carry:?}"
+        );
+        for (uri, body) in [
+            (sealed::carry_uri(&name), json!({"hops": 1})),
+            ("/_messagehub/federation/v1/carry/example.org".to_owned(), parcel),
+        ] {
+            assert!(matches!(ask("PUT", &uri, body), Err(RouteError::Malformed(_))), "{uri}");
+        }
     }
 
     #[test]

@@ -1,24 +1,39 @@
 //! The shell of RelayRequest.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use ruma::CanonicalJsonValue;
+use lru::LruCache;
+use ruma::{CanonicalJsonValue, OwnedServerName};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{
-    AnswerWith, ClockSeen, ClockStatus, FederationError, InboundRequest, KeysSeen, ReadClock,
-    SendFederation, UseSigner, clocks::Clocks, machine::Machine, outbound::Outbound,
+    AnswerWith, CarryWith, ClockSeen, ClockStatus, FederationError, InboundRequest, KeysSeen,
+    ReadClock, SendFederation, UseSigner,
+    carriage::Carriage,
+    clocks::Clocks,
+    kept::Kept,
+    machine::Machine,
+    outbound::{Outbound, Way},
 };
 use crate::{
     actors::{
         admission::Admission,
+        clock::now_ms,
         cpu::Cpu,
-        rendezvous::ResolveServer,
+        rendezvous::{ReadProven, ResolveServer},
         swarm::{PeerKey, SendReply, SendRequest},
     },
     config::limits,
     proto::signer::Signer,
 };
+
+/// How often it is looked whether kept answers can be forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+/// Servers of which it is remembered how they were reached.
+const WAYS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+/// Memory for answers that are being fetched in pieces, in KiB, all together.
+const ASSEMBLY_KIB: usize = 96 * 1024;
 
 /// What RelayRequest may say, and to whom.
 #[derive(Clone)]
@@ -31,6 +46,8 @@ pub struct RelayRequestParts {
     pub keys_seen: Recipient<KeysSeen>,
     /// Rendezvous.
     pub resolve: Recipient<ResolveServer>,
+    /// Rendezvous.
+    pub proven: Recipient<ReadProven>,
     /// Swarm.
     pub send: Recipient<SendRequest>,
     /// Swarm.
@@ -42,6 +59,12 @@ pub struct RelayRequestActor {
     pub(super) parts: RelayRequestParts,
     pub(super) machine: Machine<PeerKey>,
     pub(super) clocks: Clocks<PeerKey>,
+    pub(super) kept: Kept<oneshot::Sender<Arc<[u8]>>>,
+    pub(super) carriage: Carriage,
+    pub(super) carry_with: Option<CarryWith>,
+    /// By which way servers answered last.
+    pub(super) ways: LruCache<OwnedServerName, Way>,
+    assembly: Arc<Semaphore>,
     pub(super) answer_with: Option<Recipient<InboundRequest>>,
     pub(super) signer: Option<Arc<Signer>>,
 }
@@ -59,8 +82,28 @@ impl RelayRequestActor {
             parts,
             machine: Machine::default(),
             clocks: Clocks::default(),
+            kept: Kept::default(),
+            carriage: Carriage::default(),
+            carry_with: None,
+            ways: LruCache::new(WAYS_MAX),
+            assembly: Arc::new(Semaphore::new(ASSEMBLY_KIB)),
             answer_with: None,
             signer: None,
+        }
+    }
+
+    /// Returns what asking others needs, in the name of this signer.
+    pub(super) fn outbound(&self, signer: Arc<Signer>, ctx: &Context<Self>) -> Outbound {
+        Outbound {
+            signer,
+            cpu: self.parts.cpu.clone(),
+            resolve: self.parts.resolve.clone(),
+            proven: self.parts.proven.clone(),
+            send: self.parts.send.clone(),
+            keys_seen: self.parts.keys_seen.clone(),
+            clock_seen: ctx.address().recipient(),
+            carry_with: self.carry_with.clone(),
+            assembly: Arc::clone(&self.assembly),
         }
     }
 }
@@ -70,6 +113,7 @@ impl Actor for RelayRequestActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
+        ctx.run_interval(FORGET_EVERY, |actor, _| actor.kept.expire(now_ms()));
     }
 }
 
@@ -107,21 +151,28 @@ impl Handler<ReadClock> for RelayRequestActor {
     }
 }
 
+impl Handler<CarryWith> for RelayRequestActor {
+    type Result = ();
+
+    fn handle(&mut self, with: CarryWith, _: &mut Context<Self>) {
+        self.carry_with = Some(with);
+    }
+}
+
 impl Handler<SendFederation> for RelayRequestActor {
-    type Result = ResponseFuture<Result<CanonicalJsonValue, FederationError>>;
+    type Result = ResponseActFuture<Self, Result<CanonicalJsonValue, FederationError>>;
 
     fn handle(&mut self, ask: SendFederation, ctx: &mut Context<Self>) -> Self::Result {
         let Some(signer) = self.signer.clone() else {
-            return Box::pin(async { Err(FederationError::Offline) });
+            return Box::pin(actix::fut::ready(Err(FederationError::Offline)));
         };
-        let outbound = Outbound {
-            signer,
-            cpu: self.parts.cpu.clone(),
-            resolve: self.parts.resolve.clone(),
-            send: self.parts.send.clone(),
-            keys_seen: self.parts.keys_seen.clone(),
-            clock_seen: ctx.address().recipient(),
-        };
-        Box::pin(outbound.ask(ask))
+        let server = ask.destination.clone();
+        let asked = self.outbound(signer, ctx).ask(ask, self.ways.get(&server).copied());
+        Box::pin(asked.into_actor(self).map(|(answer, way), actor, _| {
+            if let Some(way) = way {
+                actor.ways.put(server, way);
+            }
+            answer
+        }))
     }
 }

@@ -1,17 +1,23 @@
 //! Being asked by another server: verify, hand on, sign what is answered.
 //!
-//! Invariant: nothing is answered to what does not verify; the stream is closed.
+//! Invariants: nothing is answered to what does not verify; the stream is closed. A request is
+//! executed once; a copy that its origin sends by another way, or after its connection broke, gets
+//! the same answer.
 
 use std::sync::Arc;
 
 use actix::prelude::*;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
+use tokio::sync::oneshot;
 
-use super::{InboundAnswer, InboundRequest, KeysSeen, actor::RelayRequestActor};
+use super::{
+    InboundAnswer, InboundRequest, KeysSeen, actor::RelayRequestActor, kept::Again, machine::Denied,
+};
 use crate::{
     actors::{
         admission::Permit,
         clock::now_ms,
+        replay::Refused,
         swarm::{PeerKey, ReplyTicket, RequestReceived, SendReply},
     },
     config::limits,
@@ -66,38 +72,95 @@ impl RelayRequestActor {
         permit: Permit,
         ctx: &mut Context<Self>,
     ) {
-        let (Some(signer), Some(answer_with)) = (self.signer.clone(), self.answer_with.clone())
-        else {
-            return self.machine.end(&peer);
-        };
-        let admitted = self.machine.admit(&request.message, signer.server_name(), now_ms());
-        if let Err(denied) = admitted {
-            log::debug!(peer:%, denied:?; "a request was refused");
-            return self.machine.end(&peer);
-        }
-        self.parts.keys_seen.do_send(KeysSeen(request.server_keys.clone()));
         let ts = request.message.origin_server_ts;
         self.clocks.note(peer, ts.cast_signed() - now_ms().cast_signed());
-        let (id, hash) = (request.message.request_id.clone(), request.hash.clone());
+        // A copy from anybody but its origin is a replay.
+        let copies = request.server_keys.speaks(&peer.to_string(), now_ms());
+        let answer = match self.respond(request, permit, copies, ctx) {
+            Ok(answer) => answer,
+            Err(denied) => {
+                log::debug!(peer:%, denied:?; "a request was refused");
+                return self.machine.end(&peer);
+            }
+        };
+        let replied = answer.into_actor(self).map(move |answer, actor, _| {
+            actor.machine.end(&peer);
+            if let Ok(answer) = answer {
+                actor.parts.reply.do_send(SendReply { ticket, bytes: answer.to_vec() });
+            }
+        });
+        ctx.spawn(replied);
+    }
+
+    /// Tells whether a verified request is for us and new.
+    pub(super) fn admit(&mut self, request: &Request, now: u64) -> Result<(), Denied> {
+        let signer = self.signer.as_ref().ok_or(Denied::Busy)?;
+        self.machine.admit(request, signer.server_name(), now)
+    }
+
+    /// Has a verified request answered. Returns where its signed answer will come; nothing comes
+    /// where none can be made. `copies`: what came before is answered as it was then.
+    pub(super) fn respond(
+        &mut self,
+        request: Verified<Request>,
+        permit: Permit,
+        copies: bool,
+        ctx: &mut Context<Self>,
+    ) -> Result<oneshot::Receiver<Arc<[u8]>>, Denied> {
+        let (Some(signer), Some(answer_with)) = (self.signer.clone(), self.answer_with.clone())
+        else {
+            return Err(Denied::Busy);
+        };
+        let now = now_ms();
+        let (reply, answered) = oneshot::channel();
+        let Request { origin, request_id, .. } = &request.message;
+        match self.admit(&request.message, now) {
+            Ok(()) => self.kept.begin(origin, request_id, &request.hash, reply),
+            Err(seen @ Denied::Refused(Refused::Seen)) if copies => {
+                match self.kept.again(origin, request_id, &request.hash, reply, now) {
+                    Again::Waits => {}
+                    Again::Answered(reply, answer) => {
+                        let _ = reply.send(answer);
+                    }
+                    Again::Refused => return Err(seen),
+                }
+                return Ok(answered);
+            }
+            Err(denied) => return Err(denied),
+        }
+        self.parts.keys_seen.do_send(KeysSeen(request.server_keys.clone()));
+        let (origin, id) = (origin.clone(), request_id.clone());
+        let (request_id, hash) = (id.clone(), request.hash.clone());
         let cpu = self.parts.cpu.clone();
-        let answered = async move {
+        let work = async move {
             let asked = answer_with.send(InboundRequest { request, permit });
             let answer = match tokio::time::timeout(limits::FEDERATION_WAIT, asked).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => failed("the answer could not be made"),
                 Err(_) => failed("the answer took too long"),
             };
-            cpu.run(move || sign(answer, id, hash, &signer)).await
+            cpu.run(move || sign(answer, request_id, hash, &signer)).await
         };
-        let replied = answered.into_actor(self).map(move |done, actor, _| {
-            actor.machine.end(&peer);
-            match done {
-                Ok(Ok(bytes)) => actor.parts.reply.do_send(SendReply { ticket, bytes }),
-                Ok(Err(error)) => log::error!(error:%; "an answer cannot be signed"),
-                Err(error) => log::error!(error:%; "an answer cannot be signed"),
+        let done = work.into_actor(self).map(move |done, actor, _| {
+            let answer = match done {
+                Ok(Ok(bytes)) => Some(Arc::from(bytes)),
+                Ok(Err(error)) => {
+                    log::error!(error:%; "an answer cannot be signed");
+                    None
+                }
+                Err(error) => {
+                    log::error!(error:%; "an answer cannot be signed");
+                    None
+                }
+            };
+            for waiter in actor.kept.done(&origin, &id, answer.clone(), now_ms()) {
+                if let Some(answer) = &answer {
+                    let _ = waiter.send(Arc::clone(answer));
+                }
             }
         });
-        ctx.spawn(replied);
+        ctx.spawn(done);
+        Ok(answered)
     }
 }
 

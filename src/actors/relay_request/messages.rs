@@ -7,8 +7,11 @@ use ruma::{CanonicalJsonValue, OwnedServerName};
 
 use super::ClockStatus;
 use crate::{
-    actors::{admission::Permit, swarm::PeerKey},
+    actors::{
+        admission::Permit, identity::FindServerKeys, room_state::FindSharing, swarm::PeerKey,
+    },
     proto::{
+        sealed::Parcel,
         server_keys::VerifiedServerKeys,
         signed::{Request, Verified},
         signer::Signer,
@@ -92,6 +95,30 @@ pub struct InboundAnswer {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct AnswerWith(pub actix::Recipient<InboundRequest>);
+
+/// Asks to hand a sealed request on, or to open one that is for us. Sent by Federation.
+#[derive(Message, Debug)]
+#[rtype(result = "InboundAnswer")]
+pub struct CarryRequest {
+    /// Who handed it to us.
+    pub origin: OwnedServerName,
+    /// Whom it is for.
+    pub destination: OwnedServerName,
+    /// The sealed request.
+    pub parcel: Parcel,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
+
+/// Sets who knows what carrying needs. Sent once; until then nothing is carried.
+#[derive(Message, Clone)]
+#[rtype(result = "()")]
+pub struct CarryWith {
+    /// RoomState.
+    pub sharing: actix::Recipient<FindSharing>,
+    /// Identity.
+    pub find_keys: actix::Recipient<FindServerKeys>,
+}
 
 /// Sets the signer; again whenever server_keys were issued anew.
 #[derive(Message, Debug, Clone)]

@@ -1,23 +1,42 @@
-//! Asking another server: find it, sign, send, verify what comes back.
+//! Asking another server: find it, sign, send, verify what comes back; where it cannot be reached
+//! directly, or not soon, through others.
+//!
+//! Invariant: one request is one signed object, however often and by whichever way it is sent, so
+//! the destination executes it once.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use actix::Recipient;
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
+use libp2p::PeerId;
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::{Instant, sleep, timeout},
+};
 
-use super::{ClockSeen, FederationError, KeysSeen, SendFederation};
+use super::{CarryWith, ClockSeen, FederationError, KeysSeen, SendFederation};
 use crate::{
     actors::{
         clock::now_ms,
         cpu::Cpu,
-        rendezvous::ResolveServer,
+        rendezvous::{ReadProven, ResolveServer},
         swarm::{RequestFailed, SendRequest},
     },
     proto::{
-        signed::{Answer, Request},
+        signed::{Answer, Request, Verified, Wire},
         signer::Signer,
     },
 };
+
+/// How long finding and connecting a server may take before others are asked to carry: looking
+/// one up that is known takes a few round trips, and looking one up that is off takes seconds.
+const FIND_HEAD_START: Duration = Duration::from_millis(250);
+/// The same for a server that was reached through others lately: as long as it takes to see that
+/// it is connected now.
+const KNOWN_HEAD_START: Duration = Duration::from_millis(20);
+/// A connected server that has not answered after this share of the time may be behind a
+/// connection that is dead, so others are asked too.
+const ANSWER_SHARE: u32 = 3;
 
 /// Whom an outgoing request needs.
 #[derive(Clone)]
@@ -25,30 +44,136 @@ pub(super) struct Outbound {
     pub(super) signer: Arc<Signer>,
     pub(super) cpu: Cpu,
     pub(super) resolve: Recipient<ResolveServer>,
+    pub(super) proven: Recipient<ReadProven>,
     pub(super) send: Recipient<SendRequest>,
     pub(super) keys_seen: Recipient<KeysSeen>,
     pub(super) clock_seen: Recipient<ClockSeen>,
+    pub(super) carry_with: Option<CarryWith>,
+    /// Memory for answers that come in pieces.
+    pub(super) assembly: Arc<Semaphore>,
+}
+
+/// By which way an answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Over a connection of our own.
+    Direct,
+    /// Through others.
+    Carried,
+}
+
+type Body = Result<CanonicalJsonValue, FederationError>;
+
+/// A signed request.
+pub(super) struct Asked {
+    pub(super) destination: OwnedServerName,
+    pub(super) request_id: String,
+    pub(super) wire: Wire,
+    /// When nobody waits any more.
+    pub(super) deadline: Instant,
+}
+
+impl Asked {
+    pub(super) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    pub(super) fn unreachable(&self) -> FederationError {
+        FederationError::Unreachable(self.destination.clone())
+    }
+
+    pub(super) fn bad(&self, why: impl ToString) -> FederationError {
+        let why = why.to_string();
+        FederationError::BadAnswer { server: self.destination.clone(), why }
+    }
+}
+
+/// Awaits `first`; from when `patience` is over, or `first` has failed, also `second`. The first
+/// good one counts; where both fail, the error of `first` tells.
+pub(super) async fn either<T, E>(
+    first: impl Future<Output = Result<T, E>>,
+    patience: impl Future<Output = ()>,
+    second: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    tokio::select! {
+        biased;
+        done = &mut first => {
+            return match done {
+                Ok(value) => Ok(value),
+                Err(error) => second.await.map_err(|_| error),
+            };
+        }
+        () = patience => {}
+    }
+    tokio::select! {
+        biased;
+        done = &mut first => match done {
+            Ok(value) => Ok(value),
+            Err(error) => second.await.map_err(|_| error),
+        },
+        done = &mut second => match done {
+            Ok(value) => Ok(value),
+            Err(_) => first.await,
+        },
+    }
+}
+
+/// Returns how long finding a server may take before others are asked to carry, by how it was
+/// reached last.
+pub(super) fn head_start(lately: Option<Way>) -> Duration {
+    match lately {
+        Some(Way::Carried) => KNOWN_HEAD_START,
+        Some(Way::Direct) | None => FIND_HEAD_START,
+    }
 }
 
 impl Outbound {
-    /// Asks, within the time that the message gives.
-    pub(super) async fn ask(
-        self,
-        ask: SendFederation,
-    ) -> Result<CanonicalJsonValue, FederationError> {
+    /// Asks, within the time that the message gives. `lately` is how the server was reached when
+    /// it was asked last. Returns by which way its answer came, if one came.
+    pub(super) async fn ask(self, ask: SendFederation, lately: Option<Way>) -> (Body, Option<Way>) {
         let server = ask.destination.clone();
-        let asked = tokio::time::timeout(ask.timeout, Box::pin(self.ask_on(ask))).await;
-        asked.unwrap_or(Err(FederationError::TimedOut(server)))
+        let asked = timeout(ask.timeout, Box::pin(self.ask_on(ask, lately))).await;
+        match asked {
+            Ok(Ok((body, way))) => (body, Some(way)),
+            Ok(Err(error)) => (Err(error), None),
+            Err(_) => (Err(FederationError::TimedOut(server)), None),
+        }
     }
 
-    async fn ask_on(self, ask: SendFederation) -> Result<CanonicalJsonValue, FederationError> {
+    async fn ask_on(
+        self,
+        ask: SendFederation,
+        lately: Option<Way>,
+    ) -> Result<(Body, Way), FederationError> {
         let SendFederation { destination, method, uri, content, timeout } = ask;
         if destination == *self.signer.server_name() {
             return Err(FederationError::Unreachable(destination));
         }
-        let resolve = ResolveServer { server_name: destination.clone(), timeout };
-        let peer = self.resolve.send(resolve).await.ok().flatten();
-        let peer = peer.ok_or_else(|| FederationError::Unreachable(destination.clone()))?;
+        let asked = self.signed(&destination, method, uri, content, timeout).await?;
+        let (found, was_found) = oneshot::channel();
+        let patience = async {
+            let found = tokio::time::timeout(head_start(lately), was_found).await;
+            if matches!(found, Ok(Ok(()))) {
+                sleep(timeout / ANSWER_SHARE).await;
+            }
+        };
+        let direct = async { Ok((self.direct(&asked, found).await?, Way::Direct)) };
+        let carried = async { Ok((Box::pin(self.carried(&asked)).await?, Way::Carried)) };
+        let (answer, way) = either(direct, patience, carried).await?;
+        self.keys_seen.do_send(KeysSeen(answer.server_keys));
+        Ok((read(destination, answer.message), way))
+    }
+
+    /// Signs a request.
+    pub(super) async fn signed(
+        &self,
+        destination: &ServerName,
+        method: &str,
+        uri: String,
+        content: CanonicalJsonValue,
+        timeout: Duration,
+    ) -> Result<Asked, FederationError> {
         let request_id = format!("{:032x}", rand::random::<u128>());
         let request = Request {
             method: method.to_owned(),
@@ -59,43 +184,92 @@ impl Outbound {
             request_id: request_id.clone(),
             content,
         };
-        let bad = |why: String| FederationError::BadAnswer { server: destination.clone(), why };
+        let bad = |why: String| FederationError::BadAnswer { server: destination.to_owned(), why };
         let signer = Arc::clone(&self.signer);
-        let signed = self.cpu.run(move || request.sign(&signer)).await;
-        let wire = match signed {
+        let wire = match self.cpu.run(move || request.sign(&signer)).await {
             Ok(Ok(wire)) => wire,
             Ok(Err(error)) => return Err(bad(format!("the request cannot be signed: {error}"))),
             Err(error) => return Err(bad(error.to_string())),
         };
-        let answer = self.send.send(SendRequest { peer, bytes: wire.bytes }).await;
+        let deadline = Instant::now() + timeout;
+        Ok(Asked { destination: destination.to_owned(), request_id, wire, deadline })
+    }
+
+    /// Asks over a connection of our own; `found` is told once there is one.
+    async fn direct(
+        &self,
+        asked: &Asked,
+        found: oneshot::Sender<()>,
+    ) -> Result<Verified<Answer>, FederationError> {
+        let peer = self.find(asked, asked.left()).await?;
+        let _ = found.send(());
+        self.exchange(asked, peer).await
+    }
+
+    /// Finds and connects the node of a server.
+    pub(super) async fn find(
+        &self,
+        asked: &Asked,
+        timeout: Duration,
+    ) -> Result<PeerId, FederationError> {
+        let resolve = ResolveServer { server_name: asked.destination.clone(), timeout };
+        self.resolve.send(resolve).await.ok().flatten().ok_or_else(|| asked.unreachable())
+    }
+
+    /// Sends a request to a node, and verifies what it answers.
+    pub(super) async fn exchange(
+        &self,
+        asked: &Asked,
+        peer: PeerId,
+    ) -> Result<Verified<Answer>, FederationError> {
+        let mut answer = self.send_bytes(asked, peer).await;
+        // A connection can close while a better one opens. The request may have arrived: the same
+        // bytes are answered with the same answer.
+        if matches!(answer, Err(RequestFailed::Broken)) {
+            let peer = self.find(asked, asked.left()).await?;
+            answer = self.send_bytes(asked, peer).await;
+        }
         let bytes = match answer {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(RequestFailed::TimedOut)) => {
-                return Err(FederationError::TimedOut(destination));
+            Ok(bytes) => bytes,
+            Err(RequestFailed::TimedOut) => {
+                return Err(FederationError::TimedOut(asked.destination.clone()));
             }
-            Ok(Err(RequestFailed::Unreachable(why))) => {
-                log::debug!(server:% = destination, why; "unreachable");
-                return Err(FederationError::Unreachable(destination));
+            Err(RequestFailed::Offline) => return Err(FederationError::Offline),
+            Err(error) => {
+                log::debug!(server:% = asked.destination, error:%; "unreachable");
+                return Err(asked.unreachable());
             }
-            Ok(Err(RequestFailed::Offline)) | Err(_) => return Err(FederationError::Offline),
         };
-        let (from, hash) = (destination.clone(), wire.hash);
-        let verified =
-            self.cpu.run(move || Answer::verify(&bytes, &from, &request_id, &hash, now_ms())).await;
-        let verified = match verified {
-            Ok(Ok(verified)) => verified,
-            Ok(Err(error)) => return Err(bad(error.to_string())),
-            Err(error) => return Err(bad(error.to_string())),
-        };
+        let verified = self.verify(asked, bytes).await?;
         let apart_ms = verified.message.origin_server_ts.cast_signed() - now_ms().cast_signed();
         self.clock_seen.do_send(ClockSeen { peer, apart_ms });
-        self.keys_seen.do_send(KeysSeen(verified.server_keys));
-        read(destination, verified.message)
+        Ok(verified)
+    }
+
+    async fn send_bytes(&self, asked: &Asked, peer: PeerId) -> Result<Vec<u8>, RequestFailed> {
+        let request = SendRequest { peer, bytes: asked.wire.bytes.clone() };
+        self.send.send(request).await.unwrap_or(Err(RequestFailed::Offline))
+    }
+
+    /// Verifies what came back, whichever way it came.
+    pub(super) async fn verify(
+        &self,
+        asked: &Asked,
+        bytes: Vec<u8>,
+    ) -> Result<Verified<Answer>, FederationError> {
+        let (from, id) = (asked.destination.clone(), asked.request_id.clone());
+        let hash = asked.wire.hash.clone();
+        let job = move || Answer::verify(&bytes, &from, &id, &hash, now_ms());
+        match self.cpu.run(job).await {
+            Ok(Ok(verified)) => Ok(verified),
+            Ok(Err(error)) => Err(asked.bad(error)),
+            Err(error) => Err(asked.bad(error)),
+        }
     }
 }
 
 /// Returns the body of an answer, or the error that it tells.
-fn read(server: OwnedServerName, answer: Answer) -> Result<CanonicalJsonValue, FederationError> {
+pub(super) fn read(server: OwnedServerName, answer: Answer) -> Body {
     if (200..300).contains(&answer.status) {
         return Ok(answer.content);
     }
@@ -121,6 +295,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[actix::test]
+    async fn the_first_good_answer_counts() {
+        let never = || std::future::pending::<Result<u8, &str>>();
+        let ready = |result: Result<u8, &'static str>| async move { result };
+        let now = || async {};
+        let not_yet = || std::future::pending::<()>();
+        assert_eq!(either(ready(Ok(1)), now(), ready(Ok(2))).await, Ok(1));
+        assert_eq!(either(never(), now(), ready(Ok(2))).await, Ok(2));
+        assert_eq!(either(ready(Err("a")), not_yet(), ready(Ok(2))).await, Ok(2));
+        assert_eq!(either(ready(Err("a")), now(), ready(Err("b"))).await, Err("a"));
+        let late = async {
+            tokio::task::yield_now().await;
+            Ok(1)
+        };
+        assert_eq!(either(late, now(), ready(Err("b"))).await, Ok(1));
+        let late = async {
+            tokio::task::yield_now().await;
+            Ok(1)
+        };
+        assert_eq!(either(late, not_yet(), ready(Ok(2))).await, Ok(1), "not asked before its time");
+    }
 
     #[test]
     fn errors_of_others_are_told_apart_from_answers() {

@@ -9,8 +9,8 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
 use tokio::sync::oneshot;
 
 use super::{
-    Advertise, AskWith, FoundPerson, NetworkStatus, ReadNetwork, ResolveServer, SearchPeople,
-    SharedServers, UseSigner, book,
+    Advertise, AskWith, FoundPerson, NetworkStatus, ReadNetwork, ReadProven, ResolveServer,
+    SearchPeople, SharedServers, UseSigner, book,
     hunt::{Goal, Profile},
     machine::{Effect, Input, Machine},
 };
@@ -403,6 +403,14 @@ impl Handler<ResolveServer> for RendezvousActor {
         let ticket = self.ask(Asker::Node(reply), timeout, ctx);
         self.step(Input::Resolve { ticket, server: server_name }, ctx);
         Box::pin(async move { resolved.await.ok().flatten() })
+    }
+}
+
+impl Handler<ReadProven> for RendezvousActor {
+    type Result = Vec<(OwnedServerName, PeerId)>;
+
+    fn handle(&mut self, _: ReadProven, _: &mut Context<Self>) -> Self::Result {
+        self.machine.proven_now(now_ms())
     }
 }
 

@@ -199,6 +199,15 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         Some(&self.nodes.get(peer)?.proof.as_ref()?.server)
     }
 
+    /// Returns all servers whose node is connected and proven.
+    pub(super) fn proven_now(&self, now: u64) -> Vec<(OwnedServerName, P)> {
+        let proven = self.nodes.iter().filter_map(|(peer, node)| {
+            let proof = node.proof.as_ref().filter(|proof| now <= proof.valid_until_ts)?;
+            Some((proof.server.clone(), *peer))
+        });
+        proven.collect()
+    }
+
     /// Takes what happened; `now` is in milliseconds.
     pub(super) fn handle(&mut self, input: Input<P, A>, now: u64) -> Effects<P, A> {
         let mut out = Vec::new();
@@ -547,15 +556,8 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         let exact = !matches!(goal, Goal::Suffix { .. });
         let limit = if exact { 1 } else { limit };
         self.hunts.insert(ticket, Hunt::new(goal, true, limit));
-        let proven: Vec<(P, OwnedServerName)> = self
-            .nodes
-            .iter()
-            .filter_map(|(peer, node)| Some((*peer, node.proof.as_ref()?)))
-            .filter(|(_, proof)| now <= proof.valid_until_ts)
-            .map(|(peer, proof)| (peer, proof.server.clone()))
-            .collect();
         let mut known = false;
-        for (peer, server) in proven {
+        for (server, peer) in self.proven_now(now) {
             let before = out.len();
             self.consider(ticket, peer, &server, out);
             known |= out.len() > before;

@@ -19,6 +19,11 @@ pub struct ResolveServer {
     pub timeout: Duration,
 }
 
+/// Asks for all servers whose node is connected and proven now.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<(OwnedServerName, PeerId)>")]
+pub struct ReadProven;
+
 /// Finds people by what somebody typed (`proto::rendezvous::SearchTerm`). Every result was
 /// connected, its server_keys checked, and the shown profile asked by a signed request. Answers
 /// what was found when the time is over, earlier where nothing more can come.

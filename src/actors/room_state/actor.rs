@@ -23,10 +23,11 @@ use super::{
     heads::Meetings,
     index::{Index, Turn},
     messages::{
-        Advanced, CountRooms, CreateRoom, ForgetRoom, IngestIntoRoom, ListRooms, ProfileUpdated,
-        RoomCounts, ServeRoom, ToRoom, UseSigner,
+        Advanced, CountRooms, CreateRoom, FindSharing, ForgetRoom, IngestIntoRoom, ListRooms,
+        ProfileUpdated, RoomCounts, ServeRoom, Sharing, ToRoom, UseSigner,
     },
     presence::{self, OwnPresence},
+    sharing,
 };
 use crate::{
     actors::{
@@ -554,6 +555,16 @@ impl Handler<ForgetRoom> for RoomStateActor {
                 Err(RoomError::BadRequest("leave the room before you forget it".to_owned()))
             }),
         }
+    }
+}
+
+impl Handler<FindSharing> for RoomStateActor {
+    type Result = Vec<Sharing>;
+
+    fn handle(&mut self, msg: FindSharing, _: &mut Self::Context) -> Self::Result {
+        let FindSharing { servers, with } = msg;
+        let joined = self.rooms.joined().map(|(_, room)| &room.servers);
+        sharing::find(joined, servers, with.as_ref())
     }
 }
 

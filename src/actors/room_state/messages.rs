@@ -87,6 +87,25 @@ pub struct ListRooms;
 #[rtype(result = "Result<(), RoomError>")]
 pub struct ForgetRoom(pub OwnedRoomId);
 
+/// Asks which servers share a joined room with us.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<Sharing>")]
+pub struct FindSharing {
+    /// Whose sharing is asked for.
+    pub servers: Vec<OwnedServerName>,
+    /// A server of which it is asked too whether it is there with them.
+    pub with: Option<OwnedServerName>,
+}
+
+/// A server that shares a joined room with us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sharing {
+    /// Which.
+    pub server_name: OwnedServerName,
+    /// Whether the other one, where one was named, is in one of these rooms.
+    pub with: bool,
+}
+
 /// A member's server was connected and proved its identity.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]

@@ -9,6 +9,7 @@ mod index;
 mod keys;
 mod messages;
 mod presence;
+mod sharing;
 
 pub use actor::{DEFAULT_VERSION, RoomStateActor, RoomStateLinks};
 pub use heads::HEADS;

@@ -8,7 +8,7 @@
 use std::{collections::VecDeque, fmt, path::PathBuf, time::Duration};
 
 use actix::prelude::*;
-use libp2p::{Multiaddr, identity::Keypair};
+use libp2p::{Multiaddr, PeerId, identity::Keypair};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -44,6 +44,7 @@ pub struct SwarmSettings {
     pub(super) serve: RelayServe,
     pub(super) mdns: bool,
     pub(super) port_mapping: bool,
+    pub(super) blocked: Vec<PeerId>,
     pub(super) network: Option<NetworkKey>,
     pub(super) failed: Recipient<SwarmFailed>,
     /// Where good nodes of the public DHT are written down.
@@ -70,6 +71,7 @@ impl SwarmSettings {
             serve: config.libp2p.relay.serve,
             mdns: config.libp2p.mdns,
             port_mapping: config.libp2p.port_mapping,
+            blocked: config.libp2p.blocked_peers.clone(),
             network: secret.map(NetworkKey::derive),
             failed,
             data: None,
@@ -93,6 +95,7 @@ impl SwarmSettings {
             traversal: !closed,
             serve: self.serve,
             port_mapping,
+            blocked: self.blocked.clone(),
         }
     }
 }

@@ -6,7 +6,9 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use libp2p::{
-    PeerId, StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify,
+    PeerId, StreamProtocol,
+    allow_block_list::{self, BlockedPeers},
+    autonat, connection_limits, dcutr, gossipsub, identify,
     identity::Keypair,
     kad, mdns, memory_connection_limits, ping, relay, request_response,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
@@ -67,6 +69,7 @@ const LAN_PROVIDER_TTL: Duration = Duration::from_secs(30 * 60);
 /// Everything that this node speaks.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
+    blocked: allow_block_list::Behaviour<BlockedPeers>,
     limits: connection_limits::Behaviour,
     pub(super) door: Door,
     memory: memory_connection_limits::Behaviour,
@@ -89,6 +92,8 @@ pub(super) struct Behaviour {
 
 /// What differs from node to node.
 pub(super) struct Choices {
+    /// Never connected.
+    pub(super) blocked: Vec<PeerId>,
     pub(super) mdns: bool,
     pub(super) wan: bool,
     /// In a private network.
@@ -120,7 +125,12 @@ pub(super) fn build(
         // loopback address, where we find ourselves, which ends the whole dial.
         .with_cache_size(0)
         .with_push_listen_addr_updates(true);
+    let mut blocked = allow_block_list::Behaviour::default();
+    for peer in &choices.blocked {
+        blocked.block_peer(*peer);
+    }
     Ok(Behaviour {
+        blocked,
         limits: connection_limits::Behaviour::new(
             connection_limits::ConnectionLimits::default()
                 .with_max_pending_incoming(Some(CONNECTIONS_PENDING_MAX))

@@ -55,7 +55,7 @@ mod upgrade;
 use dialling::Through;
 use measuring::Measuring;
 use relays::Relay;
-use requests::{Asked, Held};
+use requests::Held;
 
 /// How often backoffs and republishing are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -201,7 +201,7 @@ pub(super) struct EventLoop {
     identity: Option<Vec<u8>>,
     peers: HashMap<PeerId, Peer>,
     wanted: HashSet<PeerId>,
-    requests: HashMap<OutboundRequestId, Asked>,
+    requests: HashMap<OutboundRequestId, oneshot::Sender<Answered>>,
     /// Requests under way, to and from a peer.
     work: HashMap<PeerId, u32>,
     /// Requests that wait until a circuit is gone.

@@ -61,9 +61,12 @@ pub struct SendRequest {
 /// Why no answer came.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestFailed {
-    /// The node cannot be connected, or the connection broke.
+    /// The node cannot be connected, or closed the stream.
     #[error("the node cannot be reached: {0}")]
     Unreachable(String),
+    /// The connection closed while the answer was awaited: the request may have arrived.
+    #[error("the connection broke")]
+    Broken,
     /// It did not answer in time.
     #[error("the node did not answer in time")]
     TimedOut,

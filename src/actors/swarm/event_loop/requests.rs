@@ -3,8 +3,7 @@
 //! The library sends on any connection of a peer, and its answers end with that. So once a circuit
 //! could go, our requests to that peer are held back until those under way are over and it is gone;
 //! the other side does the same. Invariants: as long as a request is under way with a peer, no
-//! connection to it is given up; none is held back for longer than a moment; one that comes on a connection which is being given up is not taken, so its sender may send the same
-//! bytes again on another, once, although whoever takes a request takes it once.
+//! connection to it is given up; none is held back for longer than a moment; one that comes on a connection which is being given up is not taken.
 
 use std::time::{Duration, Instant};
 
@@ -27,15 +26,6 @@ const HOLD_AGAIN: Duration = Duration::from_secs(5);
 const HELD_MAX: usize = 64;
 
 type Exchanged = request_response::Event<Frame, Vec<u8>>;
-
-/// A request of ours under way.
-#[derive(Debug)]
-pub(super) struct Asked {
-    peer: PeerId,
-    reply: oneshot::Sender<Answered>,
-    /// What to send again if its connection is given up for a better one.
-    again: Option<Vec<u8>>,
-}
 
 /// Requests to a peer that wait until its circuit is gone.
 #[derive(Debug)]
@@ -88,16 +78,10 @@ impl EventLoop {
         {
             return held.queue.push((bytes, reply));
         }
-        let relayed = |peer: &Peer| peer.connections.iter().any(super::Connection::relayed);
-        let again = self.peers.get(&peer).is_some_and(relayed).then(|| bytes.clone());
-        self.send(bytes, Asked { peer, reply, again });
-    }
-
-    fn send(&mut self, bytes: Vec<u8>, asked: Asked) {
         let frame = Frame { bytes, budget: None };
-        self.begin(asked.peer);
-        let id = self.swarm.behaviour_mut().federation.send_request(&asked.peer, frame);
-        self.requests.insert(id, asked);
+        self.begin(peer);
+        let id = self.swarm.behaviour_mut().federation.send_request(&peer, frame);
+        self.requests.insert(id, reply);
     }
 
     /// Sends our server_keys and asks for theirs.
@@ -173,15 +157,15 @@ impl EventLoop {
                 }
                 Message::Response { request_id, response } => {
                     self.over(peer);
-                    if let Some(asked) = self.requests.remove(&request_id) {
-                        let _ = asked.reply.send(Ok(response));
+                    if let Some(reply) = self.requests.remove(&request_id) {
+                        let _ = reply.send(Ok(response));
                     }
                 }
             },
             Exchanged::OutboundFailure { peer, request_id, error, .. } => {
                 self.over(peer);
-                if let Some(asked) = self.requests.remove(&request_id) {
-                    self.failed(asked, &error);
+                if let Some(reply) = self.requests.remove(&request_id) {
+                    let _ = reply.send(Err(failure(&error)));
                 }
             }
             Exchanged::InboundFailure { peer, error, .. } => {
@@ -191,21 +175,14 @@ impl EventLoop {
             Exchanged::ResponseSent { peer, .. } => self.over(peer),
         }
     }
+}
 
-    /// A request of ours got no answer.
-    fn failed(&mut self, mut asked: Asked, error: &OutboundFailure) {
-        let broke = matches!(error, OutboundFailure::ConnectionClosed | OutboundFailure::Io(_));
-        let direct = self.peers.get(&asked.peer).is_some_and(Peer::is_direct);
-        if broke
-            && direct
-            && let Some(bytes) = asked.again.take()
-        {
-            log::debug!(peer:% = asked.peer; "sending a request again on the direct connection");
-            return self.send(bytes, asked);
-        }
-        let _ = asked.reply.send(Err(match error {
-            OutboundFailure::Timeout => RequestFailed::TimedOut,
-            error => RequestFailed::Unreachable(error.to_string()),
-        }));
+/// Why a request of ours got no answer. Where its connection broke, whoever asks sends the same bytes
+/// once more: whoever took them already answers as it did then.
+fn failure(error: &OutboundFailure) -> RequestFailed {
+    match error {
+        OutboundFailure::Timeout => RequestFailed::TimedOut,
+        OutboundFailure::ConnectionClosed | OutboundFailure::Io(_) => RequestFailed::Broken,
+        error => RequestFailed::Unreachable(error.to_string()),
     }
 }
