@@ -285,10 +285,10 @@ impl Config {
                         .to_owned(),
                 ));
             }
-            if let Some(why) = secret::weakness(secret) {
+            if let Some(why) = self.secret_weakness() {
                 log::warn!(
                     "libp2p.privateNetworkSecret is weak ({why}): whoever records one connection \
-                     can guess it offline; use 22 random characters or more"
+                     can guess it offline; set one that `messagehub network-secret` prints"
                 );
             }
         }
@@ -300,6 +300,11 @@ impl Config {
             ));
         }
         Ok(self)
+    }
+
+    /// Returns what makes the secret of the private network easy to guess, if anything does.
+    pub fn secret_weakness(&self) -> Option<&'static str> {
+        secret::weakness(self.libp2p.private_network_secret.as_deref()?)
     }
 
     /// Returns the nodes through which the DHT is entered.

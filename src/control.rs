@@ -24,9 +24,12 @@ use tokio::{
 use crate::actors::{
     accounts::MintLoginToken,
     identity::{EnsureIdentity, ReadSigner},
+    relay_request::ReadClock,
     rendezvous::{NetworkStatus, ReadNetwork},
     room_state::CountRooms,
 };
+
+pub use crate::actors::relay_request::ClockStatus;
 
 /// Name of the socket in the data folder.
 const SOCKET: &str = "control.sock";
@@ -57,6 +60,9 @@ pub struct Status {
     pub network: NetworkStatus,
     /// The rooms.
     pub rooms: Rooms,
+    /// How far our clock is from those of others; none before anybody was heard.
+    #[serde(default)]
+    pub clock: Option<ClockStatus>,
 }
 
 /// Counts of rooms.
@@ -89,6 +95,8 @@ pub struct ControlLinks {
     pub network: Recipient<ReadNetwork>,
     /// RoomState.
     pub rooms: Recipient<CountRooms>,
+    /// RelayRequest.
+    pub clock: Recipient<ReadClock>,
 }
 
 /// Serves the socket until the handle is aborted.
@@ -147,11 +155,13 @@ async fn status(links: &ControlLinks) -> Result<Status, String> {
     let signer = links.signer.send(ReadSigner).await.map_err(failed)?;
     let network = links.network.send(ReadNetwork).await.map_err(failed)?;
     let rooms = links.rooms.send(CountRooms).await.map_err(failed)?;
+    let clock = links.clock.send(ReadClock).await.map_err(failed)?;
     Ok(Status {
         server_name: signer.as_ref().map(|signer| signer.server_name().clone()),
         user_id: signer.as_ref().map(|signer| signer.user_id().clone()),
         network,
         rooms: Rooms { joined: rooms.joined, invited: rooms.invited, live: rooms.live },
+        clock,
     })
 }
 

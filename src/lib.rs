@@ -8,12 +8,16 @@
 //! | [`config`] | configuration, and every limit by name |
 //! | [`node`] | the only wiring, and the end of the node |
 //! | [`control`] | how the command line speaks to the running node |
+//! | [`doctor`] | what is wrong with this machine, configuration or network |
+//! | [`network_secret`] | a secret for a private network |
 //!
 //! ARCHITECTURE.md walks a PDU in, a message out, a `/sync` and a join through this tree.
 
 pub mod actors;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod http;
+pub mod network_secret;
 pub mod node;
 pub mod proto;

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -11,7 +11,8 @@ use clap::{Parser, Subcommand};
 use messagehub::{
     config::Config,
     control::{self, Command, Status},
-    node,
+    doctor::{self, Step},
+    network_secret, node,
 };
 
 /// A Matrix homeserver with no server in the middle: it runs here, for you, and finds the others.
@@ -19,7 +20,7 @@ use messagehub::{
 #[command(version, about)]
 struct Arguments {
     /// The configuration file; `config.json` of the working folder where there is one.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// The folder with keys and database.
     #[arg(long, value_name = "DIR", global = true)]
@@ -36,6 +37,14 @@ enum Ask {
         #[arg(long)]
         json: bool,
     },
+    /// Tells what is wrong here and what to change. Exit code: 0 all well, 1 warnings, 2 problems.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints a new secret for libp2p.privateNetworkSecret.
+    NetworkSecret,
     /// Prints a login token of the running node: for one use, within two minutes.
     LoginToken,
 }
@@ -67,36 +76,73 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode, String> {
     let data =
         arguments.data.or_else(default_data).ok_or("HOME is not set: name a folder with --data")?;
+    let config = arguments.config.as_deref();
     match arguments.ask {
         None => {
-            let config =
-                Config::load(arguments.config.as_deref()).map_err(|error| error.to_string())?;
+            let config = Config::load(config).map_err(|error| error.to_string())?;
             let code = node::run(&config, &data).map_err(|error| error.to_string())?;
             Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
         }
-        Some(ask) => {
-            let text = actix::System::new().block_on(asked(&data, &ask))?;
-            writeln!(io::stdout(), "{text}").map_err(|error| error.to_string())?;
-            Ok(ExitCode::SUCCESS)
+        Some(Ask::Doctor { json }) => examine(config, &data, json),
+        Some(Ask::NetworkSecret) => new_secret(),
+        Some(Ask::LoginToken) => print(&ask::<String>(&data, Command::LoginToken)?),
+        Some(Ask::Status { json }) => {
+            let status: Status = ask(&data, Command::Status)?;
+            match json {
+                true => print(&as_json(&status)?),
+                false => print(&in_words(&status)),
+            }
         }
     }
 }
 
-async fn asked(data: &std::path::Path, ask: &Ask) -> Result<String, String> {
-    match ask {
-        Ask::LoginToken => {
-            control::ask(data, Command::LoginToken).await.map_err(|error| error.to_string())
+fn ask<T: serde::de::DeserializeOwned>(data: &Path, command: Command) -> Result<T, String> {
+    let asked = control::ask(data, command);
+    actix::System::new().block_on(asked).map_err(|error| error.to_string())
+}
+
+fn as_json(value: &impl serde::Serialize) -> Result<String, String> {
+    serde_json::to_string_pretty(value).map_err(|error| error.to_string())
+}
+
+fn print(text: &str) -> Result<ExitCode, String> {
+    writeln!(io::stdout(), "{text}").map_err(|error| error.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The secret alone on standard output, so that a script can take it; what to do with it beside.
+fn new_secret() -> Result<ExitCode, String> {
+    let secret = network_secret::generate()?;
+    let _ = writeln!(
+        io::stderr(),
+        "Set it as libp2p.privateNetworkSecret on every node of the network, or as \
+         MESSAGEHUB__LIBP2P__PRIVATE_NETWORK_SECRET in its environment, and start them anew. \
+         Whoever has it can join."
+    );
+    print(&secret)
+}
+
+/// Findings go to standard output as they come, and what takes a while to standard error.
+fn examine(config: Option<&Path>, data: &Path, json: bool) -> Result<ExitCode, String> {
+    let mut failure = None;
+    let mut tell = |step: Step<'_>| {
+        let written = match step {
+            Step::Working(what) => writeln!(io::stderr(), "... {what}"),
+            Step::Found(_) if json => Ok(()),
+            Step::Found(finding) => writeln!(io::stdout(), "{}", finding.in_words()),
+        };
+        if let Err(error) = written {
+            failure.get_or_insert(error.to_string());
         }
-        Ask::Status { json } => {
-            let status: Status =
-                control::ask(data, Command::Status).await.map_err(|error| error.to_string())?;
-            if *json {
-                serde_json::to_string_pretty(&status).map_err(|error| error.to_string())
-            } else {
-                Ok(in_words(&status))
-            }
-        }
+    };
+    let report = actix::System::new().block_on(doctor::examine(config, data, &mut tell));
+    if let Some(failure) = failure {
+        return Err(failure);
     }
+    if json {
+        print(&as_json(&report)?)?;
+    }
+    Ok(ExitCode::from(report.exit_code))
 }
 
 fn in_words(status: &Status) -> String {

@@ -190,6 +190,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             ensure: identity.clone().recipient(),
             network: network.rendezvous.clone().recipient(),
             rooms: rooms.clone().recipient(),
+            clock: network.relay_request.clone().recipient(),
         },
     );
     if let Err(error) = control {

@@ -109,8 +109,14 @@ fn http_names_neither_database_nor_network() {
 /// Of libp2p, the values `PeerId` and `Multiaddr` are known where peers are found or shown.
 #[test]
 fn libp2p_stays_in_the_swarm() {
-    let values =
-        ["actors/rendezvous/", "actors/relay_request/", "actors/network", "config.rs", "node.rs"];
+    let values = [
+        "actors/rendezvous/",
+        "actors/relay_request/",
+        "actors/network",
+        "config.rs",
+        "doctor/",
+        "node.rs",
+    ];
     let why = "libp2p is the Swarm's alone";
     let mut except = vec!["actors/swarm/"];
     except.extend(values);

@@ -33,9 +33,9 @@ pub enum ProtoError {
     /// A signature does not verify.
     #[error("bad signature: {0}")]
     BadSignature(String),
-    /// Signed too long ago, or in the future.
+    /// Signed too long ago (below zero), or in the future: so many milliseconds from now.
     #[error("signed {0} ms away from now, which is more than is allowed")]
-    NotFresh(u64),
+    NotFresh(i64),
     /// Addressed to somebody else.
     #[error("addressed to {0}")]
     Misaddressed(String),

@@ -152,8 +152,8 @@ fn verify<T: Signed>(bytes: &[u8], limit: usize, now: u64) -> Result<Verified<T>
             message.origin()
         )));
     }
-    let apart = now.abs_diff(message.origin_server_ts());
-    if apart > FRESH_MS {
+    let apart = message.origin_server_ts().cast_signed().saturating_sub(now.cast_signed());
+    if apart.unsigned_abs() > FRESH_MS {
         return Err(ProtoError::NotFresh(apart));
     }
     Ok(Verified { message, server_keys, hash })

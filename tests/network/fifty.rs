@@ -18,6 +18,7 @@ fn share(what: &str, took: &mut [Duration]) -> Duration {
 }
 
 #[actix::test]
+#[ignore = "a minute of two processors; run by name, it is for the figures that it prints"]
 async fn people_are_found_through_a_dht_of_fifty_nodes() {
     log();
     let begin = Instant::now();

@@ -6,8 +6,8 @@ use actix::prelude::*;
 use ruma::CanonicalJsonValue;
 
 use super::{
-    AnswerWith, FederationError, InboundRequest, KeysSeen, SendFederation, UseSigner,
-    machine::Machine, outbound::Outbound,
+    AnswerWith, ClockSeen, ClockStatus, FederationError, InboundRequest, KeysSeen, ReadClock,
+    SendFederation, UseSigner, clocks::Clocks, machine::Machine, outbound::Outbound,
 };
 use crate::{
     actors::{
@@ -41,6 +41,7 @@ pub struct RelayRequestParts {
 pub struct RelayRequestActor {
     pub(super) parts: RelayRequestParts,
     pub(super) machine: Machine<PeerKey>,
+    pub(super) clocks: Clocks<PeerKey>,
     pub(super) answer_with: Option<Recipient<InboundRequest>>,
     pub(super) signer: Option<Arc<Signer>>,
 }
@@ -54,7 +55,13 @@ impl fmt::Debug for RelayRequestActor {
 impl RelayRequestActor {
     /// Makes the actor.
     pub fn new(parts: RelayRequestParts) -> Self {
-        Self { parts, machine: Machine::default(), answer_with: None, signer: None }
+        Self {
+            parts,
+            machine: Machine::default(),
+            clocks: Clocks::default(),
+            answer_with: None,
+            signer: None,
+        }
     }
 }
 
@@ -84,10 +91,26 @@ impl Handler<AnswerWith> for RelayRequestActor {
     }
 }
 
+impl Handler<ClockSeen> for RelayRequestActor {
+    type Result = ();
+
+    fn handle(&mut self, seen: ClockSeen, _: &mut Context<Self>) {
+        self.clocks.note(seen.peer, seen.apart_ms);
+    }
+}
+
+impl Handler<ReadClock> for RelayRequestActor {
+    type Result = Option<ClockStatus>;
+
+    fn handle(&mut self, _: ReadClock, _: &mut Context<Self>) -> Self::Result {
+        self.clocks.read()
+    }
+}
+
 impl Handler<SendFederation> for RelayRequestActor {
     type Result = ResponseFuture<Result<CanonicalJsonValue, FederationError>>;
 
-    fn handle(&mut self, ask: SendFederation, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, ask: SendFederation, ctx: &mut Context<Self>) -> Self::Result {
         let Some(signer) = self.signer.clone() else {
             return Box::pin(async { Err(FederationError::Offline) });
         };
@@ -97,6 +120,7 @@ impl Handler<SendFederation> for RelayRequestActor {
             resolve: self.parts.resolve.clone(),
             send: self.parts.send.clone(),
             keys_seen: self.parts.keys_seen.clone(),
+            clock_seen: ctx.address().recipient(),
         };
         Box::pin(outbound.ask(ask))
     }

@@ -45,6 +45,10 @@ impl Handler<RequestReceived> for RelayRequestActor {
             Ok(Ok(request)) => actor.verified(peer, request, ticket, permit, ctx),
             Ok(Err(error)) => {
                 log::debug!(peer:%, error:%; "a request was refused");
+                // Whoever's clock it is that is wrong: ours may be.
+                if let ProtoError::NotFresh(apart_ms) = error {
+                    actor.clocks.note(peer, apart_ms);
+                }
                 actor.machine.end(&peer);
             }
             Err(_) => actor.machine.end(&peer),
@@ -72,6 +76,8 @@ impl RelayRequestActor {
             return self.machine.end(&peer);
         }
         self.parts.keys_seen.do_send(KeysSeen(request.server_keys.clone()));
+        let ts = request.message.origin_server_ts;
+        self.clocks.note(peer, ts.cast_signed() - now_ms().cast_signed());
         let (id, hash) = (request.message.request_id.clone(), request.hash.clone());
         let cpu = self.parts.cpu.clone();
         let answered = async move {

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use actix::Message;
 use ruma::{CanonicalJsonValue, OwnedServerName};
 
+use super::ClockStatus;
 use crate::{
-    actors::admission::Permit,
+    actors::{admission::Permit, swarm::PeerKey},
     proto::{
         server_keys::VerifiedServerKeys,
         signed::{Request, Verified},
@@ -96,6 +97,21 @@ pub struct AnswerWith(pub actix::Recipient<InboundRequest>);
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct UseSigner(pub Arc<Signer>);
+
+/// Asks how far our clock is from those of others.
+#[derive(Message, Debug)]
+#[rtype(result = "Option<ClockStatus>")]
+pub struct ReadClock;
+
+/// When a node signed what came from it, against our clock. Sent to this actor by its own parts.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct ClockSeen {
+    /// Whose clock.
+    pub peer: PeerKey,
+    /// Theirs minus ours, in milliseconds.
+    pub apart_ms: i64,
+}
 
 /// server_keys that came with something verified. Sent to Identity, which keeps the newest.
 #[derive(Message, Debug, Clone)]

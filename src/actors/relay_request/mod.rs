@@ -5,10 +5,12 @@
 //! this node can be reached from libp2p.
 
 mod actor;
+mod clocks;
 mod inbound;
 mod machine;
 mod messages;
 mod outbound;
 
 pub use actor::{RelayRequestActor, RelayRequestParts};
+pub use clocks::ClockStatus;
 pub use messages::*;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::Recipient;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
 
-use super::{FederationError, KeysSeen, SendFederation};
+use super::{ClockSeen, FederationError, KeysSeen, SendFederation};
 use crate::{
     actors::{
         clock::now_ms,
@@ -27,6 +27,7 @@ pub(super) struct Outbound {
     pub(super) resolve: Recipient<ResolveServer>,
     pub(super) send: Recipient<SendRequest>,
     pub(super) keys_seen: Recipient<KeysSeen>,
+    pub(super) clock_seen: Recipient<ClockSeen>,
 }
 
 impl Outbound {
@@ -86,6 +87,8 @@ impl Outbound {
             Ok(Err(error)) => return Err(bad(error.to_string())),
             Err(error) => return Err(bad(error.to_string())),
         };
+        let apart_ms = verified.message.origin_server_ts.cast_signed() - now_ms().cast_signed();
+        self.clock_seen.do_send(ClockSeen { peer, apart_ms });
         self.keys_seen.do_send(KeysSeen(verified.server_keys));
         read(destination, verified.message)
     }

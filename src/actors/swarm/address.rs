@@ -8,6 +8,10 @@ use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 /// Most addresses of one peer that are kept.
 pub(super) const ADDRESSES_MAX: usize = 16;
 
+/// Memory addresses below play the whole world, those above one machine. (Whoever dials comes from a
+/// random one, hardly ever below.)
+pub(super) const MEMORY_WORLD: u64 = 1 << 32;
+
 /// How far an address reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
@@ -42,8 +46,14 @@ pub(super) fn reach(address: &Multiaddr) -> Reach {
             let private = ip.is_unique_local() || ip.is_unicast_link_local();
             if private { Reach::Private } else { Reach::Global }
         }
-        // The world of the tests that run many nodes in one process; nothing else speaks it.
-        Some(Protocol::Memory(_)) if cfg!(test) => Reach::Global,
+        // Of the tests that run many nodes in one process; nothing else speaks it.
+        Some(Protocol::Memory(port)) if cfg!(test) => {
+            if port < MEMORY_WORLD {
+                Reach::Global
+            } else {
+                Reach::Loopback
+            }
+        }
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => {
             Reach::Global
         }

@@ -3,7 +3,7 @@
 //! Invariant: the limits come first, since a connection is denied by the first field that denies
 //! it and everything after would have been told of it already.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use libp2p::{
     PeerId, StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify,
@@ -58,6 +58,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 const QUERY_WAIT: Duration = Duration::from_secs(30);
 /// How often the table of the public DHT is refreshed; strangers pay for each time.
 const REFRESH_WORLD: Duration = Duration::from_secs(20 * 60);
+/// Nodes that keep a record of the family's DHT, and that a query asks. It is renewed every 10
+/// minutes by nodes that mean well, so the usual 20 would only cost more than twice as much.
+const FAMILY_REPLICATION: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 /// Provider records of nodes that are gone, and of names that were dropped, end after this.
 const LAN_PROVIDER_TTL: Duration = Duration::from_secs(30 * 60);
 
@@ -177,6 +180,7 @@ fn exchange(
 fn kad_lan(me: PeerId, closed: bool) -> Kademlia {
     let mut config = kad::Config::new(KAD_LAN);
     config
+        .set_replication_factor(FAMILY_REPLICATION)
         .set_query_timeout(QUERY_WAIT)
         .set_provider_record_ttl(Some(LAN_PROVIDER_TTL))
         .set_record_filtering(kad::StoreInserts::FilterBoth)

@@ -21,6 +21,7 @@ mod listening;
 mod messages;
 mod observed;
 mod port_mapping;
+mod probe;
 mod probing;
 mod reachability;
 mod relay_server;
@@ -33,6 +34,7 @@ pub use actor::{SwarmActor, SwarmSettings};
 pub use address::read_address;
 pub use key::{load_or_create_key, peer_id};
 pub use messages::*;
+pub use probe::{Probed, Reached, probe};
 pub use transport::SwarmError;
 
 /// A libp2p node, for those who only compare and hand it on.

@@ -367,3 +367,59 @@ impl ConnectionHandler for RelayHandler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns whether a relay offers itself to a member, and to a stranger.
+    fn offers(serves: RelayServe, reachable: bool, circuits: u32) -> (bool, bool) {
+        let (member, stranger, other) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let mut relay = RelayServer::new(PeerId::random(), serves);
+        relay.set_reachable(reachable);
+        relay.admit(member);
+        let accepted = relay::Event::CircuitReqAccepted { src_peer_id: other, dst_peer_id: member };
+        for _ in 0..circuits {
+            relay.count(&accepted);
+        }
+        (relay.offers(&member), relay.offers(&stranger))
+    }
+
+    #[test]
+    fn who_is_carried_follows_from_the_setting_and_from_being_reachable() {
+        for (serves, reachable, expected) in [
+            (RelayServe::Auto, false, (false, false)),
+            (RelayServe::Auto, true, (true, true)),
+            (RelayServe::Members, false, (false, false)),
+            (RelayServe::Members, true, (true, false)),
+            (RelayServe::Always, false, (true, true)),
+            (RelayServe::Off, true, (false, false)),
+        ] {
+            assert_eq!(offers(serves, reachable, 0), expected, "{serves:?} {reachable}");
+        }
+    }
+
+    #[test]
+    fn strangers_leave_room_for_members() {
+        assert_eq!(offers(RelayServe::Auto, true, STRANGER_CIRCUITS_MAX - 1), (true, true));
+        assert_eq!(offers(RelayServe::Auto, true, STRANGER_CIRCUITS_MAX), (true, false));
+    }
+
+    #[test]
+    fn an_end_of_a_circuit_makes_room_again() {
+        let mut relay = RelayServer::new(PeerId::random(), RelayServe::Always);
+        let (from, to) = (PeerId::random(), PeerId::random());
+        for _ in 0..STRANGER_CIRCUITS_MAX {
+            let event = relay::Event::CircuitReqAccepted { src_peer_id: from, dst_peer_id: to };
+            relay.count(&event);
+        }
+        assert!(!relay.offers(&PeerId::random()));
+        let event = relay::Event::CircuitClosed { src_peer_id: from, dst_peer_id: to, error: None };
+        relay.count(&event);
+        assert!(relay.offers(&PeerId::random()));
+        // A member is forgotten only when its proof is over.
+        relay.admit(from);
+        relay.dismiss(&from);
+        assert!(!relay.members.contains(&from));
+    }
+}

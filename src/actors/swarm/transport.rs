@@ -57,7 +57,7 @@ pub enum SwarmError {
 
 /// The key of a private network.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct NetworkKey([u8; 32]);
+pub(super) struct NetworkKey(pub(super) [u8; 32]);
 
 impl NetworkKey {
     /// Derives the key from the configured secret.
@@ -174,7 +174,7 @@ fn closed(
 }
 
 /// A transport that neither dials nor accepts an address that is not private.
-struct PrivateOnly<T>(T);
+pub(super) struct PrivateOnly<T>(pub(super) T);
 
 impl<T: Transport + Unpin> Transport for PrivateOnly<T> {
     type Output = T::Output;

@@ -8,14 +8,14 @@ use std::{
 
 use ruma::{
     EventId, OwnedEventId,
-    events::TimelineEventType,
+    events::{TimelineEventType, room::member::MembershipState},
     state_res::{
         auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules,
     },
 };
 
 use super::{
-    Change, Machine, Stop,
+    Change, Machine, MemberContent, Stop,
     state::{Before, View},
 };
 use crate::{
@@ -417,9 +417,13 @@ impl Machine {
         }
     }
 
-    /// Tells whether an event from outside is of a server that has joined, so it may
-    /// be handed on by gossip.
+    /// Tells whether an event that a member gossips is of a server that has joined, or joins by it:
+    /// then it may be handed on.
     pub(crate) fn may_gossip(&self, pdu: &Pdu) -> bool {
         self.joined.contains_key(pdu.sender.server_name())
+            || (pdu.kind == TimelineEventType::RoomMember
+                && pdu.state_key.as_deref() == Some(pdu.sender.as_str())
+                && serde_json::from_str::<MemberContent>(pdu.content.get())
+                    .is_ok_and(|content| content.membership == MembershipState::Join))
     }
 }

@@ -26,6 +26,8 @@ use crate::actors::clock::now_ms;
 const QUERIES_MAX: usize = 64;
 /// A new node in the table may be closer to our strings than those that have them.
 const REPUBLISH_SOON: Duration = Duration::from_millis(300);
+/// A key that is still going out is not published once more at the same time.
+const REPUBLISH_BUSY: Duration = Duration::from_secs(3);
 /// And once there are many, each new one is hardly closer.
 const REPUBLISH_LATER: Duration = Duration::from_secs(10);
 /// In the public DHT nodes come all the time: only the first ones count.
@@ -147,6 +149,13 @@ impl EventLoop {
     }
 
     fn publish_key(&mut self, dht: Dht, key: Vec<u8>) {
+        let same = |(open, query): (&(Dht, kad::QueryId), &Query)| {
+            open.0 == dht && matches!(query, Query::Publish(other) if *other == key)
+        };
+        // While it still goes out, those who came since are asked by the next round.
+        if self.queries.iter().any(same) {
+            return self.adverts(dht).hurry(Instant::now() + REPUBLISH_BUSY);
+        }
         let Some(kad) = self.kad(dht) else { return };
         match kad.kad().start_providing(kad::RecordKey::new(&key)) {
             Ok(id) => {

@@ -165,3 +165,19 @@ fn kad_mode(standing: Standing) -> kad::Mode {
         Standing::Hidden | Standing::Reachable => kad::Mode::Client,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_public_serve_the_public_dht() {
+        for (standing, mode) in [
+            (Standing::Hidden, kad::Mode::Client),
+            (Standing::Reachable, kad::Mode::Client),
+            (Standing::Public, kad::Mode::Server),
+        ] {
+            assert_eq!(kad_mode(standing), mode, "{standing:?}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::{collections::HashMap, fs, time::Instant};
 
 use actix::prelude::*;
 use libp2p::{Multiaddr, identity::Keypair};
-use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{super::transport, *};
@@ -16,12 +16,16 @@ use crate::{actors::swarm::behaviour::Choices, config::Config, proto::rendezvous
 
 const NODES: usize = 50;
 const ROOMS: usize = 200;
-const MEMBERS: usize = 4;
+const MEMBERS: usize = 3;
+/// Members of a room are of so many neighbours.
+const CIRCLE: usize = 6;
 const LEAVERS: usize = 10;
 /// For each phase, on a slow and busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Searches of one node at once; people do not type faster.
-const SEARCHES: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Searches of one node at once: people do not type faster.
+const SEARCHES: usize = 1;
+/// Between the starts of two nodes.
+const START_GAP: Duration = Duration::from_millis(20);
 /// Before a search that found nothing, or a message that was not heard by all, is repeated.
 const AGAIN: Duration = Duration::from_millis(700);
 
@@ -50,8 +54,27 @@ enum Saw {
 struct Node {
     peer: PeerId,
     key: Keypair,
+    address: Multiaddr,
     commands: mpsc::Sender<Command>,
     ended: tokio::task::JoinHandle<()>,
+}
+
+impl Node {
+    /// Waits until it can be found in the family's DHT.
+    async fn published(&self) {
+        let begin = Instant::now();
+        loop {
+            let (reply, status) = oneshot::channel();
+            self.commands.send(Command::Status(reply)).await.unwrap();
+            let dht = status.await.unwrap().dht;
+            let family = dht.iter().find(|dht| dht.name == "family").unwrap();
+            if family.published == 1 && family.nodes > 1 {
+                return;
+            }
+            assert!(begin.elapsed() < PATIENCE, "not advertised: {family:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
 }
 
 struct World {
@@ -59,6 +82,8 @@ struct World {
     failed: Recipient<SwarmFailed>,
     /// Memory addresses are of the whole process.
     port: u64,
+    /// Each start is at a new one, as with whoever moves.
+    starts: u64,
     wan: bool,
     bootstrap: Vec<Multiaddr>,
     saw: mpsc::Sender<(usize, Saw)>,
@@ -79,12 +104,17 @@ fn string(number: usize) -> Vec<u8> {
 
 impl World {
     fn new(wan: bool) -> Self {
+        let _ = env_logger::builder().is_test(true).try_init();
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (saw, news) = mpsc::channel(1 << 16);
         Self {
             runtime: Some(runtime),
             failed: Nobody.start().recipient(),
-            port: rand::random_range(1_u64 << 32..1 << 60),
+            port: match wan {
+                true => rand::random_range(1_u64..address::MEMORY_WORLD / 2),
+                false => rand::random_range(address::MEMORY_WORLD..1 << 60),
+            },
+            starts: 0,
             wan,
             bootstrap: Vec::new(),
             saw,
@@ -92,15 +122,13 @@ impl World {
         }
     }
 
-    fn address(&self, number: usize) -> Multiaddr {
-        format!("/memory/{}", self.port + number as u64).parse().unwrap()
-    }
-
-    fn start(&self, number: usize, key: Keypair, data: Option<&std::path::Path>) -> Node {
+    fn start(&mut self, number: usize, key: Keypair, data: Option<&std::path::Path>) -> Node {
         let config = serde_json::json!({"libp2p": {"mdns": false, "dht": {"bootstrapPeers": []}}});
         let config: Config = serde_json::from_value(config).unwrap();
         let mut settings = SwarmSettings::new(&config, key.clone(), self.failed.clone());
-        settings.listen = vec![self.address(number)];
+        self.starts += 1;
+        let address: Multiaddr = format!("/memory/{}", self.port + self.starts).parse().unwrap();
+        settings.listen = vec![address.clone()];
         settings.bootstrap = self.bootstrap.clone();
         settings.data = data.map(ToOwned::to_owned);
         let runtime = self.runtime.as_ref().unwrap();
@@ -144,15 +172,19 @@ impl World {
         let identity = Command::SetIdentity(b"server_keys".to_vec());
         commands.try_send(identity).unwrap();
         commands.try_send(Command::Provide(vec![string(number)])).unwrap();
-        Node { peer, key, commands, ended }
+        Node { peer, key, address, commands, ended }
     }
 
     /// Starts many nodes that know the first one only.
-    fn start_all(&mut self, count: usize) -> Vec<Node> {
+    async fn start_all(&mut self, count: usize) -> Vec<Node> {
         let first = self.start(0, Keypair::generate_ed25519(), None);
-        self.bootstrap = vec![self.address(0).with_p2p(first.peer).unwrap()];
-        let others = (1..count).map(|number| self.start(number, Keypair::generate_ed25519(), None));
-        std::iter::once(first).chain(others.collect::<Vec<_>>()).collect()
+        self.bootstrap = vec![first.address.clone().with_p2p(first.peer).unwrap()];
+        let mut nodes = vec![first];
+        for number in 1..count {
+            nodes.push(self.start(number, Keypair::generate_ed25519(), None));
+            tokio::time::sleep(START_GAP).await;
+        }
+        nodes
     }
 
     /// Has nodes look for others by their strings; returns how long each search took.
@@ -262,7 +294,9 @@ fn fellows(of: &[usize], rooms: &[Vec<usize>]) -> Vec<(usize, usize)> {
     let mut pairs = HashSet::new();
     for members in rooms {
         for one in members.iter().filter(|one| of.contains(one)) {
-            pairs.extend(members.iter().filter(|other| *other != one).map(|other| (*one, *other)));
+            // Whoever was found has met the seeker too.
+            let others = members.iter().filter(|other| one < *other || !of.contains(other));
+            pairs.extend(others.map(|other| (*one, *other)));
         }
     }
     let mut pairs: Vec<_> = pairs.into_iter().collect();
@@ -303,10 +337,12 @@ async fn fifty_nodes_find_each_other_mesh_200_rooms_and_survive_churn() {
     let mut world = World::new(false);
     let before = cost();
     let begin = Instant::now();
-    let mut nodes = world.start_all(NODES);
+    let mut nodes = world.start_all(NODES).await;
     let rooms: Vec<Vec<usize>> = (0..ROOMS)
         .map(|_| {
-            let mut all: Vec<usize> = (0..NODES).collect();
+            // People share many rooms with few others.
+            let circle = random.random_range(0..NODES);
+            let mut all: Vec<usize> = (0..CIRCLE).map(|one| (circle + one) % NODES).collect();
             let (some, _) = all.partial_shuffle(&mut random, MEMBERS);
             some.to_vec()
         })
@@ -314,12 +350,21 @@ async fn fifty_nodes_find_each_other_mesh_200_rooms_and_survive_churn() {
     for (number, node) in nodes.iter().enumerate() {
         subscribe(node, number, &rooms).await;
     }
+    for node in &nodes {
+        node.published().await;
+    }
+    eprintln!(
+        "{NODES} nodes from one bootstrap node, all advertised after {:.1?}",
+        begin.elapsed()
+    );
+    let up = spent("started and advertised", before);
+    let begin = Instant::now();
     let everybody: Vec<usize> = (0..NODES).collect();
     let pairs = fellows(&everybody, &rooms);
     let took = world.find(&nodes, &pairs).await;
-    eprintln!("{NODES} nodes from one bootstrap node, all found after {:.1?}", begin.elapsed());
+    eprintln!("all fellows found after {:.1?}", begin.elapsed());
     eprintln!("found by string: {}", share(took));
-    let found = spent("found each other", before);
+    let found = spent("found each other", up);
 
     let took = world.mesh(&nodes, &rooms, &everybody).await;
     eprintln!("{ROOMS} rooms of {MEMBERS}: a message to all members of each after {took:.1?}");
@@ -354,7 +399,7 @@ async fn fifty_nodes_find_each_other_mesh_200_rooms_and_survive_churn() {
 async fn a_node_finds_its_way_back_while_every_bootstrap_node_is_down() {
     let mut world = World::new(true);
     let data = tempfile::tempdir().unwrap();
-    let mut nodes = world.start_all(6);
+    let mut nodes = world.start_all(6).await;
     let key = Keypair::generate_ed25519();
     let back = world.start(6, key.clone(), Some(data.path()));
     nodes.push(back);
@@ -382,7 +427,7 @@ async fn a_node_finds_its_way_back_while_every_bootstrap_node_is_down() {
 #[actix::test]
 async fn the_public_dht_says_how_we_are_found() {
     let mut world = World::new(true);
-    let nodes = world.start_all(5);
+    let nodes = world.start_all(5).await;
     let begin = Instant::now();
     loop {
         assert!(begin.elapsed() < PATIENCE);

@@ -1,0 +1,314 @@
+//! Ports: free, taken by our own node, or taken by somebody else.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+use libp2p::{Multiaddr, multiaddr::Protocol};
+use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::Finding;
+use crate::{
+    config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT},
+    control::Status,
+};
+
+/// Longest wait for an answer on loopback.
+const HTTP_WAIT: Duration = Duration::from_secs(2);
+/// Largest answer that is read.
+const HTTP_MAX: u64 = 64 * 1024;
+
+/// Looks at the port of the homeserver, and at that of Element.
+pub(super) async fn homeserver(config: &Config, node: Option<&Status>) -> Vec<Finding> {
+    let server = node.and_then(|node| node.server_name.as_ref()).map(ToString::to_string);
+    let is_ours = |answer: Value| match &server {
+        Some(name) => answer["server_name"] == name.as_str(),
+        // Nobody has logged in: it has no name to show, and says so as a homeserver does.
+        None => answer["errcode"].is_string(),
+    };
+    let path = "/_matrix/key/v2/server";
+    let (address, default) = (config.listen_address, DEFAULT_LISTEN);
+    let port = Port { check: "homeserver", key: "listenAddress", path };
+    let mut found = vec![port.look(address, default, node.is_some(), is_ours).await];
+    match config.element.listen_address {
+        Some(None) => found.push(Finding::ok("Element", "it is turned off")),
+        configured => {
+            let port =
+                Port { check: "Element", key: "element.listenAddress", path: "/config.json" };
+            let is_ours = |answer: Value| {
+                answer["default_server_config"]["m.homeserver"]["base_url"].is_string()
+            };
+            let address = configured.flatten();
+            let default = DEFAULT_ELEMENT_LISTEN;
+            found.push(port.look(address, default, node.is_some(), is_ours).await);
+        }
+    }
+    found
+}
+
+/// A port for HTTP.
+struct Port {
+    check: &'static str,
+    key: &'static str,
+    /// What is asked of whoever has the port.
+    path: &'static str,
+}
+
+impl Port {
+    async fn look(
+        &self,
+        configured: Option<SocketAddr>,
+        default: &str,
+        node_runs: bool,
+        is_ours: impl Fn(Value) -> bool,
+    ) -> Finding {
+        let Ok(default) = default.parse::<SocketAddr>() else {
+            return Finding::not_tested(self.check, "no address", "report this");
+        };
+        let wanted = configured.unwrap_or(default);
+        let mut address = wanted;
+        let mut bound = TcpListener::bind(address);
+        // As a start does it: only the default gives way.
+        if wanted == default
+            && bound.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+        {
+            address.set_port(FALLBACK_PORT);
+            bound = TcpListener::bind(address);
+        }
+        let error = match bound {
+            Ok(_) if !node_runs => {
+                let instead = if address == wanted { "" } else { ", in place of port 80" };
+                return Finding::ok(self.check, format!("{address} is free{instead}"));
+            }
+            Ok(_) => {
+                return Finding::warning(
+                    self.check,
+                    format!("the node runs, but not on {address}"),
+                    "run the doctor with the configuration and environment of the node, or start \
+                     the node anew",
+                );
+            }
+            Err(error) => error,
+        };
+        match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                if node_runs && ask(address, self.path).await.is_some_and(is_ours) {
+                    return Finding::ok(self.check, format!("the node serves on http://{address}"));
+                }
+                let text = format!("{address} is taken by another program");
+                let advice = format!("stop that program, or set {} to another address", self.key);
+                Finding::problem(self.check, text, advice)
+            }
+            io::ErrorKind::PermissionDenied => {
+                let text = format!("you may not listen on {address}");
+                let advice = format!("set {} to a port of 1024 or more", self.key);
+                Finding::problem(self.check, text, advice)
+            }
+            _ => {
+                let text = format!("{address}: {error}");
+                let advice = format!("set {} to an address of this machine", self.key);
+                Finding::problem(self.check, text, advice)
+            }
+        }
+    }
+}
+
+/// Asks an HTTP server for JSON.
+async fn ask(address: SocketAddr, path: &str) -> Option<Value> {
+    let asked = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        stream.take(HTTP_MAX).read_to_end(&mut answer).await.ok()?;
+        let text = String::from_utf8(answer).ok()?;
+        let (_, body) = text.split_once("\r\n\r\n")?;
+        serde_json::from_str(body).ok()
+    };
+    timeout(HTTP_WAIT, asked).await.ok().flatten()
+}
+
+/// A port where other nodes connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Listen {
+    ip: IpAddr,
+    port: u16,
+    tcp: bool,
+}
+
+impl Listen {
+    fn of(address: &Multiaddr) -> Option<Self> {
+        let mut parts = address.iter();
+        let ip = match parts.next()? {
+            Protocol::Ip4(ip) => ip.into(),
+            Protocol::Ip6(ip) => ip.into(),
+            _ => return None,
+        };
+        match parts.next()? {
+            Protocol::Tcp(port) => Some(Self { ip, port, tcp: true }),
+            Protocol::Udp(port) => Some(Self { ip, port, tcp: false }),
+            _ => None,
+        }
+    }
+
+    /// Whether a node that was told to listen here says that it listens there.
+    fn covers(&self, other: &Self) -> bool {
+        let same_ip = self.ip == other.ip
+            || (self.ip.is_unspecified() && self.ip.is_ipv4() == other.ip.is_ipv4());
+        let same_port = self.port == other.port || self.port == 0;
+        same_ip && same_port && self.tcp == other.tcp
+    }
+
+    fn name(&self) -> String {
+        let kind = if self.tcp { "TCP" } else { "UDP" };
+        format!("{kind} {}", SocketAddr::new(self.ip, self.port))
+    }
+
+    /// Takes the port and lets it go again.
+    fn try_out(&self) -> io::Result<()> {
+        let family = if self.ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let kind = if self.tcp { SocketType::STREAM } else { SocketType::DGRAM };
+        let socket: OwnedFd = socket(family, kind, None)?;
+        if self.ip.is_ipv6() {
+            // Else the port of IPv4 would be taken as well.
+            sockopt::set_ipv6_v6only(&socket, true)?;
+        }
+        if self.tcp {
+            // Connections that were closed a moment ago do not count.
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+        }
+        bind(&socket, &SocketAddr::new(self.ip, self.port))?;
+        if self.tcp {
+            listen(&socket, 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks at the ports where other nodes connect.
+pub(super) fn libp2p(config: &Config, node: Option<&Status>) -> Vec<Finding> {
+    let closed = config.libp2p.private_network_secret.is_some();
+    let wanted = config.libp2p.listen_addresses.iter().filter_map(Listen::of);
+    let wanted: Vec<Listen> = wanted.filter(|listen| listen.tcp || !closed).collect();
+    match node {
+        Some(node) => vec![taken(&wanted, node)],
+        None => free(&wanted),
+    }
+}
+
+const CHECK: &str = "libp2p ports";
+
+/// The node runs: it says where it listens.
+fn taken(wanted: &[Listen], node: &Status) -> Finding {
+    let listens: Vec<Listen> =
+        node.network.listen_addresses.iter().filter_map(Listen::of).collect();
+    if listens.is_empty() {
+        let text = "the node does not listen yet";
+        return Finding::not_tested(CHECK, text, "log in first: the network begins with that");
+    }
+    let missing: Vec<&Listen> =
+        wanted.iter().filter(|want| !listens.iter().any(|at| want.covers(at))).collect();
+    // A machine without IPv6 is no fault of the ports.
+    let missing: Vec<String> = missing
+        .iter()
+        .filter(|want| {
+            want.ip.is_ipv4() || !matches!(want.try_out(), Err(error) if is_no_ipv6(&error))
+        })
+        .map(|want| want.name())
+        .collect();
+    if missing.is_empty() {
+        let names: Vec<String> = wanted.iter().map(Listen::name).collect();
+        return Finding::ok(CHECK, format!("the node listens: {}", names.join(", ")));
+    }
+    let missing = missing.join(", ");
+    Finding::warning(
+        CHECK,
+        format!("the node does not listen on {missing}"),
+        "another program had the port when the node started: stop that program and start the node \
+         anew, or set libp2p.listenAddresses; until then a port that your router forwards leads \
+         nowhere",
+    )
+}
+
+/// No node runs: what it would find.
+fn free(wanted: &[Listen]) -> Vec<Finding> {
+    let mut good = Vec::new();
+    let mut found = Vec::new();
+    for want in wanted {
+        match want.try_out() {
+            Ok(()) => good.push(want.name()),
+            Err(error) if is_no_ipv6(&error) && want.ip.is_ipv6() => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => found.push(Finding::problem(
+                CHECK,
+                format!("{} is taken by another program", want.name()),
+                "stop that program, or set libp2p.listenAddresses to another port",
+            )),
+            Err(error) => found.push(Finding::problem(
+                CHECK,
+                format!("{}: {error}", want.name()),
+                "set libp2p.listenAddresses to addresses of this machine",
+            )),
+        }
+    }
+    if !good.is_empty() {
+        found.push(Finding::ok(CHECK, format!("free: {}", good.join(", "))));
+    }
+    found
+}
+
+fn is_no_ipv6(error: &io::Error) -> bool {
+    let error = rustix::io::Errno::from_io_error(error);
+    matches!(error, Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+    use crate::doctor::Level;
+
+    fn listen_of(text: &str) -> Listen {
+        Listen::of(&text.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_taken_port_is_a_problem_and_a_free_one_is_none() {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (tcp_at, udp_at) = (tcp.local_addr().unwrap(), udp.local_addr().unwrap());
+        let wanted = [
+            listen_of(&format!("/ip4/127.0.0.1/tcp/{}", tcp_at.port())),
+            listen_of(&format!("/ip4/127.0.0.1/udp/{}/quic-v1", udp_at.port())),
+        ];
+        let found = free(&wanted);
+        assert_eq!(found.len(), 2, "{found:?}");
+        for (finding, at) in found.iter().zip([tcp_at, udp_at]) {
+            assert_eq!(finding.level, Level::Problem);
+            assert!(finding.text.contains(&at.to_string()), "{finding:?}");
+        }
+        drop((tcp, udp));
+        let found = free(&wanted);
+        assert!(found.iter().all(|finding| finding.level == Level::Ok), "{found:?}");
+    }
+
+    #[test]
+    fn what_a_node_was_told_and_where_it_listens() {
+        let any = listen_of("/ip4/0.0.0.0/tcp/4848");
+        assert!(any.covers(&listen_of("/ip4/192.168.1.2/tcp/4848")));
+        assert!(!any.covers(&listen_of("/ip4/192.168.1.2/tcp/4849")));
+        assert!(!any.covers(&listen_of("/ip4/192.168.1.2/udp/4848/quic-v1")));
+        assert!(!any.covers(&listen_of("/ip6/fd00::1/tcp/4848")));
+        assert!(listen_of("/ip4/127.0.0.1/tcp/0").covers(&listen_of("/ip4/127.0.0.1/tcp/3")));
+    }
+}
