@@ -39,12 +39,13 @@ pub(super) type Gossipsub = gossipsub::Behaviour<gossipsub::IdentityTransform, F
 const KEPT_MAX: usize = 128;
 
 /// How often a connection looks whether there is something to send for the first time. All
-/// connections of a peer share one queue, and the library wakes none that has sent nothing yet: when
-/// the one that did is closed (a circuit, once there is a better way), nothing would go out until
-/// something else happens.
-const LOOK_FIRST: Duration = Duration::from_millis(50);
+/// connections of a peer share one queue, and the library wakes none that has sent nothing yet.
+const LOOK_FIRST: Duration = Duration::from_secs(1);
+/// The same once another connection was closed (a circuit, when there is a better way), which may
+/// have been the one that sent: nothing would go out until something else happens.
+const LOOK_ALONE: Duration = Duration::from_millis(50);
 /// How often after that: its stream may have failed, with the same effect.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(5);
 
 type Inner = THandler<Gossipsub>;
 
@@ -57,6 +58,8 @@ pub(super) struct Gate {
     dialled: HashSet<PeerId>,
     kept: HashSet<PeerId>,
     telling: VecDeque<(PeerId, ConnectionId)>,
+    /// Connections that are left after another one of their peer was closed.
+    alone: VecDeque<(PeerId, ConnectionId)>,
 }
 
 impl Gate {
@@ -68,6 +71,7 @@ impl Gate {
             dialled: HashSet::new(),
             kept: HashSet::new(),
             telling: VecDeque::new(),
+            alone: VecDeque::new(),
         }
     }
 
@@ -119,7 +123,15 @@ impl Gate {
 
     fn handler(&self, peer: &PeerId, inner: Inner) -> GateHandler {
         let (admitted, kept) = (self.admitted.contains(peer), self.kept.contains(peer));
-        GateHandler { inner, admitted, kept, remote_open: false, sends: false, look: None }
+        GateHandler {
+            inner,
+            admitted,
+            kept,
+            remote_open: false,
+            sends: false,
+            alone: false,
+            look: None,
+        }
     }
 }
 
@@ -183,6 +195,7 @@ impl NetworkBehaviour for Gate {
             FromSwarm::ConnectionClosed(closed) => {
                 if let Some(open) = self.connections.get_mut(&closed.peer_id) {
                     open.retain(|connection| *connection != closed.connection_id);
+                    self.alone.extend(open.iter().map(|left| (closed.peer_id, *left)));
                 }
                 if closed.remaining_established == 0 {
                     self.connections.remove(&closed.peer_id);
@@ -215,6 +228,10 @@ impl NetworkBehaviour for Gate {
             };
             return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event });
         }
+        if let Some((peer_id, connection)) = self.alone.pop_front() {
+            let handler = NotifyHandler::One(connection);
+            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event: GateIn::Alone });
+        }
         self.inner.poll(cx).map(|action| action.map_in(GateIn::Inner))
     }
 }
@@ -226,6 +243,8 @@ pub(super) enum GateIn<T> {
     Open,
     /// Its connections stay, used or not.
     Keep,
+    /// Another connection of the peer was closed.
+    Alone,
     /// What gossipsub says.
     Inner(T),
 }
@@ -238,6 +257,8 @@ pub(super) struct GateHandler {
     remote_open: bool,
     /// It has a stream for what goes out.
     sends: bool,
+    /// Another connection of the peer was closed.
+    alone: bool,
     look: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
@@ -273,7 +294,11 @@ impl ConnectionHandler for GateHandler {
             if let Poll::Ready(event) = self.inner.poll(cx) {
                 return Poll::Ready(event);
             }
-            let wait = if self.sends { LOOK } else { LOOK_FIRST };
+            let wait = match (self.sends, self.alone) {
+                (true, _) => LOOK,
+                (false, true) => LOOK_ALONE,
+                (false, false) => LOOK_FIRST,
+            };
             let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
             if look.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -290,6 +315,7 @@ impl ConnectionHandler for GateHandler {
         match event {
             GateIn::Open => self.admitted = true,
             GateIn::Keep => self.kept = true,
+            GateIn::Alone => (self.alone, self.look) = (true, None),
             GateIn::Inner(event) => self.inner.on_behaviour_event(event),
         }
     }
