@@ -31,9 +31,9 @@ const HTTP_MAX: u64 = 64 * 1024;
 pub(super) async fn homeserver(config: &Config, node: Option<&Status>) -> Vec<Finding> {
     let server = node.and_then(|node| node.server_name.as_ref()).map(ToString::to_string);
     let is_ours = |answer: Value| match &server {
-        Some(name) => answer["server_name"] == name.as_str(),
+        Some(name) => answer.get("server_name").is_some_and(|said| said == name.as_str()),
         // Nobody has logged in: it has no name to show, and says so as a homeserver does.
-        None => answer["errcode"].is_string(),
+        None => answer.get("errcode").is_some_and(Value::is_string),
     };
     let path = "/_matrix/key/v2/server";
     let (address, default) = (config.listen_address, DEFAULT_LISTEN);
@@ -45,7 +45,9 @@ pub(super) async fn homeserver(config: &Config, node: Option<&Status>) -> Vec<Fi
             let port =
                 Port { check: "Element", key: "element.listenAddress", path: "/config.json" };
             let is_ours = |answer: Value| {
-                answer["default_server_config"]["m.homeserver"]["base_url"].is_string()
+                answer
+                    .pointer("/default_server_config/m.homeserver/base_url")
+                    .is_some_and(Value::is_string)
             };
             let address = configured.flatten();
             let default = DEFAULT_ELEMENT_LISTEN;

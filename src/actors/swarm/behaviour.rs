@@ -23,6 +23,7 @@ use super::{
     observed, port_mapping,
     probing::Probing,
     relay_server::RelayServer,
+    score,
 };
 use crate::{
     config::{RelayServe, limits},
@@ -238,11 +239,25 @@ fn gossipsub() -> Result<Gossipsub, Fault> {
         max_subscribed_topics: TOPICS_MAX,
         max_subscriptions_per_request: TOPICS_MAX,
     };
-    let gossipsub = Gossipsub::new_with_subscription_filter(
+    let mut gossipsub = Gossipsub::new_with_subscription_filter(
         gossipsub::MessageAuthenticity::Anonymous,
         config,
         filter,
     )?;
+    // No parameters by topic: they reward traffic, and rooms are silent. Forged messages are counted
+    // in `score.rs`; how many come from one address is the business of `door.rs`.
+    let scoring = gossipsub::PeerScoreParams {
+        app_specific_weight: 1.0,
+        ip_colocation_factor_weight: 0.0,
+        ..Default::default()
+    };
+    let thresholds = gossipsub::PeerScoreThresholds {
+        gossip_threshold: score::GOSSIP,
+        publish_threshold: score::PUBLISH,
+        graylist_threshold: score::GRAYLIST,
+        ..Default::default()
+    };
+    gossipsub.with_peer_score(scoring, thresholds)?;
     Ok(gossipsub)
 }
 

@@ -29,6 +29,7 @@ use super::{
     reachability::{Reachability, Standing},
     reunion::Reunions,
     schedule::Backoff,
+    score::Scores,
 };
 use crate::{
     actors::{
@@ -67,6 +68,9 @@ const WANTED_MAX: usize = 1024;
 const IDENTITY_TICKS: u32 = 4;
 /// Times that a peer may send its server_keys in a burst.
 const IDENTITY_BURST: u8 = 8;
+
+/// How often peers are forgiven.
+const FORGIVE: Duration = Duration::from_secs(60);
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -201,6 +205,8 @@ pub(super) struct EventLoop {
     identity: Option<Vec<u8>>,
     peers: HashMap<PeerId, Peer>,
     wanted: HashSet<PeerId>,
+    scores: Scores<PeerId>,
+    scores_due: Instant,
     requests: HashMap<OutboundRequestId, oneshot::Sender<Answered>>,
     /// Requests under way, to and from a peer.
     work: HashMap<PeerId, u32>,
@@ -264,6 +270,8 @@ impl EventLoop {
             identity: None,
             peers: HashMap::new(),
             wanted: HashSet::new(),
+            scores: Scores::default(),
+            scores_due: now,
             requests: HashMap::new(),
             queries: HashMap::new(),
             adverts_lan: Adverts::family(),
@@ -303,7 +311,7 @@ impl EventLoop {
             self.hand_on_held();
         }
         self.write_good_down();
-        self.leave().await;
+        Box::pin(self.leave()).await;
     }
 
     fn command(&mut self, command: Command) {
@@ -328,6 +336,9 @@ impl EventLoop {
                     known.admitted.get_or_insert(Instant::now());
                     let behaviour = self.swarm.behaviour_mut();
                     behaviour.gossip.admit(peer);
+                    // What it did on an earlier connection still counts.
+                    let score = self.scores.of(&peer, Instant::now());
+                    behaviour.gossip.gossip().set_application_score(&peer, score);
                     if let Some(relay) = behaviour.relay_server.as_mut() {
                         relay.admit(peer);
                     }
@@ -397,6 +408,18 @@ impl EventLoop {
         self.settings.failed.do_send(failure);
     }
 
+    /// Tells gossipsub what was forgiven meanwhile.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        if self.scores_due > now {
+            return;
+        }
+        self.scores_due = now + FORGIVE;
+        let gossip = self.swarm.behaviour_mut().gossip.gossip();
+        for (peer, score) in self.scores.all(now) {
+            gossip.set_application_score(&peer, score);
+        }
+    }
+
     fn publish(&mut self, topic: String, bytes: Vec<u8>) {
         let topic = gossipsub::IdentTopic::new(topic);
         let gossip = self.swarm.behaviour_mut().gossip.gossip();
@@ -417,6 +440,10 @@ impl EventLoop {
             TransactionVerdict::Reject => gossipsub::MessageAcceptance::Reject,
         };
         let gossip = self.swarm.behaviour_mut().gossip.gossip();
+        if verdict == TransactionVerdict::Reject {
+            let score = self.scores.forged(ticket.source, Instant::now());
+            gossip.set_application_score(&ticket.source, score);
+        }
         gossip.report_message_validation_result(&ticket.message_id, &ticket.source, acceptance);
     }
 

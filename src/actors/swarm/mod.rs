@@ -27,6 +27,7 @@ mod reachability;
 mod relay_server;
 mod reunion;
 mod schedule;
+mod score;
 mod surplus;
 mod transport;
 

@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(known.standing(), Standing::Reachable);
         known.witnessed(&public, PeerId::random());
         assert_eq!(known.standing(), Standing::Public);
-        assert_eq!(known.direct(), [public.clone()]);
+        assert_eq!(known.direct(), std::slice::from_ref(&public));
         known.expired(&public);
         assert_eq!(known.standing(), Standing::Hidden);
     }

@@ -219,13 +219,13 @@ proptest! {
             note(&group, &mut known);
         }
         // The cut ends: all learn who is there, those who publish do, and all exchange.
-        for who in 0..size {
-            see(&mut group[who], &NAMES[..size]);
+        for keys in &mut group[..size] {
+            see(keys, &NAMES[..size]);
         }
-        for who in 0..size {
-            if group[who].sealing(NOW).is_none() {
+        for keys in &mut group[..size] {
+            if keys.sealing(NOW).is_none() {
                 secret += 1;
-                group[who].make(Secret([secret; 32]), NOW);
+                keys.make(Secret([secret; 32]), NOW);
             }
         }
         for _ in 0..2 {

@@ -68,6 +68,7 @@ impl EventLoop {
         self.advertise(now);
         self.tend_the_door();
         self.keep_good(now);
+        self.forgive(now);
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(IDENTITY_TICKS) {
             for peer in self.peers.values_mut() {
