@@ -16,6 +16,8 @@ use serde::Deserialize;
 
 mod secret;
 
+/// The key of the secret of a private network.
+pub const PRIVATE_NETWORK_SECRET: &str = "libp2p.privateNetworkSecret";
 /// Where the homeserver listens unless it is configured.
 pub const DEFAULT_LISTEN: &str = "127.84.48.2:80";
 /// Where Element is served unless it is configured.

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use messagehub::{
-    config::Config,
+    config::{self, Config},
     control::{self, Command, Status},
     doctor::{self, Step},
     network_secret, node,
@@ -115,9 +115,10 @@ fn new_secret() -> Result<ExitCode, String> {
     let secret = network_secret::generate()?;
     let _ = writeln!(
         io::stderr(),
-        "Set it as libp2p.privateNetworkSecret on every node of the network, or as \
+        "Set it as {} on every node of the network, or as \
          MESSAGEHUB__LIBP2P__PRIVATE_NETWORK_SECRET in its environment, and start them anew. \
-         Whoever has it can join."
+         Whoever has it can join.",
+        config::PRIVATE_NETWORK_SECRET
     );
     print(&secret)
 }

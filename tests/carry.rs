@@ -58,7 +58,7 @@ async fn invite_join_history_and_refusal_go_through_a_friend() {
     cleo.me.is(&room, "invite").await;
     let begin = Instant::now();
     cleo.me.join(&room).await.ok();
-    println!("invite in {invited:?}, join in {:?}", begin.elapsed());
+    eprintln!("invite in {invited:?}, join in {:?}", begin.elapsed());
     ann.me.sees_member(&room, &cleo.me.user_id, "join").await;
     eventually("the history", async || {
         let texts = cleo.me.texts(&room).await;
@@ -98,7 +98,7 @@ async fn a_room_with_a_long_state_is_joined_through_a_friend() {
     cleo.me.is(&room, "invite").await;
     let begin = Instant::now();
     cleo.me.join(&room).await.ok();
-    println!("a state of 800 kB came in {:?}", begin.elapsed());
+    eprintln!("a state of 800 kB came in {:?}", begin.elapsed());
     assert!(begin.elapsed() < Duration::from_secs(60));
     assert_eq!(ann.me.whole_state(&room).await, cleo.me.whole_state(&room).await);
     apart(&ann, &cleo).await;

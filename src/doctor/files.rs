@@ -144,7 +144,7 @@ mod tests {
         };
         assert_eq!(private_network(&config).level, Level::Ok);
         for (secret, level) in
-            [("hunter2 hunter2", Level::Warning), ("abcd-efgh-ijkl-mnop-qrst", Level::Ok)]
+            [("hunter2 hunter2", Level::Warning), ("wq7Zt-3kXb9-RmV2c-8LpYs", Level::Ok)]
         {
             config.libp2p.private_network_secret = Some(secret.to_owned());
             let finding = private_network(&config);

@@ -113,7 +113,7 @@ async fn a_room_mate_carries_what_it_cannot_read() {
         took.push(begin.elapsed());
     }
     took.sort();
-    println!("carried by one: first {first:?}, then p50 {:?}, worst {:?}", took[10], took[19]);
+    eprintln!("carried by one: first {first:?}, then p50 {:?}, worst {:?}", took[10], took[19]);
     assert_eq!(cleo.look(|world| world.requests.len()).await, 22);
     assert!(!ann.sees(&cleo).await, "there is no other way");
 }
@@ -127,7 +127,7 @@ async fn two_carriers_in_a_row_and_no_third() {
     let first = begin.elapsed();
     let begin = Instant::now();
     assert_eq!(ann.ask(&cleo, "/again").await.unwrap(), echo("/again"));
-    println!("carried by two: first {first:?}, then {:?}", begin.elapsed());
+    eprintln!("carried by two: first {first:?}, then {:?}", begin.elapsed());
     assert!(first < Duration::from_secs(2), "the first one took {first:?}");
     for (node, hops) in [(&bob, 1), (&dan, 2), (&cleo, 3)] {
         let carried = node.look(|world| world.carried.clone()).await;
@@ -273,7 +273,7 @@ async fn a_long_answer_comes_in_pieces() {
         let before = bob.look(|world| world.carried.len()).await;
         let begin = Instant::now();
         let answer = ann.ask(&cleo, &format!("/long/{length}")).await.unwrap();
-        println!("{length} bytes came in {:?}", begin.elapsed());
+        eprintln!("{length} bytes came in {:?}", begin.elapsed());
         let long = answer.as_object().unwrap()["long"].as_str().unwrap();
         assert_eq!(long.len(), length);
         let pieces = bob.look(|world| world.carried.len()).await - before;

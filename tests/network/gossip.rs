@@ -131,6 +131,12 @@ async fn a_node_with_a_thousand_rooms_is_heard_in_the_last_one() {
         (bob.heard().await > 0).then_some(())
     })
     .await;
+    // Neither of gossipsub's walls (100 topics, 16 KiB of subscriptions) cuts any of them off.
+    until("all rooms are meshed at both", async || {
+        let meshed = async |node: &Node| node.status().await.topics.meshed;
+        (meshed(&ann).await == rooms.len() && meshed(&bob).await == rooms.len()).then_some(())
+    })
+    .await;
 }
 
 #[actix::test]

@@ -2,7 +2,12 @@
 //!
 //! Nothing here leaves the machine: loopback addresses, port 0, no mDNS, and no bootstrap nodes
 //! but each other. Nothing waits for time, only for conditions; except where nothing may happen.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test may panic")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed test may panic"
+)]
 
 mod carriers;
 mod carry;
