@@ -4,7 +4,7 @@
 //! Every loop is bounded; the whole takes some minutes, most of them for making the rooms. Nodes
 //! run on loopback alone.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a bench")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench")]
 
 use std::{
     fs,

@@ -165,7 +165,7 @@ async fn no_request_is_lost_while_a_circuit_gives_way_to_a_direct_connection() {
 }
 
 /// Sends more through a circuit of one of our own relays than a stranger is allowed.
-async fn carried(shares: std::ops::Range<u8>) -> usize {
+async fn carried(shares: std::ops::Range<u8>) -> bool {
     log();
     let relay = Start { serve: RelayServe::Always, shares, ..Start::new(3) }.start();
     let relays = vec![relay.address().await];
@@ -174,26 +174,19 @@ async fn carried(shares: std::ops::Range<u8>) -> usize {
     let bob = Start { relays, ..Start::new(2).hidden() }.start();
     reserved(&bob).await;
     assert_eq!(bob.search(&at.to_string()).await.len(), 1, "{at}");
-    let long = format!("/{}", "x".repeat(10_000));
-    let mut carried = 0;
-    for _ in 0..30 {
-        match bob.ask(&ann, &long).await {
-            Ok(_) => carried += 1,
-            Err(_) => break,
-        }
-    }
-    carried
+    // One alone, since what a circuit breaks off is asked once more through the next one.
+    let long = format!("/{}", "x".repeat(200_000));
+    bob.ask(&ann, &long).await.is_ok()
 }
 
 #[actix::test]
 async fn a_relay_of_ours_carries_much_for_members_of_its_rooms() {
-    assert_eq!(carried(1..3).await, 30);
+    assert!(carried(1..3).await);
 }
 
 #[actix::test]
 async fn a_relay_of_ours_carries_little_for_strangers() {
-    let carried = carried(20..21).await;
-    assert!((1..30).contains(&carried), "{carried} of 30");
+    assert!(!carried(20..21).await);
 }
 
 #[actix::test]
