@@ -2,6 +2,8 @@
 //! `tests/nat/run`, which prints how the nodes were connected and how fast; all cases, and the table
 //! of `docs/nat-table.md`, come from that command. Needs root, nftables, conntrack and miniupnpd.
 
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
+
 use std::process::Command;
 
 mod common;
