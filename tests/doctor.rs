@@ -153,7 +153,7 @@ async fn ports_that_others_took_are_named() {
 async fn a_running_node_is_asked() {
     let [ann, bob]: [Home; 2] = homes().await;
     let search = ann.me.search(&bob.me.user_id).await;
-    assert_eq!(search, [bob.me.user_id.clone()]);
+    assert_eq!(search, std::slice::from_ref(&bob.me.user_id));
     let said = ask_doctor(&bob.node).await;
     said.is("node", "ok", &bob.me.user_id);
     said.is("homeserver", "ok", "the node serves");
