@@ -1,6 +1,8 @@
 //! Rooms of people whose nodes cannot connect: what they ask each other goes through a common
 //! friend, who need not be in the room.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed test may panic")]
+
 use std::time::{Duration, Instant};
 
 use serde_json::json;

@@ -1,6 +1,8 @@
 //! A node under our control that is let into rooms, and listens on when it is not in them any more:
 //! what it can read of what it hears (attack 4 of `docs/PROTOCOL.md` §9).
 
+#![allow(clippy::indexing_slicing, reason = "a failed test may panic")]
+
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
