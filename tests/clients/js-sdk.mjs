@@ -3,15 +3,7 @@
 // HOMESERVER_A, LOGIN_TOKEN_A and the same with B come from the environment (tests/clients.rs).
 // Prints a line for each step; exits with 1 at the first that fails.
 
-// Node 20 lacks it; js-sdk 43 wants it.
-Promise.withResolvers ??= function () {
-    let resolve, reject;
-    const promise = new this((yes, no) => {
-        resolve = yes;
-        reject = no;
-    });
-    return { promise, resolve, reject };
-};
+import "../common/node20.mjs";
 
 // The SDK tells every thought it has; it binds the console when it is loaded.
 const say = console.log;
