@@ -55,6 +55,13 @@ impl Network {
         Some(network)
     }
 
+    /// Parts two machines, of which these are the addresses: neither finds a way to the other.
+    pub(crate) fn part(&self, one: (usize, &str), other: (usize, &str)) {
+        for ((machine, _), (_, address)) in [(one, other), (other, one)] {
+            ip(&["-n", self.machine(machine), "route", "add", "blackhole", address]);
+        }
+    }
+
     /// Returns the name of a machine's namespace.
     pub(crate) fn machine(&self, number: usize) -> &str {
         &self.names[number + 1]
