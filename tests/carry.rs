@@ -9,7 +9,7 @@ use serde_json::json;
 
 mod common;
 
-use common::{Home, eventually, home};
+use common::{Home, client::segment, eventually, home};
 
 /// Ann – Bob – Cleo: Ann's node and Cleo's block each other. Each shares a room with Bob, and none
 /// with the other.
@@ -124,5 +124,55 @@ async fn a_room_of_three_talks_though_two_cannot_connect() {
             person.me.reads(&room, text).await;
         }
     }
+    apart(&ann, &cleo).await;
+}
+
+/// Nobody is in their room but they, so no gossip comes from one to the other.
+#[tokio::test]
+async fn two_who_cannot_connect_talk_in_a_room_of_their_own() {
+    let [mut ann, _bob, mut cleo] = row().await;
+    let room = ann.me.create_with(&[&cleo.me]).await;
+    cleo.me.is(&room, "invite").await;
+    cleo.me.join(&room).await.ok();
+    ann.me.sees_member(&room, &cleo.me.user_id, "join").await;
+    // Who just came is told by requests anyway, for some seconds.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let mut took = Vec::new();
+    for number in 0..10 {
+        for ann_speaks in [true, false] {
+            let (from, to) = if ann_speaks { (&mut ann, &mut cleo) } else { (&mut cleo, &mut ann) };
+            let text = format!("{number} from {}", from.me.user_id);
+            let begin = Instant::now();
+            from.me.send(&room, &text).await;
+            to.me.reads(&room, &text).await;
+            took.push(begin.elapsed());
+        }
+    }
+    took.sort();
+    eprintln!("from one to the other: p50 {:?}, worst {:?}", took[10], took[19]);
+    let event_id = cleo.me.send(&room, "seen?").await;
+    ann.me.reads(&room, "seen?").await;
+    let path = format!("v3/rooms/{}/receipt/m.read/{}", segment(&room), segment(&event_id));
+    ann.me.post(&path, json!({})).await.ok();
+    let ann_id = ann.me.user_id.clone();
+    cleo.me
+        .until("her receipt", |seen| {
+            let mut receipts = seen.ephemeral.get(&room)?.iter();
+            receipts.find(|edu| {
+                edu["type"] == "m.receipt"
+                    && edu["content"][&event_id]["m.read"][&ann_id].is_object()
+            })?;
+            Some(())
+        })
+        .await;
+
+    cleo.node.stop().await;
+    ann.me.send(&room, "while you were off").await;
+    cleo.node.start_again().await;
+    let begin = Instant::now();
+    cleo.me.reads(&room, "while you were off").await;
+    eprintln!("caught up {:?} after the start", begin.elapsed());
+    cleo.me.send(&room, "here I am").await;
+    ann.me.reads(&room, "here I am").await;
     apart(&ann, &cleo).await;
 }

@@ -7,7 +7,7 @@ use ruma::{
     CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId,
     canonical_json::to_canonical_value,
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{json, value::RawValue};
 
 use super::routes::{Query, RouteError, Transaction, route};
@@ -203,20 +203,22 @@ impl FederationLinks {
         if pdus.len() > limits::TRANSACTION_PDUS || edus.len() > limits::TRANSACTION_EDUS {
             return Err(RoomError::BadRequest("too many PDUs or EDUs".to_owned()).into());
         }
-        let mut rooms: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
+        let mut rooms: BTreeMap<OwnedRoomId, (Vec<_>, Vec<_>)> = BTreeMap::new();
         for pdu in pdus {
             if let Some(room_id) = room_of(&pdu) {
-                rooms.entry(room_id).or_default().push(pdu);
+                rooms.entry(room_id).or_default().0.push(pdu);
             }
         }
-        for (room_id, pdus) in rooms {
-            let permit = self.admission.admit()?;
-            let transaction =
-                IngestTransaction { origin: origin.clone(), pdus, edus: Vec::new(), permit };
-            let _ = self.ingest.send(IngestIntoRoom { room_id, transaction }).await;
-        }
         for edu in edus {
-            self.edu(&origin, &edu).await;
+            match room_of_edu(&edu) {
+                Some(room_id) => rooms.entry(room_id).or_default().1.push(edu),
+                None => self.edu(&origin, &edu).await,
+            }
+        }
+        for (room_id, (pdus, edus)) in rooms {
+            let permit = self.admission.admit()?;
+            let transaction = IngestTransaction { origin: origin.clone(), pdus, edus, permit };
+            let _ = self.ingest.send(IngestIntoRoom { room_id, transaction }).await;
         }
         to_canonical_value(json!({"pdus": {}}))
             .map_err(|error| RoomError::BadRequest(error.to_string()).into())
@@ -256,6 +258,22 @@ fn room_of(pdu: &RawValue) -> Option<OwnedRoomId> {
         room_id: OwnedRoomId,
     }
     serde_json::from_str::<Fields>(pdu.get()).ok().map(|fields| fields.room_id)
+}
+
+/// Returns the room that an EDU is about: where it is about several, the first.
+fn room_of_edu(edu: &RawValue) -> Option<OwnedRoomId> {
+    #[derive(Deserialize)]
+    #[serde(tag = "edu_type", content = "content")]
+    enum Edu {
+        #[serde(rename = "m.typing")]
+        Typing { room_id: OwnedRoomId },
+        #[serde(rename = "m.receipt")]
+        Receipt(BTreeMap<OwnedRoomId, IgnoredAny>),
+    }
+    match serde_json::from_str(edu.get()).ok()? {
+        Edu::Typing { room_id } => Some(room_id),
+        Edu::Receipt(rooms) => rooms.into_keys().next(),
+    }
 }
 
 impl Handler<InboundRequest> for FederationActor {

@@ -15,7 +15,7 @@ use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId,
     events::room::member::MembershipState,
 };
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 use tokio::sync::oneshot;
 
 use super::{
@@ -391,12 +391,7 @@ async fn publish_all(
     }
     let pdus = worker.links.wire(pdus, &worker.signer).await;
     if !directly.is_empty() {
-        let content = json!({
-            "origin": worker.signer.server_name(),
-            "origin_server_ts": now_ms(),
-            "pdus": pdus,
-            "edus": [],
-        });
+        let content = transaction(&worker.signer, &pdus, &[]);
         for server in directly {
             tell_directly(&worker.links, &worker.room_id, server, content.clone());
         }
@@ -405,8 +400,22 @@ async fn publish_all(
     let _ = worker.room.send(Publish { pdus, edus: Vec::new(), farewell }).await;
 }
 
+/// Returns the body of a transaction for one server.
+pub(super) fn transaction(
+    signer: &Signer,
+    pdus: &[Box<RawValue>],
+    edus: &[&RawValue],
+) -> serde_json::Value {
+    json!({
+        "origin": signer.server_name(),
+        "origin_server_ts": now_ms(),
+        "pdus": pdus,
+        "edus": edus,
+    })
+}
+
 /// Sends a transaction to one server and waits for nothing.
-fn tell_directly(
+pub(super) fn tell_directly(
     links: &Links,
     room_id: &OwnedRoomId,
     server: &OwnedServerName,

@@ -54,6 +54,16 @@ pub(super) fn receipt(room_id: &RoomId, receipt: &Receipt) -> Result<Box<RawValu
     raw(&json!({"edu_type": "m.receipt", "content": content}))
 }
 
+/// Tells whether an EDU shows what somebody does in a room, rather than what servers tell each other.
+pub(super) fn is_of_people(edu: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        edu_type: &'a str,
+    }
+    let kind = serde_json::from_str::<Kind<'_>>(edu.get());
+    kind.is_ok_and(|kind| ["m.typing", "m.receipt"].contains(&kind.edu_type))
+}
+
 #[derive(Deserialize)]
 struct Heads {
     edu_type: String,

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use actix::Recipient;
 use ruma::{OwnedRoomId, OwnedServerName, room_version_rules::RoomVersionRules};
 use serde_json::value::RawValue;
+use tokio::sync::watch;
 
 use super::messages::RoomError;
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
         gossip::PublishTransaction,
         identity::FindServerKeys,
         relay_request::{KeysSeen, SendFederation},
-        room_state::Advanced,
+        room_state::{Advanced, Carried},
         store::{
             CommitRoom, LoadAuthChain, LoadEvents, LoadRoom, LoadState, ReadTimeline, WriteRows,
         },
@@ -65,6 +66,8 @@ pub struct Links {
     pub presence: Recipient<Presence>,
     /// RoomState.
     pub advanced: Recipient<Advanced>,
+    /// RoomState: servers that are reached through others alone.
+    pub carried: watch::Receiver<Carried>,
     /// Signatures and state resolution.
     pub cpu: Cpu,
 }

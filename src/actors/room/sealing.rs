@@ -17,8 +17,9 @@ use serde_json::{json, value::RawValue};
 use tokio::sync::oneshot;
 
 use super::{
-    actor::RoomActor,
+    actor::{RoomActor, tell_directly, transaction},
     client::{federation, read},
+    edus::is_of_people,
     keys::Given,
     links::ask,
     messages::{FindKey, Publish, RoomError},
@@ -30,6 +31,8 @@ use crate::{
     proto::room_key::{KeyId, RoomKey, Secret},
 };
 
+/// Servers that an event is carried to; further ones learn of it by the next exchange of heads.
+const CARRIED_MAX: usize = 8;
 /// Servers that a new key is handed to; in larger rooms the others ask whoever hands a message on.
 const PUSHES: usize = 32;
 /// Of these, at the same time.
@@ -68,6 +71,7 @@ impl RoomActor {
     /// Publishes PDUs and EDUs: sealed with `farewell`, or for those who have joined now.
     fn publish(&mut self, publish: Publish, ctx: &mut Context<Self>) {
         let Publish { pdus, mut edus, farewell } = publish;
+        self.publish_beyond(&pdus, &edus);
         let (pdus, large): (Vec<_>, Vec<_>) =
             pdus.into_iter().partition(|pdu| pdu.get().len() <= limits::GOSSIP_INLINE);
         if !large.is_empty() {
@@ -80,6 +84,26 @@ impl RoomActor {
         let Some(key) = farewell.or_else(|| self.sealing_key(None, ctx)) else { return };
         let room_id = self.room_id.clone();
         self.links.gossip.do_send(PublishTransaction { room_id, pdus, edus, key });
+    }
+
+    /// Sends to members whose servers are reached through others alone: gossip comes to them only
+    /// where one of those is in the room too.
+    fn publish_beyond(&self, pdus: &[Box<RawValue>], edus: &[Box<RawValue>]) {
+        let Some(machine) = self.machine.as_ref() else { return };
+        let carried = self.links.carried.borrow();
+        let mut members = carried.iter().filter(|server| machine.has_joined(server)).peekable();
+        if members.peek().is_none() {
+            return;
+        }
+        let edus: Vec<&RawValue> =
+            edus.iter().map(|edu| &**edu).filter(|edu| is_of_people(edu)).collect();
+        if pdus.is_empty() && edus.is_empty() {
+            return;
+        }
+        let content = transaction(&self.signer, pdus, &edus);
+        for server in members.take(CARRIED_MAX) {
+            tell_directly(&self.links, &self.room_id, server, content.clone());
+        }
     }
 
     /// Returns the key that seals now; makes one, and hands it out, where there is none. `asker`

@@ -20,6 +20,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
+    distant::{AFTER_CHANGE, AFTER_START, Distant, LOOK_EVERY},
     heads::Meetings,
     index::{Index, Turn},
     messages::{
@@ -108,7 +109,7 @@ enum Slot {
 /// The owner of all rooms.
 pub struct RoomStateActor {
     pub(super) links: RoomStateLinks,
-    signer: Option<Arc<Signer>>,
+    pub(super) signer: Option<Arc<Signer>>,
     profile: Option<ProfileUpdated>,
     slots: HashMap<OwnedRoomId, (u64, Slot)>,
     generation: u64,
@@ -117,8 +118,10 @@ pub struct RoomStateActor {
     /// Servers of which Rendezvous is to hear that no room is shared any more.
     parting: HashSet<OwnedServerName>,
     own_presence: OwnPresence,
-    /// Servers that are connected.
+    /// Servers that are met: those that are connected, and those that others carry to.
     pub(super) online: Meetings,
+    /// Members' servers that are not connected.
+    pub(super) distant: Distant,
 }
 
 impl RoomStateActor {
@@ -135,6 +138,7 @@ impl RoomStateActor {
             parting: HashSet::new(),
             own_presence: OwnPresence::default(),
             online: Meetings::default(),
+            distant: Distant::default(),
         }
     }
 
@@ -183,6 +187,7 @@ impl RoomStateActor {
             typing,
             presence,
             advanced,
+            carried: self.distant.carried.subscribe(),
             cpu,
         };
         let profile = self.profile.clone().unwrap_or_default();
@@ -256,6 +261,7 @@ impl RoomStateActor {
         for server in &turn.gained {
             self.plan_meeting(server, ctx);
         }
+        self.miss(&turn.gained, AFTER_CHANGE);
         self.tell_gained(turn.gained);
         self.part_later(turn.lost, ctx);
     }
@@ -330,6 +336,7 @@ impl Actor for RoomStateActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
         ctx.run_interval(SWEEP_EVERY, Self::sweep);
+        ctx.run_interval(LOOK_EVERY, Self::look_for_absent);
     }
 }
 
@@ -456,6 +463,7 @@ impl Handler<UseSigner> for RoomStateActor {
                     }
                     gained.extend(turn.gained);
                 }
+                act.miss(&gained, AFTER_START);
                 act.tell_gained(gained);
             }
         }))

@@ -1,12 +1,12 @@
 //! Comparing heads with the servers that we meet: one message for hundreds of rooms, and only rooms
 //! that differ are started (`docs/PROTOCOL.md` §5).
 //!
-//! Invariants: of each connected server one exchange at a time; a room is compared only with servers
+//! Invariants: of each server one exchange at a time; a room is compared only with servers
 //! that are in it; what another server answers about rooms that were not asked for is not looked at.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::{
@@ -21,6 +21,7 @@ use serde_json::json;
 
 use super::{
     actor::{RoomStateActor, RoomStateLinks},
+    distant::AFTER_CHANGE,
     messages::{CompareHeads, ServerOffline, ServerOnline, ToRoom},
 };
 use crate::{
@@ -42,7 +43,18 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// flooded by itself, nor use up what the other lets it ask.
 const FOLLOWED_AT_ONCE: usize = 4;
 
-/// The servers that are connected.
+/// How a server is met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Footing {
+    /// It is connected.
+    Connected,
+    /// It is not, and it is being found out whether others carry to it.
+    Sought,
+    /// Others carry to it.
+    Carried,
+}
+
+/// The servers that are met.
 #[derive(Debug, Default)]
 pub(super) struct Meetings {
     open: HashMap<OwnedServerName, Meeting>,
@@ -50,13 +62,16 @@ pub(super) struct Meetings {
     number: u64,
 }
 
-/// One connected server.
+/// One server that is met.
 #[derive(Debug)]
 struct Meeting {
+    footing: Footing,
     number: u64,
     running: bool,
     planned: Option<SpawnHandle>,
     failures: u32,
+    /// When the last exchange ended.
+    ended: Option<Instant>,
 }
 
 impl Meeting {
@@ -67,6 +82,44 @@ impl Meeting {
             Some(before) => AGAIN.saturating_mul(1 << before.min(16)).min(EVERY),
         };
         pause.mul_f64(1.0 + chance / 2.0)
+    }
+}
+
+impl Meetings {
+    /// A meeting begins, in the place of one on another footing.
+    pub(super) fn begin(&mut self, server: &OwnedServerName, footing: Footing) {
+        self.number += 1;
+        let meeting = Meeting {
+            footing,
+            number: self.number,
+            running: false,
+            planned: None,
+            failures: 0,
+            ended: None,
+        };
+        self.open.insert(server.clone(), meeting);
+    }
+
+    /// A meeting is over.
+    pub(super) fn end(&mut self, server: &OwnedServerName) -> Option<SpawnHandle> {
+        self.open.remove(server)?.planned
+    }
+
+    /// A meeting goes on, on this footing.
+    pub(super) fn settle(&mut self, server: &OwnedServerName, footing: Footing) {
+        if let Some(meeting) = self.open.get_mut(server) {
+            meeting.footing = footing;
+        }
+    }
+
+    /// Returns how a server is met.
+    pub(super) fn footing(&self, server: &OwnedServerName) -> Option<Footing> {
+        self.open.get(server).map(|meeting| meeting.footing)
+    }
+
+    /// Returns how many are met on a footing.
+    pub(super) fn count(&self, footing: Footing) -> usize {
+        self.open.values().filter(|meeting| meeting.footing == footing).count()
     }
 }
 
@@ -82,8 +135,24 @@ impl RoomStateActor {
         meeting.planned = Some(ctx.run_later(pause, move |act, ctx| act.compare(&server, ctx)));
     }
 
+    /// A server compared its heads with ours, and may have what we lack. When two connect, both ask;
+    /// at a distance, one of them learns by this that the other is there.
+    fn asked_by(&mut self, server: &OwnedServerName, ctx: &mut Context<Self>) {
+        self.distant.absent.hint(server, Instant::now());
+        let lately = |at: Instant| at.elapsed() < AGAIN;
+        let meeting = self.online.open.get_mut(server).filter(|meeting| {
+            meeting.footing == Footing::Carried
+                && !meeting.running
+                && !meeting.ended.is_some_and(lately)
+        });
+        if let Some(planned) = meeting.and_then(|meeting| meeting.planned.take()) {
+            ctx.cancel_future(planned);
+            self.compare(server, ctx);
+        }
+    }
+
     /// Compares all rooms that are shared with a server.
-    fn compare(&mut self, server: &OwnedServerName, ctx: &mut Context<Self>) {
+    pub(super) fn compare(&mut self, server: &OwnedServerName, ctx: &mut Context<Self>) {
         let shared: Vec<OwnedRoomId> =
             self.rooms.shared_with(server).into_iter().cloned().collect();
         let Some(meeting) = self.online.open.get_mut(server).filter(|meeting| !meeting.running)
@@ -95,6 +164,9 @@ impl RoomStateActor {
         }
         // With the first shared room it is planned.
         if shared.is_empty() {
+            if meeting.footing != Footing::Connected {
+                self.lose_sight(server);
+            }
             return;
         }
         meeting.running = true;
@@ -109,13 +181,17 @@ impl RoomStateActor {
             let meeting = act.online.open.get_mut(&server);
             let Some(meeting) = meeting.filter(|meeting| meeting.number == number) else { return };
             meeting.running = false;
-            meeting.failures = match done {
+            meeting.ended = Some(Instant::now());
+            meeting.failures = match &done {
                 Ok(()) => 0,
                 Err(error) => {
                     log::debug!(server:%; "heads not compared: {error}");
                     meeting.failures.saturating_add(1)
                 }
             };
+            if meeting.footing != Footing::Connected {
+                act.compared_at_a_distance(&server, &done);
+            }
             act.plan_meeting(&server, ctx);
         }));
     }
@@ -125,11 +201,12 @@ impl Handler<ServerOnline> for RoomStateActor {
     type Result = ();
 
     fn handle(&mut self, ServerOnline(server): ServerOnline, ctx: &mut Self::Context) {
-        if !self.online.open.contains_key(&server) {
-            self.online.number += 1;
-            let number = self.online.number;
-            let meeting = Meeting { number, running: false, planned: None, failures: 0 };
-            self.online.open.insert(server.clone(), meeting);
+        if self.online.footing(&server) != Some(Footing::Connected) {
+            if let Some(planned) = self.online.end(&server) {
+                ctx.cancel_future(planned);
+            }
+            self.online.begin(&server, Footing::Connected);
+            self.came_near(&server);
         }
         self.compare(&server, ctx);
     }
@@ -139,8 +216,11 @@ impl Handler<ServerOffline> for RoomStateActor {
     type Result = ();
 
     fn handle(&mut self, ServerOffline(server): ServerOffline, ctx: &mut Self::Context) {
-        if let Some(Meeting { planned: Some(planned), .. }) = self.online.open.remove(&server) {
+        if let Some(planned) = self.online.end(&server) {
             ctx.cancel_future(planned);
+        }
+        if self.rooms.shares(&server) {
+            self.miss([&server], AFTER_CHANGE);
         }
     }
 }
@@ -148,8 +228,9 @@ impl Handler<ServerOffline> for RoomStateActor {
 impl Handler<CompareHeads> for RoomStateActor {
     type Result = ResponseFuture<Result<BTreeMap<OwnedRoomId, Vec<OwnedEventId>>, RoomError>>;
 
-    fn handle(&mut self, msg: CompareHeads, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, msg: CompareHeads, ctx: &mut Self::Context) -> Self::Result {
         let CompareHeads { origin, mut rooms, permit } = msg;
+        self.asked_by(&origin, ctx);
         rooms.retain(|room_id, _| self.rooms.is_shared(room_id, &origin));
         let read_heads = self.links.read_heads.clone();
         Box::pin(async move {
@@ -230,7 +311,9 @@ mod tests {
     #[test]
     fn failures_are_tried_again_soon_and_ever_later() {
         let pause = |failures, chance| {
-            let meeting = Meeting { number: 1, running: false, planned: None, failures };
+            let footing = Footing::Connected;
+            let (running, planned, ended) = (false, None, None);
+            let meeting = Meeting { footing, number: 1, running, planned, failures, ended };
             meeting.pause(chance).as_secs()
         };
         assert_eq!([0, 1, 2, 3, 5, 6, 40].map(|n| pause(n, 0.0)), [120, 5, 10, 20, 80, 120, 120]);

@@ -3,7 +3,9 @@
 //! Invariant: at most one actor a room, so there is never a second writer. RoomState and the
 //! rooms share one Arbiter; no address of a room leaves this folder.
 
+mod absent;
 mod actor;
+mod distant;
 mod heads;
 mod index;
 mod keys;
@@ -12,5 +14,6 @@ mod presence;
 mod sharing;
 
 pub use actor::{DEFAULT_VERSION, RoomStateActor, RoomStateLinks};
+pub use distant::Carried;
 pub use heads::HEADS;
 pub use messages::*;
