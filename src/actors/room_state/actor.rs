@@ -12,28 +12,23 @@ use actix::{
     ResponseActFuture, ResponseFuture, WeakAddr, WrapFuture as _,
 };
 use futures::StreamExt as _;
-use rand::{Rng as _, distr::Alphanumeric};
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, RoomId, RoomVersionId,
-    events::{TimelineEventType, room::member::MembershipState},
-};
+use ruma::{OwnedRoomId, OwnedServerName, events::room::member::MembershipState};
 use serde_json::value::RawValue;
 
 use super::{
+    create::Births,
     distant::{AFTER_CHANGE, AFTER_START, Distant, LOOK_EVERY},
     heads::Meetings,
     index::{Index, Turn},
     messages::{
-        Advanced, CountRooms, CreateRoom, FindSharing, ForgetRoom, IngestIntoRoom, ListRooms,
-        ProfileUpdated, RoomCounts, ServeRoom, Sharing, ToRoom, UseSigner,
+        Advanced, CountRooms, FindSharing, ForgetRoom, IngestIntoRoom, ListRooms, ProfileUpdated,
+        RoomCounts, ServeRoom, Sharing, ToRoom, UseSigner,
     },
     presence::{self, OwnPresence},
     sharing,
 };
 use crate::{
     actors::{
-        admission::Admission,
-        clock::now_ms,
         cpu::Cpu,
         down::{Down, DownGuard},
         ephemera::{Presence, Typing},
@@ -43,16 +38,13 @@ use crate::{
         relay_request::{KeysSeen, SendFederation},
         rendezvous::SharedServers,
         room::{
-            ChangeMembership, CreateInRoom, Drain, Links, MemberChange, ProfileChanged, Publish,
-            RoomActor, RoomError, RoomQuery, StoreLink, TransactionVerdict,
+            Drain, Links, ProfileChanged, Publish, RoomActor, RoomError, RoomQuery, StoreLink,
+            TransactionVerdict,
         },
         store,
     },
     config::limits,
-    proto::{
-        pdu::{self, Draft, Position},
-        signer::Signer,
-    },
+    proto::signer::Signer,
 };
 
 /// How often idle rooms are looked for.
@@ -65,9 +57,6 @@ const PROFILES_AT_ONCE: usize = 4;
 /// How long a server with which the last room was left counts on as one of ours: whoever leaves a
 /// room says so by gossip, and often comes into another at once.
 const PARTING: Duration = Duration::from_secs(15);
-/// The room version of new rooms: the newest that ruma and current clients support.
-pub const DEFAULT_VERSION: RoomVersionId = RoomVersionId::V12;
-
 /// Whom RoomState, and the rooms it starts, may talk to.
 #[derive(Clone)]
 pub struct RoomStateLinks {
@@ -115,6 +104,7 @@ pub struct RoomStateActor {
     generation: u64,
     crashes: HashMap<OwnedRoomId, Vec<Instant>>,
     pub(super) rooms: Index,
+    pub(super) births: Births,
     /// Servers of which Rendezvous is to hear that no room is shared any more.
     parting: HashSet<OwnedServerName>,
     own_presence: OwnPresence,
@@ -135,6 +125,7 @@ impl RoomStateActor {
             generation: 0,
             crashes: HashMap::new(),
             rooms: Index::default(),
+            births: Births::default(),
             parting: HashSet::new(),
             own_presence: OwnPresence::default(),
             online: Meetings::default(),
@@ -142,8 +133,13 @@ impl RoomStateActor {
         }
     }
 
+    /// Tells whether a room id means something here: a room that is known, or is being made.
+    pub(super) fn is_taken(&self, room_id: &OwnedRoomId) -> bool {
+        self.rooms.knows(room_id) || self.slots.contains_key(room_id)
+    }
+
     /// Returns the actor of a room, starting it if need be.
-    fn room(
+    pub(super) fn room(
         &mut self,
         room_id: &OwnedRoomId,
         ctx: &mut Context<Self>,
@@ -288,46 +284,6 @@ impl RoomStateActor {
             }
         });
     }
-
-    /// Composes the create event of a new room.
-    fn compose_create(
-        &self,
-        version: &RoomVersionId,
-        mut content: CanonicalJsonObject,
-        signer: &Signer,
-    ) -> Result<pdu::Pdu, RoomError> {
-        let rules =
-            pdu::rules_of(version).ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
-        let text = |value: &str| CanonicalJsonValue::String(value.to_owned());
-        content.insert("room_version".to_owned(), text(version.as_str()));
-        if rules.authorization.use_room_create_sender {
-            content.remove("creator");
-        } else {
-            content.insert("creator".to_owned(), text(signer.user_id().as_str()));
-        }
-        let room_id = if rules.authorization.room_create_event_id_as_room_id {
-            None
-        } else {
-            let opaque: String =
-                rand::rng().sample_iter(Alphanumeric).take(18).map(char::from).collect();
-            let room_id = RoomId::parse(format!("!{opaque}:{}", signer.server_name()));
-            Some(room_id.map_err(|error| RoomError::BadRequest(error.to_string()))?)
-        };
-        let draft = Draft {
-            kind: TimelineEventType::RoomCreate,
-            state_key: Some(String::new()),
-            content,
-            redacts: None,
-        };
-        let position = Position {
-            room_id,
-            prev_events: Vec::new(),
-            auth_events: Vec::new(),
-            depth: 1,
-            origin_server_ts: now_ms(),
-        };
-        Ok(pdu::compose(draft, &position, signer, &rules)?)
-    }
 }
 
 impl Actor for RoomStateActor {
@@ -385,56 +341,6 @@ impl Handler<ServeRoom> for RoomStateActor {
         Box::pin(
             async move { room?.send(request).await.map_err(|error| RoomError::Ask(error.into()))? },
         )
-    }
-}
-
-impl Handler<CreateRoom> for RoomStateActor {
-    type Result = ResponseFuture<Result<OwnedRoomId, RoomError>>;
-
-    fn handle(&mut self, msg: CreateRoom, ctx: &mut Self::Context) -> Self::Result {
-        let CreateRoom { version, creation_content, initial_state, invite, is_direct, permit } =
-            msg;
-        let Some(signer) = self.signer.clone() else {
-            return Box::pin(async { Err(RoomError::NotFound) });
-        };
-        let version = version.unwrap_or(DEFAULT_VERSION);
-        let created = self
-            .compose_create(&version, creation_content, &signer)
-            .and_then(|create| Ok((self.room(&create.room_id.clone(), ctx)?, create)));
-        let (room, create) = match created {
-            Ok(created) => created,
-            Err(error) => return Box::pin(async move { Err(error) }),
-        };
-        let drafts = initial_state
-            .into_iter()
-            .map(|(kind, state_key, content)| Draft {
-                kind: kind.into(),
-                state_key: Some(state_key),
-                content,
-                redacts: None,
-            })
-            .collect();
-        let room_id = create.room_id.clone();
-        let invites = Admission::new(invite.len().max(1));
-        Box::pin(async move {
-            let _permit = permit;
-            let ask = CreateInRoom { version, create: Box::new(create), drafts };
-            room.send(ask).await.map_err(|error| RoomError::Ask(error.into()))??;
-            for user_id in invite {
-                let change = ChangeMembership {
-                    user_id: user_id.clone(),
-                    change: MemberChange::Invite,
-                    reason: None,
-                    is_direct,
-                    permit: invites.admit()?,
-                };
-                let invited = room.send(change).await.map_err(|error| RoomError::Ask(error.into()));
-                if let Err(error) = invited.and_then(|invited| invited) {
-                    log::warn!(room_id:%, user_id:%; "invite of a new room failed: {error}");
-                }
-            }
-            Ok(room_id)
-        })
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod absent;
 mod actor;
+mod create;
 mod distant;
 mod heads;
 mod index;
@@ -13,7 +14,8 @@ mod messages;
 mod presence;
 mod sharing;
 
-pub use actor::{DEFAULT_VERSION, RoomStateActor, RoomStateLinks};
+pub use actor::{RoomStateActor, RoomStateLinks};
+pub use create::DEFAULT_VERSION;
 pub use distant::Carried;
 pub use heads::HEADS;
 pub use messages::*;
