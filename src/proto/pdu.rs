@@ -478,7 +478,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn keys_sign_nothing_after_they_expired() {
+    fn attack_08_keys_sign_nothing_after_they_expired() {
         let ann = signer(1);
         let sent = message(&ann, NOW + LIFETIME_MS + 1);
         let raw = wire(&sent, &ann);

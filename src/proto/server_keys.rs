@@ -291,7 +291,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn nobody_gets_more_than_seven_days_even_by_signing_so() {
+    fn attack_08_nobody_gets_more_than_seven_days_even_by_signing_so() {
         let mut json = issued();
         json.remove("signatures");
         let until = ruma::Int::new_saturating((NOW + LIFETIME_MS + 1) as i64);

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_requests_and_expired_keys_are_refused() {
+    fn attack_08_expired_keys_and_stale_requests_are_refused() {
         let ann = signer(1);
         let sent = request(&ann, &ann).sign(&ann).unwrap();
         let late = Request::verify(&sent.bytes, NOW + FRESH_MS + 1);

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_gets_its_share_at_once_and_over_time() {
+    fn attack_13_a_peer_gets_its_share_at_once_and_over_time() {
         let mut machine = Machine::<u8>::default();
         for _ in 0..limits::WORK_PEER {
             machine.begin(1, NOW).unwrap();

@@ -311,14 +311,26 @@ fn a_room_begins_and_others_join_it() {
 #[test]
 fn two_sends_of_equal_body_in_one_millisecond_are_two_events() {
     let mut ann = room(&RoomVersionId::V12, 1);
+    let bob = join(&mut ann, 2, &[]);
     let signer = Arc::clone(&ann.signer);
     let mut ids = BTreeSet::new();
-    for _ in 0..50 {
-        let (id, change) =
-            ann.run(|machine| machine.send(message("same"), None, &signer, NOW)).unwrap();
-        ann.store(&change);
-        assert!(ids.insert(id));
+    let mut send = |ann: &mut Replica, count: usize| {
+        for _ in 0..count {
+            let (id, change) =
+                ann.run(|machine| machine.send(message("same"), None, &signer, NOW)).unwrap();
+            ann.store(&change);
+            assert!(ids.insert(id));
+        }
+    };
+    send(&mut ann, 50);
+    // An event follows 20 heads at most: where there are more, some stay heads as they were.
+    let joined = attacks::own_member(&bob);
+    for number in 0..3 * pdu::MAX_PREV_EVENTS {
+        let fork = attacks::placed(&bob, message(&number.to_string()), &[&joined], |_| {});
+        ann.ingest(&received(&fork, &bob.signer));
     }
+    assert!(ann.view().1.len() > 2 * pdu::MAX_PREV_EVENTS, "there are many heads");
+    send(&mut ann, 10);
 }
 
 #[test]

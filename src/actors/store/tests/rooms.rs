@@ -250,6 +250,30 @@ async fn auth_chains_are_walked_once_and_over_gaps() {
     assert_eq!(found, expected);
 }
 
+/// Event ids are hashes, so nobody can make a cycle; that is no reason to walk one for ever.
+#[actix::test]
+async fn attack_13_a_cycle_of_auth_events_is_walked_once() {
+    let world = World::new();
+    let r = room("r");
+    let rules = rules_of(&RoomVersionId::V11).unwrap();
+    let [one, two, three] = ["one", "two", "three"].map(|body| message(&r, OWN, body));
+    let follows = |pdu: &Arc<Pdu>, other: &Arc<Pdu>| {
+        let auth_events = format!("\"auth_events\":[\"{}\"]", other.event_id);
+        let json = pdu.json.replace("\"auth_events\":[]", &auth_events);
+        assert_ne!(*json, *pdu.json);
+        Arc::new(Pdu::from_json(pdu.event_id.clone(), &json, &rules).unwrap())
+    };
+    let cycle = [follows(&one, &two), follows(&two, &three), follows(&three, &one)];
+    let itself = follows(&message(&r, OWN, "itself"), &message(&r, OWN, "itself"));
+    let mut first = step(&r);
+    first.events =
+        cycle.iter().chain([&itself]).map(|pdu| new_event(pdu, Place::Outlier)).collect();
+    world.commit(first).await;
+    let roots = vec![id(&one), id(&itself)];
+    let chain = world.ask(LoadAuthChain { room_id: r.clone(), roots }).await.unwrap();
+    assert_eq!(chain.len(), 4);
+}
+
 #[actix::test]
 async fn redactions_apply_before_and_after_their_target() {
     let mut world = World::new();

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn no_crowd_takes_the_places_of_members() {
+    fn attack_13_no_crowd_takes_the_places_of_members() {
         let start = Instant::now();
         let late = start + SECOND * 1000;
         let mut guests = guests(300, start);

@@ -1,10 +1,12 @@
 //! What a malicious or merely unlucky member must not be able to do to a room.
 
+use ruma::room_version_rules::RoomVersionRules;
+
 use super::*;
 use crate::{actors::room::messages::MemberChange, config::limits};
 
 /// An event of a replica's user that stands where the test wants it.
-fn placed(
+pub(super) fn placed(
     by: &Replica,
     draft: Draft,
     prev: &[&Arc<Pdu>],
@@ -16,7 +18,7 @@ fn placed(
     Arc::new(pdu::compose(draft, &position, &by.signer, by.machine.rules()).unwrap())
 }
 
-fn own_member(replica: &Replica) -> Arc<Pdu> {
+pub(super) fn own_member(replica: &Replica) -> Arc<Pdu> {
     let me = replica.machine.me.as_str();
     Arc::clone(replica.machine.state_event(&StateEventType::RoomMember, me).unwrap())
 }
@@ -252,7 +254,7 @@ fn backfill_swallows_nothing_that_is_new() {
 }
 
 #[test]
-fn one_server_cannot_fill_the_places_of_waiting_events() {
+fn attack_13_one_server_cannot_fill_the_places_of_waiting_events() {
     let mut ann = room(&RoomVersionId::V11, 1);
     let bob = join(&mut ann, 2, &[]);
     let eve = join(&mut ann, 3, &[Arc::clone(&bob.signer)]);
@@ -351,7 +353,7 @@ fn events_that_others_parked_do_not_hide_what_an_event_waits_for() {
 }
 
 #[test]
-fn a_parked_event_that_nobody_completes_gives_its_place_up() {
+fn attack_13_a_parked_event_that_nobody_completes_gives_its_place_up() {
     let mut ann = room(&RoomVersionId::V11, 1);
     let bob = join(&mut ann, 2, &[]);
     let (one, two) = (lost(&bob, 1), lost(&bob, 2));
@@ -421,4 +423,93 @@ fn who_left_sends_nothing_and_is_told_why() {
     ann.send(draft("m.room.member", Some(me.as_str()), json!({"membership": "leave"}))).unwrap();
     assert!(matches!(ann.send(message("x")), Err(RoomError::Forbidden(_))));
     assert!(ann.machine.unchanged(&name).is_none());
+}
+
+/// The same event with other prev events, as no hash allows.
+fn following(event: &Received, prev: &[&OwnedEventId], rules: &RoomVersionRules) -> Received {
+    let mut object: CanonicalJsonObject = serde_json::from_str(&event.pdu.json).unwrap();
+    object.insert("prev_events".to_owned(), serde_json::from_value(json!(prev)).unwrap());
+    let json = serde_json::to_string(&object).unwrap();
+    let pdu = Pdu::from_json(event.pdu.event_id.clone(), &json, rules).unwrap();
+    Received { pdu, ..event.clone() }
+}
+
+#[test]
+fn attack_13_a_cycle_of_events_waits_and_hangs_nothing() {
+    let mut ann = room(&RoomVersionId::V11, 1);
+    let bob = join(&mut ann, 2, &[]);
+    let rules = ann.machine.rules().clone();
+    let lost: Vec<_> = (0..4).map(|number| lost(&bob, number)).collect();
+    let ids: Vec<_> = lost.iter().map(|event| event.pdu.event_id.clone()).collect();
+    // Three in a circle, and one that follows itself.
+    for (event, prev) in lost.iter().zip([&ids[1], &ids[2], &ids[0], &ids[3]]) {
+        let taken = ann.ingest(&following(event, &[prev], &rules));
+        assert!(matches!(taken, Ingested::Parked), "{taken:?}");
+    }
+    for id in &ids {
+        assert!(ann.machine.frontier_of(id).is_empty(), "nobody can be asked for anything");
+    }
+    assert_eq!(ann.machine.next_fetch(true), None);
+    let said = ann.send(message("still here")).unwrap();
+    assert_eq!(heads(&ann), BTreeSet::from([said.event_id.clone()]));
+}
+
+/// Twenty rows of twenty events, each of which follows all of the row before: more ways back than
+/// could ever be walked.
+#[test]
+fn attack_13_a_lattice_of_events_is_walked_once() {
+    let mut ann = room(&RoomVersionId::V11, 1);
+    let bob = join(&mut ann, 2, &[]);
+    let rows = 20;
+    let mut before = vec![OwnedEventId::try_from("$unknown").unwrap()];
+    for row in 0..rows {
+        let mut ids = Vec::new();
+        for number in 0..pdu::MAX_PREV_EVENTS {
+            let event = placed(&bob, message(&format!("{row} {number}")), &[], |position| {
+                position.prev_events.clone_from(&before);
+                position.depth = 10 + row;
+            });
+            let taken = ann.ingest(&received(&event, &bob.signer));
+            assert!(matches!(taken, Ingested::Parked), "{taken:?}");
+            ids.push(event.event_id.clone());
+        }
+        before = ids;
+    }
+    let frontier = ann.machine.frontier_of(&before[0]);
+    assert_eq!(frontier.len(), pdu::MAX_PREV_EVENTS, "the oldest row waits for what is unknown");
+}
+
+/// Whoever is no moderator any more gains nothing by dating an event before that, with keys that
+/// were good then: where an event stands counts, never when it claims to be from.
+#[test]
+fn attack_08_a_backdated_event_has_no_rights_of_its_date() {
+    for version in versions() {
+        let mut ann = room(&version, 1);
+        let mut bob = join(&mut ann, 2, &[]);
+        let (ann_id, bob_id) = (ann.machine.me.clone(), bob.machine.me.clone());
+        let levels = |level: u64| {
+            let mut users = json!({bob_id.as_str(): level});
+            if version != RoomVersionId::V12 {
+                users[ann_id.as_str()] = json!(100);
+            }
+            draft("m.room.power_levels", Some(""), json!({"users": users}))
+        };
+        let granted = ann.send(levels(50)).unwrap();
+        bob.ingest(&received(&granted, &ann.signer));
+        let name = |name: &str| draft("m.room.name", Some(""), json!({"name": name}));
+        let long_ago = |position: &mut Position| position.origin_server_ts = NOW - 1_000_000_000;
+        // Composed while he may, so that it names what allowed it then.
+        let old = placed(&bob, name("old"), &[&granted], long_ago);
+        let taken = ann.send(levels(0)).unwrap();
+        let new = placed(&bob, name("new"), &[&taken], long_ago);
+        let before = ann.view().0;
+        for (event, expected) in [(&old, Place::SoftFailed), (&new, Place::Rejected)] {
+            let got = ann.ingest(&received(event, &bob.signer));
+            assert!(
+                matches!(&got, Ingested::New(_, place) if *place == expected),
+                "{version}: {got:?}"
+            );
+        }
+        assert_eq!(ann.view().0, before, "{version}");
+    }
 }
