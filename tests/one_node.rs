@@ -1,7 +1,11 @@
 //! One node alone: login, a room of one's own, restart, and the clean stop.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 
 mod common;
@@ -89,6 +93,25 @@ async fn a_transaction_id_sent_twice_is_one_event() {
     let third = home.me.try_send(&room, "t1", "once").await.unwrap().ok();
     assert_eq!(first, third, "a restart forgets no transaction");
     assert_eq!(home.me.texts(&room).await, ["once", "once"]);
+}
+
+/// Room ids of version 12 and event ids are hashes, and all that is hashed may be equal but for the
+/// time.
+#[tokio::test]
+async fn what_is_made_in_the_same_moment_is_not_the_same() {
+    let home = home(&[]).await;
+    let made = join_all((0..100).map(|_| home.me.create(json!({"name": "same"})))).await;
+    let rooms: HashSet<&String> = made.iter().collect();
+    assert_eq!(rooms.len(), made.len());
+    let room = &made[0];
+    let txns: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+    let sent = join_all(txns.iter().map(|txn| home.me.try_send(room, txn, "same"))).await;
+    let sent: HashSet<String> = sent
+        .into_iter()
+        .map(|sent| sent.unwrap().ok()["event_id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(sent.len(), txns.len());
+    assert_eq!(home.me.texts(room).await.len(), txns.len());
 }
 
 #[tokio::test]
