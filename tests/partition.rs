@@ -8,6 +8,8 @@
     reason = "helpers of tests are not covered by allow-*-in-tests"
 )]
 
+use std::time::Duration;
+
 use serde_json::json;
 
 mod common;
@@ -97,6 +99,38 @@ async fn one_name_is_left_where_both_sides_chose_one() {
         let complete = topic == "only Ann's" && note == "only Bob's";
         let one = name == "Ann's" || name == "Bob's";
         (sides[0] == sides[1] && complete && one).then_some(())
+    })
+    .await;
+}
+
+/// Comparing heads costs a quiet room nothing: neither side wakes it.
+#[tokio::test]
+async fn after_a_cut_only_rooms_that_differ_are_woken() {
+    let [mut ann, mut bob] = homes().await;
+    let mut rooms = Vec::new();
+    for _ in 0..6 {
+        let room = ann.me.create_with(&[&bob.me]).await;
+        bob.me.is(&room, "invite").await;
+        bob.me.join(&room).await.ok();
+        ann.me.sees_member(&room, &bob.me.user_id, "join").await;
+        rooms.push(room);
+    }
+    ann_alone(&ann, &mut bob).await;
+    let missed = ann.me.send(&rooms[3], "while you were away").await;
+    ann.node.stop().await;
+    bob.node.start_again().await;
+    ann.node.start_again().await;
+    let live =
+        async |home: &Home| home.node.status().await.map(|status| status["rooms"]["live"].clone());
+    eventually("one room awake on both sides", async || {
+        (live(&ann).await? == 1 && live(&bob).await? == 1).then_some(())
+    })
+    .await;
+    // More would follow at once.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((live(&ann).await, live(&bob).await), (Some(json!(1)), Some(json!(1))));
+    eventually("the event on Bob's side", async || {
+        (bob.me.event(&rooms[3], &missed).await.status == 200).then_some(())
     })
     .await;
 }

@@ -4,6 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::indexing_slicing,
     reason = "helpers of tests are not covered by allow-*-in-tests"
 )]
 
@@ -29,6 +30,14 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, RoomId, ServerName};
 use serde_json::{Value, json};
 
 mod common;
+#[path = "stranger/curious.rs"]
+mod curious;
+#[path = "stranger/expired.rs"]
+mod expired;
+#[path = "stranger/floods.rs"]
+mod floods;
+#[path = "stranger/heads.rs"]
+mod heads;
 #[path = "stranger/member.rs"]
 mod member;
 
@@ -130,6 +139,10 @@ fn exchange(name: StreamProtocol) -> request_response::Behaviour<Frames> {
     request_response::Behaviour::new([(name, request_response::ProtocolSupport::Full)], config)
 }
 
+fn fresh_keys() -> SecretKeys {
+    SecretKeys { identity: rand::random(), verify: rand::random(), encryption: rand::random() }
+}
+
 fn gossip() -> gossipsub::Behaviour {
     let mut config = gossipsub::ConfigBuilder::default();
     config.validation_mode(gossipsub::ValidationMode::Anonymous).message_id_fn(member::message_id);
@@ -140,6 +153,11 @@ fn gossip() -> gossipsub::Behaviour {
 impl Stranger {
     /// Connects, and learns what the victim speaks.
     async fn meet(victim: &Home) -> Self {
+        Self::with_keys(victim, &fresh_keys(), now_ms()).await
+    }
+
+    /// The same with server_keys of some other time.
+    async fn with_keys(victim: &Home, keys: &SecretKeys, issued_ts: u64) -> Self {
         let address: Multiaddr = victim.node.addresses().await.swap_remove(0).parse().unwrap();
         let mut swarm = SwarmBuilder::with_new_identity()
             .with_tokio()
@@ -157,13 +175,8 @@ impl Stranger {
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))
             .build();
-        let keys = SecretKeys {
-            identity: rand::random(),
-            verify: rand::random(),
-            encryption: rand::random(),
-        };
         let me = swarm.local_peer_id().to_string();
-        let signer = Signer::new(&keys, &[me], now_ms()).unwrap();
+        let signer = Signer::new(keys, &[me], issued_ts).unwrap();
         swarm.dial(address).unwrap();
         let met = tokio::time::timeout(PATIENCE, async {
             loop {

@@ -27,7 +27,7 @@ async fn two_nodes_prove_who_they_are_over_tcp_and_quic() {
 }
 
 #[actix::test]
-async fn expired_server_keys_and_those_of_another_node_prove_nothing() {
+async fn attack_08_expired_server_keys_and_those_of_another_node_prove_nothing() {
     log();
     let ann = Start::new(1).start();
     let old = Start { issued: now_ms() - LIFETIME_MS - 60_000, ..Start::new(2).near(&ann).await };
@@ -51,7 +51,7 @@ async fn expired_server_keys_and_those_of_another_node_prove_nothing() {
 }
 
 #[actix::test]
-async fn newer_server_keys_end_an_old_node() {
+async fn attack_08_newer_server_keys_end_an_old_node() {
     let (ann, bob) = pair().await;
     // The same person on another node: the old PeerId is named no more.
     let moved = Start { issued: now_ms() + 1000, ..Start::new(2).near(&ann).await }.start();

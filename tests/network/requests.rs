@@ -71,7 +71,7 @@ async fn nobody_answers_who_is_not_there() {
 }
 
 #[actix::test]
-async fn an_overloaded_node_drops_work_and_stays_connected() {
+async fn attack_13_an_overloaded_node_drops_work_and_stays_connected() {
     log();
     let ann = Start { places: 0, ..Start::new(1) }.start();
     let bob = Start::new(2).near(&ann).await.start();

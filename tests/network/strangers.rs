@@ -1,19 +1,23 @@
 //! libp2p nodes that are none of ours.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use libp2p::{
-    SwarmBuilder, gossipsub, identify, kad, noise, ping,
+    StreamProtocol, SwarmBuilder, gossipsub, identify, kad, noise, ping,
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
 use messagehub::{
     actors::clock::now_ms,
-    proto::{signer::Signer, topic},
+    proto::{
+        rendezvous::{record_key, strings},
+        signer::Signer,
+        topic,
+    },
 };
 
-use super::world::{Start, pair, room, secret_keys, until};
+use super::world::{Node, Start, pair, room, secret_keys, until};
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
@@ -109,4 +113,71 @@ async fn a_topic_alone_opens_nothing_for_one_of_ours_without_proof() {
     assert!(bob.heard().await > 0, "members hear each other");
     assert_eq!(eve.heard().await, 0);
     assert_eq!(ann.heard().await, 0);
+}
+
+/// A node of the DHT, as anybody may run one to see who looks for what.
+#[derive(NetworkBehaviour)]
+struct Watcher {
+    identify: identify::Behaviour,
+    kad: kad::Behaviour<kad::store::MemoryStore>,
+}
+
+#[actix::test]
+async fn attack_12_the_dht_is_told_the_five_strings_and_nothing_else() {
+    let (ann, bob) = pair().await;
+    ann.join().await;
+    bob.join().await;
+    let mut swarm = SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|key| {
+            let me = key.public().to_peer_id();
+            let mut config = kad::Config::new(StreamProtocol::new("/messagehub/lan/kad/1.0.0"));
+            config.set_record_filtering(kad::StoreInserts::FilterBoth);
+            let store = kad::store::MemoryStore::new(me);
+            let mut kad = kad::Behaviour::with_config(me, store, config);
+            kad.set_mode(Some(kad::Mode::Server));
+            let config = identify::Config::new("/ipfs/0.1.0".to_owned(), key.public());
+            Watcher { identify: identify::Behaviour::new(config), kad }
+        })
+        .unwrap()
+        .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
+        .build();
+    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+    for node in [&ann, &bob] {
+        swarm.dial(node.address().await).unwrap();
+    }
+    let allowed = |name: &str, node: &Node| {
+        strings(name, &node.server()).iter().map(|one| record_key(one)).collect::<HashSet<_>>()
+    };
+    let expected: HashSet<Vec<u8>> =
+        allowed("Ann", &ann).into_iter().chain(allowed("Bob", &bob)).collect();
+    ann.advertise("Ann").await;
+    bob.advertise("Bob").await;
+    let mut told: HashSet<Vec<u8>> = HashSet::new();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let mut enough = None;
+    // Whatever else there is to be told comes with the five, or soon after.
+    while enough.is_none_or(|enough| tokio::time::Instant::now() < enough) {
+        assert!(tokio::time::Instant::now() < deadline, "only {} strings came", told.len());
+        let event = tokio::time::timeout(Duration::from_millis(100), swarm.select_next_some());
+        if let Ok(SwarmEvent::Behaviour(WatcherEvent::Kad(kad::Event::InboundRequest {
+            request,
+        }))) = event.await
+        {
+            match request {
+                kad::InboundRequest::AddProvider { record: Some(record) } => {
+                    told.insert(record.key.to_vec());
+                }
+                kad::InboundRequest::PutRecord { record, .. } => panic!("a value: {record:?}"),
+                _ => {}
+            }
+        }
+        ann.publish(1).await;
+        if expected.is_subset(&told) && enough.is_none() {
+            enough = Some(tokio::time::Instant::now() + Duration::from_secs(3));
+        }
+    }
+    assert_eq!(told, expected);
 }

@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use messagehub::proto::{
-    pdu::{self, Draft, Position},
+    pdu::{self, Draft, Pdu, Position},
     room_key::{self, KeyId, RoomKey, Secret},
 };
 use ruma::{RoomVersionId, events::TimelineEventType};
@@ -21,24 +21,29 @@ pub(super) fn message_id(message: &gossipsub::Message) -> gossipsub::MessageId {
     gossipsub::MessageId::new(&hasher.finish().to_be_bytes())
 }
 
+/// What Eve answers to a request; nothing: an empty object.
+pub(super) type Serve = Box<dyn FnMut(&Request) -> Option<(u16, Value)>>;
+
 /// Eve: she keeps all that she hears and is told, and every key that she was ever given.
-struct Eve {
-    node: Stranger,
+pub(super) struct Eve {
+    pub(super) node: Stranger,
     heard: Vec<(String, Vec<u8>)>,
-    told: Vec<Request>,
+    pub(super) told: Vec<Request>,
     keys: Vec<RoomKey>,
+    pub(super) serve: Serve,
 }
 
 impl Eve {
-    async fn meet(victim: &Home) -> Self {
+    pub(super) async fn meet(victim: &Home) -> Self {
         let mut node = Stranger::meet(victim).await;
         node.prove_itself().await;
-        Self { node, heard: Vec::new(), told: Vec::new(), keys: Vec::new() }
+        let serve = Box::new(|_: &Request| None);
+        Self { node, heard: Vec::new(), told: Vec::new(), keys: Vec::new(), serve }
     }
 
     /// Makes one more connection. gossipsub asks for gossip when a connection stands, and never
     /// again on one where that was refused: a node that is let in later has to be asked anew.
-    async fn connect_again(&mut self, victim: &Home) {
+    pub(super) async fn connect_again(&mut self, victim: &Home) {
         let address: Multiaddr = victim.node.addresses().await.swap_remove(0).parse().unwrap();
         let dial = DialOpts::peer_id(self.node.victim)
             .condition(PeerCondition::Always)
@@ -46,7 +51,7 @@ impl Eve {
         self.node.swarm.dial(dial.build()).unwrap();
     }
 
-    fn user_id(&self) -> String {
+    pub(super) fn user_id(&self) -> String {
         format!("@p2p:{}", self.node.signer.server_name())
     }
 
@@ -57,7 +62,13 @@ impl Eve {
         topic
     }
 
-    async fn ask(&mut self, victim: &Home, method: &str, uri: &str, body: Value) -> (u16, Value) {
+    pub(super) async fn ask(
+        &mut self,
+        victim: &Home,
+        method: &str,
+        uri: &str,
+        body: Value,
+    ) -> (u16, Value) {
         let (mut request, ..) = self.node.signed(victim, method, uri);
         request.content = serde_json::from_value(body).unwrap();
         let wire = request.sign(&self.node.signer).unwrap();
@@ -75,8 +86,20 @@ impl Eve {
         }
     }
 
-    /// Joins a public room, as any member of it may.
-    async fn join(&mut self, victim: &Home, room: &str) {
+    /// Comes back after a while away: whoever is connected is asked nothing new.
+    pub(super) async fn come_back(&mut self, victim: &Home) {
+        let peer = self.node.victim;
+        self.node.swarm.disconnect_peer_id(peer).unwrap();
+        self.until("the end of the connection", |eve| {
+            (!eve.node.swarm.is_connected(&peer)).then_some(())
+        })
+        .await;
+        self.connect_again(victim).await;
+        self.until("a connection", |eve| eve.node.swarm.is_connected(&peer).then_some(())).await;
+    }
+
+    /// Joins a public room, as any member of it may. Returns her join.
+    pub(super) async fn join(&mut self, victim: &Home, room: &str) -> Pdu {
         let path = |what: &str, last: &str| {
             let (room, last) = (client::segment(room), client::segment(last));
             format!("/_matrix/federation/{what}/{room}/{last}")
@@ -106,10 +129,11 @@ impl Eve {
         let (status, answer) = self.ask(victim, "PUT", &uri, body).await;
         assert_eq!(status, 200, "{answer}");
         self.learn(room, &answer["messagehub.room_keys"]);
+        join
     }
 
     /// Listens while something comes to pass.
-    async fn during<T>(&mut self, scene: impl Future<Output = T>) -> T {
+    pub(super) async fn during<T>(&mut self, scene: impl Future<Output = T>) -> T {
         let mut scene = std::pin::pin!(scene);
         loop {
             let event = tokio::select! {
@@ -121,7 +145,7 @@ impl Eve {
     }
 
     /// Listens until there is something.
-    async fn until<T>(&mut self, what: &str, look: impl Fn(&Self) -> Option<T>) -> T {
+    pub(super) async fn until<T>(&mut self, what: &str, look: impl Fn(&Self) -> Option<T>) -> T {
         let waited = tokio::time::timeout(PATIENCE, async {
             loop {
                 if let Some(found) = look(self) {
@@ -155,11 +179,13 @@ impl Eve {
             BehaviourEvent::Federation(event) => {
                 let Some((bytes, channel)) = message(event) else { return };
                 let request = Request::verify(&bytes, now_ms()).unwrap();
+                let empty = || (200, json!({}));
+                let (status, content) = (self.serve)(&request.message).unwrap_or_else(empty);
                 let answer = Answer {
                     request_id: request.message.request_id.clone(),
                     request_hash: request.hash.clone(),
-                    status: 200,
-                    content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
+                    status,
+                    content: CanonicalJsonValue::try_from(content).unwrap(),
                     origin: self.node.signer.server_name().clone(),
                     origin_server_ts: now_ms(),
                 };
