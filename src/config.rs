@@ -93,6 +93,23 @@ pub mod limits {
     pub const HEADS_ROOMS: usize = 256;
     /// Forward extremities of one room that are told, and looked at.
     pub const HEADS: usize = 20;
+    /// Invites of one server that wait for an answer, where a room is shared with it.
+    pub const INVITES_MEMBER: usize = 100;
+    /// The same where none is: a first chat, and a group or two.
+    pub const INVITES_STRANGER: usize = 5;
+    /// Invites of all servers with which no room is shared: more than anybody would read.
+    pub const INVITES_STRANGERS: usize = 50;
+    /// To-device messages of one server that wait for our devices, where a room is shared with it: keys
+    /// for many devices, while ours are off for weeks.
+    pub const TO_DEVICE_MEMBER: usize = 10_000;
+    /// The same where none is: a verification, the keys of a first chat.
+    pub const TO_DEVICE_STRANGER: usize = 100;
+    /// To-device messages of all servers with which no room is shared: 50 MiB at worst.
+    pub const TO_DEVICE_STRANGERS: usize = 500;
+    /// Threads of a room of which the receipts of one person are kept: the newest.
+    pub const RECEIPT_THREADS: usize = 100;
+    /// Rows of the address book of servers with which no room is shared: the last seen.
+    pub const BOOK_STRANGERS: usize = 1000;
     /// PDUs in one transaction (Server-Server API).
     pub const TRANSACTION_PDUS: usize = 50;
     /// EDUs in one transaction.

@@ -135,6 +135,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             load_auth_chain: store.clone().recipient(),
             read_timeline: store.clone().recipient(),
             write_rows: store.clone().recipient(),
+            scan_rows: store.clone().recipient(),
         },
         list_rooms: store.clone().recipient(),
         read_heads: store.clone().recipient(),
@@ -145,7 +146,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         federation: network.relay_request.clone().recipient(),
         shared: network.rendezvous.clone().recipient(),
         find_keys: identity.clone().recipient(),
-        keys_seen: identity.clone().recipient(),
+        keep_keys: identity.clone().recipient(),
         typing: ephemera.clone().recipient(),
         presence: ephemera.clone().recipient(),
         cpu,
@@ -163,6 +164,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ensure_identity: identity.clone().recipient(),
         profile_updated: rooms.clone().recipient(),
         advertise: network.rendezvous.clone().recipient(),
+        sharing: rooms.clone().recipient(),
     })
     .await?;
     let federation = FederationActor::new(FederationLinks {

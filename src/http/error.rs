@@ -86,6 +86,11 @@ impl HttpError {
         Self::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", "the access token is not valid")
     }
 
+    /// Somebody has used up what there is for them.
+    pub fn limit_exceeded(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED", message)
+    }
+
     /// Something of ours is broken; the log says more than the client is told.
     pub fn internal(message: impl fmt::Display) -> Self {
         log::error!(why:% = message; "request failed");
@@ -124,7 +129,7 @@ impl From<AskError> for HttpError {
         match error {
             AskError::Overloaded => Self {
                 retry_after_ms: Some(RETRY_AFTER_MS),
-                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED", error.to_string())
+                ..Self::limit_exceeded(error.to_string())
             },
             AskError::TimedOut => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", error.to_string())
@@ -167,6 +172,7 @@ impl From<AccountError> for HttpError {
             AccountError::BadLoginToken => Self::forbidden(error.to_string()),
             AccountError::NotFound(_) => Self::not_found(error.to_string()),
             AccountError::BadRequest(why) => Self::invalid_param(why),
+            AccountError::Full(_) => Self::limit_exceeded(error.to_string()),
             AccountError::Identity(error) => error.into(),
             AccountError::Store(error) => error.into(),
             AccountError::Ask(error) => error.into(),
@@ -191,6 +197,7 @@ impl From<FederationError> for HttpError {
             FederationError::Refused { status, errcode, .. } => match (status, errcode.as_str()) {
                 (403, _) => Self::forbidden(message),
                 (404, _) => Self::not_found(message),
+                (429, _) => Self::limit_exceeded(message),
                 (400, "M_INCOMPATIBLE_ROOM_VERSION") => {
                     Self::new(StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION", message)
                 }
@@ -224,6 +231,7 @@ impl From<RoomError> for HttpError {
             RoomError::NotFound | RoomError::Forbidden(_) => Self::forbidden(message),
             RoomError::EventNotFound => Self::not_found(message),
             RoomError::BadRequest(_) => Self::invalid_param(message),
+            RoomError::Full(_) => Self::limit_exceeded(message),
             RoomError::UnsupportedVersion(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION", message)
             }
@@ -271,6 +279,8 @@ mod tests {
         assert_eq!(seen(FederationError::TimedOut(server())), (504, "M_UNKNOWN"));
         assert_eq!(seen(refused(403, "M_FORBIDDEN")), (403, "M_FORBIDDEN"));
         assert_eq!(seen(refused(500, "M_UNKNOWN")), (502, "M_UNKNOWN"));
+        assert_eq!(seen(refused(429, "M_LIMIT_EXCEEDED")), (429, "M_LIMIT_EXCEEDED"));
+        assert_eq!(seen(AccountError::Full("x")), (429, "M_LIMIT_EXCEEDED"));
         assert_eq!(seen(AccountError::BadLoginToken), (403, "M_FORBIDDEN"));
         assert_eq!(seen(HttpError::unrecognized()), (404, "M_UNRECOGNIZED"));
         assert_eq!(seen(HttpError::wrong_method()), (405, "M_UNRECOGNIZED"));

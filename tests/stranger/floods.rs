@@ -14,6 +14,9 @@ const PARKED_MAX: usize = 2000;
 const PAGE: usize = 100;
 /// Requests of one peer in work at once.
 const WORK_PEER: usize = 32;
+/// What somebody may leave here with whom no room is shared.
+const INVITES_STRANGER: usize = 5;
+const TO_DEVICE_STRANGER: usize = 100;
 
 /// What Eve needs to write into a room.
 struct Pen {
@@ -225,4 +228,94 @@ async fn attack_13_a_flood_of_requests_slows_its_peer_and_nobody_else() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let answer = eve.request(&ann, "GET", &profile_of(&ann)).await;
     assert_eq!(answer.map(|(status, _)| status), Some(200));
+}
+
+/// A room that there is not, and an invite to it.
+async fn invite(eve: &mut Eve, ann: &Home, room: &str, whom: &str) -> (u16, Value) {
+    let rules = pdu::rules_of(&RoomVersionId::V11).unwrap();
+    let draft = Draft {
+        kind: TimelineEventType::RoomMember,
+        state_key: Some(whom.to_owned()),
+        content: serde_json::from_value(json!({"membership": "invite"})).unwrap(),
+        redacts: None,
+    };
+    let position = Position {
+        room_id: Some(RoomId::parse(room).unwrap()),
+        prev_events: Vec::new(),
+        auth_events: Vec::new(),
+        depth: 1,
+        origin_server_ts: now_ms(),
+    };
+    let invite = pdu::compose(draft, &position, &eve.node.signer, &rules).unwrap();
+    let body = json!({
+        "event": wire(eve, &invite), "invite_room_state": [], "room_version": "11",
+    });
+    let (room, event) = (client::segment(room), client::segment(invite.event_id.as_str()));
+    eve.ask(ann, "PUT", &format!("/_matrix/federation/v2/invite/{room}/{event}"), body).await
+}
+
+#[tokio::test]
+async fn attack_13_a_stranger_leaves_few_invites_and_no_rooms() {
+    let mut ann = home(&[]).await;
+    let mut eve = Eve::meet(&ann).await;
+    let me = ann.me.user_id.clone();
+    let room = |number: usize| format!("!made-up-{number}:example.org");
+    for number in 0..20 {
+        let (status, answer) = invite(&mut eve, &ann, &room(number), "@p2p:example.org").await;
+        assert_eq!(status, 400, "{answer}");
+    }
+    eventually("no room in memory", async || {
+        (ann.node.status().await?["rooms"]["live"] == 0).then_some(())
+    })
+    .await;
+    for number in 0..INVITES_STRANGER {
+        let (status, answer) = invite(&mut eve, &ann, &room(number), &me).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let more = room(INVITES_STRANGER);
+    let (status, answer) = invite(&mut eve, &ann, &more, &me).await;
+    assert_eq!((status, &answer["errcode"]), (429, &json!("M_LIMIT_EXCEEDED")), "{answer}");
+    // Nor after a restart; but one that is turned down makes room for another.
+    eve.during(ann.node.stop()).await;
+    eve.during(ann.node.start_again()).await;
+    eve.connect_again(&ann).await;
+    eve.node.prove_itself().await;
+    let (status, answer) = invite(&mut eve, &ann, &more, &me).await;
+    assert_eq!(status, 429, "{answer}");
+    eve.during(ann.me.leave(&room(0))).await.ok();
+    let (status, answer) = invite(&mut eve, &ann, &more, &me).await;
+    assert_eq!(status, 200, "{answer}");
+    eve.during(ann.me.is(&more, "invite")).await;
+}
+
+#[tokio::test]
+async fn attack_13_a_stranger_leaves_few_to_device_messages() {
+    let mut ann = home(&[]).await;
+    let mut eve = Eve::meet(&ann).await;
+    let message = |number: usize| {
+        json!({"edu_type": "m.direct_to_device", "content": {
+            "sender": eve.user_id(),
+            "type": "org.example.noise",
+            "message_id": number.to_string(),
+            "messages": {&ann.me.user_id: {"*": {"number": number}}},
+        }})
+    };
+    let messages: Vec<Value> = (0..=TO_DEVICE_STRANGER).map(message).collect();
+    let transaction = |edus: &[Value]| {
+        let origin = eve.node.signer.server_name().clone();
+        json!({"origin": origin, "origin_server_ts": now_ms(), "pdus": [], "edus": edus})
+    };
+    let all = transaction(&messages[..TO_DEVICE_STRANGER]);
+    let more = transaction(&messages[TO_DEVICE_STRANGER..]);
+    let send = "/_matrix/federation/v1/send/";
+    let (status, answer) = eve.ask(&ann, "PUT", &format!("{send}1"), all.clone()).await;
+    assert_eq!(status, 200, "{answer}");
+    let (status, answer) = eve.ask(&ann, "PUT", &format!("{send}2"), more).await;
+    assert_eq!((status, &answer["errcode"]), (429, &json!("M_LIMIT_EXCEEDED")), "{answer}");
+    // What came already comes again and is no news.
+    let (status, answer) = eve.ask(&ann, "PUT", &format!("{send}3"), all).await;
+    assert_eq!(status, 200, "{answer}");
+    let news = ann.me.sync(Duration::ZERO).await;
+    let got = news["to_device"]["events"].as_array().unwrap().len();
+    assert_eq!(got, TO_DEVICE_STRANGER);
 }

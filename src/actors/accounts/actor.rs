@@ -15,6 +15,7 @@ use super::{
     messages::*,
     sessions::{Device, LoggedIn, Rows, Session, Sessions, TokenHash, token},
     to_device,
+    waiting::Waiting,
 };
 use crate::{
     actors::{
@@ -22,7 +23,7 @@ use crate::{
         error::AskError,
         identity::EnsureIdentity,
         rendezvous::Advertise,
-        room_state::ProfileUpdated,
+        room_state::{FindSharing, ProfileUpdated},
         store::{AckToDevice, ReadRow, Row, RowKind, ScanRows, StoreError, WriteRows},
     },
     config::{ASK_WAIT, limits},
@@ -48,10 +49,12 @@ pub struct AccountsLinks {
     pub profile_updated: Recipient<ProfileUpdated>,
     /// Rendezvous: tells the network of it.
     pub advertise: Recipient<Advertise>,
+    /// RoomState: who shares a room with us.
+    pub sharing: Recipient<FindSharing>,
 }
 
 impl AccountsLinks {
-    async fn write(&self, rows: Rows) -> Result<(), AccountError> {
+    pub(super) async fn write(&self, rows: Rows) -> Result<(), AccountError> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -60,11 +63,11 @@ impl AccountsLinks {
         Ok(())
     }
 
-    async fn read(&self, row: Row) -> Result<Option<Vec<u8>>, AccountError> {
+    pub(super) async fn read(&self, row: Row) -> Result<Option<Vec<u8>>, AccountError> {
         Ok(self.read_row.send(ReadRow(row)).timeout(ASK_WAIT).await.map_err(AskError::from)??)
     }
 
-    async fn scan(&self, kind: RowKind) -> Result<Vec<(Row, Vec<u8>)>, AccountError> {
+    pub(super) async fn scan(&self, kind: RowKind) -> Result<Vec<(Row, Vec<u8>)>, AccountError> {
         Ok(self
             .scan_rows
             .send(ScanRows(kind))
@@ -83,14 +86,14 @@ impl AccountsLinks {
 
 /// A place in the queue of those who read before they write. The next one's turn comes when this
 /// is dropped.
-struct Turn {
+pub(super) struct Turn {
     before: Option<oneshot::Receiver<()>>,
     _after: oneshot::Sender<()>,
 }
 
 impl Turn {
     /// Waits until all that came before are done, or gave up.
-    async fn wait(&mut self) {
+    pub(super) async fn wait(&mut self) {
         if let Some(before) = self.before.take() {
             let _ = before.await;
         }
@@ -100,12 +103,14 @@ impl Turn {
 /// Owns the user's devices, tokens and data.
 #[derive(Debug)]
 pub struct AccountsActor {
-    links: AccountsLinks,
-    sessions: Sessions,
+    pub(super) links: AccountsLinks,
+    pub(super) sessions: Sessions,
     profile: Profile,
     last_turn: Option<oneshot::Receiver<()>>,
     /// To-device transactions of this start, oldest first.
     txns: VecDeque<Row>,
+    /// To-device messages of other servers.
+    pub(super) waiting: Waiting,
 }
 
 impl AccountsActor {
@@ -116,10 +121,11 @@ impl AccountsActor {
         let tokens = links.scan(RowKind::AccessTokens).await?;
         let sessions = Sessions::load(devices, tokens).map_err(corrupt)?;
         let profile = Profile::load(links.scan(RowKind::Profile).await?).map_err(corrupt)?;
-        Ok(Self { links, sessions, profile, last_turn: None, txns: VecDeque::new() }.start())
+        let (txns, waiting) = (VecDeque::new(), Waiting::default());
+        Ok(Self { links, sessions, profile, last_turn: None, txns, waiting }.start())
     }
 
-    fn turn(&mut self) -> Turn {
+    pub(super) fn turn(&mut self) -> Turn {
         let (after, next) = oneshot::channel();
         Turn { before: self.last_turn.replace(next), _after: after }
     }
@@ -438,20 +444,26 @@ impl Handler<EditPushRule> for AccountsActor {
 
 impl AccountsActor {
     /// Queues messages unless the transaction was handled already.
-    fn queue_once(&mut self, txn: Row, mut rows: Rows) -> ResponseFuture<Result<(), AccountError>> {
-        self.txns.push_back(txn.clone());
-        if self.txns.len() > TXNS {
-            rows.extend(self.txns.pop_front().map(|oldest| (oldest, None)));
-        }
+    fn queue_once(&mut self, txn: Row, rows: Rows) -> ResponseFuture<Result<(), AccountError>> {
+        let rows = self.remember(txn.clone(), rows);
         let (links, mut turn) = (self.links.clone(), self.turn());
         Box::pin(async move {
             turn.wait().await;
             if links.read(txn.clone()).await?.is_some() {
                 return Ok(());
             }
-            rows.push((txn, Some(Vec::new())));
             links.write(rows).await
         })
+    }
+
+    /// Adds to rows that are queued that their transaction was handled.
+    pub(super) fn remember(&mut self, txn: Row, mut rows: Rows) -> Rows {
+        rows.push((txn.clone(), Some(Vec::new())));
+        self.txns.push_back(txn);
+        if self.txns.len() > TXNS {
+            rows.extend(self.txns.pop_front().map(|oldest| (oldest, None)));
+        }
+        rows
     }
 }
 
@@ -467,22 +479,5 @@ impl Handler<SendToDevice> for AccountsActor {
         // One transaction id may be used with each event type.
         let txn = Row::ToDeviceTxn(msg.device_id, format!("{} {}", msg.txn_id, msg.kind));
         self.queue_once(txn, rows)
-    }
-}
-
-impl Handler<ReceiveToDevice> for AccountsActor {
-    type Result = ResponseFuture<Result<(), AccountError>>;
-
-    fn handle(&mut self, msg: ReceiveToDevice, _: &mut Context<Self>) -> Self::Result {
-        let ReceiveToDevice { sender, message_id, kind, mut messages } = msg;
-        let mine = self.sessions.any_user().and_then(|user| messages.remove(&user));
-        let mine = mine.unwrap_or_default().into_iter();
-        let mine = mine.map(|(device, content)| (to_device::target(device), content)).collect();
-        let devices = self.sessions.devices().map(|device| device.device_id.as_str());
-        let rows = to_device::queue(devices, &sender, &kind, &mine);
-        if rows.is_empty() {
-            return Box::pin(async { Ok(()) });
-        }
-        self.queue_once(Row::ToDeviceTxn(sender.to_string(), message_id), rows)
     }
 }

@@ -24,6 +24,9 @@ pub enum AccountError {
     /// The request makes no sense.
     #[error("{0}")]
     BadRequest(String),
+    /// There is no place for it.
+    #[error("too many {0}")]
+    Full(&'static str),
     /// The identity could not be made or read.
     #[error(transparent)]
     Identity(#[from] IdentityError),

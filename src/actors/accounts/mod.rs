@@ -8,8 +8,10 @@
 mod actor;
 mod data;
 mod messages;
+mod receive;
 mod sessions;
 mod to_device;
+mod waiting;
 
 pub use actor::{AccountsActor, AccountsLinks};
 pub use messages::*;

@@ -13,7 +13,7 @@ use serde_json::{json, value::RawValue};
 use super::routes::{Query, RouteError, Transaction, route};
 use crate::{
     actors::{
-        accounts::{LocalProfile, Profile, ReceiveToDevice},
+        accounts::{AccountError, LocalProfile, Profile, ReceiveToDevice},
         admission::Admission,
         error::AskError,
         gossip::GossipTransaction,
@@ -85,7 +85,7 @@ impl From<RoomError> for Refusal {
             RoomError::Forbidden(_) => (403, "M_FORBIDDEN"),
             RoomError::UnsupportedVersion(_) => (400, "M_INCOMPATIBLE_ROOM_VERSION"),
             RoomError::BadRequest(_) | RoomError::Proto(_) => (400, "M_BAD_JSON"),
-            RoomError::Ask(AskError::Overloaded) => (429, "M_LIMIT_EXCEEDED"),
+            RoomError::Full(_) | RoomError::Ask(AskError::Overloaded) => (429, "M_LIMIT_EXCEEDED"),
             RoomError::Federation(_) | RoomError::Store(_) | RoomError::Ask(_) => {
                 (500, "M_UNKNOWN")
             }
@@ -212,7 +212,7 @@ impl FederationLinks {
         for edu in edus {
             match room_of_edu(&edu) {
                 Some(room_id) => rooms.entry(room_id).or_default().1.push(edu),
-                None => self.edu(&origin, &edu).await,
+                None => self.edu(&origin, &edu).await?,
             }
         }
         for (room_id, (pdus, edus)) in rooms {
@@ -225,7 +225,7 @@ impl FederationLinks {
     }
 
     /// EDUs that concern a user, not a room.
-    async fn edu(&self, origin: &OwnedServerName, edu: &RawValue) {
+    async fn edu(&self, origin: &OwnedServerName, edu: &RawValue) -> Result<(), Refusal> {
         #[derive(Deserialize)]
         struct Edu {
             edu_type: String,
@@ -239,15 +239,20 @@ impl FederationLinks {
             kind: String,
             messages: BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>,
         }
-        let Ok(Edu { edu_type, content }) = serde_json::from_str(edu.get()) else { return };
+        let Ok(Edu { edu_type, content }) = serde_json::from_str(edu.get()) else { return Ok(()) };
         // An EDU speaks for users of its origin only (CVE-2024-6301 and others).
         if edu_type != "m.direct_to_device" || content.sender.server_name() != *origin {
-            return;
+            return Ok(());
         }
         let ToDevice { sender, message_id, kind, messages } = content;
         let received = self.to_device.send(ReceiveToDevice { sender, message_id, kind, messages });
-        if let Ok(Err(error)) = received.await {
-            log::warn!(origin:%; "a to-device message could not be kept: {error}");
+        match received.await {
+            Ok(Err(AccountError::Full(what))) => Err(RoomError::Full(what).into()),
+            Ok(Err(error)) => {
+                log::warn!(origin:%; "a to-device message could not be kept: {error}");
+                Ok(())
+            }
+            Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
 }

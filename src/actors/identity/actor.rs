@@ -12,7 +12,8 @@ use ruma::{CanonicalJsonObject, OwnedServerName};
 use super::{
     keys,
     messages::{
-        EnsureIdentity, FindServerKeys, IdentityError, ReadSigner, SignerIssued, SubscribeSigner,
+        EnsureIdentity, FindServerKeys, IdentityError, KeepKeys, ReadSigner, SignerIssued,
+        SubscribeSigner,
     },
 };
 use crate::{
@@ -42,7 +43,7 @@ pub struct IdentityActor {
     signer: Option<Arc<Signer>>,
     issued_ms: u64,
     subscribers: Vec<Recipient<SignerIssued>>,
-    known: LruCache<OwnedServerName, VerifiedServerKeys>,
+    known: LruCache<OwnedServerName, Known>,
     read: Recipient<ReadRow>,
     write: Recipient<WriteRows>,
 }
@@ -143,37 +144,68 @@ impl Handler<SubscribeSigner> for IdentityActor {
     }
 }
 
-impl Handler<KeysSeen> for IdentityActor {
-    type Result = ();
+/// server_keys of another server.
+#[derive(Debug, Clone)]
+struct Known {
+    keys: VerifiedServerKeys,
+    /// They, or older ones, are on disk.
+    kept: bool,
+}
 
-    fn handle(&mut self, msg: KeysSeen, ctx: &mut Self::Context) {
-        let keys = msg.0;
+impl IdentityActor {
+    /// Takes server_keys that were seen. On disk they come where a room needs them (`keep`) or has
+    /// needed those of this server before: identities cost nothing, and rows are for ever.
+    fn take(&mut self, keys: VerifiedServerKeys, keep: bool, ctx: &mut Context<Self>) {
         let server = keys.server_name().to_owned();
-        if self.known.get(&server).is_some_and(|known| known.issued_ts() >= keys.issued_ts()) {
+        let known = self.known.get(&server);
+        let newest = known.is_some_and(|known| known.keys.issued_ts() >= keys.issued_ts());
+        if newest && known.is_some_and(|known| known.kept || !keep) {
             return;
         }
+        let keys = known.filter(|_| newest).map_or(keys, |known| known.keys.clone());
         // The newest may be on disk only: look there before it is replaced.
         let row = Row::ServerKeys(server.clone());
         let stored = self.read.send(ReadRow(row.clone()));
         let write = self.write.clone();
-        let keep = async move {
+        let taken = async move {
             let stored = stored.await.ok().and_then(Result::ok).flatten();
-            let older = |bytes: &[u8]| {
-                read_row(bytes).is_none_or(|known| known.issued_ts() < keys.issued_ts())
-            };
-            if stored.as_deref().is_none_or(older) {
-                if let Ok(bytes) = serde_json::to_vec(keys.json()) {
-                    let _ = write.send(WriteRows(vec![(row, Some(bytes))])).await;
+            let kept = keep || stored.is_some();
+            match stored.as_deref().and_then(read_row) {
+                Some(stored) if stored.issued_ts() >= keys.issued_ts() => {
+                    return Known { keys: stored, kept };
                 }
-                return Some(keys);
+                _ => {}
             }
-            stored.as_deref().and_then(read_row)
+            if kept && let Ok(bytes) = serde_json::to_vec(keys.json()) {
+                let _ = write.send(WriteRows(vec![(row, Some(bytes))])).await;
+            }
+            Known { keys, kept }
         };
-        ctx.spawn(keep.into_actor(self).map(move |newest, act, _| {
-            if let Some(newest) = newest {
-                act.known.put(server, newest);
+        ctx.spawn(taken.into_actor(self).map(move |taken, act, _| {
+            // Others may have come meanwhile.
+            let newer = |known: &Known| {
+                (known.keys.issued_ts(), known.kept) > (taken.keys.issued_ts(), taken.kept)
+            };
+            if !act.known.peek(&server).is_some_and(newer) {
+                act.known.put(server, taken);
             }
         }));
+    }
+}
+
+impl Handler<KeysSeen> for IdentityActor {
+    type Result = ();
+
+    fn handle(&mut self, KeysSeen(keys): KeysSeen, ctx: &mut Self::Context) {
+        self.take(keys, false, ctx);
+    }
+}
+
+impl Handler<KeepKeys> for IdentityActor {
+    type Result = ();
+
+    fn handle(&mut self, KeepKeys(keys): KeepKeys, ctx: &mut Self::Context) {
+        self.take(keys, true, ctx);
     }
 }
 
@@ -192,8 +224,8 @@ impl Handler<FindServerKeys> for IdentityActor {
         let mut unknown = Vec::new();
         for server in msg.0 {
             match self.known.get(&server) {
-                Some(keys) => {
-                    found.insert(server, keys.clone());
+                Some(known) => {
+                    found.insert(server, known.keys.clone());
                 }
                 None => unknown.push(server),
             }
@@ -213,10 +245,65 @@ impl Handler<FindServerKeys> for IdentityActor {
         };
         Box::pin(load.into_actor(self).map(move |loaded, act, _| {
             for (server, keys) in loaded {
-                act.known.put(server.clone(), keys.clone());
+                act.known.put(server.clone(), Known { keys: keys.clone(), kept: true });
                 found.insert(server, keys);
             }
             found
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::Addr;
+
+    use super::*;
+    use crate::{
+        actors::store::{self, StoreActor},
+        proto::server_keys::{issue, tests::secret_keys},
+    };
+
+    fn keys(seed: u8, issued_ts: u64) -> VerifiedServerKeys {
+        let json = issue(&secret_keys(seed), &["peer".to_owned()], issued_ts).unwrap();
+        VerifiedServerKeys::verify(json, now_ms()).unwrap()
+    }
+
+    /// What is in memory, and what is on disk: when each was issued.
+    async fn known(
+        identity: &Addr<IdentityActor>,
+        store: &Addr<StoreActor>,
+        seed: u8,
+    ) -> (Option<u64>, Option<u64>) {
+        let server = secret_keys(seed).server_name();
+        let found = identity.send(FindServerKeys(vec![server.clone()])).await.unwrap();
+        let row = store.send(ReadRow(Row::ServerKeys(server.clone()))).await.unwrap().unwrap();
+        let stored = row.as_deref().and_then(read_row);
+        (found.get(&server).map(VerifiedServerKeys::issued_ts), stored.map(|keys| keys.issued_ts()))
+    }
+
+    #[actix::test]
+    async fn attack_13_whoever_comes_along_leaves_nothing_on_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store::start(folder.path()).unwrap();
+        let (read, write) = (store.clone().recipient(), store.clone().recipient());
+        let data = folder.path().to_owned();
+        let identity = IdentityActor::load(data, "peer".to_owned(), read, write).unwrap().start();
+        let now = now_ms();
+        let settle = || tokio::time::sleep(Duration::from_millis(300));
+
+        identity.send(KeysSeen(keys(2, now - 1000))).await.unwrap();
+        settle().await;
+        assert_eq!(known(&identity, &store, 2).await, (Some(now - 1000), None));
+        // A room needs the same ones, and then somebody shows newer ones.
+        identity.send(KeepKeys(keys(2, now - 1000))).await.unwrap();
+        settle().await;
+        assert_eq!(known(&identity, &store, 2).await, (Some(now - 1000), Some(now - 1000)));
+        identity.send(KeysSeen(keys(2, now))).await.unwrap();
+        settle().await;
+        assert_eq!(known(&identity, &store, 2).await, (Some(now), Some(now)));
+        // Old ones change nothing.
+        identity.send(KeepKeys(keys(2, now - 500))).await.unwrap();
+        settle().await;
+        assert_eq!(known(&identity, &store, 2).await, (Some(now), Some(now)));
     }
 }

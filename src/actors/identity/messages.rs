@@ -42,6 +42,13 @@ pub struct ReadSigner;
 #[rtype(result = "HashMap<OwnedServerName, VerifiedServerKeys>")]
 pub struct FindServerKeys(pub Vec<OwnedServerName>);
 
+/// server_keys that a room needs: they certify events of it, or an invite to it. They are kept on disk,
+/// and so are newer ones of the same server from then on; those of whoever else comes along stay in
+/// memory, for as long as there is a place.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct KeepKeys(pub VerifiedServerKeys);
+
 /// Told each time a signer is issued: at the first login, at each start and at each rotation.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]

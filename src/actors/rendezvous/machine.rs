@@ -19,7 +19,10 @@ use super::{
     FoundPerson,
     hunt::{Goal, Hunt, Profile, Standing},
 };
-use crate::proto::{rendezvous, server_keys::VerifiedServerKeys};
+use crate::{
+    config::limits,
+    proto::{rendezvous, server_keys::VerifiedServerKeys},
+};
 
 /// How long a server that was not found is not looked for again.
 const FAILED_MS: u64 = 10_000;
@@ -458,6 +461,23 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         let place = Place { peer, addresses, valid_until_ts, seen_ts: now };
         self.book.insert(server.clone(), place.clone());
         out.push(Effect::Write { server: server.clone(), place: Some(place) });
+        self.forget_strangers(out);
+    }
+
+    /// Identities cost nothing: of people who share no room with us, the book has those who were
+    /// seen last.
+    fn forget_strangers(&mut self, out: &mut Effects<P, A>) {
+        let strangers = self.book.iter().filter(|(server, _)| !self.shared.contains(*server));
+        let mut seen: Vec<_> =
+            strangers.map(|(server, place)| (place.seen_ts, server.clone())).collect();
+        let surplus = seen.len().saturating_sub(limits::BOOK_STRANGERS);
+        if surplus > 0 {
+            seen.sort_unstable();
+        }
+        for (_, server) in seen.into_iter().take(surplus) {
+            self.book.remove(&server);
+            out.push(Effect::Write { server, place: None });
+        }
     }
 
     /// Somebody was proven: they may be whom hunts are after.

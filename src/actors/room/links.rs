@@ -13,11 +13,12 @@ use crate::{
         cpu::Cpu,
         ephemera::{Presence, Typing},
         gossip::PublishTransaction,
-        identity::FindServerKeys,
-        relay_request::{KeysSeen, SendFederation},
+        identity::{FindServerKeys, KeepKeys},
+        relay_request::SendFederation,
         room_state::{Advanced, Carried},
         store::{
-            CommitRoom, LoadAuthChain, LoadEvents, LoadRoom, LoadState, ReadTimeline, WriteRows,
+            CommitRoom, LoadAuthChain, LoadEvents, LoadRoom, LoadState, ReadTimeline, ScanRows,
+            WriteRows,
         },
     },
     proto::{
@@ -45,6 +46,8 @@ pub struct StoreLink {
     pub read_timeline: Recipient<ReadTimeline>,
     /// Writes receipts.
     pub write_rows: Recipient<WriteRows>,
+    /// Reads receipts.
+    pub scan_rows: Recipient<ScanRows>,
 }
 
 /// Whom a Room may talk to.
@@ -59,7 +62,7 @@ pub struct Links {
     /// Identity: server_keys of others.
     pub find_keys: Recipient<FindServerKeys>,
     /// Identity: server_keys that came along.
-    pub keys_seen: Recipient<KeysSeen>,
+    pub keep_keys: Recipient<KeepKeys>,
     /// Ephemera.
     pub typing: Recipient<Typing>,
     /// Ephemera.
@@ -115,9 +118,36 @@ impl Links {
         pdus.iter().filter_map(|pdu| keys_of(pdu).map(|keys| pdu.to_wire(keys))).collect()
     }
 
-    /// Checks events from outside up to the content hash, off this thread. One bad event spoils
-    /// no other.
+    /// Checks events from outside up to the content hash, off this thread, and keeps what certifies
+    /// them. One bad event spoils no other.
     pub(super) async fn receive(
+        &self,
+        raws: Vec<Box<RawValue>>,
+        room_id: OwnedRoomId,
+        rules: RoomVersionRules,
+        servers: Vec<OwnedServerName>,
+    ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
+        let results = self.check(raws, room_id, rules, servers).await?;
+        let mut newest: HashMap<&ruma::ServerName, &VerifiedServerKeys> = HashMap::new();
+        for keys in results.iter().flatten().map(|received| &received.server_keys) {
+            let kept = newest.entry(keys.server_name()).or_insert(keys);
+            if kept.issued_ts() < keys.issued_ts() {
+                *kept = keys;
+            }
+        }
+        for keys in newest.into_values() {
+            self.keep(keys);
+        }
+        Ok(results)
+    }
+
+    /// Keeps what certifies an event of the room.
+    pub(super) fn keep(&self, keys: &VerifiedServerKeys) {
+        self.keep_keys.do_send(KeepKeys(keys.clone()));
+    }
+
+    /// Checks events as [`Self::receive`] does, and keeps nothing: they may be anybody's.
+    pub(super) async fn check(
         &self,
         raws: Vec<Box<RawValue>>,
         room_id: OwnedRoomId,
@@ -127,7 +157,6 @@ impl Links {
         let mut known = self.keys_of(servers).await;
         let now = crate::actors::clock::now_ms();
         let job = move || {
-            let mut newest = HashMap::new();
             let results: Vec<_> = raws
                 .iter()
                 .map(|raw| {
@@ -135,19 +164,13 @@ impl Links {
                     let keys = &received.server_keys;
                     let server = keys.server_name().to_owned();
                     if known.get(&server).is_none_or(|old| old.issued_ts() < keys.issued_ts()) {
-                        known.insert(server.clone(), keys.clone());
-                        newest.insert(server, keys.clone());
+                        known.insert(server, keys.clone());
                     }
                     Ok(received)
                 })
                 .collect();
-            (results, newest)
+            results
         };
-        let (results, newest) =
-            self.cpu.run(job).await.map_err(|error| RoomError::BadRequest(error.to_string()))?;
-        for keys in newest.into_values() {
-            self.keys_seen.do_send(KeysSeen(keys));
-        }
-        Ok(results)
+        self.cpu.run(job).await.map_err(|error| RoomError::BadRequest(error.to_string()))
     }
 }

@@ -42,6 +42,9 @@ pub enum RoomError {
     /// The room version is not one that this server takes part in.
     #[error("room version {0} is not supported")]
     UnsupportedVersion(RoomVersionId),
+    /// There is no place for it.
+    #[error("too many {0}")]
+    Full(&'static str),
     /// The event is malformed or too large.
     #[error(transparent)]
     Proto(#[from] ProtoError),

@@ -194,10 +194,8 @@ impl Worker {
                 Ok((machine.rules().clone(), None))
             })
             .await?;
-        let received = self
-            .links
-            .receive(vec![pdu], self.room_id.clone(), rules, vec![origin.clone()])
-            .await?;
+        let received =
+            self.links.check(vec![pdu], self.room_id.clone(), rules, vec![origin.clone()]).await?;
         let received = received.into_iter().next().ok_or(RoomError::EventNotFound)??;
         let pdu = &received.pdu;
         let content: MemberContent = serde_json::from_str(pdu.content.get())
@@ -220,6 +218,7 @@ impl Worker {
     /// Takes such an event in; it has to become part of the room.
     async fn take_membership(&self, received: Received) -> Result<(), RoomError> {
         let published = Arc::new(received.pdu.clone());
+        let server_keys = received.server_keys.clone();
         let place = self
             .operate(move |machine| match machine.ingest(&received, None)? {
                 Ingested::New(change, place) => Ok((Some(place), Some(change))),
@@ -229,7 +228,7 @@ impl Worker {
             })
             .await?;
         match place {
-            Some(Place::Live) => {}
+            Some(Place::Live) => self.links.keep(&server_keys),
             Some(_) => return Err(RoomError::Forbidden("the room does not allow it".into())),
             None => return Err(RoomError::BadRequest("it follows events unknown here".into())),
         }
@@ -276,7 +275,7 @@ impl Worker {
             .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
         let received = self
             .links
-            .receive(vec![pdu], self.room_id.clone(), rules.clone(), vec![origin.clone()])
+            .check(vec![pdu], self.room_id.clone(), rules.clone(), vec![origin.clone()])
             .await?;
         let received = received.into_iter().next().ok_or(RoomError::EventNotFound)??;
         let pdu = received.pdu;
@@ -309,6 +308,7 @@ impl Worker {
             Ok(((), Some(Box::new(change))))
         })
         .await?;
+        self.links.keep(&received.server_keys);
         // The inviter's server_keys go back on, and not ours: they certify the event's author.
         let keys = serde_json::to_string(received.server_keys.json())
             .map_err(|error| RoomError::BadRequest(error.to_string()))?;

@@ -9,7 +9,7 @@ use std::{
 
 use actix::{
     Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, Recipient,
-    ResponseActFuture, ResponseFuture, WeakAddr, WrapFuture as _,
+    ResponseActFuture, ResponseFuture, WeakAddr, WrapFuture as _, fut,
 };
 use futures::StreamExt as _;
 use ruma::{OwnedRoomId, OwnedServerName, events::room::member::MembershipState};
@@ -20,6 +20,7 @@ use super::{
     distant::{AFTER_CHANGE, AFTER_START, Distant, LOOK_EVERY},
     heads::Meetings,
     index::{Index, Turn},
+    invites::Invites,
     messages::{
         Advanced, CountRooms, FindSharing, ForgetRoom, IngestIntoRoom, ListRooms, ProfileUpdated,
         RoomCounts, ServeRoom, Sharing, ToRoom, UseSigner,
@@ -34,8 +35,8 @@ use crate::{
         ephemera::{Presence, Typing},
         error::AskError,
         gossip::{JoinTopic, LeaveTopic, PublishTransaction},
-        identity::FindServerKeys,
-        relay_request::{KeysSeen, SendFederation},
+        identity::{FindServerKeys, KeepKeys},
+        relay_request::SendFederation,
         rendezvous::SharedServers,
         room::{
             Drain, Links, ProfileChanged, Publish, RoomActor, RoomError, RoomQuery, StoreLink,
@@ -81,7 +82,7 @@ pub struct RoomStateLinks {
     /// Identity.
     pub find_keys: Recipient<FindServerKeys>,
     /// Identity.
-    pub keys_seen: Recipient<KeysSeen>,
+    pub keep_keys: Recipient<KeepKeys>,
     /// Ephemera.
     pub typing: Recipient<Typing>,
     /// Ephemera.
@@ -105,6 +106,7 @@ pub struct RoomStateActor {
     crashes: HashMap<OwnedRoomId, Vec<Instant>>,
     pub(super) rooms: Index,
     pub(super) births: Births,
+    invites: Invites,
     /// Servers of which Rendezvous is to hear that no room is shared any more.
     parting: HashSet<OwnedServerName>,
     own_presence: OwnPresence,
@@ -126,6 +128,7 @@ impl RoomStateActor {
             crashes: HashMap::new(),
             rooms: Index::default(),
             births: Births::default(),
+            invites: Invites::default(),
             parting: HashSet::new(),
             own_presence: OwnPresence::default(),
             online: Meetings::default(),
@@ -167,7 +170,7 @@ impl RoomStateActor {
             publish: gossip,
             federation,
             find_keys,
-            keys_seen,
+            keep_keys,
             typing,
             presence,
             cpu,
@@ -179,7 +182,7 @@ impl RoomStateActor {
             gossip,
             federation,
             find_keys,
-            keys_seen,
+            keep_keys,
             typing,
             presence,
             advanced,
@@ -203,6 +206,22 @@ impl RoomStateActor {
         match self.rooms.knows(room_id) {
             true => self.room(room_id, ctx),
             false => Err(RoomError::NotFound),
+        }
+    }
+
+    /// An invite was none: whoever sends such must neither take a place nor fill the memory with rooms
+    /// that nothing is known of.
+    fn not_invited(&mut self, room_id: &OwnedRoomId) {
+        let known = self.rooms.get(room_id);
+        if known.is_none_or(|room| room.membership != Some(MembershipState::Invite)) {
+            self.invites.over(room_id);
+        }
+        if known.is_none()
+            && let Some((_, slot)) = self.slots.get_mut(room_id)
+            && let Slot::Live { room, .. } = slot
+        {
+            room.do_send(Drain);
+            *slot = Slot::Draining(room.downgrade());
         }
     }
 
@@ -328,19 +347,30 @@ impl Handler<IngestIntoRoom> for RoomStateActor {
 }
 
 impl Handler<ServeRoom> for RoomStateActor {
-    type Result = ResponseFuture<Result<Box<RawValue>, RoomError>>;
+    type Result = ResponseActFuture<Self, Result<Box<RawValue>, RoomError>>;
 
     fn handle(&mut self, msg: ServeRoom, ctx: &mut Self::Context) -> Self::Result {
         let ServeRoom { room_id, request } = msg;
         let opens = matches!(request.query, RoomQuery::Invite { .. });
+        let shares = |server: &OwnedServerName| self.rooms.shares(server);
+        if opens && !self.invites.admit(&room_id, &request.origin, shares) {
+            log::debug!(origin:% = request.origin; "an invite is refused: there is no place for it");
+            let full = RoomError::Full("invites wait already; send yours again later");
+            return Box::pin(fut::ready(Err(full)));
+        }
         let room = if opens || self.rooms.knows(&room_id) {
             self.room(&room_id, ctx)
         } else {
             Err(RoomError::NotFound)
         };
-        Box::pin(
-            async move { room?.send(request).await.map_err(|error| RoomError::Ask(error.into()))? },
-        )
+        let answer =
+            async move { room?.send(request).await.map_err(|error| RoomError::Ask(error.into()))? };
+        Box::pin(answer.into_actor(self).map(move |answer, act, _| {
+            if opens && answer.is_err() {
+                act.not_invited(&room_id);
+            }
+            answer
+        }))
     }
 }
 
@@ -362,6 +392,9 @@ impl Handler<UseSigner> for RoomStateActor {
                 let mut gained = Vec::new();
                 for row in rooms {
                     let room_id = row.room_id;
+                    if let Some(server) = row.invited_by {
+                        act.invites.waits(room_id.clone(), server);
+                    }
                     let turn =
                         act.rooms.advance(room_id.clone(), row.membership, Some(row.servers));
                     if turn.joined == Some(true) {
@@ -381,6 +414,9 @@ impl Handler<Advanced> for RoomStateActor {
 
     fn handle(&mut self, msg: Advanced, ctx: &mut Self::Context) {
         let Advanced { room_id, membership, servers } = msg;
+        if membership.as_ref().is_some_and(|membership| *membership != MembershipState::Invite) {
+            self.invites.over(&room_id);
+        }
         let turn = self.rooms.advance(room_id.clone(), membership, servers);
         self.turned(room_id, turn, ctx);
     }

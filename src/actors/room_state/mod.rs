@@ -9,6 +9,7 @@ mod create;
 mod distant;
 mod heads;
 mod index;
+mod invites;
 mod keys;
 mod messages;
 mod presence;

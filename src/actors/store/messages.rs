@@ -419,6 +419,8 @@ pub struct RoomRow {
     pub membership: Option<MembershipState>,
     /// Servers with a joined user.
     pub servers: Vec<OwnedServerName>,
+    /// Who invites our user, where an invite waits.
+    pub invited_by: Option<OwnedServerName>,
 }
 
 /// Finds people in the directory of shared rooms, by a part of name or id, any case.
@@ -635,6 +637,10 @@ pub enum RowKind {
     RoomAccountData(OwnedRoomId),
     /// All receipts of a room.
     Receipts(OwnedRoomId),
+    /// Those of one person in a room.
+    ReceiptsOf(OwnedRoomId, OwnedUserId),
+    /// The to-device messages of all devices.
+    ToDevice,
     /// All server_keys.
     ServerKeys,
     /// All addresses.

@@ -274,7 +274,14 @@ pub(super) fn list(database: &Database) -> Result<Vec<RoomRow>, StoreError> {
         let membership = MembershipRow::read(database, room)?;
         let servers: Option<_> =
             read_long_json(database, &Key::room(family::SERVERS, room).done())?;
+        let invite = match &membership {
+            Some(row) if row.membership == MembershipState::Invite => {
+                InviteRow::read(database, room)?
+            }
+            _ => None,
+        };
         rooms.push(RoomRow {
+            invited_by: invite.and_then(|invite| invite.via.into_iter().next()),
             room_id: info.room_id,
             membership: membership.map(|row| row.membership),
             servers: servers.unwrap_or_default(),

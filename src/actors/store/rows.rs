@@ -80,6 +80,10 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
         RowKind::AccountData => key(family::ACCOUNT_DATA),
         RowKind::RoomAccountData(room) => key(family::ROOM_ACCOUNT_DATA).text(room.as_str()),
         RowKind::Receipts(room) => key(family::RECEIPT).text(room.as_str()),
+        RowKind::ReceiptsOf(room, user) => {
+            key(family::RECEIPT).text(room.as_str()).text(user.as_str())
+        }
+        RowKind::ToDevice => key(family::TO_DEVICE),
         RowKind::ServerKeys => key(family::SERVER_KEYS),
         RowKind::Addresses => key(family::ADDRESS),
     }
@@ -188,7 +192,7 @@ mod tests {
             (Row::Filter(text()), Some(RowKind::Filters)),
             (Row::AccountData(text()), Some(RowKind::AccountData)),
             (Row::RoomAccountData(room(), text()), Some(RowKind::RoomAccountData(room()))),
-            (Row::ToDevice(text()), None),
+            (Row::ToDevice(text()), Some(RowKind::ToDevice)),
             (Row::ToDeviceTxn(text(), text()), None),
             (
                 Row::Receipt(room(), "@a:b".try_into().unwrap(), text(), None),
@@ -196,7 +200,7 @@ mod tests {
             ),
             (
                 Row::Receipt(room(), "@a:b".try_into().unwrap(), text(), Some(text())),
-                Some(RowKind::Receipts(room())),
+                Some(RowKind::ReceiptsOf(room(), "@a:b".try_into().unwrap())),
             ),
             (Row::DeviceList("@a:b".try_into().unwrap()), None),
             (Row::ServerKeys(server()), Some(RowKind::ServerKeys)),

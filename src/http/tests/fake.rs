@@ -16,7 +16,9 @@ use crate::{
         relay_request::SendFederation,
         rendezvous::{Advertise, FoundPerson, SearchPeople},
         room::*,
-        room_state::{CreateRoom, ForgetRoom, ListRooms, ProfileUpdated, ToRoom},
+        room_state::{
+            CreateRoom, FindSharing, ForgetRoom, ListRooms, ProfileUpdated, Sharing, ToRoom,
+        },
         store::*,
     },
     http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
@@ -59,6 +61,7 @@ pub(super) async fn start_accounts(fake: &Addr<Fake>) -> Addr<AccountsActor> {
         ensure_identity: fake.clone().recipient(),
         profile_updated: fake.clone().recipient(),
         advertise: fake.clone().recipient(),
+        sharing: fake.clone().recipient(),
     };
     AccountsActor::start_loaded(links).await.unwrap()
 }
@@ -382,3 +385,12 @@ room!(ReadMessages, Page, || Ok(Page {
     members: vec![stored("$m", "m.room.member", "{}")],
 }));
 room!(ReadContext, crate::actors::room::Context, || Err(RoomError::EventNotFound));
+
+/// Nobody shares a room with the fake's user.
+impl Handler<FindSharing> for Fake {
+    type Result = Vec<Sharing>;
+
+    fn handle(&mut self, _: FindSharing, _: &mut Context<Self>) -> Self::Result {
+        Vec::new()
+    }
+}

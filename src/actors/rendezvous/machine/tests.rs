@@ -143,6 +143,28 @@ fn the_book_is_written_at_most_once_a_minute_and_dialled_once() {
 }
 
 #[test]
+fn attack_13_strangers_push_no_member_out_of_the_book() {
+    let mut machine = machine(&[1]);
+    let name = |name: &str| OwnedServerName::try_from(name).unwrap();
+    let row = |server, age| {
+        let place =
+            Place { peer: 9, addresses: vec!["there"], valid_until_ts: NOW, seen_ts: NOW - age };
+        (server, place)
+    };
+    let strangers = (1..).take(limits::BOOK_STRANGERS);
+    let mut rows: Vec<_> =
+        strangers.map(|age| row(name(&format!("stranger{age}")), age)).collect();
+    rows.push(row(name("friend"), 1_000_000));
+    machine.handle(Input::Book(rows), NOW);
+    machine.handle(Input::Shared { added: vec![name("friend")], removed: Vec::new() }, NOW);
+    let told = prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
+    assert_eq!(told, ["write true", "write false", "proven 1 true"]);
+    let oldest = name(&format!("stranger{}", limits::BOOK_STRANGERS));
+    let has = |server: &OwnedServerName| machine.book.contains_key(server);
+    assert!(!has(&oldest) && has(&name("stranger1")) && has(&name("friend")) && has(&server(1)));
+}
+
+#[test]
 fn a_server_is_resolved_by_proof_only() {
     let mut machine = machine(&[]);
     assert_eq!(told(machine.handle(resolve(1, 1), NOW)), ["providers 1"]);
