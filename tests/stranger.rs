@@ -125,6 +125,8 @@ struct Stranger {
     swarm: Swarm<Behaviour>,
     signer: Signer,
     victim: PeerId,
+    /// What it answers when it is asked who it is.
+    shows: Vec<u8>,
     /// What the victim says that it speaks.
     protocols: HashSet<String>,
 }
@@ -191,7 +193,8 @@ impl Stranger {
         });
         let (victim, protocols) = met.await.expect("the victim says what it speaks");
         let protocols = protocols.iter().map(ToString::to_string).collect();
-        Self { swarm, signer, victim, protocols }
+        let shows = serde_json::to_vec(signer.server_keys()).unwrap();
+        Self { swarm, signer, victim, shows, protocols }
     }
 
     /// Asks by one of the two protocols; nothing where the victim closed or refused the stream.
@@ -202,7 +205,7 @@ impl Stranger {
             false => &mut behaviour.federation,
         };
         let asked = exchange.send_request(&self.victim, bytes);
-        let mine = serde_json::to_vec(self.signer.server_keys()).unwrap();
+        let mine = self.shows.clone();
         let answered = tokio::time::timeout(PATIENCE, async {
             loop {
                 let event = match self.swarm.select_next_some().await {
@@ -257,8 +260,7 @@ impl Stranger {
 
     /// Proves an identity of its own: a valid one, but of nobody whom the victim knows.
     async fn prove_itself(&mut self) -> Vec<u8> {
-        let mine = serde_json::to_vec(self.signer.server_keys()).unwrap();
-        self.ask(&IDENTITY, mine).await.expect("server_keys for server_keys")
+        self.ask(&IDENTITY, self.shows.clone()).await.expect("server_keys for server_keys")
     }
 
     /// Signs a request to the victim's server.
@@ -396,7 +398,7 @@ async fn attack_04_an_identity_without_a_shared_room_is_let_into_no_gossip() {
         tokio::time::sleep(Duration::from_secs(3)).await;
     };
     let mut proven = std::pin::pin!(proven);
-    let mine = serde_json::to_vec(eve.signer.server_keys()).unwrap();
+    let mine = eve.shows.clone();
     loop {
         let event = tokio::select! {
             () = &mut proven => break,
@@ -501,7 +503,8 @@ async fn attack_05_the_keys_of_another_are_no_proof() {
     assert_eq!(keys["server_name"], ann.me.server_name());
     let mut eve = Stranger::meet(&bob).await;
     let eve_id = eve.swarm.local_peer_id().to_string();
-    eve.ask(&IDENTITY, serde_json::to_vec(&keys).unwrap()).await;
+    eve.shows = serde_json::to_vec(&keys).unwrap();
+    eve.ask(&IDENTITY, eve.shows.clone()).await;
     // Bob has judged what Eve sent before he answers what she asks next, on the same connection.
     let answer = eve.request(&bob, "GET", &profile_of(&bob)).await;
     let status = bob.node.status().await.unwrap();

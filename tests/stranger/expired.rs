@@ -21,8 +21,7 @@ async fn attack_08_expired_server_keys_speak_for_nobody() {
     let keys = fresh_keys();
     let old = now_ms() - LIFETIME_MS - 60_000;
     let mut eve = Stranger::with_keys(&ann, &keys, old).await;
-    let mine = serde_json::to_vec(eve.signer.server_keys()).unwrap();
-    eve.ask(&IDENTITY, mine).await;
+    eve.ask(&IDENTITY, eve.shows.clone()).await;
     // Signed now, with the right key: what certifies it has expired.
     let answer = eve.request(&ann, "GET", &profile_of(&ann)).await;
     assert_eq!(answer, None, "a request was served");
@@ -55,8 +54,7 @@ async fn attack_08_an_old_node_is_out_once_newer_server_keys_are_seen() {
     .await;
     // Nor when it comes again, with server_keys that are valid for days.
     let mut again = Stranger::with_keys(&ann, &keys, now_ms() - hour).await;
-    let mine = serde_json::to_vec(again.signer.server_keys()).unwrap();
-    again.ask(&IDENTITY, mine).await;
+    again.ask(&IDENTITY, again.shows.clone()).await;
     again.request(&ann, "GET", &profile_of(&ann)).await;
     assert!(!is_taken_for(&ann, &again).await);
     assert!(is_taken_for(&ann, &new).await);

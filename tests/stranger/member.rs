@@ -173,7 +173,7 @@ impl Eve {
             }
             BehaviourEvent::Identity(event) => {
                 let Some((_, channel)) = message(event) else { return };
-                let mine = serde_json::to_vec(self.node.signer.server_keys()).unwrap();
+                let mine = self.node.shows.clone();
                 let _ = self.node.swarm.behaviour_mut().identity.send_response(channel, mine);
             }
             BehaviourEvent::Federation(event) => {

@@ -152,8 +152,7 @@ fn attack_13_strangers_push_no_member_out_of_the_book() {
         (server, place)
     };
     let strangers = (1..).take(limits::BOOK_STRANGERS);
-    let mut rows: Vec<_> =
-        strangers.map(|age| row(name(&format!("stranger{age}")), age)).collect();
+    let mut rows: Vec<_> = strangers.map(|age| row(name(&format!("stranger{age}")), age)).collect();
     rows.push(row(name("friend"), 1_000_000));
     machine.handle(Input::Book(rows), NOW);
     machine.handle(Input::Shared { added: vec![name("friend")], removed: Vec::new() }, NOW);
