@@ -232,7 +232,7 @@ pub struct Received {
     /// The content hash did not match: somebody on the way changed or redacted this copy. A full
     /// copy, when one comes, takes its place.
     pub spoilt: bool,
-    /// What certifies the sender's key, newest of what came along and what was known.
+    /// What certifies the sender's key: what came along, else what was known.
     pub server_keys: VerifiedServerKeys,
 }
 
