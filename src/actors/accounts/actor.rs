@@ -458,11 +458,12 @@ impl AccountsActor {
 
     /// Adds to rows that are queued that their transaction was handled.
     pub(super) fn remember(&mut self, txn: Row, mut rows: Rows) -> Rows {
-        rows.push((txn.clone(), Some(Vec::new())));
-        self.txns.push_back(txn);
+        self.txns.push_back(txn.clone());
         if self.txns.len() > TXNS {
             rows.extend(self.txns.pop_front().map(|oldest| (oldest, None)));
         }
+        // The last word: the oldest may be the same one.
+        rows.push((txn, Some(Vec::new())));
         rows
     }
 }
