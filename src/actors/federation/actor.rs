@@ -209,16 +209,20 @@ impl FederationLinks {
                 rooms.entry(room_id).or_default().0.push(pdu);
             }
         }
+        let mut to_users = Vec::new();
         for edu in edus {
             match room_of_edu(&edu) {
                 Some(room_id) => rooms.entry(room_id).or_default().1.push(edu),
-                None => self.edu(&origin, &edu).await?,
+                None => to_users.push(edu),
             }
         }
         for (room_id, (pdus, edus)) in rooms {
             let permit = self.admission.admit()?;
             let transaction = IngestTransaction { origin: origin.clone(), pdus, edus, permit };
             let _ = self.ingest.send(IngestIntoRoom { room_id, transaction }).await;
+        }
+        for edu in to_users {
+            self.edu(&origin, &edu).await?;
         }
         to_canonical_value(json!({"pdus": {}}))
             .map_err(|error| RoomError::BadRequest(error.to_string()).into())
