@@ -31,7 +31,6 @@ use ruma::{
         StateEventType,
         room::{history_visibility::HistoryVisibility, member::MembershipState},
     },
-    push::Ruleset,
     room_version_rules::RoomVersionRules,
 };
 use serde::Deserialize;
@@ -155,7 +154,6 @@ pub(crate) struct Machine {
     txns: HashMap<ClientTxn, OwnedEventId>,
     /// The same, oldest first.
     txn_order: VecDeque<ClientTxn>,
-    rules_of_push: Ruleset,
     known: HashMap<OwnedEventId, Known>,
     /// Bytes of all that came into `known` since it was last emptied.
     known_len: usize,
@@ -177,7 +175,6 @@ impl Machine {
         let rules = pdu::rules_of(&version)
             .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
         Ok(Self {
-            rules_of_push: Ruleset::server_default(&me),
             room_id,
             me,
             version,
@@ -328,7 +325,7 @@ impl Machine {
         for (id, found) in ids.into_iter().zip(found) {
             let known = match found {
                 Lookup::Found(stored) => Known::Event(Arc::new(KnownEvent {
-                    pdu: Arc::new(self.parse(&stored)?),
+                    pdu: self.shared(self.parse(&stored)?),
                     place: stored.place,
                     group: stored.state_group,
                     spoilt: stored.spoilt,
@@ -342,6 +339,18 @@ impl Machine {
             self.known.insert(id, known);
         }
         Ok(())
+    }
+
+    /// Returns the copy of the current state where an event is part of it, so that it is in memory
+    /// once.
+    fn shared(&self, pdu: Pdu) -> Arc<Pdu> {
+        let current = pdu.state_place().and_then(|place| self.state.get(&place));
+        match current {
+            Some(same) if same.event_id == pdu.event_id && same.json == pdu.json => {
+                Arc::clone(same)
+            }
+            _ => Arc::new(pdu),
+        }
     }
 
     /// Provides a state that was needed.

@@ -4,7 +4,10 @@ use futures::FutureExt as _;
 use ruma::{
     OwnedUserId,
     events::{AnySyncTimelineEvent, StateEventType},
-    push::{Action, HighlightTweakValue, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Tweak},
+    push::{
+        Action, HighlightTweakValue, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset,
+        Tweak,
+    },
     serde::Raw,
 };
 use serde_json::value::RawValue;
@@ -29,7 +32,9 @@ impl Machine {
             name.unwrap_or_else(|| self.me.localpart().to_owned()),
         );
         context.power_levels = self.push_power_levels();
-        let actions = self.rules_of_push.get_actions(&raw, &context).now_or_never()?;
+        // Made anew each time: it takes microseconds, and some KiB would be held by each room.
+        let rules = Ruleset::server_default(&self.me);
+        let actions = rules.get_actions(&raw, &context).now_or_never()?;
         actions.iter().any(Action::should_notify).then(|| Notify {
             highlight: actions.iter().any(|action| {
                 matches!(action, Action::SetTweak(Tweak::Highlight(HighlightTweakValue::Yes)))
