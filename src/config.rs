@@ -93,6 +93,10 @@ pub mod limits {
     pub const HEADS_ROOMS: usize = 256;
     /// Forward extremities of one room that are told, and looked at.
     pub const HEADS: usize = 20;
+    /// Events in one answer about what is missing in many rooms; of one room, [`MISSING_PAGE`].
+    pub const MISSING_EVENTS: usize = 1000;
+    /// Bytes of these events, after which no other one is added.
+    pub const MISSING_LEN: usize = 1024 * 1024;
     /// Invites of one server that wait for an answer, where a room is shared with it.
     pub const INVITES_MEMBER: usize = 100;
     /// The same where none is: a first chat, and a group or two.

@@ -14,7 +14,7 @@ use serde_json::json;
 
 mod common;
 
-use common::{Home, eventually, homes};
+use common::{Home, client::segment, eventually, homes};
 
 /// Ann and Bob in a room, both allowed to change it.
 async fn together() -> (Home, Home, String) {
@@ -188,4 +188,59 @@ async fn three_cuts_in_a_row() {
     said.iter_mut().for_each(|texts| texts.sort());
     assert_eq!(said[0], said[1]);
     assert_eq!(said[0].len(), 6, "each once: {:?}", said[0]);
+}
+
+/// What was said in many rooms comes by a few messages: who gives it wakes no room for it, and what
+/// only a room can decide to give comes all the same.
+#[tokio::test]
+async fn many_rooms_are_whole_again_after_a_cut() {
+    const ROOMS: usize = 20;
+    let [mut ann, mut bob] = homes().await;
+    let mut rooms = Vec::new();
+    for number in 0..ROOMS {
+        // One tells its history to who was there alone.
+        let visibility = if number == 0 { "joined" } else { "shared" };
+        let history = json!({
+            "type": "m.room.history_visibility",
+            "content": {"history_visibility": visibility},
+        });
+        let body = json!({"preset": "public_chat", "initial_state": [history]});
+        let room = ann.me.create(body).await;
+        let via = ann.me.server_name();
+        bob.me.post(&format!("v3/join/{}?via={via}", segment(&room)), json!({})).await.ok();
+        rooms.push(room);
+    }
+    bob.node.stop().await;
+    for (number, room) in rooms.iter().enumerate() {
+        for n in 0..=number % 3 {
+            ann.me.send(room, &format!("ann {n}")).await;
+        }
+    }
+    ann.node.stop().await;
+    bob.node.start_again().await;
+    for room in &rooms {
+        bob.me.send(room, "bob").await;
+    }
+    ann.node.start_again().await;
+    for (number, room) in rooms.iter().enumerate() {
+        for n in 0..=number % 3 {
+            bob.me.reads(room, &format!("ann {n}")).await;
+        }
+        ann.me.reads(room, "bob").await;
+    }
+    bob.node.stop().await;
+    for room in &rooms {
+        ann.me.send(room, "one more").await;
+    }
+    // From here on no room of Ann's is awake before somebody needs it.
+    ann.node.stop().await;
+    ann.node.start_again().await;
+    bob.node.start_again().await;
+    for room in &rooms {
+        bob.me.reads(room, "one more").await;
+    }
+    let status = ann.node.status().await.unwrap();
+    let awake = status["rooms"]["live"].as_u64().unwrap();
+    // The one that decides for each event, and one by which she hears that Bob is there.
+    assert!(awake <= 2, "{awake} rooms of Ann's were woken");
 }

@@ -3,11 +3,27 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::OwnedEventId;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// Bytes of a fingerprint. Whoever finds two sets with the same one makes a room that both know look
 /// whole until its next event, and nothing more.
 const LEN: usize = 16;
+
+/// What one server lacks of a room that another one has: the events from `latest_events` backwards,
+/// these included, down to what it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// What it has: its forward extremities, and some events behind them ([`LANDMARKS`]).
+    pub earliest_events: Vec<OwnedEventId>,
+    /// What it lacks: heads of the other one.
+    pub latest_events: Vec<OwnedEventId>,
+}
+
+/// How far behind the forward extremities the other events of [`Gap::earliest_events`] are. Where
+/// both sides went on, neither knows the other's extremities, and what both know is behind them:
+/// so at most as much again comes needlessly as was said on the own side.
+pub const LANDMARKS: [usize; 5] = [1, 2, 4, 8, 16];
 
 /// Returns the fingerprint of the forward extremities of a room, in whatever order they come.
 pub fn fingerprint(extremities: &[OwnedEventId]) -> String {

@@ -99,6 +99,14 @@ pub fn room_id_of_create(event_id: &EventId) -> Result<OwnedRoomId, ProtoError> 
     RoomId::parse(format!("!{hash}")).map_err(|error| ProtoError::malformed("room id", error))
 }
 
+/// Returns the canonical JSON of an event with `server_keys` attached.
+pub fn with_server_keys(json: &str, server_keys: &str) -> Box<RawValue> {
+    let rest = json.get(1..).unwrap_or("}");
+    let text = format!("{{\"server_keys\":{server_keys},{rest}");
+    RawValue::from_string(text)
+        .unwrap_or_else(|_| unreachable!("two JSON objects spliced are a JSON object"))
+}
+
 impl Pdu {
     /// Reads an event that was checked before, such as one from the Store.
     pub fn from_json(
@@ -166,10 +174,7 @@ impl Pdu {
     ///
     /// A text splice: canonical JSON objects of PDUs are never empty.
     pub fn to_wire(&self, server_keys: &str) -> Box<RawValue> {
-        let rest = self.json.get(1..).unwrap_or("}");
-        let text = format!("{{\"server_keys\":{server_keys},{rest}");
-        RawValue::from_string(text)
-            .unwrap_or_else(|_| unreachable!("two JSON objects spliced are a JSON object"))
+        with_server_keys(&self.json, server_keys)
     }
 
     /// Returns what is left of the event once a redaction applies.

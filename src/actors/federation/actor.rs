@@ -20,7 +20,7 @@ use crate::{
         identity::{FindServerKeys, ReadSigner},
         relay_request::{CarryRequest, InboundAnswer, InboundRequest},
         room::{IngestTransaction, RoomError, RoomRequest, TransactionVerdict},
-        room_state::{CompareHeads, FindSharing, IngestIntoRoom, ServeRoom},
+        room_state::{CompareHeads, FindMissing, FindSharing, IngestIntoRoom, ServeRoom},
     },
     config::limits,
     proto::signed::Request,
@@ -35,6 +35,8 @@ pub struct FederationLinks {
     pub ingest: Recipient<IngestIntoRoom>,
     /// RoomState: heads.
     pub heads: Recipient<CompareHeads>,
+    /// RoomState: what others lack.
+    pub missing: Recipient<FindMissing>,
     /// Accounts.
     pub profile: Recipient<LocalProfile>,
     /// Accounts.
@@ -148,6 +150,12 @@ impl FederationLinks {
             Query::Heads(rooms) => {
                 let compared = self.heads.send(CompareHeads { origin, rooms, permit }).await;
                 let rooms = compared.map_err(AskError::from)??;
+                to_canonical_value(json!({"rooms": rooms}))
+                    .map_err(|error| RoomError::BadRequest(error.to_string()))?
+            }
+            Query::Missing(rooms) => {
+                let found = self.missing.send(FindMissing { origin, rooms, permit }).await;
+                let rooms = found.map_err(AskError::from)??;
                 to_canonical_value(json!({"rooms": rooms}))
                     .map_err(|error| RoomError::BadRequest(error.to_string()))?
             }

@@ -29,10 +29,11 @@ use serde_json::value::RawValue;
 use crate::{
     actors::{
         room::{Given, RoomQuery},
-        room_state::HEADS,
+        room_state::{HEADS, MISSING},
     },
     config::limits,
     proto::{
+        heads::Gap,
         room_key::KeyId,
         sealed::{self, Parcel},
         signed::Request,
@@ -50,6 +51,8 @@ pub(super) enum Query {
     ServerKeys,
     /// Where the heads of these rooms differ from the origin's, of which these are fingerprints.
     Heads(BTreeMap<OwnedRoomId, String>),
+    /// Events of these rooms that the origin lacks.
+    Missing(BTreeMap<OwnedRoomId, Gap>),
     /// The server_keys of another server, as far as we know them.
     ServerKeysOf(OwnedServerName),
     /// A sealed request for us, or for another server.
@@ -140,6 +143,11 @@ struct KeysQueryBody {
 #[derive(Deserialize)]
 struct HeadsBody {
     rooms: BTreeMap<OwnedRoomId, String>,
+}
+
+#[derive(Deserialize)]
+struct MissingBody {
+    rooms: BTreeMap<OwnedRoomId, Gap>,
 }
 
 fn body_as<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, RouteError> {
@@ -261,6 +269,13 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
         }
         return Ok(Query::Heads(rooms));
     }
+    if is("POST", MISSING).is_some() {
+        let MissingBody { rooms } = body_as(body)?;
+        if rooms.len() > limits::HEADS_ROOMS {
+            return Err(RouteError::Malformed("too many rooms".to_owned()));
+        }
+        return Ok(Query::Missing(rooms));
+    }
     let server = |arguments: Vec<String>| {
         let name = arguments.first().map(String::as_str).unwrap_or_default();
         sealed::destination(name).map_err(|error| RouteError::Malformed(error.to_string()))
@@ -338,14 +353,17 @@ mod tests {
         let sent = ask("PUT", &format!("{f}/v1/send/1"), send);
         assert!(matches!(sent, Ok(Query::Transaction(_))), "{sent:?}");
         assert!(matches!(ask("GET", "/_matrix/key/v2/server", json!({})), Ok(Query::ServerKeys)));
-        let rooms = |count| {
-            let rooms = (0..count).map(|n| (format!("!r{n}:x"), json!("fingerprint")));
-            json!({"rooms": rooms.collect::<serde_json::Map<_, _>>()})
-        };
-        let heads = ask("POST", HEADS, rooms(limits::HEADS_ROOMS));
-        assert!(matches!(heads, Ok(Query::Heads(_))), "{heads:?}");
-        let many = ask("POST", HEADS, rooms(limits::HEADS_ROOMS + 1));
-        assert!(matches!(many, Err(RouteError::Malformed(_))), "{many:?}");
+        let gap = json!({"earliest_events": [], "latest_events": ["$e"]});
+        for (path, value) in [(HEADS, json!("fingerprint")), (MISSING, gap)] {
+            let rooms = |count| {
+                let rooms = (0..count).map(|n| (format!("!r{n}:x"), value.clone()));
+                json!({"rooms": rooms.collect::<serde_json::Map<_, _>>()})
+            };
+            let few = ask("POST", path, rooms(limits::HEADS_ROOMS));
+            assert!(matches!(few, Ok(Query::Heads(_) | Query::Missing(_))), "{few:?}");
+            let many = ask("POST", path, rooms(limits::HEADS_ROOMS + 1));
+            assert!(matches!(many, Err(RouteError::Malformed(_))), "{many:?}");
+        }
         let name = secret_keys(1).server_name();
         let keys = ask("GET", &sealed::server_keys_uri(&name), json!({}));
         assert!(matches!(&keys, Ok(Query::ServerKeysOf(server)) if *server == name), "{keys:?}");

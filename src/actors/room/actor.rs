@@ -56,7 +56,7 @@ const DIRECT_WAIT: Duration = Duration::from_secs(10);
 /// One room. Its messages come through RoomState.
 pub struct RoomActor {
     pub(super) room_id: OwnedRoomId,
-    pub(super) links: Links,
+    pub(super) links: Arc<Links>,
     pub(super) signer: Arc<Signer>,
     pub(super) profile: ProfileUpdated,
     pub(super) inviting: Inviting,
@@ -96,7 +96,7 @@ impl RoomActor {
     /// Makes the actor; it loads the room when it starts.
     pub fn new(
         room_id: OwnedRoomId,
-        links: Links,
+        links: Arc<Links>,
         signer: Arc<Signer>,
         profile: ProfileUpdated,
         down: DownGuard<OwnedRoomId>,
@@ -257,7 +257,7 @@ impl RoomActor {
 
     /// Loads what an operation needs, then goes on.
     fn provide(&mut self, need: Need, ctx: &mut Context<Self>) {
-        let links = self.links.clone();
+        let links = Arc::clone(&self.links);
         let room_id = self.room_id.clone();
         match need {
             Need::Events(event_ids) => {
@@ -293,7 +293,7 @@ impl RoomActor {
         let roots: HashSet<OwnedEventId> =
             states.iter().flat_map(|state| state.values().cloned()).collect();
         let rules = machine.rules().clone();
-        let links = self.links.clone();
+        let links = Arc::clone(&self.links);
         let load =
             LoadAuthChain { room_id: self.room_id.clone(), roots: roots.into_iter().collect() };
         let loaded = async move { ask(&links.store.load_auth_chain, load).await };
@@ -450,7 +450,7 @@ impl Actor for RoomActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
-        let links = self.links.clone();
+        let links = Arc::clone(&self.links);
         let room_id = self.room_id.clone();
         let load = async move { ask(&links.store.load_room, LoadRoom { room_id }).await };
         ctx.spawn(load.into_actor(self).map(|loaded, act, ctx| {

@@ -416,7 +416,8 @@ impl RoomActor {
     fn joined(
         &mut self,
         ctx: &mut Context<Self>,
-    ) -> impl Future<Output = Result<(Links, OwnedRoomId, OwnedUserId), RoomError>> + use<> {
+    ) -> impl Future<Output = Result<(std::sync::Arc<Links>, OwnedRoomId, OwnedUserId), RoomError>> + use<>
+    {
         let joined = self.operate(ctx, |machine| Ok((machine.is_joined(), None)));
         let (links, room_id) = (self.links.clone(), self.room_id.clone());
         let user_id = self.signer.user_id().clone();

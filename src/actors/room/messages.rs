@@ -424,6 +424,17 @@ pub struct FollowHeads {
     pub extremities: Vec<OwnedEventId>,
 }
 
+/// Events that a member's server gave of what is missing here. Answered when they are taken in as
+/// far as they can be; what they miss is not fetched.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), RoomError>")]
+pub struct TakeMissing {
+    /// Who gave them.
+    pub server_name: OwnedServerName,
+    /// As they came.
+    pub pdus: Vec<Box<RawValue>>,
+}
+
 /// Tells the room that another member's server announced these forward extremities.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]

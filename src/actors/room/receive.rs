@@ -16,7 +16,9 @@ use super::{
     join::{accepted, receive_state},
     links::{Links, ask},
     machine::{Ingested, Machine, Stop},
-    messages::{FollowHeads, HeadsSeen, IngestTransaction, RoomError, TransactionVerdict},
+    messages::{
+        FollowHeads, HeadsSeen, IngestTransaction, RoomError, TakeMissing, TransactionVerdict,
+    },
 };
 use crate::{
     actors::store::Place,
@@ -33,7 +35,7 @@ const STATE_EVENTS: usize = 20;
 #[derive(Clone)]
 pub(super) struct Worker {
     pub(super) room: Addr<RoomActor>,
-    pub(super) links: Links,
+    pub(super) links: Arc<Links>,
     pub(super) signer: Arc<Signer>,
     pub(super) room_id: OwnedRoomId,
 }
@@ -60,7 +62,7 @@ impl RoomActor {
     pub(super) fn worker(&self, ctx: &Context<Self>) -> Worker {
         Worker {
             room: ctx.address(),
-            links: self.links.clone(),
+            links: Arc::clone(&self.links),
             signer: Arc::clone(&self.signer),
             room_id: self.room_id.clone(),
         }
@@ -189,6 +191,23 @@ impl Handler<FollowHeads> for RoomActor {
     fn handle(&mut self, msg: FollowHeads, ctx: &mut Context<Self>) -> Self::Result {
         let worker = self.worker(ctx);
         Box::pin(async move { worker.follow_heads(&msg.server_name, msg.extremities).await })
+    }
+}
+
+impl Handler<TakeMissing> for RoomActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    fn handle(&mut self, msg: TakeMissing, ctx: &mut Context<Self>) -> Self::Result {
+        let TakeMissing { server_name, pdus } = msg;
+        let worker = self.worker(ctx);
+        Box::pin(async move {
+            let mut received = worker.receive(pdus, &server_name).await?;
+            // A whole copy is looked for where the heads are followed.
+            received.retain(|received| !received.spoilt);
+            received.sort_by_key(|received| received.pdu.depth);
+            worker.ingest_all(received).await;
+            Ok(())
+        })
     }
 }
 

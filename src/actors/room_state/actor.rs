@@ -22,8 +22,8 @@ use super::{
     index::{Index, Turn},
     invites::Invites,
     messages::{
-        Advanced, CountRooms, FindSharing, ForgetRoom, IngestIntoRoom, ListRooms, ProfileUpdated,
-        RoomCounts, ServeRoom, Sharing, ToRoom, UseSigner,
+        Advanced, Briefly, CountRooms, FindSharing, ForgetRoom, IngestIntoRoom, ListRooms,
+        ProfileUpdated, RoomCounts, ServeRoom, Sharing, ToRoom, UseSigner,
     },
     presence::{self, OwnPresence},
     sharing,
@@ -69,6 +69,8 @@ pub struct RoomStateLinks {
     pub read_heads: Recipient<store::ReadHeads>,
     /// Store.
     pub find_lacking: Recipient<store::FindLacking>,
+    /// Store.
+    pub read_missing: Recipient<store::ReadMissing>,
     /// Gossip.
     pub join_topic: Recipient<JoinTopic>,
     /// Gossip.
@@ -99,6 +101,7 @@ enum Slot {
 /// The owner of all rooms.
 pub struct RoomStateActor {
     pub(super) links: RoomStateLinks,
+    room_links: Option<Arc<Links>>,
     pub(super) signer: Option<Arc<Signer>>,
     profile: Option<ProfileUpdated>,
     slots: HashMap<OwnedRoomId, (u64, Slot)>,
@@ -121,6 +124,7 @@ impl RoomStateActor {
     pub fn new(links: RoomStateLinks) -> Self {
         Self {
             links,
+            room_links: None,
             signer: None,
             profile: None,
             slots: HashMap::new(),
@@ -165,35 +169,59 @@ impl RoomStateActor {
         let signer = self.signer.clone().ok_or(RoomError::NotFound)?;
         self.generation += 1;
         let down = DownGuard::new(room_id.clone(), self.generation, ctx.address().recipient());
-        let RoomStateLinks {
-            store,
-            publish: gossip,
-            federation,
-            find_keys,
-            keep_keys,
-            typing,
-            presence,
-            cpu,
-            ..
-        } = self.links.clone();
-        let advanced = ctx.address().recipient();
-        let links = Links {
-            store,
-            gossip,
-            federation,
-            find_keys,
-            keep_keys,
-            typing,
-            presence,
-            advanced,
-            carried: self.distant.carried.subscribe(),
-            cpu,
-        };
+        let links = self.links_of_rooms(ctx);
         let profile = self.profile.clone().unwrap_or_default();
         let room = RoomActor::new(room_id.clone(), links, signer, profile, down).start();
         let slot = Slot::Live { room: room.clone(), used: Instant::now() };
         self.slots.insert(room_id.clone(), (self.generation, slot));
         Ok(room)
+    }
+
+    /// Returns whom rooms may talk to: one set for all, since a set takes some KiB.
+    fn links_of_rooms(&mut self, ctx: &Context<Self>) -> Arc<Links> {
+        let links = self.room_links.get_or_insert_with(|| {
+            let RoomStateLinks {
+                store,
+                publish: gossip,
+                federation,
+                find_keys,
+                keep_keys,
+                typing,
+                presence,
+                cpu,
+                ..
+            } = self.links.clone();
+            let advanced = ctx.address().recipient();
+            Arc::new(Links {
+                store,
+                gossip,
+                federation,
+                find_keys,
+                keep_keys,
+                typing,
+                presence,
+                advanced,
+                carried: self.distant.carried.subscribe(),
+                cpu,
+            })
+        });
+        Arc::clone(links)
+    }
+
+    /// Tells whether a room is in memory for a reason of its own.
+    pub(super) fn is_awake(&self, room_id: &RoomId) -> bool {
+        matches!(self.slots.get(room_id), Some((_, Slot::Live { room, .. })) if room.connected())
+    }
+
+    /// Lets go of a room that was woken for one thing, unless it was used for another since.
+    fn let_go(&mut self, room_id: &RoomId, since: Instant) {
+        if let Some((_, slot)) = self.slots.get_mut(room_id)
+            && let Slot::Live { room, used } = slot
+            && *used <= since
+        {
+            room.do_send(Drain);
+            *slot = Slot::Draining(room.downgrade());
+        }
     }
 
     /// Returns the actor of a room that is known here: whoever made up room ids could fill the
@@ -331,6 +359,28 @@ where
             }
             Err(error) => Box::pin(async move { Err(error) }),
         }
+    }
+}
+
+impl<M> Handler<Briefly<M>> for RoomStateActor
+where
+    M: Message + Send + 'static,
+    M::Result: Send + 'static,
+    RoomActor: Handler<M>,
+{
+    type Result = ResponseActFuture<Self, Result<M::Result, RoomError>>;
+
+    fn handle(&mut self, Briefly(msg): Briefly<M>, ctx: &mut Self::Context) -> Self::Result {
+        let room_id = msg.room_id.clone();
+        let woken = !self.is_awake(&room_id);
+        let answer = Handler::<ToRoom<M>>::handle(self, msg, ctx);
+        let since = Instant::now();
+        Box::pin(answer.into_actor(self).map(move |answer, act, _| {
+            if woken {
+                act.let_go(&room_id, since);
+            }
+            answer
+        }))
     }
 }
 

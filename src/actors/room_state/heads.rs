@@ -22,7 +22,7 @@ use serde_json::json;
 use super::{
     actor::{RoomStateActor, RoomStateLinks},
     distant::AFTER_CHANGE,
-    messages::{CompareHeads, ServerOffline, ServerOnline, ToRoom},
+    messages::{Briefly, CompareHeads, ServerOffline, ServerOnline, ToRoom},
 };
 use crate::{
     actors::{
@@ -258,10 +258,10 @@ struct HeadsAnswer {
 }
 
 /// An exchange with one server.
-struct Exchange {
-    links: RoomStateLinks,
-    rooms: Addr<RoomStateActor>,
-    server: OwnedServerName,
+pub(super) struct Exchange {
+    pub(super) links: RoomStateLinks,
+    pub(super) rooms: Addr<RoomStateActor>,
+    pub(super) server: OwnedServerName,
 }
 
 impl Exchange {
@@ -293,10 +293,21 @@ impl Exchange {
         });
         // Where we are ahead, or refused what they have, there is no need to wake a room.
         let lacking = ask(&self.links.find_lacking, FindLacking(theirs.collect())).await?;
-        let followed = lacking.into_iter().map(|(room_id, extremities)| {
+        if lacking.is_empty() {
+            return Ok(Ok(()));
+        }
+        let heads = lacking.iter().map(|(id, gap)| (id.clone(), gap.latest_events.clone()));
+        let heads = heads.collect();
+        if let Err(error) = self.fetch_missing(lacking).await {
+            log::debug!(server:% = self.server; "missing events not fetched: {error}");
+        }
+        // What did not come so, each room fetches by itself.
+        let lacking = ask(&self.links.find_lacking, FindLacking(heads)).await?;
+        let followed = lacking.into_iter().map(|(room_id, gap)| {
+            let extremities = gap.latest_events;
             let server_name = self.server.clone();
             let message = FollowHeads { server_name, extremities };
-            let asked = self.rooms.send(ToRoom { room_id, message });
+            let asked = self.rooms.send(Briefly(ToRoom { room_id, message }));
             async move { asked.await.map_err(|error| RoomError::Ask(error.into()))?? }
         });
         let results = futures::stream::iter(followed).buffer_unordered(FOLLOWED_AT_ONCE);

@@ -14,7 +14,7 @@ use crate::{
         admission::Permit,
         room::{IngestTransaction, RoomError, RoomRequest, TransactionVerdict},
     },
-    proto::signer::Signer,
+    proto::{heads::Gap, signer::Signer},
 };
 
 /// Hands a message to the Room actor of a room, which is started if need be.
@@ -29,6 +29,19 @@ pub struct ToRoom<M> {
 }
 
 impl<M> Message for ToRoom<M>
+where
+    M: Message,
+    M::Result: Send + 'static,
+{
+    type Result = Result<M::Result, RoomError>;
+}
+
+/// The same, for what a node does on its own account: where the room was asleep, it sleeps again
+/// when it is done. So a node that was away needs no memory for all of its rooms at once.
+#[derive(Debug)]
+pub struct Briefly<M>(pub ToRoom<M>);
+
+impl<M> Message for Briefly<M>
 where
     M: Message,
     M::Result: Send + 'static,
@@ -126,6 +139,20 @@ pub struct CompareHeads {
     pub origin: OwnedServerName,
     /// Rooms with the fingerprint of the origin's heads.
     pub rooms: BTreeMap<OwnedRoomId, String>,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
+
+/// Asks for events that another server lacks. Only rooms that our user and the origin's have joined
+/// are looked at, and none is started; those for which the answer has no place are left out, and
+/// those whose history is not for all members have no events in it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<BTreeMap<OwnedRoomId, Vec<Box<RawValue>>>, RoomError>")]
+pub struct FindMissing {
+    /// Who asks.
+    pub origin: OwnedServerName,
+    /// Rooms with what it lacks.
+    pub rooms: BTreeMap<OwnedRoomId, Gap>,
     /// Place in the work budget.
     pub permit: Permit,
 }

@@ -12,6 +12,7 @@ mod index;
 mod invites;
 mod keys;
 mod messages;
+mod missing;
 mod presence;
 mod sharing;
 
@@ -20,3 +21,4 @@ pub use create::DEFAULT_VERSION;
 pub use distant::Carried;
 pub use heads::HEADS;
 pub use messages::*;
+pub use missing::MISSING;

@@ -9,18 +9,19 @@ use actix::{
     Actor, Addr, Arbiter, AsyncContext as _, Context, Handler, Message, MessageResult,
     ResponseFuture, System,
 };
-use ruma::{OwnedEventId, OwnedUserId, RoomId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
 use tokio::sync::watch;
 
 use super::{
     AckToDevice, Close, CommitRoom, Committed, DirectoryEntry, FindLacking, ListRooms,
-    LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, ReadHeads, ReadRow,
-    ReadSync, ReadTimeline, RoomEvents, RoomRow, Row, ScanRows, SearchDirectory, StoreError,
-    StoredEvent, SyncRows, TimelinePage, WatchStream, WriteRows, commit,
+    LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent, ReadHeads,
+    ReadMissing, ReadRow, ReadSync, ReadTimeline, RoomEvents, RoomGaps, RoomRow, Row, ScanRows,
+    SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage, WatchStream, WriteRows,
+    commit,
     database::{Database, WriteSet},
     directory, events,
     flusher::{self, Flusher, Tell},
-    groups,
+    gaps, groups,
     open::{Opened, open},
     rooms::{self, Counters},
     rows, sync, timeline,
@@ -277,10 +278,19 @@ impl Handler<ReadHeads> for StoreActor {
 }
 
 impl Handler<FindLacking> for StoreActor {
-    type Result = Result<RoomEvents, StoreError>;
+    type Result = Result<RoomGaps, StoreError>;
 
     fn handle(&mut self, FindLacking(events): FindLacking, _: &mut Self::Context) -> Self::Result {
-        rooms::lacking(&self.open()?.database, events)
+        gaps::lacking(&self.open()?.database, events)
+    }
+}
+
+impl Handler<ReadMissing> for StoreActor {
+    type Result = ResponseFuture<Result<Vec<(OwnedRoomId, Vec<MissingEvent>)>, StoreError>>;
+
+    fn handle(&mut self, ReadMissing(rooms): ReadMissing, _: &mut Self::Context) -> Self::Result {
+        let events = self.open().and_then(|open| gaps::missing(&open.database, rooms));
+        self.when_durable(events)
     }
 }
 

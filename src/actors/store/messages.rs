@@ -14,7 +14,10 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use crate::proto::pdu::{Pdu, StateKey};
+use crate::proto::{
+    heads::Gap,
+    pdu::{Pdu, StateKey},
+};
 
 /// What went wrong in the Store. The node stops taking writes after a failed one.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -400,10 +403,32 @@ pub struct ReadHeads(pub Vec<OwnedRoomId>);
 /// Rooms, each with ids of events.
 pub type RoomEvents = Vec<(OwnedRoomId, Vec<OwnedEventId>)>;
 
-/// Finds the rooms of which at least one of these events is not stored.
+/// Finds the rooms of which at least one of these events is not stored: which, and what is.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<RoomEvents, StoreError>")]
+#[rtype(result = "Result<RoomGaps, StoreError>")]
 pub struct FindLacking(pub RoomEvents);
+
+/// Rooms, each with what is missing in it.
+pub type RoomGaps = Vec<(OwnedRoomId, Gap)>;
+
+/// Reads the events that another server lacks, of many rooms, started or not, within
+/// [`limits::MISSING_EVENTS`] and [`limits::MISSING_LEN`]: rooms that are not known, or for which
+/// nothing is left, are left out. Of rooms whose history is not for all members there are none.
+///
+/// [`limits::MISSING_EVENTS`]: crate::config::limits::MISSING_EVENTS
+/// [`limits::MISSING_LEN`]: crate::config::limits::MISSING_LEN
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<(OwnedRoomId, Vec<MissingEvent>)>, StoreError>")]
+pub struct ReadMissing(pub RoomGaps);
+
+/// An event of [`ReadMissing`]; of each room, parents first.
+#[derive(Debug, Clone)]
+pub struct MissingEvent {
+    /// Whose server vouches for it.
+    pub sender: OwnedUserId,
+    /// Canonical JSON, without `server_keys` and `unsigned`.
+    pub json: Box<str>,
+}
 
 /// Reads all rooms, for those who keep an index of them.
 #[derive(Message, Debug)]

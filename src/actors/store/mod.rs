@@ -16,6 +16,7 @@
 //! | `database`, `schema` | rows, groups of writes; keys and values |
 //! | `commit` | what a step of a room changes |
 //! | `rooms`, `events`, `groups`, `timeline`, `unread` | the rows behind it, and reads of them |
+//! | `gaps` | what servers lack of each other's rooms |
 //! | `sync`, `sync_room`, `filter` | what changed since a position |
 //! | `rows`, `directory` | small rows of others, the user directory |
 
@@ -26,6 +27,7 @@ mod directory;
 mod events;
 mod filter;
 mod flusher;
+mod gaps;
 mod groups;
 mod messages;
 mod open;

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::{
-    ClientTxn, Extremity, Heads, InviteData, LoadedRoom, Lookup, OwnMembership, RoomEvents,
-    RoomRow, StoreError,
+    ClientTxn, Extremity, Heads, InviteData, LoadedRoom, OwnMembership, RoomEvents, RoomRow,
+    StoreError,
     database::{Database, Rows, WriteSet},
-    events::{look_up, read_known},
+    events::read_known,
     schema::{Change, Hash, Key, Parts, event_id_of, family, state_key, take_text},
 };
 use crate::proto::pdu::Pdu;
@@ -305,22 +305,8 @@ pub(super) fn heads(
     Ok(found)
 }
 
-/// Answers [`super::FindLacking`].
-pub(super) fn lacking(database: &Database, rooms: RoomEvents) -> Result<RoomEvents, StoreError> {
-    let mut lacking = Vec::new();
-    for (room_id, event_ids) in rooms {
-        let Some(room) = room_number(database, &room_id)? else { continue };
-        for event_id in &event_ids {
-            if !matches!(look_up(database, room, event_id)?, Lookup::Found(_)) {
-                lacking.push((room_id, event_ids));
-                break;
-            }
-        }
-    }
-    Ok(lacking)
-}
-
-fn read_heads(database: &Database, room: u32) -> Result<Option<HeadsRow>, StoreError> {
+/// Reads the front of the graph.
+pub(super) fn read_heads(database: &Database, room: u32) -> Result<Option<HeadsRow>, StoreError> {
     read_long_json(database, &Key::room(family::HEADS, room).done())
 }
 

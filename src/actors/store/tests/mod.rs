@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::*;
 use crate::proto::pdu::{Pdu, StateKey, rules_of};
 
+mod gaps;
 mod life;
 mod rooms;
 mod rows;

@@ -1,0 +1,124 @@
+//! Events that one server lacks of rooms that it shares with another one: asked for, and given, for
+//! hundreds of rooms in one message (`docs/PROTOCOL.md` §5).
+//!
+//! Invariants: what comes is nothing but copies of events, each checked by its room like any other;
+//! what was not asked for is not looked at; every further request is one that the answer before
+//! made fewer rooms of.
+
+use std::collections::{BTreeMap, HashSet};
+
+use actix::{Context, Handler, ResponseFuture};
+use futures::StreamExt as _;
+use ruma::{OwnedRoomId, OwnedServerName};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use super::{
+    actor::RoomStateActor,
+    heads::Exchange,
+    messages::{Briefly, FindMissing, ToRoom},
+};
+use crate::{
+    actors::{
+        identity::FindServerKeys,
+        room::{RoomError, TakeMissing, ask, federation, read},
+        store::{MissingEvent, ReadMissing, RoomGaps},
+    },
+    config::limits,
+    proto::{heads::Gap, pdu::with_server_keys, signer::Signer},
+};
+
+/// Path of the request.
+pub const MISSING: &str = "/_messagehub/federation/v1/missing_events";
+/// Rooms that take events in at the same time: so many share one sync of the disk.
+const TAKING_AT_ONCE: usize = 32;
+
+#[derive(Deserialize)]
+struct MissingAnswer {
+    rooms: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>>,
+}
+
+impl Exchange {
+    /// Fetches what is missing in some rooms, as far as it comes by this request.
+    pub(super) async fn fetch_missing(&self, gaps: RoomGaps) -> Result<(), RoomError> {
+        let mut left: BTreeMap<OwnedRoomId, Gap> = gaps.into_iter().collect();
+        while !left.is_empty() {
+            let before = left.len();
+            let content = json!({"rooms": left});
+            let wait = limits::FEDERATION_WAIT;
+            let request = federation(&self.server, "POST", MISSING.to_owned(), content, wait)?;
+            let answer = ask(&self.links.federation, request).await?;
+            let answer: MissingAnswer = read(&self.server, answer)?;
+            let given =
+                answer.rooms.into_iter().filter(|(room_id, _)| left.remove(room_id).is_some());
+            let taken = given.filter(|(_, pdus)| !pdus.is_empty()).map(|(room_id, mut pdus)| {
+                pdus.truncate(limits::MISSING_PAGE);
+                let message = TakeMissing { server_name: self.server.clone(), pdus };
+                let asked = self.rooms.send(Briefly(ToRoom { room_id, message }));
+                async move {
+                    // What one room refuses is no matter of the others.
+                    if let Ok(Ok(Err(error))) = asked.await {
+                        log::debug!("missing events not taken in: {error}");
+                    }
+                }
+            });
+            let taken: Vec<_> = taken.collect();
+            futures::stream::iter(taken)
+                .buffer_unordered(TAKING_AT_ONCE)
+                .collect::<Vec<()>>()
+                .await;
+            if left.len() == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Handler<FindMissing> for RoomStateActor {
+    type Result = ResponseFuture<Result<BTreeMap<OwnedRoomId, Vec<Box<RawValue>>>, RoomError>>;
+
+    fn handle(&mut self, msg: FindMissing, _: &mut Context<Self>) -> Self::Result {
+        let FindMissing { origin, mut rooms, permit } = msg;
+        rooms.retain(|room_id, _| self.rooms.is_shared(room_id, &origin));
+        let (read_missing, find_keys) =
+            (self.links.read_missing.clone(), self.links.find_keys.clone());
+        let signer = self.signer.clone();
+        Box::pin(async move {
+            let _permit = permit;
+            let signer = signer.ok_or(RoomError::NotFound)?;
+            let found = ask(&read_missing, ReadMissing(rooms.into_iter().collect())).await?;
+            let senders = found.iter().flat_map(|(_, events)| events);
+            let servers: HashSet<OwnedServerName> = senders
+                .map(|event| event.sender.server_name().to_owned())
+                .filter(|server| server != signer.server_name())
+                .collect();
+            let find = FindServerKeys(servers.into_iter().collect());
+            let known = find_keys.send(find).await.map_err(|error| RoomError::Ask(error.into()))?;
+            let known: BTreeMap<OwnedServerName, String> = known
+                .into_iter()
+                .filter_map(|(server, keys)| {
+                    Some((server, serde_json::to_string(keys.json()).ok()?))
+                })
+                .collect();
+            let rooms = found.into_iter().map(|(room_id, events)| {
+                (room_id, events.iter().filter_map(|event| wire(event, &signer, &known)).collect())
+            });
+            Ok(rooms.collect())
+        })
+    }
+}
+
+/// Puts server_keys back on an event; nobody could verify one whose keys are not known any more.
+fn wire(
+    event: &MissingEvent,
+    signer: &Signer,
+    known: &BTreeMap<OwnedServerName, String>,
+) -> Option<Box<RawValue>> {
+    let server = event.sender.server_name();
+    let keys = match server == signer.server_name() {
+        true => signer.server_keys_text(),
+        false => known.get(server)?,
+    };
+    Some(with_server_keys(&event.json, keys))
+}

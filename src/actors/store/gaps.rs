@@ -1,0 +1,175 @@
+//! What servers lack of each other's rooms: found, and read, for many rooms at once and without
+//! starting any.
+//!
+//! Invariants: what is given away of a room is what any member may read of it; the work is bounded
+//! by what was asked for and by the limits of an answer, whatever ids others make up.
+
+use std::collections::HashSet;
+
+use ruma::{OwnedEventId, OwnedUserId};
+use serde::Deserialize;
+
+use super::{
+    Lookup, MissingEvent, Place, RoomEvents, RoomGaps, StoreError,
+    database::Database,
+    events::{look_up, read_event, read_known},
+    rooms::{StateRow, read_heads, room_number},
+    schema::{Hash, event_id_of, hash_of},
+};
+use crate::{
+    config::limits,
+    proto::heads::{Gap, LANDMARKS},
+};
+
+/// What is looked at of an event on the way.
+#[derive(Deserialize)]
+struct Step {
+    sender: OwnedUserId,
+    depth: u64,
+    prev_events: Vec<OwnedEventId>,
+}
+
+impl Step {
+    fn read(json: &str) -> Result<Self, StoreError> {
+        serde_json::from_str(json).map_err(|_| StoreError::Corrupt { what: "event" })
+    }
+
+    fn before(&self) -> impl Iterator<Item = Hash> {
+        self.prev_events.iter().filter_map(|id| hash_of(id))
+    }
+}
+
+/// Answers [`super::FindLacking`].
+pub(super) fn lacking(database: &Database, rooms: RoomEvents) -> Result<RoomGaps, StoreError> {
+    let mut lacking = Vec::new();
+    for (room_id, event_ids) in rooms {
+        let Some(room) = room_number(database, &room_id)? else { continue };
+        let mut latest_events = Vec::new();
+        for event_id in event_ids {
+            if !matches!(look_up(database, room, &event_id)?, Lookup::Found(_)) {
+                latest_events.push(event_id);
+            }
+        }
+        if !latest_events.is_empty() {
+            let earliest_events = landmarks(database, room)?;
+            lacking.push((room_id, Gap { earliest_events, latest_events }));
+        }
+    }
+    Ok(lacking)
+}
+
+/// Returns the forward extremities and one event at each distance of [`LANDMARKS`] behind them.
+fn landmarks(database: &Database, room: u32) -> Result<Vec<OwnedEventId>, StoreError> {
+    let heads = read_heads(database, room)?;
+    let heads = heads.into_iter().flat_map(|row| row.extremities).map(|(id, ..)| id);
+    let mut marks: Vec<OwnedEventId> = heads.take(limits::HEADS).collect();
+    let mut level: Vec<Hash> = marks.iter().filter_map(|id| hash_of(id)).collect();
+    let mut seen: HashSet<Hash> = level.iter().copied().collect();
+    for distance in 1..=LANDMARKS.into_iter().max().unwrap_or_default() {
+        let mut next = Vec::new();
+        for hash in level {
+            let Some(record) = read_event(database, room, &hash)? else { continue };
+            next.extend(Step::read(&record.json)?.before().filter(|hash| seen.insert(*hash)));
+        }
+        next.truncate(limits::HEADS);
+        if LANDMARKS.contains(&distance) {
+            marks.extend(next.first().map(event_id_of));
+        }
+        level = next;
+    }
+    Ok(marks)
+}
+
+/// Answers [`super::ReadMissing`].
+pub(super) fn missing(
+    database: &Database,
+    rooms: RoomGaps,
+) -> Result<Vec<(ruma::OwnedRoomId, Vec<MissingEvent>)>, StoreError> {
+    let mut left = Left { events: limits::MISSING_EVENTS, len: limits::MISSING_LEN };
+    let mut found = Vec::new();
+    for (room_id, gap) in rooms {
+        if left.is_over() {
+            break;
+        }
+        let Some(room) = room_number(database, &room_id)? else { continue };
+        let events = match is_open(database, room)? {
+            true => walk_back(database, room, &gap, &mut left)?,
+            false => Vec::new(),
+        };
+        found.push((room_id, events));
+    }
+    Ok(found)
+}
+
+/// What an answer has place for.
+struct Left {
+    events: usize,
+    len: usize,
+}
+
+impl Left {
+    fn is_over(&self) -> bool {
+        self.events == 0 || self.len == 0
+    }
+
+    fn take(&mut self, len: usize) {
+        self.events = self.events.saturating_sub(1);
+        self.len = self.len.saturating_sub(len);
+    }
+}
+
+/// Tells whether every member may read the whole history. Where it is not so, each event has to be
+/// looked at by the room itself.
+fn is_open(database: &Database, room: u32) -> Result<bool, StoreError> {
+    #[derive(Deserialize)]
+    struct Event {
+        content: Content,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        history_visibility: String,
+    }
+    let place = ("m.room.history_visibility", "");
+    let Some(row) = StateRow::read(database, room, place)? else { return Ok(true) };
+    let record = read_known(database, room, &row.hash)?;
+    let visibility = serde_json::from_str(&record.json)
+        .map(|Event { content: Content { history_visibility } }| history_visibility);
+    Ok(visibility.is_ok_and(|it| matches!(it.as_str(), "shared" | "world_readable")))
+}
+
+/// Walks the graph backwards, breadth first; returns what was met, parents first.
+fn walk_back(
+    database: &Database,
+    room: u32,
+    gap: &Gap,
+    left: &mut Left,
+) -> Result<Vec<MissingEvent>, StoreError> {
+    let hashes = |ids: &[OwnedEventId]| -> Vec<Hash> {
+        ids.iter().take(2 * limits::HEADS).filter_map(|id| hash_of(id)).collect()
+    };
+    let mut seen: HashSet<Hash> = hashes(&gap.earliest_events).into_iter().collect();
+    let mut level = hashes(&gap.latest_events);
+    let mut found: Vec<(u64, MissingEvent)> = Vec::new();
+    while !level.is_empty() {
+        let mut next = Vec::new();
+        for hash in level {
+            if found.len() >= limits::MISSING_PAGE || left.is_over() {
+                break;
+            }
+            if !seen.insert(hash) {
+                continue;
+            }
+            let record = read_event(database, room, &hash)?;
+            let Some(record) = record.filter(|record| record.place != Place::Rejected) else {
+                continue;
+            };
+            let step = Step::read(&record.json)?;
+            left.take(record.json.len());
+            next.extend(step.before());
+            found.push((step.depth, MissingEvent { sender: step.sender, json: record.json }));
+        }
+        level = next;
+    }
+    found.sort_by_key(|(depth, _)| *depth);
+    Ok(found.into_iter().map(|(_, event)| event).collect())
+}

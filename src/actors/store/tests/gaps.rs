@@ -1,0 +1,144 @@
+//! What servers lack of each other's rooms.
+
+use super::*;
+use crate::{config::limits, proto::heads::Gap};
+
+const OTHER: &str = "@other:example.net";
+
+/// Makes a message that follows others.
+fn after(room_id: &OwnedRoomId, body: &str, prev: &[&Arc<Pdu>]) -> Arc<Pdu> {
+    let depth = prev.iter().map(|pdu| pdu.depth).max().unwrap_or_default() + 1;
+    let json = json!({
+        "room_id": room_id, "sender": OTHER, "type": "m.room.message", "content": {"body": body},
+        "origin_server_ts": 1, "depth": depth, "auth_events": [],
+        "prev_events": prev.iter().map(|pdu| &pdu.event_id).collect::<Vec<_>>(),
+    })
+    .to_string();
+    let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(&json));
+    let event_id = EventId::parse(format!("${hash}")).unwrap();
+    let rules = rules_of(&RoomVersionId::V11).unwrap();
+    Arc::new(Pdu::from_json(event_id, &json, &rules).unwrap())
+}
+
+/// Makes messages, each of which follows the one before.
+fn chain(room_id: &OwnedRoomId, length: usize, body: &str) -> Vec<Arc<Pdu>> {
+    let mut chain: Vec<Arc<Pdu>> = Vec::new();
+    for number in 0..length {
+        let prev: Vec<_> = chain.last().into_iter().collect();
+        let next = after(room_id, &format!("{body} {number}"), &prev);
+        chain.push(next);
+    }
+    chain
+}
+
+async fn keep(world: &World, room_id: &OwnedRoomId, events: &[&Arc<Pdu>]) {
+    let mut commit = live(room_id, events);
+    let heads = events.last().map(|head| Extremity {
+        event_id: id(head),
+        depth: head.depth,
+        state_group: 1,
+    });
+    let extremities = heads.into_iter().collect();
+    commit.heads = Some(Heads { extremities, current_group: 1, next_group: 2 });
+    world.commit(commit).await;
+}
+
+fn gap(earliest: &[&Arc<Pdu>], latest: &[&Arc<Pdu>]) -> Gap {
+    let ids = |pdus: &[&Arc<Pdu>]| pdus.iter().copied().map(id).collect();
+    Gap { earliest_events: ids(earliest), latest_events: ids(latest) }
+}
+
+async fn missing(
+    world: &World,
+    rooms: &[(&OwnedRoomId, Gap)],
+) -> Vec<(OwnedRoomId, Vec<MissingEvent>)> {
+    let rooms = rooms.iter().map(|(room_id, gap)| ((*room_id).clone(), gap.clone())).collect();
+    world.ask(ReadMissing(rooms)).await.unwrap()
+}
+
+fn texts(events: &[MissingEvent]) -> Vec<String> {
+    let body = |event: &MissingEvent| {
+        let event: Value = serde_json::from_str(&event.json).unwrap();
+        event["content"]["body"].as_str().unwrap().to_owned()
+    };
+    events.iter().map(body).collect()
+}
+
+#[actix::test]
+async fn a_gap_is_read_down_to_what_the_other_has() {
+    let world = World::new();
+    let r = room("r");
+    let said = chain(&r, 40, "said");
+    keep(&world, &r, &said.iter().collect::<Vec<_>>()).await;
+    let elsewhere = after(&r, "elsewhere", &[&said[20]]);
+
+    let found = world.ask(FindLacking(vec![(r.clone(), vec![id(&said[39])])])).await.unwrap();
+    assert!(found.is_empty(), "{found:?}");
+    let heads = vec![id(&said[39]), id(&elsewhere)];
+    let found = world.ask(FindLacking(vec![(r.clone(), heads)])).await.unwrap();
+    let marks: Vec<_> = [39, 38, 37, 35, 31, 23].into_iter().map(|n| &said[n]).collect();
+    assert_eq!(found, [(r.clone(), gap(&marks, &[&elsewhere]))]);
+
+    // The other side does not know its own last events to be unknown here.
+    let found = missing(&world, &[(&r, gap(&[&elsewhere, &said[20]], &[&said[23]]))]).await;
+    assert_eq!(texts(&found[0].1), ["said 21", "said 22", "said 23"]);
+    assert_eq!(found[0].1[0].sender, OTHER);
+    let nothing = missing(&world, &[(&r, gap(&[], &[&elsewhere]))]).await;
+    assert!(nothing[0].1.is_empty());
+    assert!(missing(&world, &[(&room("other"), gap(&[], &[&said[1]]))]).await.is_empty());
+}
+
+#[actix::test]
+async fn nobody_is_given_what_a_room_has_to_look_at_first() {
+    let world = World::new();
+    let r = room("r");
+    let said = chain(&r, 3, "said");
+    let bad = after(&r, "bad", &[&said[2]]);
+    keep(&world, &r, &said.iter().collect::<Vec<_>>()).await;
+    let mut rejected = step(&r);
+    rejected.events.push(new_event(&bad, Place::Rejected));
+    world.commit(rejected).await;
+    let ask = [(&r, gap(&[], &[&bad, &said[2]]))];
+    assert_eq!(texts(&missing(&world, &ask).await[0].1), ["said 0", "said 1", "said 2"]);
+    for (visibility, open) in [
+        (json!("world_readable"), true),
+        (json!("joined"), false),
+        (json!("shared"), true),
+        (json!("invited"), false),
+        (json!("anything"), false),
+        (json!(null), false),
+    ] {
+        let content = json!({"history_visibility": visibility});
+        let kind = "m.room.history_visibility";
+        world.commit(live(&r, &[&event(&r, OWN, kind, Some(""), content, &[])])).await;
+        let found = missing(&world, &ask).await;
+        assert_eq!(found[0].1.is_empty(), !open, "{visibility}");
+    }
+}
+
+#[actix::test]
+async fn an_answer_is_bounded_by_room_by_number_and_by_length() {
+    let world = World::new();
+    let rooms: Vec<OwnedRoomId> = (0..13).map(|number| room(&format!("r{number:02}"))).collect();
+    let mut ask = Vec::new();
+    for room_id in &rooms {
+        let said = chain(room_id, limits::MISSING_PAGE + 10, "said");
+        keep(&world, room_id, &said.iter().collect::<Vec<_>>()).await;
+        ask.push((room_id, gap(&[], &[&said[said.len() - 1]])));
+    }
+    let found = missing(&world, &ask).await;
+    assert_eq!(found.len(), limits::MISSING_EVENTS / limits::MISSING_PAGE);
+    for ((room_id, events), expected) in found.iter().zip(&rooms) {
+        assert_eq!(room_id, expected);
+        assert_eq!(events.len(), limits::MISSING_PAGE);
+        assert_eq!(texts(events)[0], "said 10", "the newest of a room, parents first");
+    }
+
+    let r = room("large");
+    let large = chain(&r, 40, &"x".repeat(60_000));
+    keep(&world, &r, &large.iter().collect::<Vec<_>>()).await;
+    let found = missing(&world, &[(&r, gap(&[], &[&large[39]])), ask[0].clone()]).await;
+    assert_eq!(found.len(), 1, "there is no place for another room");
+    let len: usize = found[0].1.iter().map(|event| event.json.len()).sum();
+    assert!((limits::MISSING_LEN..limits::MISSING_LEN + 64 * 1024).contains(&len), "{len}");
+}
