@@ -88,7 +88,9 @@ pub(crate) struct Client {
 impl Client {
     /// Logs in by a login token.
     pub(crate) async fn log_in(base: &str, login_token: &str) -> Self {
-        let http = reqwest::Client::new();
+        // The node closes a connection that was idle for 5 s; whoever uses it then gets an error.
+        let idle = Duration::from_secs(2);
+        let http = reqwest::Client::builder().pool_idle_timeout(idle).build().unwrap();
         let body = json!({"type": "m.login.token", "token": login_token});
         let answer =
             ask(http.post(format!("{base}/_matrix/client/v3/login")).json(&body), "login").await;
