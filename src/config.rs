@@ -40,7 +40,8 @@ pub const DEFAULT_BOOTSTRAP: [&str; 5] = [
     "/ip4/104.131.131.82/tcp/4001/p2p/QmaCpDMGvV2BGHeYERUEnRQAwe3N8SzbUtfsmvsqQLuvuJ",
 ];
 
-/// Limits. Each says what it bounds; none is configurable until somebody needs it to be.
+/// Limits. Each says what it bounds; none is configurable until somebody needs it to be, as those
+/// of a relay are ([`RelayConfig`](super::RelayConfig)).
 pub mod limits {
     use std::time::Duration;
 
@@ -187,12 +188,73 @@ pub struct Libp2pConfig {
 }
 
 /// `libp2p.relay.*`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+///
+/// What strangers get is what the library gives everybody. A member gets a circuit for as long as a
+/// reservation lasts, and enough for a long conversation with pictures.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RelayConfig {
     /// For whom this node relays.
-    #[serde(default)]
     pub serve: RelayServe,
+    /// Nodes for which connections are taken at once.
+    pub max_reservations: u32,
+    /// Circuits at once, of everybody.
+    pub max_circuits: u32,
+    /// How long a circuit that a member opened may last.
+    pub member_circuit_seconds: u32,
+    /// What such a circuit may carry each way.
+    pub member_circuit_bytes: u64,
+    /// Circuits of strangers at once, so that they leave room for members.
+    pub stranger_circuits: u32,
+    /// How long a circuit that a stranger opened may last.
+    pub stranger_circuit_seconds: u32,
+    /// What such a circuit may carry each way.
+    pub stranger_circuit_bytes: u64,
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        Self {
+            serve: RelayServe::default(),
+            max_reservations: 128,
+            max_circuits: 128,
+            member_circuit_seconds: 60 * 60,
+            member_circuit_bytes: 256 * 1024 * 1024,
+            stranger_circuits: 16,
+            stranger_circuit_seconds: 2 * 60,
+            stranger_circuit_bytes: 128 * 1024,
+        }
+    }
+}
+
+impl RelayConfig {
+    /// Names the first limit that would have the relay serve nobody, or cannot be kept.
+    fn check(&self) -> Result<(), String> {
+        const OFF: &str = "set libp2p.relay.serve to \"off\" where nobody is to be carried";
+        const MEMBERS: &str =
+            "set libp2p.relay.serve to \"members\" where no stranger is to be carried";
+        for (key, value, instead) in [
+            ("maxReservations", u64::from(self.max_reservations), OFF),
+            ("maxCircuits", u64::from(self.max_circuits), OFF),
+            ("memberCircuitSeconds", u64::from(self.member_circuit_seconds), OFF),
+            ("memberCircuitBytes", self.member_circuit_bytes, OFF),
+            ("strangerCircuits", u64::from(self.stranger_circuits), MEMBERS),
+            ("strangerCircuitSeconds", u64::from(self.stranger_circuit_seconds), MEMBERS),
+            ("strangerCircuitBytes", self.stranger_circuit_bytes, MEMBERS),
+        ] {
+            if value == 0 {
+                return Err(format!("libp2p.relay.{key} is 0: {instead}"));
+            }
+        }
+        if self.stranger_circuits > self.max_circuits {
+            return Err(format!(
+                "libp2p.relay.strangerCircuits is {}, more than libp2p.relay.maxCircuits, which \
+                 is {}: strangers are part of everybody",
+                self.stranger_circuits, self.max_circuits
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// For whom this node carries connections (circuit relay v2).
@@ -336,6 +398,7 @@ impl Config {
                     .to_owned(),
             ));
         }
+        self.libp2p.relay.check().map_err(ConfigError::Key)?;
         Ok(self)
     }
 

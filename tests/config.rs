@@ -33,6 +33,18 @@ async fn a_wrong_configuration_is_named_and_nothing_is_written() {
         (r#"{"libp2p": {"staticRelays": ["nowhere"]}}"#, "staticRelays"),
         (r#"{"libp2p": {"listenAddresses": []}}"#, "listenAddresses"),
         (r#"{"libp2p": {"privateNetworkSecret": ""}}"#, "privateNetworkSecret"),
+        (r#"{"libp2p": {"relay": {"serve": "friends"}}}"#, "libp2p.relay.serve"),
+        (r#"{"libp2p": {"relay": {"circuits": 3}}}"#, "circuits"),
+        (r#"{"libp2p": {"relay": {"maxReservations": 0}}}"#, "libp2p.relay.maxReservations"),
+        (r#"{"libp2p": {"relay": {"maxCircuits": -1}}}"#, "libp2p.relay.maxCircuits"),
+        (
+            r#"{"libp2p": {"relay": {"memberCircuitSeconds": "an hour"}}}"#,
+            "libp2p.relay.memberCircuitSeconds",
+        ),
+        (
+            r#"{"libp2p": {"relay": {"strangerCircuits": 9, "maxCircuits": 8}}}"#,
+            "libp2p.relay.strangerCircuits",
+        ),
         (r#"{"listenAddress": "#, "config.json"),
     ] {
         let folder = TempDir::new().unwrap();

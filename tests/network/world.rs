@@ -336,7 +336,7 @@ impl Start {
                 listen_addresses: self.listen.iter().map(|at| at.parse().unwrap()).collect(),
                 mdns: false,
                 static_relays: self.relays,
-                relay: RelayConfig { serve: self.serve },
+                relay: RelayConfig { serve: self.serve, ..RelayConfig::default() },
                 blocked_peers: self.blocked,
                 private_network_secret: self.secret.map(str::to_owned),
                 dht: DhtConfig { bootstrap_peers: Some(self.bootstrap), advertise: !self.hides },

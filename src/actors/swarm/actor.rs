@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     actors::rendezvous::NetworkStatus,
-    config::{Config, RelayServe, limits},
+    config::{Config, RelayConfig, limits},
 };
 
 /// Commands that must not be lost and wait for room.
@@ -41,7 +41,7 @@ pub struct SwarmSettings {
     pub(super) bootstrap: Vec<Multiaddr>,
     pub(super) static_relays: Vec<Multiaddr>,
     pub(super) external: Vec<Multiaddr>,
-    pub(super) serve: RelayServe,
+    pub(super) relay: RelayConfig,
     pub(super) mdns: bool,
     pub(super) port_mapping: bool,
     pub(super) blocked: Vec<PeerId>,
@@ -68,7 +68,7 @@ impl SwarmSettings {
             bootstrap: config.bootstrap_peers(),
             static_relays: config.libp2p.static_relays.clone(),
             external: config.libp2p.external_addresses.clone(),
-            serve: config.libp2p.relay.serve,
+            relay: config.libp2p.relay.clone(),
             mdns: config.libp2p.mdns,
             port_mapping: config.libp2p.port_mapping,
             blocked: config.libp2p.blocked_peers.clone(),
@@ -93,7 +93,7 @@ impl SwarmSettings {
             wan,
             closed,
             traversal: !closed,
-            serve: self.serve,
+            relay: self.relay.clone(),
             port_mapping,
             blocked: self.blocked.clone(),
         }

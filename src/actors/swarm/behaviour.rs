@@ -26,7 +26,7 @@ use super::{
     score,
 };
 use crate::{
-    config::{RelayServe, limits},
+    config::{RelayConfig, RelayServe, limits},
     proto::{server_keys, signed},
 };
 
@@ -101,7 +101,7 @@ pub(super) struct Choices {
     pub(super) closed: bool,
     /// Routers may be in the way: not so in a private network.
     pub(super) traversal: bool,
-    pub(super) serve: RelayServe,
+    pub(super) relay: RelayConfig,
     /// Whether the router is asked to send to us what comes to our ports.
     pub(super) port_mapping: bool,
 }
@@ -156,8 +156,8 @@ pub(super) fn build(
             REQUEST_WAIT,
         ),
         relay,
-        relay_server: (choices.serve != RelayServe::Off)
-            .then(|| RelayServer::new(me, choices.serve))
+        relay_server: (choices.relay.serve != RelayServe::Off)
+            .then(|| RelayServer::new(me, &choices.relay))
             .into(),
         observed: choices.traversal.then(observed::Behaviour::default).into(),
         probe: choices

@@ -28,18 +28,10 @@ use libp2p::{
 use lru::LruCache;
 
 use super::address::{self, Reach};
-use crate::config::RelayServe;
+use crate::config::{RelayConfig, RelayServe};
 
-/// How long a circuit of a member may last: as long as a reservation, after which it is made anew.
-const MEMBER_CIRCUIT: Duration = Duration::from_secs(60 * 60);
-/// What a circuit of a member may carry each way: a long conversation with pictures.
-const MEMBER_CIRCUIT_LEN: u64 = 256 * 1024 * 1024;
 /// Circuits at once, of one peer; the same for both.
 const CIRCUITS_PER_PEER: usize = 4;
-/// Circuits at once, of everybody.
-const CIRCUITS_MAX: usize = 128;
-/// Circuits of strangers at once (the library's default), so that they leave room for members.
-const STRANGER_CIRCUITS_MAX: u32 = 16;
 /// Members that are remembered beyond their connection, which then starts with their limits.
 const MEMBERS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
@@ -51,6 +43,7 @@ pub(super) struct RelayServer {
     /// Makes handlers with the limits of members; is told of no event.
     generous: relay::Behaviour,
     serves: RelayServe,
+    stranger_circuits_max: u32,
     /// Whether we can be reached, so that a relay is of use.
     reachable: bool,
     members: LruCache<PeerId, ()>,
@@ -69,9 +62,10 @@ enum Command {
 }
 
 impl RelayServer {
-    pub(super) fn new(me: PeerId, serves: RelayServe) -> Self {
-        let mut books = relay::Behaviour::new(me, books_config());
-        let mut generous = relay::Behaviour::new(me, members_config());
+    pub(super) fn new(me: PeerId, limits: &RelayConfig) -> Self {
+        let serves = limits.serve;
+        let mut books = relay::Behaviour::new(me, for_strangers(limits));
+        let mut generous = relay::Behaviour::new(me, for_members(limits));
         // What is offered to whom is decided here.
         books.set_status(Some(relay::Status::Enable));
         generous.set_status(Some(relay::Status::Enable));
@@ -79,6 +73,7 @@ impl RelayServer {
             books,
             generous,
             serves,
+            stranger_circuits_max: limits.stranger_circuits,
             reachable: serves == RelayServe::Always,
             members: LruCache::new(MEMBERS_MAX),
             connections: HashMap::new(),
@@ -122,7 +117,7 @@ impl RelayServer {
     fn offers(&self, peer: &PeerId) -> bool {
         let member = self.members.contains(peer);
         let strangers: u32 = self.stranger_circuits.values().sum();
-        let room = self.serves != RelayServe::Members && strangers < STRANGER_CIRCUITS_MAX;
+        let room = self.serves != RelayServe::Members && strangers < self.stranger_circuits_max;
         self.reachable && self.serves != RelayServe::Off && (member || room)
     }
 
@@ -172,26 +167,31 @@ impl RelayServer {
             _ => return,
         }
         let after: u32 = self.stranger_circuits.values().sum();
-        if (before < STRANGER_CIRCUITS_MAX) != (after < STRANGER_CIRCUITS_MAX) {
+        let limit = self.stranger_circuits_max;
+        if (before < limit) != (after < limit) {
             self.offer_anew();
         }
     }
 }
 
-/// The library's defaults for each circuit, and our totals.
-fn books_config() -> relay::Config {
+/// What counts for everybody, and for each circuit of a stranger.
+fn for_strangers(limits: &RelayConfig) -> relay::Config {
+    let count = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
     relay::Config {
-        max_circuits: CIRCUITS_MAX,
+        max_reservations: count(limits.max_reservations),
+        max_circuits: count(limits.max_circuits),
         max_circuits_per_peer: CIRCUITS_PER_PEER,
+        max_circuit_duration: Duration::from_secs(limits.stranger_circuit_seconds.into()),
+        max_circuit_bytes: limits.stranger_circuit_bytes,
         ..relay::Config::default()
     }
 }
 
-fn members_config() -> relay::Config {
+fn for_members(limits: &RelayConfig) -> relay::Config {
     relay::Config {
-        max_circuit_duration: MEMBER_CIRCUIT,
-        max_circuit_bytes: MEMBER_CIRCUIT_LEN,
-        ..books_config()
+        max_circuit_duration: Duration::from_secs(limits.member_circuit_seconds.into()),
+        max_circuit_bytes: limits.member_circuit_bytes,
+        ..for_strangers(limits)
     }
 }
 
@@ -372,10 +372,17 @@ impl ConnectionHandler for RelayHandler {
 mod tests {
     use super::*;
 
+    fn relay(serve: RelayServe) -> RelayServer {
+        let limits = RelayConfig { serve, stranger_circuits: STRANGERS, ..RelayConfig::default() };
+        RelayServer::new(PeerId::random(), &limits)
+    }
+
+    const STRANGERS: u32 = 3;
+
     /// Returns whether a relay offers itself to a member, and to a stranger.
     fn offers(serves: RelayServe, reachable: bool, circuits: u32) -> (bool, bool) {
         let (member, stranger, other) = (PeerId::random(), PeerId::random(), PeerId::random());
-        let mut relay = RelayServer::new(PeerId::random(), serves);
+        let mut relay = relay(serves);
         relay.set_reachable(reachable);
         relay.admit(member);
         let accepted = relay::Event::CircuitReqAccepted { src_peer_id: other, dst_peer_id: member };
@@ -401,15 +408,15 @@ mod tests {
 
     #[test]
     fn strangers_leave_room_for_members() {
-        assert_eq!(offers(RelayServe::Auto, true, STRANGER_CIRCUITS_MAX - 1), (true, true));
-        assert_eq!(offers(RelayServe::Auto, true, STRANGER_CIRCUITS_MAX), (true, false));
+        assert_eq!(offers(RelayServe::Auto, true, STRANGERS - 1), (true, true));
+        assert_eq!(offers(RelayServe::Auto, true, STRANGERS), (true, false));
     }
 
     #[test]
     fn an_end_of_a_circuit_makes_room_again() {
-        let mut relay = RelayServer::new(PeerId::random(), RelayServe::Always);
+        let mut relay = relay(RelayServe::Always);
         let (from, to) = (PeerId::random(), PeerId::random());
-        for _ in 0..STRANGER_CIRCUITS_MAX {
+        for _ in 0..STRANGERS {
             let event = relay::Event::CircuitReqAccepted { src_peer_id: from, dst_peer_id: to };
             relay.count(&event);
         }
@@ -421,5 +428,29 @@ mod tests {
         relay.admit(from);
         relay.dismiss(&from);
         assert!(!relay.members.contains(&from));
+    }
+
+    #[test]
+    fn a_circuit_of_a_member_and_one_of_a_stranger_have_the_limits_that_are_configured() {
+        let limits = RelayConfig {
+            max_reservations: 1,
+            max_circuits: 2,
+            member_circuit_seconds: 3,
+            member_circuit_bytes: 4,
+            stranger_circuit_seconds: 5,
+            stranger_circuit_bytes: 6,
+            ..RelayConfig::default()
+        };
+        for (made, seconds, bytes) in [(for_members(&limits), 3, 4), (for_strangers(&limits), 5, 6)]
+        {
+            assert_eq!((made.max_reservations, made.max_circuits), (1, 2));
+            assert_eq!(made.max_circuit_duration, Duration::from_secs(seconds));
+            assert_eq!(made.max_circuit_bytes, bytes);
+        }
+        // Without a word in the configuration, strangers get what the library gives.
+        let (ours, library) = (for_strangers(&RelayConfig::default()), relay::Config::default());
+        assert_eq!(ours.max_reservations, library.max_reservations);
+        assert_eq!(ours.max_circuit_duration, library.max_circuit_duration);
+        assert_eq!(ours.max_circuit_bytes, library.max_circuit_bytes);
     }
 }

@@ -32,7 +32,7 @@ impl EventLoop {
             Reach::Relayed | Reach::None => false,
         };
         if wanted
-            && self.settings.serve == RelayServe::Always
+            && self.settings.relay.serve == RelayServe::Always
             && self.settings.external.is_empty()
             && let Some(relay) = behaviour.relay_server.as_mut()
         {
