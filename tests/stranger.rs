@@ -552,3 +552,42 @@ async fn attack_13_garbage_harms_nobody() {
     ann.me.send(&room, "unharmed").await;
     eventually("the node in good health", async || ann.node.status().await).await;
 }
+
+/// Returns what the doctor of a node says of its clock: level, and words.
+async fn clock_of(home: &Home) -> (String, String) {
+    let config = home.node.config_file();
+    let output = home.node.run(&["doctor", "--json", "--config", config.to_str().unwrap()]).await;
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut findings = report.get("findings").unwrap().as_array().unwrap().iter();
+    let clock = findings.rfind(|finding| finding.get("check").unwrap() == "clock").unwrap();
+    let word = |key: &str| clock.get(key).unwrap().as_str().unwrap().to_owned();
+    (word("level"), word("text"))
+}
+
+#[tokio::test]
+async fn the_doctor_tells_that_the_clock_is_off_by_what_others_sign() {
+    let ann = home(&[]).await;
+    assert_eq!(clock_of(&ann).await.0, "not-tested");
+    let mut stranger = Stranger::meet(&ann).await;
+    stranger.prove_itself().await;
+    let minutes = |count: u64| count * 60 * 1000;
+    for (ts, answered, level, words) in [
+        (now_ms(), true, "ok", " s "),
+        (now_ms() + minutes(2), true, "warning", " s behind"),
+        // Refused, and what is said of it is all the more needed.
+        (now_ms() + minutes(20), false, "problem", " s behind"),
+        (now_ms() - minutes(20), false, "problem", " s ahead of"),
+    ] {
+        let (mut request, ..) = stranger.signed(&ann, "GET", &profile_of(&ann));
+        request.origin_server_ts = ts;
+        let wire = request.sign(&stranger.signer).unwrap();
+        let answer = stranger.ask(&FEDERATION, wire.bytes).await;
+        assert_eq!(answer.is_some(), answered, "{words}");
+        let (said, text) = eventually(format_args!("a clock {words}"), async || {
+            let (said, text) = clock_of(&ann).await;
+            (said == level).then_some((said, text))
+        })
+        .await;
+        assert!(text.contains(words) && text.contains("(1 nodes)"), "{said}: {text}");
+    }
+}

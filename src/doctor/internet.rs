@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Finding, Level};
+use super::{Finding, Level, router::list};
 use crate::{
     actors::{
-        rendezvous::{NatKind, Reachability},
+        rendezvous::{NatKind, PortMapping, Reachability, Way},
         swarm::{Probed, probe},
     },
     config::Config,
@@ -91,10 +91,15 @@ fn judge_reachability(node: &Status, closed: bool) -> Finding {
     let relays = network.relays.len();
     match (network.reachability, network.nat) {
         (Reachability::Public, _) => {
-            let at: Vec<String> =
-                network.confirmed_addresses.iter().map(ToString::to_string).collect();
-            let at = if at.is_empty() { String::new() } else { format!(": {}", at.join(", ")) };
-            Finding::ok(CHECK, format!("directly, from everywhere{at}"))
+            let at = list(&network.confirmed_addresses);
+            let at = if at.is_empty() { at } else { format!(": {at}") };
+            let mapped = matches!(&network.port_mapping, PortMapping::Granted { addresses, .. }
+                if network.confirmed_addresses.iter().any(|one| addresses.contains(one)));
+            let how = match mapped {
+                true => "mapped: from everywhere, by ports that the router opened",
+                false => "directly, from everywhere",
+            };
+            Finding::ok(CHECK, format!("{how}{at}"))
         }
         _ if closed => {
             Finding::ok(CHECK, "by nodes of the private network that are on the same LAN")
@@ -103,21 +108,22 @@ fn judge_reachability(node: &Status, closed: bool) -> Finding {
             CHECK,
             Level::Ok,
             format!(
-                "through {relays} relays at first, then directly: the router lets a hole be punched"
+                "hole-punched: through {relays} relays at first, then directly, since the router \
+                 lets a hole be punched"
             ),
             format!("{FORWARD} and others need no relay"),
         ),
         (Reachability::Relayed, NatKind::Symmetric) => Finding::warning(
             CHECK,
             format!(
-                "through {relays} relays: the router takes another port towards everybody, so only \
+                "relayed, by {relays} relays: the router takes another port towards everybody, so only \
                  whoever can be reached directly is connected without one"
             ),
             FORWARD,
         ),
         (Reachability::Relayed, NatKind::Unknown) => Finding::warning(
             CHECK,
-            format!("through {relays} relays; whether a hole can be punched is not known yet"),
+            format!("relayed, by {relays} relays; whether a hole can be punched is not known yet"),
             format!("{FORWARD} and others need no relay"),
         ),
         (Reachability::Private, _) => Finding::warning(
@@ -141,15 +147,26 @@ pub(super) fn peers(node: Option<&Status>) -> Finding {
         return Finding::not_tested(CHECK, "no node runs", "start it");
     };
     let proven = node.network.peers.iter().filter(|peer| peer.server_name.is_some());
-    let relayed = proven.clone().filter(|peer| peer.relayed).count();
-    match proven.count() {
+    let count = |way: Way| proven.clone().filter(|peer| peer.way == way).count();
+    match proven.clone().count() {
         0 => Finding::new(
             CHECK,
             Level::Ok,
             "nobody is connected now",
             "search for a person by their whole id; messages wait until you meet".to_owned(),
         ),
-        all => Finding::ok(CHECK, format!("{all} connected, {relayed} of them through a relay")),
+        all => {
+            let ways = [
+                (Way::Direct, "directly"),
+                (Way::Punched, "by a punched hole"),
+                (Way::Reversed, "by calling back"),
+                (Way::Relayed, "through a relay"),
+            ];
+            let ways = ways.into_iter().map(|(way, words)| (count(way), words));
+            let ways = ways.filter(|(count, _)| *count > 0);
+            let ways: Vec<String> = ways.map(|(count, words)| format!("{count} {words}")).collect();
+            Finding::ok(CHECK, format!("{all} connected: {}", ways.join(", ")))
+        }
     }
 }
 
@@ -189,10 +206,12 @@ fn judge_clock(clock: &ClockStatus) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use ruma::ServerName;
+
     use super::*;
     use crate::{
         actors::{
-            rendezvous::{NetworkStatus, RelayKind, RelayStatus},
+            rendezvous::{MappingProtocol, NetworkStatus, PeerStatus, RelayKind, RelayStatus},
             swarm::Reached,
         },
         control::Rooms,
@@ -243,9 +262,35 @@ mod tests {
             assert_eq!(finding.level, level, "{finding:?}");
             assert!(finding.text.contains(words), "{finding:?}");
         }
+        let mut mapped = node(Reach::Public, Nat::Cone, &[LAN]);
+        let addresses = mapped.network.confirmed_addresses.clone();
+        let protocol = MappingProtocol::Pcp;
+        mapped.network.port_mapping = PortMapping::Granted { protocol, addresses };
+        let finding = judge_reachability(&mapped, false);
+        assert!(finding.text.starts_with("mapped") && finding.text.contains(WORLD), "{finding:?}");
         assert_eq!(reachability(None, None).level, Level::NotTested);
         let silent = node(Reach::Private, Nat::Unknown, &[]);
         assert_eq!(reachability(None, Some(&silent)).level, Level::NotTested);
+    }
+
+    #[test]
+    fn how_others_are_connected_is_said() {
+        let mut status = node(Reachability::Public, NatKind::None, &[LAN]);
+        assert!(peers(Some(&status)).text.contains("nobody"));
+        let peer = |way: Way| PeerStatus {
+            peer_id: String::new(),
+            server_name: ServerName::parse("x").ok(),
+            address: LAN.parse().unwrap(),
+            way,
+            relayed: way == Way::Relayed,
+            gossips: true,
+            rtt_ms: None,
+        };
+        let ways = [Way::Relayed, Way::Direct, Way::Punched, Way::Direct];
+        status.network.peers = ways.map(peer).into();
+        let text = "4 connected: 2 directly, 1 by a punched hole, 1 through a relay";
+        assert_eq!(peers(Some(&status)).text, text);
+        assert_eq!(peers(None).level, Level::NotTested);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod files;
 mod internet;
 mod lan;
 mod ports;
+mod router;
 mod routes;
 
 /// How bad it is.
@@ -156,11 +157,11 @@ pub async fn examine(
         }
         found(vec![internet::bootstrap(config).await], tell);
     }
-    found(
-        vec![internet::reachability(config.as_ref().ok().map(|(c, _)| c), status.as_ref())],
-        tell,
-    );
-    found(vec![internet::peers(status.as_ref()), internet::clock(status.as_ref())], tell);
+    let known = config.as_ref().ok().map(|(config, _)| config);
+    let status = status.as_ref();
+    let mapping = router::port_mapping(known, status);
+    found(vec![mapping, internet::reachability(known, status)], tell);
+    found(vec![internet::peers(status), internet::clock(status)], tell);
     Report { exit_code: Report::exit_code(&findings), findings }
 }
 

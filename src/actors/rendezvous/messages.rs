@@ -87,6 +87,9 @@ pub struct NetworkStatus {
     /// What our router does to our addresses.
     #[serde(default)]
     pub nat: NatKind,
+    /// What came of asking the router for ports.
+    #[serde(default)]
+    pub port_mapping: PortMapping,
     /// Relays that take connections for us now.
     #[serde(default)]
     pub relays: Vec<RelayStatus>,
@@ -168,6 +171,62 @@ impl std::fmt::Display for NatKind {
             Self::Cone => "cone",
             Self::Symmetric => "symmetric",
             Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// What came of asking the router to send to us what comes to our ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum PortMapping {
+    /// It is not asked: turned off, or in a private network.
+    #[default]
+    Off,
+    /// There is none on the side of any address of ours.
+    NoRouter,
+    /// It was asked, and has said nothing yet.
+    Asked,
+    /// It does so.
+    Granted {
+        /// How it was asked.
+        protocol: MappingProtocol,
+        /// Where what comes to us arrives.
+        addresses: Vec<Multiaddr>,
+    },
+    /// It did so at an address that is as private as ours: behind it is another router.
+    NotPublic {
+        /// That address.
+        address: Multiaddr,
+    },
+    /// It said no.
+    Refused {
+        /// In its words.
+        why: String,
+    },
+    /// It speaks none of the protocols, or does not answer.
+    Silent,
+}
+
+/// How a router is asked for ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum MappingProtocol {
+    /// The Port Control Protocol.
+    #[serde(rename = "PCP")]
+    Pcp,
+    /// What was before it.
+    #[serde(rename = "NAT-PMP")]
+    NatPmp,
+    /// Universal Plug and Play.
+    #[serde(rename = "UPnP")]
+    Upnp,
+}
+
+impl std::fmt::Display for MappingProtocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Pcp => "PCP",
+            Self::NatPmp => "NAT-PMP",
+            Self::Upnp => "UPnP",
         })
     }
 }

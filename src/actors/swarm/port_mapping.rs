@@ -10,6 +10,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
     num::NonZeroU16,
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use libp2p::{
@@ -28,6 +29,7 @@ use libp2p::{
 use tokio::sync::mpsc;
 
 use super::address::{self, Reach};
+use crate::actors::rendezvous::{MappingProtocol, PortMapping};
 use pcp::{Carrier, Order, Port, Told};
 
 mod gateway;
@@ -37,6 +39,11 @@ mod pcp;
 const CHANNEL: usize = 64;
 /// Addresses of this machine that are mapped; the task has the same limit for ports.
 const LISTENING_MAX: usize = 16;
+
+/// After this, a router that was found by UPnP and opened nothing will not: it is searched for 10 s.
+const UPNP_WAIT: Duration = Duration::from_secs(20);
+const UPNP_REFUSED: &str = "it was found by UPnP and opened nothing";
+const UPNP_NOT_PUBLIC: &str = "it is not public itself";
 
 /// What a router did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,13 +66,48 @@ pub(super) struct Behaviour {
     upnp: Option<upnp::tokio::Behaviour>,
     listening: Vec<(ListenerId, Multiaddr)>,
     /// By address of ours, as others find it.
-    opened: HashMap<Port, Multiaddr>,
+    opened: HashMap<Port, (Multiaddr, MappingProtocol)>,
+    /// What else the router said.
+    said: Said,
+    /// Since when it is asked by UPnP, which tells of no refusal.
+    upnp_since: Option<Instant>,
     actions: VecDeque<ToSwarm<Event, Infallible>>,
     closing: bool,
     waker: Option<Waker>,
 }
 
+/// What the router said last where it opened nothing.
+#[derive(Debug, Default)]
+enum Said {
+    #[default]
+    Nothing,
+    Elsewhere,
+    Silent,
+    Refused(String),
+    NotPublic(Multiaddr),
+}
+
 impl Behaviour {
+    /// Returns what came of it.
+    pub(super) fn status(&self, now: Instant) -> PortMapping {
+        let mut opened: Vec<_> = self.opened.values().collect();
+        opened.sort_by_key(|(at, _)| at);
+        if let Some((_, protocol)) = opened.first() {
+            let addresses = opened.iter().map(|(at, _)| at.clone()).collect();
+            return PortMapping::Granted { protocol: *protocol, addresses };
+        }
+        let upnp = self.upnp_since.map(|since| now.duration_since(since) < UPNP_WAIT);
+        match (&self.said, upnp) {
+            _ if self.listening.is_empty() => PortMapping::NoRouter,
+            (Said::NotPublic(address), _) => PortMapping::NotPublic { address: address.clone() },
+            (_, Some(true)) | (Said::Nothing, None) => PortMapping::Asked,
+            (Said::Refused(why), _) => PortMapping::Refused { why: why.clone() },
+            (_, Some(false)) => PortMapping::Refused { why: UPNP_REFUSED.to_owned() },
+            (Said::Silent, None) => PortMapping::Silent,
+            (Said::Elsewhere, None) => PortMapping::NoRouter,
+        }
+    }
+
     /// Begins to close all ports; [`Event::Ended`] follows.
     pub(super) fn close(&mut self) {
         self.closing = true;
@@ -117,7 +159,7 @@ impl Behaviour {
         }
         // On another network there is another router.
         if self.opened.is_empty() && !self.listening.iter().any(|(_, at)| same_host(at, addr)) {
-            self.upnp = None;
+            (self.upnp, self.upnp_since, self.said) = (None, None, Said::Nothing);
         }
         self.listening.push((listener_id, addr.clone()));
         self.order(Order::Open(port));
@@ -143,9 +185,26 @@ impl Behaviour {
 
     fn on_told(&mut self, told: Told) {
         match told {
-            Told::Opened(port, external) => self.opened(port, at(port.carrier, external)),
+            Told::Opened(port, external, protocol) => {
+                self.opened(port, at(port.carrier, external), protocol);
+            }
             Told::Closed(port) => self.closed(&port),
-            Told::Silent => self.use_upnp(),
+            Told::Refused(why) => {
+                self.said = Said::Refused(why);
+                self.use_upnp();
+            }
+            Told::Silent => {
+                // What another port heard is more than silence.
+                if matches!(self.said, Said::Nothing | Said::Elsewhere) {
+                    self.said = Said::Silent;
+                }
+                self.use_upnp();
+            }
+            Told::Elsewhere => {
+                if matches!(self.said, Said::Nothing) {
+                    self.said = Said::Elsewhere;
+                }
+            }
         }
     }
 
@@ -159,6 +218,7 @@ impl Behaviour {
             upnp.on_swarm_event(FromSwarm::NewListenAddr(new));
         }
         self.upnp = Some(upnp);
+        self.upnp_since = Some(Instant::now());
     }
 
     /// The library would have its word taken for a proof.
@@ -167,7 +227,7 @@ impl Behaviour {
         match event {
             upnp::Event::NewExternalAddr { local_addr, external_addr } => {
                 if let Some(port) = port_of(&local_addr) {
-                    self.opened(port, external_addr);
+                    self.opened(port, external_addr, MappingProtocol::Upnp);
                 }
             }
             upnp::Event::ExpiredExternalAddr { local_addr, .. } => {
@@ -176,23 +236,29 @@ impl Behaviour {
                 }
             }
             // It would not look again.
-            upnp::Event::GatewayNotFound | upnp::Event::NonRoutableGateway => self.upnp = None,
+            upnp::Event::GatewayNotFound => (self.upnp, self.upnp_since) = (None, None),
+            upnp::Event::NonRoutableGateway => {
+                (self.upnp, self.upnp_since) = (None, None);
+                self.said = Said::Refused(UPNP_NOT_PUBLIC.to_owned());
+            }
         }
     }
 
-    fn opened(&mut self, port: Port, at: Multiaddr) {
+    fn opened(&mut self, port: Port, at: Multiaddr, protocol: MappingProtocol) {
         // Behind a carrier's router, whose other side is as private as ours.
         if address::reach(&at) != Reach::Global {
             log::debug!(address:% = at; "the router opened a port, and is not public itself");
+            self.said = Said::NotPublic(at);
             return;
         }
-        self.opened.insert(port, at.clone());
+        self.said = Said::Nothing;
+        self.opened.insert(port, (at.clone(), protocol));
         self.act(ToSwarm::NewExternalAddrCandidate(at.clone()));
         self.act(ToSwarm::GenerateEvent(Event::Opened(at)));
     }
 
     fn closed(&mut self, port: &Port) {
-        let Some(at) = self.opened.remove(port) else { return };
+        let Some((at, _)) = self.opened.remove(port) else { return };
         self.act(ToSwarm::ExternalAddrExpired(at.clone()));
         self.act(ToSwarm::GenerateEvent(Event::Closed(at)));
         self.end();

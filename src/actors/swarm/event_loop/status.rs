@@ -1,8 +1,10 @@
 //! What `status` tells.
 
+use std::time::Instant;
+
 use super::{EventLoop, Peer, Standing, address::Reach};
 use crate::actors::{
-    rendezvous::{NetworkStatus, PeerStatus, Reachability, RelayStatus, Way},
+    rendezvous::{NetworkStatus, PeerStatus, PortMapping, Reachability, RelayStatus, Way},
     swarm::address,
 };
 
@@ -34,6 +36,7 @@ impl EventLoop {
             confirmed_addresses: self.reach.direct(),
             reachability: self.reachability(),
             nat: self.nat,
+            port_mapping: self.port_mapping(),
             relays: self.relays_in_use().collect(),
             topics: gate.topics(),
             peers: peers.collect(),
@@ -53,6 +56,11 @@ impl EventLoop {
             || self.reach.was_observed()
             || self.swarm.listeners().any(|at| address::reach(at) == Reach::Private);
         if told { Reachability::Private } else { Reachability::Unknown }
+    }
+
+    fn port_mapping(&self) -> PortMapping {
+        let mapping = self.swarm.behaviour().port_mapping.as_ref();
+        mapping.map(|mapping| mapping.status(Instant::now())).unwrap_or_default()
     }
 
     fn relays_in_use(&self) -> impl Iterator<Item = RelayStatus> {

@@ -12,8 +12,8 @@ use std::{
 };
 
 use crab_nat::{
-    GATEWAY_PORT, InternetProtocol, PortMapping, PortMappingOptions, PortMappingType,
-    TimeoutConfig, natpmp,
+    GATEWAY_PORT, InternetProtocol, MappingFailure, PortMapping, PortMappingOptions,
+    PortMappingType, TimeoutConfig, natpmp, pcp,
 };
 use tokio::{
     net::UdpSocket,
@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::gateway;
+use crate::actors::rendezvous::MappingProtocol;
 
 /// How long a router keeps a port open for us: an hour, so that none stays open for long after a
 /// crash.
@@ -70,11 +71,15 @@ pub(super) enum Order {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Told {
     /// The router sends to us what comes there.
-    Opened(Port, SocketAddrV4),
+    Opened(Port, SocketAddrV4, MappingProtocol),
     /// It does so no longer.
     Closed(Port),
-    /// The router, if there is one, speaks neither protocol.
+    /// It said no, and why.
+    Refused(String),
+    /// It does not answer by either protocol.
     Silent,
+    /// There is no router on the side of this port.
+    Elsewhere,
 }
 
 /// A port that is to be open.
@@ -131,6 +136,10 @@ impl Task {
         let renewal = known.is_some();
         match request(port, known).await {
             Asked::Open(mapping, external) => {
+                let protocol = match mapping.mapping_type() {
+                    PortMappingType::Pcp { .. } => MappingProtocol::Pcp,
+                    PortMappingType::NatPmp => MappingProtocol::NatPmp,
+                };
                 let lifetime = Duration::from_secs(mapping.lifetime().into());
                 let share = EARLIEST_RENEWAL + rand::random::<f64>() * (0.5 - EARLIEST_RENEWAL);
                 // A router that gives no time at all is not asked all the time.
@@ -141,22 +150,28 @@ impl Task {
                     if before.is_some() {
                         self.tell(Told::Closed(port)).await;
                     }
-                    self.tell(Told::Opened(port, external)).await;
+                    self.tell(Told::Opened(port, external, protocol)).await;
                 }
             }
             Asked::Elsewhere => {
                 wish.due = Some(Instant::now() + RETRY);
                 if wish.external.take().is_some() {
                     self.tell(Told::Closed(port)).await;
+                } else {
+                    self.tell(Told::Elsewhere).await;
                 }
             }
-            Asked::Refused(why) => {
-                log::debug!(port:?, why; "the router opened no port by PCP or NAT-PMP");
+            Asked::Denied(denied) => {
+                log::debug!(port:?, denied:?; "the router opened no port by PCP or NAT-PMP");
                 wish.due = Some(Instant::now() + if renewal { RETRY_RENEWAL } else { RETRY });
                 if wish.external.take().is_some() {
                     self.tell(Told::Closed(port)).await;
                 } else {
-                    self.tell(Told::Silent).await;
+                    self.tell(match denied {
+                        Denied::Refused(why) => Told::Refused(why),
+                        Denied::Silent => Told::Silent,
+                    })
+                    .await;
                 }
             }
         }
@@ -198,13 +213,41 @@ enum Asked {
     Open(Box<PortMapping>, SocketAddrV4),
     /// The router is not on the side of this address.
     Elsewhere,
+    Denied(Denied),
+}
+
+/// Why a port is not open.
+#[derive(Debug)]
+enum Denied {
+    /// The router said so.
     Refused(String),
+    /// It said nothing.
+    Silent,
+}
+
+impl From<natpmp::Failure> for Denied {
+    fn from(failure: natpmp::Failure) -> Self {
+        match failure {
+            natpmp::Failure::Socket(_) | natpmp::Failure::Timeout => Self::Silent,
+            failure => Self::Refused(failure.to_string()),
+        }
+    }
+}
+
+impl From<MappingFailure> for Denied {
+    fn from(failure: MappingFailure) -> Self {
+        match failure {
+            MappingFailure::NatPmp(failure) => failure.into(),
+            MappingFailure::Pcp(pcp::Failure::Socket(_) | pcp::Failure::Timeout) => Self::Silent,
+            MappingFailure::Pcp(failure) => Self::Refused(failure.to_string()),
+        }
+    }
 }
 
 async fn request(port: Port, known: Option<PortMapping>) -> Asked {
     // Systems that are no Linux.
     let Ok(routes) = std::fs::read_to_string(gateway::ROUTES) else {
-        return Asked::Refused("the router is not known".to_owned());
+        return Asked::Denied(Denied::Silent);
     };
     let Some(router) = gateway::default_gateway(&routes) else { return Asked::Elsewhere };
     if local_address(router).await != Some(port.ip) {
@@ -212,36 +255,37 @@ async fn request(port: Port, known: Option<PortMapping>) -> Asked {
     }
     let mapping = match known {
         Some(mut known) if IpAddr::from(known.gateway()) == IpAddr::from(router) => {
-            known.renew().await.map(|()| known).map_err(|error| error.to_string())
+            known.renew().await.map(|()| known).map_err(Denied::from)
         }
         _ => new_mapping(router, port).await,
     };
     let mapping = match mapping {
         Ok(mapping) => mapping,
-        Err(why) => return Asked::Refused(why),
+        Err(denied) => return Asked::Denied(denied),
     };
     let external = match mapping.mapping_type() {
         PortMappingType::Pcp { external_ip: IpAddr::V4(ip), .. } => Ok(ip),
         PortMappingType::Pcp { external_ip: IpAddr::V6(ip), .. } => {
-            ip.to_ipv4_mapped().ok_or_else(|| format!("the router is at {ip}"))
+            let why = || Denied::Refused(format!("the router is at {ip}"));
+            ip.to_ipv4_mapped().ok_or_else(why)
         }
-        PortMappingType::NatPmp => natpmp::external_address(router.into(), Some(PATIENCE))
-            .await
-            .map_err(|error| error.to_string()),
+        PortMappingType::NatPmp => {
+            natpmp::external_address(router.into(), Some(PATIENCE)).await.map_err(Denied::from)
+        }
     };
     match external {
         Ok(ip) => {
             let external = SocketAddrV4::new(ip, mapping.external_port().get());
             Asked::Open(Box::new(mapping), external)
         }
-        Err(why) => {
+        Err(denied) => {
             drop_mapping(mapping).await;
-            Asked::Refused(why)
+            Asked::Denied(denied)
         }
     }
 }
 
-async fn new_mapping(router: Ipv4Addr, port: Port) -> Result<PortMapping, String> {
+async fn new_mapping(router: Ipv4Addr, port: Port) -> Result<PortMapping, Denied> {
     let protocol = match port.carrier {
         Carrier::Tcp => InternetProtocol::Tcp,
         Carrier::Udp => InternetProtocol::Udp,
@@ -256,9 +300,13 @@ async fn new_mapping(router: Ipv4Addr, port: Port) -> Result<PortMapping, String
     match first {
         Ok(mapping) => Ok(mapping),
         // Old routers do not answer what they do not know.
-        Err(_) => natpmp::port_mapping(router.into(), protocol, port.port, options)
+        Err(first) => natpmp::port_mapping(router.into(), protocol, port.port, options)
             .await
-            .map_err(|error| error.to_string()),
+            .map_err(|second| match (Denied::from(first), Denied::from(second)) {
+                // What it knows, it answers; its word counts.
+                (Denied::Refused(why), Denied::Silent) => Denied::Refused(why),
+                (_, second) => second,
+            }),
     }
 }
 

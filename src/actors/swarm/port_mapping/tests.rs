@@ -43,7 +43,7 @@ fn only_ports_behind_a_router_are_asked_for() {
 fn what_a_router_claims_is_a_candidate_and_no_more() {
     let mut behaviour = Behaviour::default();
     let external = "203.0.113.2:50000".parse().unwrap();
-    behaviour.on_told(Told::Opened(tcp(), external));
+    behaviour.on_told(Told::Opened(tcp(), external, MappingProtocol::Pcp));
     let there = parse("/ip4/203.0.113.2/tcp/50000");
     match done(&mut behaviour).as_slice() {
         [
@@ -66,7 +66,8 @@ fn what_a_router_claims_is_a_candidate_and_no_more() {
 #[test]
 fn a_router_behind_a_router_opens_nothing() {
     let mut behaviour = Behaviour::default();
-    behaviour.on_told(Told::Opened(tcp(), "100.64.1.2:4848".parse().unwrap()));
+    let carrier = "100.64.1.2:4848".parse().unwrap();
+    behaviour.on_told(Told::Opened(tcp(), carrier, MappingProtocol::Pcp));
     assert!(done(&mut behaviour).is_empty());
     behaviour.on_told(Told::Closed(tcp()));
     assert!(done(&mut behaviour).is_empty());
@@ -102,4 +103,47 @@ async fn a_task_that_has_nothing_open_ends_at_once() {
     let ended = tokio::time::timeout(std::time::Duration::from_secs(10), ended).await.unwrap();
     assert!(matches!(ended, ToSwarm::GenerateEvent(Event::Ended)));
     assert!(behaviour.is_idle());
+}
+
+#[tokio::test]
+async fn what_came_of_it_is_told() {
+    let now = Instant::now();
+    let later = now + 2 * UPNP_WAIT;
+    let at = parse("/ip4/10.255.255.254/tcp/4848");
+    let mut behaviour = Behaviour::default();
+    assert_eq!(behaviour.status(now), PortMapping::NoRouter, "we listen nowhere");
+    behaviour.listening.push((ListenerId::next(), at));
+    assert_eq!(behaviour.status(now), PortMapping::Asked);
+    behaviour.on_told(Told::Elsewhere);
+    assert_eq!(behaviour.status(now), PortMapping::NoRouter);
+    behaviour.on_told(Told::Silent);
+    assert_eq!(behaviour.status(now), PortMapping::Asked, "now by UPnP");
+    behaviour.on_upnp(ToSwarm::GenerateEvent(upnp::Event::GatewayNotFound));
+    assert_eq!(behaviour.status(now), PortMapping::Silent);
+    behaviour.on_told(Told::Silent);
+    let refused = |why: &str| PortMapping::Refused { why: why.to_owned() };
+    assert_eq!(behaviour.status(later), refused(UPNP_REFUSED));
+    behaviour.on_told(Told::Refused("no".to_owned()));
+    behaviour.on_told(Told::Silent);
+    behaviour.on_told(Told::Elsewhere);
+    assert_eq!(behaviour.status(later), refused("no"));
+    let carrier = "100.64.1.2:4848".parse().unwrap();
+    behaviour.on_told(Told::Opened(tcp(), carrier, MappingProtocol::NatPmp));
+    let address = parse("/ip4/100.64.1.2/tcp/4848");
+    assert_eq!(behaviour.status(later), PortMapping::NotPublic { address });
+    let public = "8.8.8.8:4848".parse().unwrap();
+    behaviour.on_told(Told::Opened(tcp(), public, MappingProtocol::NatPmp));
+    let addresses = vec![parse("/ip4/8.8.8.8/tcp/4848")];
+    let protocol = MappingProtocol::NatPmp;
+    assert_eq!(behaviour.status(later), PortMapping::Granted { protocol, addresses });
+}
+
+#[tokio::test]
+async fn a_router_that_is_not_public_says_so_by_upnp() {
+    let mut behaviour = Behaviour::default();
+    behaviour.listening.push((ListenerId::next(), parse("/ip4/10.255.255.254/tcp/4848")));
+    behaviour.on_told(Told::Silent);
+    behaviour.on_upnp(ToSwarm::GenerateEvent(upnp::Event::NonRoutableGateway));
+    let why = UPNP_NOT_PUBLIC.to_owned();
+    assert_eq!(behaviour.status(Instant::now()), PortMapping::Refused { why });
 }
