@@ -65,6 +65,31 @@ fn a_router_that_is_asked_opens_its_ports() {
 }
 
 #[test]
+fn two_homes_with_ipv6_are_punched_through_its_firewalls() {
+    case("dual:dual");
+}
+
+#[test]
+fn a_home_with_ipv6_alone_meets_one_that_has_both() {
+    case("six:dual");
+}
+
+#[test]
+fn a_relay_is_found_in_the_dht_and_a_hole_is_punched_by_it() {
+    case("dht:port:port");
+}
+
+#[test]
+fn a_relay_that_is_found_in_the_dht_carries_a_little() {
+    case("dht:sym:port");
+}
+
+#[test]
+fn the_node_of_a_room_mate_carries_members_and_no_strangers() {
+    case("member:sym:port");
+}
+
+#[test]
 fn what_was_said_during_a_cut_is_heard_after_it() {
     case("cut:15");
 }

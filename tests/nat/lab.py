@@ -1,6 +1,7 @@
-"""A small Internet in network namespaces: a public node, and two homes behind routers of any kind.
+"""A small Internet in network namespaces: public nodes, and two homes behind routers of any kind.
 
     relay 11.0.113.10 ──┐
+    other 11.0.113.11 ──┤  (and more of them, where a case wants them)
                       inet ── router A 11.0.113.2 ── client A 10.0.1.2
                         └──── router B 11.0.113.3 ── client B 10.0.2.2
 
@@ -12,11 +13,16 @@ gone when the lab closes. Several labs can stand beside each other.
 The addresses are none of those kept for documentation: routers and libp2p rightly take those for
 addresses that nobody can reach.
 
+Where a home has IPv6, so has the public node: 2a11:113::10, and a home's own network is 2a11:113:a::/64
+or 2a11:113:b::/64. Its router translates nothing there; it lets out what is asked for, and in what
+answers.
+
 Every router drops what it did not ask for in its *input* chain: else it answers the first early
 packet of the other side itself, remembers that, and then gives our packet to the same place another
 port. A lab without that rule measures its own bug.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -32,7 +38,14 @@ PORT = 4848
 REMAPPED = 50000
 THIRD = "11.0.113.1"
 RELAY = "11.0.113.10"
+# Public hosts that a case may add.
+OTHERS = {"other": "11.0.113.11", "third": "11.0.113.12"}
 WAN = {"A": "11.0.113.2", "B": "11.0.113.3"}
+# IPv6 of nobody's, as the addresses above.
+THIRD6 = "2a11:113::1"
+RELAY6 = "2a11:113::10"
+WAN6 = {"A": "2a11:113::2", "B": "2a11:113::3"}
+LAN6 = {"A": "2a11:113:a:", "B": "2a11:113:b:"}
 CARRIER = {"A": "100.64.1", "B": "100.64.2"}
 LAN = {"A": "10.0.1", "B": "10.0.2"}
 STOP_WAIT = 10.0
@@ -49,13 +62,24 @@ KINDS = {
     "sym": {"mapping": "other", "filtering": "port", "kept": False, "udp": True},
     "udpblock": {"mapping": "same", "filtering": "port", "kept": True, "udp": False},
     "double": {"mapping": "same", "filtering": "port", "kept": True, "udp": True},
+    # IPv6 alone; and IPv6 beside IPv4 that cannot be punched.
+    "six": {"mapping": "same", "filtering": "port", "kept": True, "udp": True, "six": True},
+    "dual": {"mapping": "other", "filtering": "port", "kept": False, "udp": True, "six": True},
     # As port-restricted, with a router that can be asked for mappings.
     "mapped": {"mapping": "same", "filtering": "port", "kept": True, "udp": True},
 }
 
 
+def has_six(kind):
+    return KINDS[kind].get("six", False)
+
+
 def direct_in_theory(a, b):
     """Tells whether two homes can be connected without a relay."""
+    if has_six(a) and has_six(b):
+        return True
+    if "six" in (a, b):
+        return False
     a, b = KINDS[a], KINDS[b]
     if a["mapping"] == b["mapping"] == "same":
         return True
@@ -89,8 +113,9 @@ def rules(kind, inside, outside):
         for protocol in ("tcp", "udp"):
             to = f"{outside}:{REMAPPED}"
             postrouting.append(f'oifname "wan" {protocol} sport {PORT} snat ip to {to}')
-    translate = "masquerade fully-random" if kind == "sym" else f"snat ip to {outside}"
-    postrouting.append(f'oifname "wan" {translate}')
+    translate = "masquerade fully-random" if kind in ("sym", "dual") else f"snat ip to {outside}"
+    # IPv6 needs no translation.
+    postrouting.append(f'oifname "wan" meta nfproto ipv4 {translate}')
     lines = lambda chain: "\n".join(f"    {line}" for line in chain)
     return f"""
 table inet router {{
@@ -132,10 +157,12 @@ class Lab:
     def __init__(self, binary, kinds, keep=None):
         self.binary = binary
         self.kinds = dict(zip("AB", kinds))
+        self.six = any(has_six(kind) for kind in kinds)
         self.prefix = f"mhnat{os.getpid()}"
         self.namespaces = []
         self.routers = {"A": [], "B": []}
         self.nodes = []
+        self.environments = {}
         self.own_folder = None if keep else tempfile.TemporaryDirectory(prefix="mhnat")
         self.folder = Path(keep or self.own_folder.name)
 
@@ -160,7 +187,11 @@ class Lab:
         run("ip", "netns", "add", name)
         self.namespaces.append(name)
         run("ip", "-n", name, "link", "set", "lo", "up")
-        settings = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.disable_ipv6=1"]
+        six = ["net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.default.accept_ra=0"]
+        # Else the first second's packets wait for addresses that nobody else could have.
+        six += ["net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.default.dad_transmits=0"]
+        settings = ["net.ipv4.ip_forward=1"]
+        settings += six if self.six else ["net.ipv6.conf.all.disable_ipv6=1"]
         run("ip", "netns", "exec", name, "sysctl", "-qw", *settings)
         return name
 
@@ -180,10 +211,29 @@ class Lab:
             run("ip", "-n", far, "route", "add", gate, "dev", far_device)
         run("ip", "-n", far, "route", "add", "default", "via", gate)
 
+    def link6(self, near, near_device, near_address, far, far_device, far_address, via=None):
+        """Gives a link IPv6 too; `via` is where the network behind `far` is, if there is one."""
+        gate, host = near_address.split("/")[0], far_address.split("/")[0]
+        for name, device, address in (
+            (near, near_device, near_address),
+            (far, far_device, far_address),
+        ):
+            run("ip", "-n", name, "-6", "addr", "add", address, "dev", device, "nodad")
+        if far_address.endswith("/128"):
+            run("ip", "-n", near, "-6", "route", "add", host, "dev", near_device)
+            run("ip", "-n", far, "-6", "route", "add", gate, "dev", far_device)
+        run("ip", "-n", far, "-6", "route", "add", "default", "via", gate, "dev", far_device)
+        if via:
+            route = ["add", via, "via", host, "dev", near_device]
+            run("ip", "-n", near, "-6", "route", *route)
+
     def build(self):
         self.inet = self.add("inet")
         self.relay = self.add("relay")
         self.link(self.inet, "relay", f"{THIRD}/32", self.relay, "wan", f"{RELAY}/32")
+        if self.six:
+            ends = [f"{THIRD6}/128", self.relay, "wan", f"{RELAY6}/128"]
+            self.link6(self.inet, "relay", *ends)
         self.weather("fair")
         for side, kind in self.kinds.items():
             self.home(side, kind)
@@ -201,11 +251,38 @@ class Lab:
             self.link(router, "lan", f"{carrier}.1/24", inner, "wan", f"{carrier}.2/24")
             chain.append((inner, "port", f"{carrier}.2"))
             router = inner
+        if has_six(kind):
+            lan6 = LAN6[side]
+            ends = [f"{THIRD6}/128", router, "wan", f"{WAN6[side]}/128"]
+            self.link6(self.inet, side, *ends, via=f"{lan6}:/64")
         self.link(router, "lan", f"{lan}.1/24", client, "lan", f"{lan}.2/24")
+        if has_six(kind):
+            self.link6(router, "lan", f"{lan6}:1/64", client, "lan", f"{lan6}:2/64")
+        if kind == "six":
+            run("ip", "-n", client, "-4", "addr", "flush", "dev", "lan")
         for name, kind_of, outside in chain:
             table = rules(kind_of, f"{lan}.2", outside)
             run("ip", "netns", "exec", name, "nft", "-f", "-", stdin=table)
             self.routers[side].append(name)
+
+    def other(self, short):
+        """Adds a public host."""
+        name = self.add(short)
+        self.link(self.inet, short, f"{THIRD}/32", name, "wan", f"{OTHERS[short]}/32")
+        return name
+
+    def forward(self, side):
+        """Has the router of a side forward our port, as a person sets it up."""
+        router, inside = self.routers[side][0], f"{LAN[side]}.2"
+        for protocol in ("tcp", "udp"):
+            opened = [
+                f'insert rule inet router at_forward iifname "wan" ip daddr {inside} '
+                f"{protocol} dport {PORT} accept",
+                f'add rule inet router at_prerouting iifname "wan" {protocol} dport {PORT} '
+                f"dnat ip to {inside}",
+            ]
+            for line in opened:
+                run("ip", "netns", "exec", router, "nft", *line.split())
 
     def client(self, side):
         return self.name(f"client{side}")
@@ -262,14 +339,19 @@ table ip weather {{
         self.nodes.append((f"router{side}", process))
 
 
-    def start(self, short, namespace, **settings):
+    def log(self, short):
+        """Returns what a node has logged."""
+        return (self.folder / short / "log").read_text(errors="replace")
+
+    def start(self, short, namespace, level=LEVEL, **settings):
         """Starts a node and waits until it serves; settings as in the environment."""
         folder = self.folder / short
         folder.mkdir(parents=True, exist_ok=True)
         own = {name: text for name, text in os.environ.items() if not name.startswith("MESSAGEHUB")}
-        own |= {"HOME": str(folder), "RUST_LOG": os.environ.get("RUST_LOG", LEVEL)}
+        own |= {"HOME": str(folder), "RUST_LOG": os.environ.get("RUST_LOG", level)}
         settings = {"element__listen_address": "null", "libp2p__mdns": "false"} | settings
         own |= {f"MESSAGEHUB__{name.upper()}": text for name, text in settings.items()}
+        self.environments[short] = own
         command = ["ip", "netns", "exec", namespace, self.binary, "--data", str(folder / "data")]
         with open(folder / "log", "a", encoding="utf-8") as log:
             process = subprocess.Popen(command, cwd=folder, env=own, stdout=log, stderr=log)
@@ -277,6 +359,19 @@ table ip weather {{
         home = Home(self.binary, namespace, str(folder / "data"), process.pid)
         until(f"{short} serving", home.serves)
         return home
+
+    def doctor(self, home, short):
+        """Asks the doctor about a running node; returns level and words of each check."""
+        command = ["ip", "netns", "exec", home.namespace, self.binary, "doctor", "--json"]
+        said = subprocess.run(
+            [*command, "--data", home.data],
+            cwd=self.folder / short,
+            env=self.environments[short],
+            capture_output=True,
+            text=True,
+        )
+        findings = json.loads(said.stdout)["findings"]
+        return {found["check"]: (found["level"], found["text"]) for found in findings}
 
     def stop(self, short):
         """Stops a node as a person would."""
@@ -297,7 +392,7 @@ table ip weather {{
         """Prints the end of each node's log."""
         for short in dict.fromkeys(short for short, _ in self.nodes):
             print(f"--- end of the log of {short}", file=sys.stderr)
-            text = (self.folder / short / "log").read_text(errors="replace")
+            text = self.log(short)
             print("\n".join(text.splitlines()[-lines:]), file=sys.stderr)
 
     def close(self):

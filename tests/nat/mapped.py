@@ -42,6 +42,10 @@ def story(lab, protocol):
     mapped = time.monotonic() - start
     until("both confirmed", lambda: set(OPENED) <= set(ann.status()["confirmed_addresses"]))
     confirmed = time.monotonic() - start
+    said = lab.doctor(ann, "ann")
+    words = f"granted by {PROTOCOLS[protocol]}"
+    assert said["port mapping"][0] == "ok" and words in said["port mapping"][1], said
+    assert said["reachable"][0] == "ok" and said["reachable"][1].startswith("mapped"), said
     # Who searches dials: the other way round would work without a mapping too.
     watch = Watch(bob, ann)
     until("Ann, found by Bob", lambda: ann.user in bob.find(f"p2p:{ann.name}"))

@@ -72,6 +72,8 @@ def people(lab):
     watch on how they are connected from the first moment on.
     """
     places = [f"/ip4/{labs.RELAY}/udp/{labs.PORT}/quic-v1", f"/ip4/{labs.RELAY}/tcp/{labs.PORT}"]
+    if lab.six:
+        places += [place.replace(f"/ip4/{labs.RELAY}", f"/ip6/{labs.RELAY6}") for place in places]
     public = {
         # Nobody else is there who could confirm it.
         "libp2p__external_addresses": ",".join(places),
@@ -134,6 +136,9 @@ def story(lab, part):
     case = ":".join(kinds)
     if not how or (in_theory and how == "relayed"):
         sys.exit(f"{case}: {how or 'not connected'}, and can be connected directly: {in_theory}")
+    if all(map(labs.has_six, kinds)):
+        at = ann.peer(bob)["address"]
+        assert at.startswith("/ip6/"), f"{case}: connected at {at}, where IPv4 lets nobody in"
     if part:
         told = parted(lab, watch, talk)
         travels = talk.end(ordered=False)
