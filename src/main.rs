@@ -60,7 +60,8 @@ fn default_data() -> Option<PathBuf> {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(
-        env_logger::Env::default().default_filter_or("warn,messagehub=info,libp2p_kad=error"),
+        env_logger::Env::default()
+            .default_filter_or("warn,messagehub=info,libp2p_kad=error,libp2p_autonat=error"),
     )
     .init();
     let arguments = Arguments::parse();

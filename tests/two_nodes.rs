@@ -262,3 +262,46 @@ async fn presence_travels() {
     })
     .await;
 }
+
+/// Lines of a log from start to a talk that somebody would read; more of them is noise.
+const LINES_MAX: usize = 8;
+
+#[tokio::test]
+async fn the_log_of_a_quiet_talk_says_what_a_person_wants_to_know_and_no_more() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    ann.me.sees_member(&room, &bob.me.user_id, "join").await;
+    for n in 0..20 {
+        ann.me.send(&room, &format!("ann {n}")).await;
+        bob.me.reads(&room, &format!("ann {n}")).await;
+    }
+    for (home, other) in [(&ann, &bob), (&bob, &ann)] {
+        let log = home.node.log();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.starts_with("---")).collect();
+        for wanted in [
+            "homeserver listens".to_owned(),
+            format!("this node is {}", home.me.user_id),
+            "listening on address=/ip4/".to_owned(),
+            format!("connected to server={}", other.me.server_name()),
+        ] {
+            assert!(lines.iter().any(|line| line.contains(&wanted)), "{wanted:?}: {log}");
+        }
+        assert!(lines.len() <= LINES_MAX, "{} lines: {log}", lines.len());
+        // The last word of a line tells apart what is said of two addresses.
+        let said = |line: &str| line.split_once(' ').map(|(_, said)| said.to_owned());
+        let mut different: Vec<_> = lines.iter().filter_map(|line| said(line)).collect();
+        different.sort();
+        different.dedup();
+        assert_eq!(different.len(), lines.len(), "something is said twice: {log}");
+        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    }
+    let bob_log = bob.node.log();
+    ann.node.stop().await;
+    let gone = format!("not connected any more to server={}", ann.me.server_name());
+    eventually("the end of the connection", async || {
+        bob.node.log()[bob_log.len()..].contains(&gone).then_some(())
+    })
+    .await;
+}

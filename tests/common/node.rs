@@ -133,13 +133,11 @@ impl Node {
         assert!(self.child.is_none(), "the node runs already");
         let mut log = OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
         writeln!(log, "--- start").unwrap();
-        let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,messagehub=info".to_owned());
         let child = command(self.folder.path())
             .arg("--config")
             .arg(self.config_file())
             .arg("--data")
             .arg(self.data())
-            .env("RUST_LOG", level)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()

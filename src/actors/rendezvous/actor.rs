@@ -102,6 +102,8 @@ pub struct RendezvousActor {
     next_ticket: u64,
     federation: Option<Recipient<SendFederation>>,
     signer: Option<Arc<Signer>>,
+    /// Who shares a room with us and is connected: what a person reads of in the log.
+    members: HashMap<PeerId, OwnedServerName>,
 }
 
 impl fmt::Debug for RendezvousActor {
@@ -122,6 +124,7 @@ impl RendezvousActor {
             next_ticket: 0,
             federation: None,
             signer: None,
+            members: HashMap::new(),
         }
     }
 
@@ -136,16 +139,22 @@ impl RendezvousActor {
             Effect::Exchange(peer) => self.parts.exchange.do_send(Exchange(peer)),
             Effect::Proven { peer, keys, first } => self.proven(peer, *keys, first),
             Effect::Admit(peer, server) => {
+                log::info!(server:%, peer:%; "connected to");
+                self.members.insert(peer, server.clone());
                 // In this order: gossip flows once the gate is open.
                 self.parts.verified.do_send(PeerVerified(peer, server));
                 self.parts.admit.do_send(Admit(peer));
             }
             Effect::Part(peer) => {
+                self.members.remove(&peer);
                 self.parts.forgotten.do_send(PeerForgotten(peer));
                 self.parts.dismiss.do_send(Dismiss(peer));
             }
             Effect::Offline(server) => self.parts.server_offline.do_send(ServerOffline(server)),
             Effect::Over { peer, disconnect } => {
+                if let Some(server) = self.members.remove(&peer) {
+                    log::info!(server:%, peer:%; "not connected any more to");
+                }
                 self.parts.forgotten.do_send(PeerForgotten(peer));
                 if disconnect {
                     log::debug!(peer:%; "the proof of a node is over");
@@ -203,7 +212,7 @@ impl RendezvousActor {
     fn proven(&self, peer: PeerId, keys: VerifiedServerKeys, first: bool) {
         if first {
             let server = keys.server_name().to_owned();
-            log::info!(server:%, peer:%; "connected to");
+            log::debug!(server:%, peer:%; "proven to speak for");
             self.parts.keep.do_send(Keep(peer));
             self.parts.server_online.do_send(ServerOnline(server));
         }

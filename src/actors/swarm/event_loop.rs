@@ -152,6 +152,8 @@ struct Peer {
 }
 
 #[derive(Debug)]
+    /// How it was connected when that was last said in the log.
+    told: Option<Way>,
 struct Connection {
     id: ConnectionId,
     address: Multiaddr,

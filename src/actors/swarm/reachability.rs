@@ -147,11 +147,13 @@ impl Reachability {
         }
     }
 
-    /// An address was confirmed; by whom is told by [`Self::witnessed`].
-    pub(super) fn confirmed(&mut self, at: &Multiaddr) {
-        if address::reach(at) == Reach::Global {
-            self.confirmed.entry(at.clone()).or_default();
+    /// An address was confirmed; by whom is told by [`Self::witnessed`]. True where that is news.
+    pub(super) fn confirmed(&mut self, at: &Multiaddr) -> bool {
+        let news = address::reach(at) == Reach::Global && !self.confirmed.contains_key(at);
+        if news {
+            self.confirmed.insert(at.clone(), BTreeSet::new());
         }
+        news
     }
 
     /// An AutoNAT server connected us back at an address.

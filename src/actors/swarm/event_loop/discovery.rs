@@ -64,6 +64,7 @@ impl EventLoop {
         self.meet_again(now);
         self.punch_again(now);
         self.give_up(now);
+        self.tell_ways();
         self.announce();
         self.advertise(now);
         self.tend_the_door();

@@ -14,7 +14,9 @@ use crate::{
 impl EventLoop {
     pub(super) fn on_listening(&mut self, at: &Multiaddr) {
         match address::reach(at) {
-            Reach::Loopback | Reach::Relayed => log::debug!(address:% = at; "listening on"),
+            Reach::Loopback if !near => log::debug!(address:% = at; "listening on"),
+            Reach::Relayed => log::debug!(address:% = at; "listening on"),
+        let near = self.settings.listen.iter().all(|at| address::reach(at) == Reach::Loopback);
             _ => log::info!(address:% = at; "listening on"),
         }
         self.reach.listening(at, true);
@@ -25,7 +27,6 @@ impl EventLoop {
             // Most likely nothing is in the way; it is tested.
             observed.offer(at);
         }
-        let near = self.settings.listen.iter().all(|at| address::reach(at) == Reach::Loopback);
         let wanted = match address::reach(at) {
             Reach::Loopback => near,
             Reach::Private | Reach::Global => true,
@@ -94,8 +95,9 @@ impl EventLoop {
 
     pub(super) fn on_confirmed(&mut self, at: &Multiaddr) {
         if address::reach(at) == Reach::Global {
-            log::info!(address:% = at; "reachable as");
-            self.reach.confirmed(at);
+            if self.reach.confirmed(at) {
+                log::info!(address:% = at; "reachable as");
+            }
             self.weigh();
         }
         self.tell_addresses = true;

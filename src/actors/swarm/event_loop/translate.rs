@@ -16,7 +16,7 @@ use super::{
     },
     Connection, Discovery, Event, EventLoop, GossipReceived, GossipTicket, IDENTITY_BURST, address,
 };
-use crate::actors::{rendezvous::Way, room::TransactionVerdict};
+use crate::actors::room::TransactionVerdict;
 
 /// Nodes of one mDNS answer that are dialled.
 const MDNS_MAX: usize = 64;
@@ -156,7 +156,7 @@ impl EventLoop {
         let addresses = address::usable(&info.listen_addrs, &at.address, at.dialled);
         let (dialled, seen_from) = (at.dialled, at.address.clone());
         let direct = !at.relayed();
-        let news = at.identified.replace(now).is_none().then_some(at.way);
+        at.identified = Some(now);
         peer.identified.get_or_insert(now);
         peer.ours = info.protocols.contains(&IDENTITY);
         peer.relays = info.protocols.contains(&HOP);
@@ -180,9 +180,6 @@ impl EventLoop {
             for address in &addresses {
                 kad.add_address(&peer_id, address.clone());
             }
-        }
-        if let (true, Some(how)) = (ours, news.filter(|way| *way != Way::Direct)) {
-            log::info!(peer:% = peer_id, how:%; "connected");
         }
         if direct {
             self.on_observed(dialled, &seen_from, &info.observed_addr);

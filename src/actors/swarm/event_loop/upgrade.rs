@@ -168,6 +168,18 @@ impl EventLoop {
         }
     }
 
+    /// Says how members are connected, where that is not simply directly, and when it changes. A new
+    /// circuit in the place of another one changes nothing.
+    pub(super) fn tell_ways(&mut self) {
+        for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.admitted.is_some()) {
+            let Some(way) = peer.best().map(|open| open.way) else { continue };
+            if peer.told.unwrap_or(Way::Direct) != way {
+                log::info!(peer:% = id, how:% = way; "connected");
+            }
+            peer.told = Some(way);
+        }
+    }
+
     fn links(&self, peer: &Peer) -> Vec<Link> {
         let open = peer.connections.iter().filter(|open| !self.closing.contains(&open.id));
         open.map(|open| Link {
