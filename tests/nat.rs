@@ -90,6 +90,11 @@ fn the_node_of_a_room_mate_carries_members_and_no_strangers() {
 }
 
 #[test]
+fn a_port_that_is_forwarded_later_is_noticed() {
+    case("forwarded");
+}
+
+#[test]
 fn what_was_said_during_a_cut_is_heard_after_it() {
     case("cut:15");
 }

@@ -40,6 +40,8 @@ const FEDERATION: StreamProtocol = StreamProtocol::new("/messagehub/federation/1
 pub(super) const KAD_LAN: StreamProtocol = StreamProtocol::new("/messagehub/lan/kad/1.0.0");
 /// What a relay speaks (circuit relay v2).
 pub(super) const HOP: StreamProtocol = StreamProtocol::new("/libp2p/circuit/relay/0.2.0/hop");
+/// What a node speaks that tests for others whether they can be reached (AutoNAT v2).
+pub(super) const AUTONAT: StreamProtocol = StreamProtocol::new("/libp2p/autonat/2/dial-request");
 /// The public IPFS DHT.
 pub(super) const KAD_WAN: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
 

@@ -27,6 +27,7 @@ use super::{
     good_peers::GoodPeer,
     listening,
     reachability::{Reachability, Standing},
+    retest::Retests,
     reunion::Reunions,
     schedule::Backoff,
     score::Scores,
@@ -47,6 +48,7 @@ mod measuring;
 mod reaching;
 mod relays;
 mod requests;
+mod retesting;
 mod status;
 #[cfg(test)]
 mod swarms;
@@ -138,6 +140,8 @@ struct Peer {
     admitted: Option<Instant>,
     /// It carries connections for others.
     relays: bool,
+    /// It tells others whether they can be reached (AutoNAT).
+    tests: bool,
     addresses: Vec<Multiaddr>,
     /// When the last request to or from it was over.
     calm_since: Option<Instant>,
@@ -148,12 +152,12 @@ struct Peer {
     /// When a new circuit is made to punch a hole, and the delay before that.
     punch: Option<(Instant, Duration)>,
     rtt: Option<Duration>,
+    /// How it was connected when that was last said in the log.
+    told: Option<Way>,
     identity_budget: u8,
 }
 
 #[derive(Debug)]
-    /// How it was connected when that was last said in the log.
-    told: Option<Way>,
 struct Connection {
     id: ConnectionId,
     address: Multiaddr,
@@ -237,6 +241,7 @@ pub(super) struct EventLoop {
     /// Relays that refused or were lost, until when.
     refused: HashMap<PeerId, Instant>,
     reach: Reachability,
+    retests: Retests,
     standing: Standing,
     nat: NatKind,
     /// Our addresses changed and peers are to be told.
@@ -288,6 +293,7 @@ impl EventLoop {
             through: Vec::new(),
             refused: HashMap::new(),
             reach,
+            retests: Retests::default(),
             standing: Standing::Hidden,
             nat: NatKind::Unknown,
             tell_addresses: false,

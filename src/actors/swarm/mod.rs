@@ -25,6 +25,7 @@ mod probe;
 mod probing;
 mod reachability;
 mod relay_server;
+mod retest;
 mod reunion;
 mod schedule;
 mod score;

@@ -1,14 +1,19 @@
 //! AutoNAT v2, kept to what it is good for.
 //!
 //! The library tests any address with any peer, and dials whatever it is asked to. This wrapper
-//! keeps both to addresses of the whole world. Invariants: only such an address is tested, and only
+//! keeps both to addresses of the whole world. It also tests an address once in its life, so that one
+//! that failed stays failed (rust-libp2p#6203): to test it again, the library's part is made anew. The
+//! new one would fail at news of a connection of which it was never told, so it is told nothing of those
+//! that are older than itself. And it asks again and again, every few seconds for ever, where a server
+//! needed too long to say no, as they do where packets are dropped: so it may ask a bounded number of
+//! times before it is made anew. Invariants: only such an address is tested, and only
 //! with a node that we dialled at one (a neighbour on the LAN would test our router from inside);
 //! for others we dial back only where we can be reached ourselves, a bounded number at once and a
 //! minute, and never into a private network.
 
 use std::{
-    collections::HashSet,
-    task::{Context, Poll},
+    collections::{HashSet, VecDeque},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -16,8 +21,8 @@ use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
     swarm::{
-        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-        THandlerOutEvent, ToSwarm, derive_prelude::Either, dummy,
+        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NewExternalAddrCandidate,
+        THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, derive_prelude::Either, dummy,
     },
 };
 
@@ -28,6 +33,11 @@ const DIALS_AT_ONCE: usize = 8;
 /// Dials back for others within [`DIALS_WITHIN`]: as many as a busy public node is asked for.
 const DIALS_MAX: u32 = 60;
 const DIALS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Tests that are asked for before the library's part is made anew: some for each address.
+const TESTS_MAX: u32 = 8;
+/// Addresses that are remembered as untested or failed; a machine has a few, on TCP and QUIC.
+const CANDIDATES_MAX: usize = 8;
 
 /// Which side of AutoNAT is wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +52,20 @@ pub(super) struct Probing<B> {
     side: Side,
     /// Whether we dial back for others.
     serving: bool,
+    /// Connections of which the wrapped behaviour knows.
+    known: HashSet<ConnectionId>,
+    waker: Option<Waker>,
+    /// Tests that it asked for.
+    tests: u32,
+    /// What it was offered and did not confirm, the newest last.
+    candidates: VecDeque<Multiaddr>,
     /// Dials of the wrapped behaviour.
     dials: HashSet<ConnectionId>,
     window: Instant,
     dialled: u32,
 }
 
-impl<B> Probing<B> {
+impl<B: NetworkBehaviour> Probing<B> {
     /// Tests our own addresses.
     pub(super) fn client(inner: B) -> Self {
         Self::new(inner, Side::Client)
@@ -61,7 +78,56 @@ impl<B> Probing<B> {
 
     fn new(inner: B, side: Side) -> Self {
         let window = Instant::now();
-        Self { inner, side, serving: false, dials: HashSet::new(), window, dialled: 0 }
+        let (known, dials) = (HashSet::new(), HashSet::new());
+        let (candidates, waker) = (VecDeque::new(), None);
+        Self {
+            inner,
+            side,
+            serving: false,
+            known,
+            waker,
+            tests: 0,
+            candidates,
+            dials,
+            window,
+            dialled: 0,
+        }
+    }
+
+    /// Makes the wrapped behaviour anew, and offers it addresses. It tests them with nodes that are
+    /// connected from now on.
+    pub(super) fn renew(&mut self, inner: B, offered: &[Multiaddr]) {
+        self.inner = inner;
+        self.known.clear();
+        self.dials.clear();
+        self.tests = 0;
+        for addr in offered {
+            let candidate = NewExternalAddrCandidate { addr };
+            self.inner.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Returns what was not confirmed.
+    pub(super) fn unconfirmed(&self) -> impl Iterator<Item = &Multiaddr> {
+        self.candidates.iter()
+    }
+
+    /// The same, where no more tests are asked for.
+    pub(super) fn given_up(&self) -> impl Iterator<Item = &Multiaddr> {
+        self.unconfirmed().filter(|_| self.tests >= TESTS_MAX)
+    }
+
+    fn offered(&mut self, at: &Multiaddr) {
+        if self.candidates.contains(at) {
+            return;
+        }
+        self.candidates.push_back(at.clone());
+        if self.candidates.len() > CANDIDATES_MAX {
+            self.candidates.pop_front();
+        }
     }
 
     /// Begins or ends dialling back for those who connect from now on.
@@ -143,8 +209,16 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Probing<B> {
             {
                 return;
             }
+            FromSwarm::NewExternalAddrCandidate(candidate) => self.offered(candidate.addr),
+            FromSwarm::ExternalAddrConfirmed(confirmed) => {
+                self.candidates.retain(|at| at != confirmed.addr);
+            }
             FromSwarm::ConnectionEstablished(made) => {
                 self.dials.remove(&made.connection_id);
+                self.known.insert(made.connection_id);
+            }
+            FromSwarm::ConnectionClosed(closed) if !self.known.remove(&closed.connection_id) => {
+                return;
             }
             FromSwarm::DialFailure(failed) => {
                 self.dials.remove(&failed.connection_id);
@@ -161,6 +235,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Probing<B> {
         event: THandlerOutEvent<Self>,
     ) {
         match event {
+            Either::Left(_) if !self.known.contains(&connection) => {}
             Either::Left(event) => self.inner.on_connection_handler_event(peer, connection, event),
             Either::Right(event) => match event {},
         }
@@ -170,10 +245,77 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Probing<B> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        let polled = self.inner.poll(cx).map(|action| action.map_in(Either::Left));
+        let polled = loop {
+            let polled = self.inner.poll(cx);
+            if self.side == Side::Client
+                && let Poll::Ready(ToSwarm::NotifyHandler { .. }) = &polled
+            {
+                // It waits for what comes of it then, and asks no more.
+                if self.tests >= TESTS_MAX {
+                    continue;
+                }
+                self.tests += 1;
+            }
+            break polled.map(|action| action.map_in(Either::Left));
+        };
         if let Poll::Ready(ToSwarm::Dial { opts }) = &polled {
             self.dials.insert(opts.connection_id());
         }
+        self.waker = Some(cx.waker().clone());
         polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::{
+        autonat,
+        core::ConnectedPoint,
+        swarm::{ConnectionClosed, behaviour::ConnectionEstablished},
+    };
+
+    use super::*;
+
+    fn renewed() -> autonat::v2::client::Behaviour {
+        autonat::v2::client::Behaviour::default()
+    }
+
+    #[test]
+    fn who_is_made_anew_hears_nothing_of_older_connections() {
+        let mut probing = Probing::client(renewed());
+        let (peer, endpoint) = (
+            PeerId::random(),
+            ConnectedPoint::Listener {
+                local_addr: "/ip4/10.0.1.2/tcp/4848".parse().unwrap(),
+                send_back_addr: "/ip4/203.0.113.10/tcp/4848".parse().unwrap(),
+            },
+        );
+        let [old, new] = [1, 2].map(ConnectionId::new_unchecked);
+        let made = |connection_id| {
+            FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id: peer,
+                connection_id,
+                endpoint: &endpoint,
+                failed_addresses: &[],
+                other_established: 0,
+            })
+        };
+        let closed = |connection_id| {
+            FromSwarm::ConnectionClosed(ConnectionClosed {
+                peer_id: peer,
+                connection_id,
+                endpoint: &endpoint,
+                cause: None,
+                remaining_established: 0,
+            })
+        };
+        probing.on_swarm_event(made(old));
+        probing.renew(renewed(), &[]);
+        probing.on_swarm_event(made(new));
+        assert_eq!(probing.known, HashSet::from([new]));
+        // The library panics where it is told of the end of a connection that it does not know.
+        probing.on_swarm_event(closed(old));
+        probing.on_swarm_event(closed(new));
+        assert!(probing.known.is_empty());
     }
 }

@@ -65,6 +65,7 @@ impl EventLoop {
         self.punch_again(now);
         self.give_up(now);
         self.tell_ways();
+        self.test_again(now);
         self.announce();
         self.advertise(now);
         self.tend_the_door();

@@ -17,6 +17,8 @@ impl EventLoop {
             Event::Opened(at) => {
                 log::info!(address:% = at; "the router sends to us what comes to");
                 self.reach.mapped(at, true);
+                // It may have been tested before the router opened it.
+                self.retests.changed(std::time::Instant::now());
             }
             Event::Closed(at) => {
                 log::info!(address:% = at; "the router does not send to us any more what comes to");

@@ -3,6 +3,8 @@
 //! Invariant: whether we are a server of the public DHT, a relay, or dial back for AutoNAT, follows
 //! from direct addresses alone; the library would take one through a relay for as good.
 
+use std::time::Instant;
+
 use libp2p::{Multiaddr, PeerId, autonat, core::ConnectedPoint, kad};
 
 use super::{EventLoop, Standing, address, address::Reach, discovery::REPUBLISH_SOON_WAN};
@@ -13,13 +15,14 @@ use crate::{
 
 impl EventLoop {
     pub(super) fn on_listening(&mut self, at: &Multiaddr) {
+        let near = self.settings.listen.iter().all(|at| address::reach(at) == Reach::Loopback);
         match address::reach(at) {
             Reach::Loopback if !near => log::debug!(address:% = at; "listening on"),
             Reach::Relayed => log::debug!(address:% = at; "listening on"),
-        let near = self.settings.listen.iter().all(|at| address::reach(at) == Reach::Loopback);
             _ => log::info!(address:% = at; "listening on"),
         }
         self.reach.listening(at, true);
+        self.network_changed(at);
         let behaviour = self.swarm.behaviour_mut();
         if address::reach(at) == Reach::Global
             && let Some(observed) = behaviour.observed.as_mut()
@@ -44,7 +47,15 @@ impl EventLoop {
 
     pub(super) fn on_not_listening(&mut self, at: &Multiaddr) {
         self.reach.listening(at, false);
+        self.network_changed(at);
         self.weigh();
+    }
+
+    /// We listen elsewhere: on another network, another router may let others in.
+    fn network_changed(&mut self, at: &Multiaddr) {
+        if matches!(address::reach(at), Reach::Private | Reach::Global) {
+            self.retests.changed(Instant::now());
+        }
     }
 
     /// A peer is connected: it may be somebody who found us without our help.
@@ -83,12 +94,14 @@ impl EventLoop {
     pub(super) fn on_probe(&mut self, event: &autonat::v2::client::Event) {
         match &event.result {
             Ok(()) => {
+                self.retests.passed(&event.tested_addr);
                 self.reach.confirmed(&event.tested_addr);
                 self.reach.witnessed(&event.tested_addr, event.server);
                 self.weigh();
             }
             Err(error) => {
                 log::debug!(address:% = event.tested_addr, error:%; "cannot be reached as");
+                self.retests.failed(&event.tested_addr, Instant::now(), rand::random());
             }
         }
     }
@@ -153,7 +166,7 @@ impl EventLoop {
         // identify pushes by itself where we listen elsewhere, not where we are reached elsewhere.
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
         self.swarm.behaviour_mut().identify.push(peers);
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         self.adverts_lan.hurry(now);
         // Addresses may change several times in a row, and each time costs strangers something.
         self.adverts_wan.hurry(now + REPUBLISH_SOON_WAN);

@@ -12,7 +12,7 @@ use libp2p::{
 use super::{
     super::{
         address::Reach,
-        behaviour::{BehaviourEvent, HOP, IDENTITY, KAD_LAN, KAD_WAN},
+        behaviour::{AUTONAT, BehaviourEvent, HOP, IDENTITY, KAD_LAN, KAD_WAN},
     },
     Connection, Discovery, Event, EventLoop, GossipReceived, GossipTicket, IDENTITY_BURST, address,
 };
@@ -160,6 +160,8 @@ impl EventLoop {
         peer.identified.get_or_insert(now);
         peer.ours = info.protocols.contains(&IDENTITY);
         peer.relays = info.protocols.contains(&HOP);
+        // Not on the connections that it makes to test us.
+        peer.tests |= info.protocols.contains(&AUTONAT);
         peer.addresses.clone_from(&addresses);
         let ours = peer.ours;
         if ours {
