@@ -209,12 +209,12 @@ impl RoomStateActor {
     }
 
     /// Tells whether a room is in memory for a reason of its own.
-    pub(super) fn is_awake(&self, room_id: &RoomId) -> bool {
+    pub(super) fn is_awake(&self, room_id: &OwnedRoomId) -> bool {
         matches!(self.slots.get(room_id), Some((_, Slot::Live { room, .. })) if room.connected())
     }
 
     /// Lets go of a room that was woken for one thing, unless it was used for another since.
-    fn let_go(&mut self, room_id: &RoomId, since: Instant) {
+    fn let_go(&mut self, room_id: &OwnedRoomId, since: Instant) {
         if let Some((_, slot)) = self.slots.get_mut(room_id)
             && let Slot::Live { room, used } = slot
             && *used <= since
