@@ -41,7 +41,7 @@ pub const DEFAULT_BOOTSTRAP: [&str; 5] = [
 ];
 
 /// Limits. Each says what it bounds; none is configurable until somebody needs it to be, as those
-/// of a relay are ([`RelayConfig`](super::RelayConfig)).
+/// of a relay are ([`RelayConfig`]).
 pub mod limits {
     use std::time::Duration;
 
