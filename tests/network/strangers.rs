@@ -4,7 +4,9 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use libp2p::{
-    StreamProtocol, SwarmBuilder, gossipsub, identify, kad, noise, ping,
+    StreamProtocol, Swarm, SwarmBuilder, gossipsub, identify,
+    identity::Keypair,
+    kad, noise, ping,
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
@@ -19,6 +21,18 @@ use messagehub::{
 
 use super::world::{Node, Start, pair, room, secret_keys, until};
 
+/// Starts a Swarm of such a node over TCP.
+fn foreign<B: NetworkBehaviour>(behaviour: impl FnOnce(&Keypair) -> B) -> Swarm<B> {
+    SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|key| behaviour(key))
+        .unwrap()
+        .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
+        .build()
+}
+
 #[derive(NetworkBehaviour)]
 struct Behaviour {
     identify: identify::Behaviour,
@@ -32,32 +46,23 @@ async fn a_foreign_node_hears_and_reaches_nothing() {
     let (ann, bob) = pair().await;
     ann.join().await;
     bob.join().await;
-    let mut swarm = SwarmBuilder::with_new_identity()
-        .with_tokio()
-        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-        .unwrap()
-        .with_behaviour(|key| {
-            let me = key.public().to_peer_id();
-            let config = gossipsub::ConfigBuilder::default()
-                .validation_mode(gossipsub::ValidationMode::Anonymous)
-                .build()
-                .unwrap();
-            Behaviour {
-                identify: identify::Behaviour::new(identify::Config::new(
-                    "/ipfs/0.1.0".to_owned(),
-                    key.public(),
-                )),
-                ping: ping::Behaviour::default(),
-                gossip: gossipsub::Behaviour::new(
-                    gossipsub::MessageAuthenticity::Anonymous,
-                    config,
-                )
+    let mut swarm = foreign(|key| {
+        let me = key.public().to_peer_id();
+        let config = gossipsub::ConfigBuilder::default()
+            .validation_mode(gossipsub::ValidationMode::Anonymous)
+            .build()
+            .unwrap();
+        Behaviour {
+            identify: identify::Behaviour::new(identify::Config::new(
+                "/ipfs/0.1.0".to_owned(),
+                key.public(),
+            )),
+            ping: ping::Behaviour::default(),
+            gossip: gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config)
                 .unwrap(),
-                kad: kad::Behaviour::new(me, kad::store::MemoryStore::new(me)),
-            }
-        })
-        .unwrap()
-        .build();
+            kad: kad::Behaviour::new(me, kad::store::MemoryStore::new(me)),
+        }
+    });
     let topic = gossipsub::IdentTopic::new(topic::of_room(&room()));
     swarm.behaviour_mut().gossip.subscribe(&topic).unwrap();
     swarm.dial(ann.address().await).unwrap();
@@ -127,24 +132,19 @@ async fn attack_12_the_dht_is_told_the_five_strings_and_nothing_else() {
     let (ann, bob) = pair().await;
     ann.join().await;
     bob.join().await;
-    let mut swarm = SwarmBuilder::with_new_identity()
-        .with_tokio()
-        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-        .unwrap()
-        .with_behaviour(|key| {
-            let me = key.public().to_peer_id();
-            let mut config = kad::Config::new(StreamProtocol::new("/messagehub/lan/kad/1.0.0"));
-            config.set_record_filtering(kad::StoreInserts::FilterBoth);
-            let store = kad::store::MemoryStore::new(me);
-            let mut kad = kad::Behaviour::with_config(me, store, config);
-            kad.set_mode(Some(kad::Mode::Server));
-            let config = identify::Config::new("/ipfs/0.1.0".to_owned(), key.public());
-            Watcher { identify: identify::Behaviour::new(config), kad }
-        })
-        .unwrap()
-        .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
-        .build();
+    let mut swarm = foreign(|key| {
+        let me = key.public().to_peer_id();
+        let mut config = kad::Config::new(StreamProtocol::new("/messagehub/lan/kad/1.0.0"));
+        config.set_record_filtering(kad::StoreInserts::FilterBoth);
+        let store = kad::store::MemoryStore::new(me);
+        let mut kad = kad::Behaviour::with_config(me, store, config);
+        kad.set_mode(Some(kad::Mode::Server));
+        let config = identify::Config::new("/ipfs/0.1.0".to_owned(), key.public());
+        Watcher { identify: identify::Behaviour::new(config), kad }
+    });
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+    // Identify tells where it listens only when it is asked: a server without an address is none.
+    while !matches!(swarm.select_next_some().await, SwarmEvent::NewListenAddr { .. }) {}
     for node in [&ann, &bob] {
         swarm.dial(node.address().await).unwrap();
     }
