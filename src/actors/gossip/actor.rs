@@ -1,16 +1,17 @@
 //! The shell of Gossip: messages in, verdicts and publications out.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time};
 
 use actix::prelude::*;
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, OwnedServerName};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
     DeliverTo, FindKeysWith, FindRoomKey, GossipTransaction, JoinTopic, LeaveTopic, PeerForgotten,
     PeerVerified, PublishTransaction, UseSigner,
+    backlog::Backlog,
     keyring::Keyring,
-    machine::{self, Cut, Machine, Transaction},
+    machine::{self, Cut, Machine, Refusal, Transaction},
 };
 use crate::{
     actors::{
@@ -56,6 +57,7 @@ pub struct GossipParts {
 pub struct GossipActor {
     parts: GossipParts,
     machine: Machine<PeerKey>,
+    backlog: Backlog<PeerKey, GossipReceived>,
     keyring: Keyring,
     deliver: Option<Recipient<GossipTransaction>>,
     find_key: Option<Recipient<FindRoomKey>>,
@@ -84,6 +86,7 @@ impl GossipActor {
         Self {
             parts,
             machine: Machine::default(),
+            backlog: Backlog::default(),
             keyring: Keyring::default(),
             deliver: None,
             find_key: None,
@@ -95,12 +98,93 @@ impl GossipActor {
         self.parts.report.do_send(ReportVerdict { ticket, verdict });
     }
 
-    fn finish(&mut self, ticket: GossipTicket, source: PeerKey, verdict: TransactionVerdict) {
+    /// Gives the verdict on a message, and goes on with the next one of its peer.
+    fn finish(
+        &mut self,
+        ticket: GossipTicket,
+        source: PeerKey,
+        verdict: TransactionVerdict,
+        ctx: &mut Context<Self>,
+    ) {
         self.machine.done(&source);
         if verdict == TransactionVerdict::Reject {
             log::debug!(peer:% = source; "gossip was rejected");
         }
         self.report(ticket, verdict);
+        while let Some(next) = self.backlog.pop(&source, time::Instant::now()) {
+            match next {
+                Ok(next) => {
+                    if self.take(next, ctx) {
+                        return;
+                    }
+                }
+                Err(stale) => self.report(stale.ticket, TransactionVerdict::Ignore),
+            }
+        }
+    }
+
+    /// Begins to work on a message, or has it wait; returns whether it did either.
+    fn take(&mut self, received: GossipReceived, ctx: &mut Context<Self>) -> bool {
+        let source = received.source;
+        let refused = match self.machine.begin(source, &received.topic) {
+            Ok((room, from)) => match self.start(received, room, from, ctx) {
+                Ok(()) => return true,
+                Err((ticket, verdict)) => {
+                    self.machine.done(&source);
+                    (ticket, verdict)
+                }
+            },
+            Err(Refusal::Busy) => {
+                let len = received.bytes.len();
+                match self.backlog.push(source, len, received, time::Instant::now()) {
+                    None => return true,
+                    Some(received) => (received.ticket, TransactionVerdict::Ignore),
+                }
+            }
+            Err(Refusal::Unknown) => (received.ticket, TransactionVerdict::Ignore),
+        };
+        self.report(refused.0, refused.1);
+        false
+    }
+
+    /// Opens a message, with a key that may have to be found first; or says what is wrong with it.
+    fn start(
+        &mut self,
+        received: GossipReceived,
+        room: OwnedRoomId,
+        from: OwnedServerName,
+        ctx: &mut Context<Self>,
+    ) -> Result<(), (GossipTicket, TransactionVerdict)> {
+        let GossipReceived { ticket, source, topic, bytes } = received;
+        let Ok(permit) = self.parts.admission.admit() else {
+            return Err((ticket, TransactionVerdict::Ignore));
+        };
+        let deadline = Instant::now() + limits::VERDICT_WAIT;
+        let Ok(id) = room_key::key_id(&bytes) else {
+            return Err((ticket, TransactionVerdict::Reject));
+        };
+        let known = self.keyring.get(&room, &id);
+        let Some(find_key) = &self.find_key else {
+            return Err((ticket, TransactionVerdict::Ignore));
+        };
+        let work = InWork { ticket, source, room, topic, permit, deadline };
+        if let Some(key) = known {
+            self.open(work, key, bytes, ctx);
+            return Ok(());
+        }
+        let asked = find_key.send(FindRoomKey { room_id: work.room.clone(), id, from });
+        let found = timeout_at(deadline, asked).into_actor(self).map(|found, actor, ctx| {
+            // Nobody is to blame for a key that this node was not given.
+            let Some(key) = found.ok().and_then(Result::ok).flatten() else {
+                return actor.finish(work.ticket, work.source, TransactionVerdict::Ignore, ctx);
+            };
+            if actor.machine.topic_of(&work.room).is_some() {
+                actor.keyring.keep(&work.room, key);
+            }
+            actor.open(work, key, bytes, ctx);
+        });
+        ctx.spawn(found);
+        Ok(())
     }
 
     /// Opens a message and reads it.
@@ -113,9 +197,9 @@ impl GossipActor {
         let read =
             timeout_at(work.deadline, job).into_actor(self).map(|done, actor, ctx| match done {
                 Ok(Ok(Ok(transaction))) => actor.verified(work, transaction, ctx),
-                Ok(Ok(Err(verdict))) => actor.finish(work.ticket, work.source, verdict),
+                Ok(Ok(Err(verdict))) => actor.finish(work.ticket, work.source, verdict, ctx),
                 Ok(Err(_)) | Err(_) => {
-                    actor.finish(work.ticket, work.source, TransactionVerdict::Ignore);
+                    actor.finish(work.ticket, work.source, TransactionVerdict::Ignore, ctx);
                 }
             });
         ctx.spawn(read);
@@ -125,18 +209,18 @@ impl GossipActor {
         let InWork { ticket, source, room, permit, deadline, .. } = work;
         let Transaction { request, server_keys, pdus, edus } = transaction;
         if let Err(verdict) = self.machine.judge(&room, &request, now_ms()) {
-            return self.finish(ticket, source, verdict);
+            return self.finish(ticket, source, verdict, ctx);
         }
         self.parts.keys_seen.do_send(KeysSeen(server_keys));
         let Some(deliver) = &self.deliver else {
-            return self.finish(ticket, source, TransactionVerdict::Ignore);
+            return self.finish(ticket, source, TransactionVerdict::Ignore, ctx);
         };
         let transaction =
             GossipTransaction { room_id: room, origin: request.origin, pdus, edus, permit };
         let verdict = timeout_at(deadline, deliver.send(transaction));
-        let reported = verdict.into_actor(self).map(move |verdict, actor, _| {
+        let reported = verdict.into_actor(self).map(move |verdict, actor, ctx| {
             let verdict = verdict.ok().and_then(Result::ok);
-            actor.finish(ticket, source, verdict.unwrap_or(TransactionVerdict::Ignore));
+            actor.finish(ticket, source, verdict.unwrap_or(TransactionVerdict::Ignore), ctx);
         });
         ctx.spawn(reported);
     }
@@ -221,6 +305,7 @@ impl Handler<PeerForgotten> for GossipActor {
 
     fn handle(&mut self, PeerForgotten(peer): PeerForgotten, _: &mut Context<Self>) {
         self.machine.forgotten(&peer);
+        self.backlog.forget(&peer);
     }
 }
 
@@ -269,37 +354,6 @@ impl Handler<GossipReceived> for GossipActor {
     type Result = ();
 
     fn handle(&mut self, received: GossipReceived, ctx: &mut Context<Self>) {
-        let GossipReceived { ticket, source, topic, bytes } = received;
-        let (room, from) = match self.machine.begin(source, &topic) {
-            Ok(room) => room,
-            Err(verdict) => return self.report(ticket, verdict),
-        };
-        let Ok(permit) = self.parts.admission.admit() else {
-            return self.finish(ticket, source, TransactionVerdict::Ignore);
-        };
-        let deadline = Instant::now() + limits::VERDICT_WAIT;
-        let Ok(id) = room_key::key_id(&bytes) else {
-            return self.finish(ticket, source, TransactionVerdict::Reject);
-        };
-        let known = self.keyring.get(&room, &id);
-        let work = InWork { ticket, source, room, topic, permit, deadline };
-        if let Some(key) = known {
-            return self.open(work, key, bytes, ctx);
-        }
-        let Some(find_key) = &self.find_key else {
-            return self.finish(work.ticket, source, TransactionVerdict::Ignore);
-        };
-        let asked = find_key.send(FindRoomKey { room_id: work.room.clone(), id, from });
-        let found = timeout_at(deadline, asked).into_actor(self).map(|found, actor, ctx| {
-            // Nobody is to blame for a key that this node was not given.
-            let Some(key) = found.ok().and_then(Result::ok).flatten() else {
-                return actor.finish(work.ticket, work.source, TransactionVerdict::Ignore);
-            };
-            if actor.machine.topic_of(&work.room).is_some() {
-                actor.keyring.keep(&work.room, key);
-            }
-            actor.open(work, key, bytes, ctx);
-        });
-        ctx.spawn(found);
+        self.take(received, ctx);
     }
 }

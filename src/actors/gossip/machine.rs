@@ -126,6 +126,15 @@ fn verdict_on(error: &ProtoError) -> TransactionVerdict {
     }
 }
 
+/// Why a message is not looked at now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The topic, or the peer, is none of ours.
+    Unknown,
+    /// The peer has enough in work.
+    Busy,
+}
+
 /// The rooms that are gossiped, and who may gossip.
 #[derive(Debug)]
 pub(super) struct Machine<P> {
@@ -191,14 +200,14 @@ impl<P: Eq + Hash> Machine<P> {
         &mut self,
         peer: P,
         topic: &str,
-    ) -> Result<(OwnedRoomId, OwnedServerName), TransactionVerdict> {
+    ) -> Result<(OwnedRoomId, OwnedServerName), Refusal> {
         let (Some(room), Some(server)) = (self.topics.get(topic), self.verified.get(&peer)) else {
-            return Err(TransactionVerdict::Ignore);
+            return Err(Refusal::Unknown);
         };
         let from = (room.clone(), server.clone());
         let in_work = self.in_work.entry(peer).or_default();
         if *in_work >= limits::WORK_PEER {
-            return Err(TransactionVerdict::Ignore);
+            return Err(Refusal::Busy);
         }
         *in_work += 1;
         Ok(from)
@@ -337,9 +346,9 @@ mod tests {
         let mut machine = Machine::<u8>::default();
         let topic = machine.join(room.to_owned()).unwrap();
         assert_eq!(machine.join(room.to_owned()), None, "joined twice");
-        assert_eq!(machine.begin(1, &topic), Err(Ignore), "a stranger");
+        assert_eq!(machine.begin(1, &topic), Err(Refusal::Unknown), "a stranger");
         machine.verified(1, name("one"));
-        assert_eq!(machine.begin(1, "another topic"), Err(Ignore));
+        assert_eq!(machine.begin(1, "another topic"), Err(Refusal::Unknown));
         assert_eq!(machine.begin(1, &topic), Ok((room.to_owned(), name("one"))));
         let request = request(CanonicalJsonValue::Null);
         let mut elsewhere = request.clone();
@@ -348,7 +357,7 @@ mod tests {
         assert_eq!(machine.judge(room, &request, NOW), Ok(()));
         assert_eq!(machine.judge(room, &request, NOW), Err(Ignore), "replayed");
         machine.forgotten(&1);
-        assert_eq!(machine.begin(1, &topic), Err(Ignore), "its proof expired");
+        assert_eq!(machine.begin(1, &topic), Err(Refusal::Unknown), "its proof expired");
         assert_eq!(machine.leave(room), Some(topic));
         assert_eq!(machine.leave(room), None);
     }
@@ -362,7 +371,7 @@ mod tests {
         for _ in 0..limits::WORK_PEER {
             machine.begin(1, &topic).unwrap();
         }
-        assert!(machine.begin(1, &topic).is_err());
+        assert_eq!(machine.begin(1, &topic), Err(Refusal::Busy));
         assert!(machine.begin(2, &topic).is_ok());
         machine.done(&1);
         assert!(machine.begin(1, &topic).is_ok());

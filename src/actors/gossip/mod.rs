@@ -6,6 +6,7 @@
 //! here is relied on for delivery.
 
 mod actor;
+mod backlog;
 mod keyring;
 mod machine;
 mod messages;

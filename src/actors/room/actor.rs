@@ -20,7 +20,6 @@ use tokio::sync::oneshot;
 
 use super::{
     client::{Inviting, federation},
-    following::Following,
     fresh::Fresh,
     keys::Keys,
     links::{Links, ask},
@@ -69,8 +68,6 @@ pub struct RoomActor {
     waiting: bool,
     /// Events whose missing ancestors are being fetched.
     pub(super) fetching: HashSet<OwnedEventId>,
-    /// Servers whose heads are being followed.
-    pub(super) following: Following,
     /// Servers to which gossip may not flow yet.
     fresh: Fresh,
     /// The announcement of our newest event.
@@ -113,7 +110,6 @@ impl RoomActor {
             queue: VecDeque::new(),
             waiting: true,
             fetching: HashSet::new(),
-            following: Following::default(),
             fresh: Fresh::default(),
             announce: None,
             _down: down,

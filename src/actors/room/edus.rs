@@ -137,17 +137,15 @@ impl RoomActor {
         edus: &[Box<RawValue>],
         ctx: &mut Context<Self>,
     ) {
+        let mut heads = None;
         for edu in edus {
-            if let Ok(heads) = serde_json::from_str::<Heads>(edu.get())
-                && heads.edu_type == HEADS
+            if let Ok(told) = serde_json::from_str::<Heads>(edu.get())
+                && told.edu_type == HEADS
             {
-                if heads.content.room_id == self.room_id {
-                    let mut extremities = heads.content.extremities;
+                if told.content.room_id == self.room_id {
+                    let mut extremities = told.content.extremities;
                     extremities.truncate(limits::HEADS);
-                    ctx.notify(super::messages::HeadsSeen {
-                        server_name: origin.clone(),
-                        extremities,
-                    });
+                    heads = Some(extremities);
                 }
                 continue;
             }
@@ -157,6 +155,10 @@ impl RoomActor {
                 Ok(Edu::Presence(content)) => self.take_presence(origin, content),
                 Ok(_) | Err(_) => {}
             }
+        }
+        // Each announcement says all of it: the last one counts.
+        if let Some(heads) = heads {
+            self.hear_heads(origin.clone(), heads, ctx);
         }
     }
 

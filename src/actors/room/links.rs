@@ -15,7 +15,7 @@ use crate::{
         gossip::PublishTransaction,
         identity::{FindServerKeys, KeepKeys},
         relay_request::SendFederation,
-        room_state::{Advanced, Carried},
+        room_state::{Advanced, Carried, HeadsHeard},
         store::{
             CommitRoom, LoadAuthChain, LoadEvents, LoadRoom, LoadState, ReadTimeline, ScanRows,
             WriteRows,
@@ -69,6 +69,8 @@ pub struct Links {
     pub presence: Recipient<Presence>,
     /// RoomState.
     pub advanced: Recipient<Advanced>,
+    /// RoomState.
+    pub heads_heard: Recipient<HeadsHeard>,
     /// RoomState: servers that are reached through others alone.
     pub carried: watch::Receiver<Carried>,
     /// Signatures and state resolution.

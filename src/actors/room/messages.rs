@@ -435,16 +435,6 @@ pub struct TakeMissing {
     pub pdus: Vec<Box<RawValue>>,
 }
 
-/// Tells the room that another member's server announced these forward extremities.
-#[derive(Message, Debug, Clone)]
-#[rtype(result = "()")]
-pub struct HeadsSeen {
-    /// Whose.
-    pub server_name: OwnedServerName,
-    /// Its forward extremities.
-    pub extremities: Vec<OwnedEventId>,
-}
-
 // ---------------------------------------------------------------- from RoomState
 
 /// Makes the room: its create event was composed by RoomState, since it can name the room.

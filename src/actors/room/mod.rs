@@ -11,7 +11,6 @@
 mod actor;
 mod client;
 mod edus;
-mod following;
 mod fresh;
 mod join;
 mod keys;

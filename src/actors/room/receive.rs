@@ -16,12 +16,10 @@ use super::{
     join::{accepted, receive_state},
     links::{Links, ask},
     machine::{Ingested, Machine, Stop},
-    messages::{
-        FollowHeads, HeadsSeen, IngestTransaction, RoomError, TakeMissing, TransactionVerdict,
-    },
+    messages::{FollowHeads, IngestTransaction, RoomError, TakeMissing, TransactionVerdict},
 };
 use crate::{
-    actors::store::Place,
+    actors::{room_state::HeadsHeard, store::Place},
     config::limits,
     proto::{ProtoError, pdu::Received, signer::Signer},
 };
@@ -79,23 +77,26 @@ impl RoomActor {
         ctx.spawn(async move { worker.ingest(received, &from).await }.into_actor(self));
     }
 
-    /// Follows the heads of a server, once those that are being followed of it are done.
-    fn follow(
-        &mut self,
-        server: OwnedServerName,
+    /// Another member's server announced its heads: RoomState hears of those that are not known.
+    pub(super) fn hear_heads(
+        &self,
+        server_name: OwnedServerName,
         heads: Vec<OwnedEventId>,
         ctx: &mut Context<Self>,
     ) {
-        let Some(heads) = self.following.begin(&server, heads) else { return };
         let worker = self.worker(ctx);
-        let from = server.clone();
-        let work = async move { worker.follow_heads(&from, heads).await };
-        ctx.spawn(work.into_actor(self).map(move |followed, act, ctx| {
-            if let Err(error) = followed {
-                log::debug!(room_id:% = act.room_id; "heads not followed: {error}");
+        let work = async move {
+            let extremities = worker.unknown(heads).await?;
+            if !extremities.is_empty() {
+                let (room_id, server_name) = (worker.room_id.clone(), server_name.clone());
+                let heard = HeadsHeard { room_id, server_name, extremities };
+                worker.links.heads_heard.do_send(heard);
             }
-            if let Some(next) = act.following.end(&server) {
-                act.follow(server, next, ctx);
+            worker.fetch_parked(&server_name).await
+        };
+        ctx.spawn(work.into_actor(self).map(|looked_at: Result<(), RoomError>, act, _| {
+            if let Err(error) = looked_at {
+                log::debug!(room_id:% = act.room_id; "heads not looked at: {error}");
             }
         }));
     }
@@ -208,14 +209,6 @@ impl Handler<TakeMissing> for RoomActor {
             worker.ingest_all(received).await;
             Ok(())
         })
-    }
-}
-
-impl Handler<HeadsSeen> for RoomActor {
-    type Result = ();
-
-    fn handle(&mut self, msg: HeadsSeen, ctx: &mut Context<Self>) {
-        self.follow(msg.server_name, msg.extremities, ctx);
     }
 }
 
@@ -351,6 +344,20 @@ impl Worker {
         Ok(accepted(&self.room_id, results))
     }
 
+    /// Returns those of some heads that are neither here nor wait here for others.
+    async fn unknown(&self, heads: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>, RoomError> {
+        self.operate(move |machine| {
+            machine.require(&heads)?;
+            let unknown = heads
+                .iter()
+                .filter(|id| machine.known(id).is_none() && !machine.is_parked(id))
+                .cloned()
+                .collect();
+            Ok((unknown, None))
+        })
+        .await
+    }
+
     /// Fetches the events that another member's server has at its front and we lack.
     pub(super) async fn follow_heads(
         &self,
@@ -358,17 +365,7 @@ impl Worker {
         mut heads: Vec<OwnedEventId>,
     ) -> Result<(), RoomError> {
         heads.truncate(limits::HEADS);
-        let wanted = self
-            .operate(move |machine| {
-                machine.require(&heads)?;
-                let unknown: Vec<_> = heads
-                    .iter()
-                    .filter(|id| machine.known(id).is_none() && !machine.is_parked(id))
-                    .cloned()
-                    .collect();
-                Ok((unknown, None))
-            })
-            .await?;
+        let wanted = self.unknown(heads).await?;
         for event_id in wanted {
             match self.fetch_event(server, &event_id).await {
                 Ok(received) => self.ingest(received, server).await,
@@ -379,7 +376,11 @@ impl Worker {
                 }
             }
         }
-        // What could not be fetched before may be had from this server.
+        self.fetch_parked(server).await
+    }
+
+    /// Fetches what a parked event waits for: what could not be had before, this server may have.
+    async fn fetch_parked(&self, server: &OwnedServerName) -> Result<(), RoomError> {
         let parked = self.operate(|machine| Ok((machine.next_fetch(false), None))).await?;
         if let Some(event_id) = parked {
             self.room.do_send(Fetch { event_id, from: server.clone() });

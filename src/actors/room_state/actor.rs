@@ -19,6 +19,7 @@ use super::{
     create::Births,
     distant::{AFTER_CHANGE, AFTER_START, Distant, LOOK_EVERY},
     heads::Meetings,
+    heard::Heard,
     index::{Index, Turn},
     invites::Invites,
     messages::{
@@ -117,6 +118,8 @@ pub struct RoomStateActor {
     pub(super) online: Meetings,
     /// Members' servers that are not connected.
     pub(super) distant: Distant,
+    /// What members' servers announced.
+    pub(super) heard: Heard,
 }
 
 impl RoomStateActor {
@@ -137,6 +140,7 @@ impl RoomStateActor {
             own_presence: OwnPresence::default(),
             online: Meetings::default(),
             distant: Distant::default(),
+            heard: Heard::default(),
         }
     }
 
@@ -191,7 +195,7 @@ impl RoomStateActor {
                 cpu,
                 ..
             } = self.links.clone();
-            let advanced = ctx.address().recipient();
+            let (advanced, heads_heard) = (ctx.address().recipient(), ctx.address().recipient());
             Arc::new(Links {
                 store,
                 gossip,
@@ -201,6 +205,7 @@ impl RoomStateActor {
                 typing,
                 presence,
                 advanced,
+                heads_heard,
                 carried: self.distant.carried.subscribe(),
                 cpu,
             })

@@ -22,12 +22,12 @@ use serde_json::json;
 use super::{
     actor::{RoomStateActor, RoomStateLinks},
     distant::AFTER_CHANGE,
-    messages::{Briefly, CompareHeads, ServerOffline, ServerOnline, ToRoom},
+    messages::{Briefly, CompareHeads, HeadsHeard, ServerOffline, ServerOnline, ToRoom},
 };
 use crate::{
     actors::{
         room::{FollowHeads, RoomError, ask, federation, read},
-        store::{FindLacking, ReadHeads},
+        store::{FindLacking, ReadHeads, RoomEvents},
     },
     config::limits,
     proto::heads::fingerprint,
@@ -197,6 +197,36 @@ impl RoomStateActor {
     }
 }
 
+impl RoomStateActor {
+    /// Fetches what a server announced, then what it announced meanwhile.
+    fn fetch_heard(&mut self, server: OwnedServerName, heads: RoomEvents, ctx: &mut Context<Self>) {
+        let exchange = Exchange { links: self.links.clone(), rooms: ctx.address(), server };
+        let fetched = async move {
+            let done = exchange.fetch(heads).await;
+            (exchange.server, done)
+        };
+        ctx.spawn(fetched.into_actor(self).map(|(server, done), act, ctx| {
+            if let Err(error) | Ok(Err(error)) = done {
+                log::debug!(server:%; "announced heads not fetched: {error}");
+            }
+            if let Some(next) = act.heard.end(&server) {
+                act.fetch_heard(server, next, ctx);
+            }
+        }));
+    }
+}
+
+impl Handler<HeadsHeard> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: HeadsHeard, ctx: &mut Self::Context) {
+        let HeadsHeard { room_id, server_name, extremities } = msg;
+        if let Some(heads) = self.heard.begin(&server_name, room_id, extremities) {
+            self.fetch_heard(server_name, heads, ctx);
+        }
+    }
+}
+
 impl Handler<ServerOnline> for RoomStateActor {
     type Result = ();
 
@@ -291,8 +321,16 @@ impl Exchange {
             heads.truncate(limits::HEADS);
             (room_id, heads)
         });
+        self.fetch(theirs.collect()).await
+    }
+
+    /// Fetches what is not here of the heads of another server. The inner error is that of a room.
+    pub(super) async fn fetch(
+        &self,
+        theirs: RoomEvents,
+    ) -> Result<Result<(), RoomError>, RoomError> {
         // Where we are ahead, or refused what they have, there is no need to wake a room.
-        let lacking = ask(&self.links.find_lacking, FindLacking(theirs.collect())).await?;
+        let lacking = ask(&self.links.find_lacking, FindLacking(theirs)).await?;
         if lacking.is_empty() {
             return Ok(Ok(()));
         }

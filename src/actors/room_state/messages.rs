@@ -157,6 +157,18 @@ pub struct FindMissing {
     pub permit: Permit,
 }
 
+/// Told by a Room: a member's server announced forward extremities, of which these are not known.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct HeadsHeard {
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// Who announced them.
+    pub server_name: OwnedServerName,
+    /// Those that are not known, at most [`crate::config::limits::HEADS`].
+    pub extremities: Vec<OwnedEventId>,
+}
+
 /// Our user's display name or avatar changed: every joined room sends a membership event.
 #[derive(Message, Debug, Clone, Default)]
 #[rtype(result = "()")]

@@ -8,6 +8,7 @@ mod actor;
 mod create;
 mod distant;
 mod heads;
+mod heard;
 mod index;
 mod invites;
 mod keys;
