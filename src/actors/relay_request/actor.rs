@@ -15,6 +15,7 @@ use super::{
     kept::Kept,
     machine::Machine,
     outbound::{Outbound, Way},
+    pace::Pace,
 };
 use crate::{
     actors::{
@@ -64,6 +65,7 @@ pub struct RelayRequestActor {
     pub(super) carry_with: Option<CarryWith>,
     /// By which way servers answered last.
     pub(super) ways: LruCache<OwnedServerName, Way>,
+    pace: Pace,
     assembly: Arc<Semaphore>,
     pub(super) answer_with: Option<Recipient<InboundRequest>>,
     pub(super) signer: Option<Arc<Signer>>,
@@ -86,6 +88,7 @@ impl RelayRequestActor {
             carriage: Carriage::default(),
             carry_with: None,
             ways: LruCache::new(WAYS_MAX),
+            pace: Pace::default(),
             assembly: Arc::new(Semaphore::new(ASSEMBLY_KIB)),
             answer_with: None,
             signer: None,
@@ -167,7 +170,11 @@ impl Handler<SendFederation> for RelayRequestActor {
             return Box::pin(actix::fut::ready(Err(FederationError::Offline)));
         };
         let server = ask.destination.clone();
-        let asked = self.outbound(signer, ctx).ask(ask, self.ways.get(&server).copied());
+        let Some(turn) = self.pace.begin(&server, ask.timeout, now_ms()) else {
+            return Box::pin(actix::fut::ready(Err(FederationError::TimedOut(server))));
+        };
+        let lately = self.ways.get(&server).copied();
+        let asked = self.outbound(signer, ctx).ask(ask, lately, turn);
         Box::pin(asked.into_actor(self).map(|(answer, way), actor, _| {
             if let Some(way) = way {
                 actor.ways.put(server, way);

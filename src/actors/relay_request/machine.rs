@@ -13,9 +13,9 @@ use crate::{
 };
 
 /// Requests of one peer in a burst.
-const BURST: f64 = 200.0;
+pub(super) const BURST: f64 = 200.0;
 /// Requests of one peer a second, in the long run.
-const PER_SECOND: f64 = 50.0;
+pub(super) const PER_SECOND: f64 = 50.0;
 /// Peers that are remembered.
 const PEERS_MAX: usize = 4096;
 

@@ -16,6 +16,7 @@ mod kept;
 mod machine;
 mod messages;
 mod outbound;
+mod pace;
 
 pub use actor::{RelayRequestActor, RelayRequestParts};
 pub use clocks::ClockStatus;

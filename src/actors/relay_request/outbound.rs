@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{CarryWith, ClockSeen, FederationError, KeysSeen, SendFederation};
+use super::{CarryWith, ClockSeen, FederationError, KeysSeen, SendFederation, pace::Turn};
 use crate::{
     actors::{
         clock::now_ms,
@@ -129,12 +129,20 @@ pub(super) fn head_start(lately: Option<Way>) -> Duration {
 }
 
 impl Outbound {
-    /// Asks, within the time that the message gives. `lately` is how the server was reached when
-    /// it was asked last. Returns by which way its answer came, if one came.
-    pub(super) async fn ask(self, ask: SendFederation, lately: Option<Way>) -> (Body, Option<Way>) {
-        let server = ask.destination.clone();
-        let asked = timeout(ask.timeout, Box::pin(self.ask_on(ask, lately))).await;
-        match asked {
+    /// Asks in its turn, within the time that the message gives. `lately` is how the server was
+    /// reached when it was asked last. Returns by which way its answer came, if one came.
+    pub(super) async fn ask(
+        self,
+        ask: SendFederation,
+        lately: Option<Way>,
+        turn: Turn,
+    ) -> (Body, Option<Way>) {
+        let (server, wait) = (ask.destination.clone(), ask.timeout);
+        let asked = async {
+            let _turn = turn.comes().await;
+            Box::pin(self.ask_on(ask, lately)).await
+        };
+        match timeout(wait, asked).await {
             Ok(Ok((body, way))) => (body, Some(way)),
             Ok(Err(error)) => (Err(error), None),
             Err(_) => (Err(FederationError::TimedOut(server)), None),

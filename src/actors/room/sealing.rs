@@ -26,7 +26,10 @@ use super::{
     receive::Worker,
 };
 use crate::{
-    actors::{clock::now_ms, gossip::PublishTransaction, store::CommitRoom},
+    actors::{
+        clock::now_ms, gossip::PublishTransaction, relay_request::FederationError,
+        store::CommitRoom,
+    },
     config::limits,
     proto::room_key::{KeyId, RoomKey, Secret},
 };
@@ -39,6 +42,9 @@ const PUSHES: usize = 32;
 const PUSHES_AT_ONCE: usize = 8;
 /// Longest wait for one of them: whoever cannot be reached now asks later.
 const PUSH_WAIT: Duration = Duration::from_secs(5);
+/// Who joins is handed a key before the join has come back to them: then they know nothing of the
+/// room yet, and are handed it again after this.
+const PUSH_AGAIN: Duration = Duration::from_secs(1);
 /// Servers that are asked for one key, the one that handed the message on first.
 const PULLS: usize = 3;
 /// Longest wait for each: the verdict on the message waits too.
@@ -144,14 +150,18 @@ impl RoomActor {
             let pushes = pushes.into_iter().map(|(keys, server)| {
                 let worker = &worker;
                 async move {
-                    let request = federation(
-                        &server,
-                        "PUT",
-                        keys_uri(worker, ""),
-                        json!({"keys": keys}),
-                        PUSH_WAIT,
-                    )?;
-                    ask(&worker.links.federation, request).await.map(drop)
+                    let given = json!({"keys": keys});
+                    let uri = keys_uri(worker, "");
+                    let push = || federation(&server, "PUT", uri.clone(), given.clone(), PUSH_WAIT);
+                    let pushed = ask(&worker.links.federation, push()?).await.map(drop);
+                    let Err(RoomError::Federation(FederationError::Refused {
+                        status: 404, ..
+                    })) = pushed
+                    else {
+                        return pushed;
+                    };
+                    tokio::time::sleep(PUSH_AGAIN).await;
+                    ask(&worker.links.federation, push()?).await.map(drop)
                 }
             });
             let mut pushes = futures::stream::iter(pushes).buffer_unordered(PUSHES_AT_ONCE);
