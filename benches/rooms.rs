@@ -9,6 +9,7 @@
 use std::{
     collections::HashSet,
     fs,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -104,9 +105,10 @@ where
 
 /// Makes rooms that both are in: public ones, which the other joins by itself.
 async fn share(ann: &Client, bob: &Client, rooms: usize) {
-    let (ann, bob) = (ann.clone(), bob.clone());
+    // Shared: a copy of a client is one of all that it has seen.
+    let (ann, bob) = (Arc::new(ann.clone()), Arc::new(bob.clone()));
     let make = move |_| {
-        let (ann, bob) = (ann.clone(), bob.clone());
+        let (ann, bob) = (Arc::clone(&ann), Arc::clone(&bob));
         async move {
             let room = ann.create(json!({"preset": "public_chat"})).await;
             let path = format!("v3/join/{}?via={}", segment(&room), ann.server_name());
@@ -118,9 +120,9 @@ async fn share(ann: &Client, bob: &Client, rooms: usize) {
 
 /// Says something in every room.
 async fn say_everywhere(me: &Client, rooms: &[String], body: &'static str) {
-    let me = me.clone();
+    let me = Arc::new(me.clone());
     let say = move |room: String| {
-        let me = me.clone();
+        let me = Arc::clone(&me);
         async move {
             // A connection that was idle may be closed just now; the same transaction counts once.
             let sent = match me.try_send(&room, body, body).await {
