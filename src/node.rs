@@ -25,6 +25,7 @@ use crate::{
         cpu::Cpu,
         ephemera::EphemeraActor,
         federation::{FederationActor, FederationLinks},
+        gossip::DeliverTo,
         http_gateway::{self, BindError, Drain, HttpGatewayActor},
         identity::{IdentityActor, IdentityError, SignerIssued, SubscribeSigner},
         network::{self, Network, NetworkParts},
@@ -186,11 +187,12 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         sharing: rooms.clone().recipient(),
         find_keys: identity.clone().recipient(),
     });
-    network.bind(
-        federation.clone().recipient(),
-        rooms.clone().recipient(),
-        federation.clone().recipient(),
-    );
+    let deliver = DeliverTo {
+        transactions: federation.clone().recipient(),
+        keys: rooms.clone().recipient(),
+        lost: rooms.clone().recipient(),
+    };
+    network.bind(deliver, federation.clone().recipient());
 
     let gateway = gateway(&store, &accounts, &rooms, &ephemera, &identity, &network, admission);
     let http = http_gateway::start(bound, gateway, data);

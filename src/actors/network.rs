@@ -10,9 +10,7 @@ use actix::prelude::*;
 use super::{
     admission::Admission,
     cpu::Cpu,
-    gossip::{
-        self, DeliverTo, FindKeysWith, FindRoomKey, GossipActor, GossipParts, GossipTransaction,
-    },
+    gossip::{self, DeliverTo, GossipActor, GossipParts},
     relay_request::{
         self, AnswerWith, CarryWith, InboundRequest, KeysSeen, RelayRequestActor, RelayRequestParts,
     },
@@ -141,16 +139,9 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
 }
 
 impl Network {
-    /// Sets who takes gossip, who knows its keys and who answers other servers. Called once, before
-    /// the first signer.
-    pub fn bind(
-        &self,
-        deliver: Recipient<GossipTransaction>,
-        find_key: Recipient<FindRoomKey>,
-        answer: Recipient<InboundRequest>,
-    ) {
-        self.gossip.do_send(DeliverTo(deliver));
-        self.gossip.do_send(FindKeysWith(find_key));
+    /// Sets who takes gossip and who answers other servers. Called once, before the first signer.
+    pub fn bind(&self, deliver: DeliverTo, answer: Recipient<InboundRequest>) {
+        self.gossip.do_send(deliver);
         self.relay_request.do_send(AnswerWith(answer));
     }
 

@@ -10,6 +10,7 @@ use messagehub::{
         room::TransactionVerdict,
         swarm::Publish,
     },
+    config::limits,
     proto::{
         room_key::{RoomKey, Secret},
         topic,
@@ -72,6 +73,28 @@ async fn gossip_is_handed_on_only_when_it_was_accepted() {
         (carl.heard().await > before).then_some(())
     })
     .await;
+}
+
+#[actix::test]
+async fn a_burst_waits_for_its_turn_and_what_is_lost_is_told() {
+    const BURST: usize = 200;
+    let (ann, bob) = talking().await;
+    // What was published before is through once nothing new comes.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    bob.world.send(Set::Verdict(None)).await.unwrap();
+    let before = bob.heard().await;
+    for _ in 0..BURST {
+        ann.publish(1).await;
+    }
+    until("bob works on some", async || (bob.heard().await > before).then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bob.heard().await, before + limits::WORK_PEER, "the others wait");
+    assert!(bob.look(|world| world.lost.is_empty()).await);
+    bob.world.send(Set::Verdict(Some(TransactionVerdict::Accept))).await.unwrap();
+    // Those that got no verdict are lost; then come all the others.
+    until("the burst", async || (bob.heard().await == before + BURST).then_some(())).await;
+    let lost = bob.look(|world| world.lost.clone()).await;
+    assert_eq!(lost, vec![ann.server(); limits::WORK_PEER]);
 }
 
 #[actix::test]

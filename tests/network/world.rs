@@ -13,7 +13,9 @@ use messagehub::{
         admission::Admission,
         clock::now_ms,
         cpu::Cpu,
-        gossip::{FindRoomKey, GossipTransaction, JoinTopic, PublishTransaction},
+        gossip::{
+            DeliverTo, FindRoomKey, GossipLost, GossipTransaction, JoinTopic, PublishTransaction,
+        },
         identity::FindServerKeys,
         network::{self, Network, NetworkParts},
         relay_request::{
@@ -56,6 +58,8 @@ pub(crate) struct World {
     pub(crate) failures: Vec<String>,
     /// Keys that were asked for.
     pub(crate) asked: Vec<(RoomKey, OwnedServerName)>,
+    /// Servers of which gossip was lost.
+    pub(crate) lost: Vec<OwnedServerName>,
     /// Those who share a room with this node.
     pub(crate) shares: HashSet<OwnedServerName>,
     pub(crate) known: HashMap<OwnedServerName, VerifiedServerKeys>,
@@ -201,6 +205,14 @@ impl Handler<FindRoomKey> for World {
         let key = key(&ask.room_id);
         self.asked.push((key, ask.from));
         (key.id() == ask.id).then_some(key)
+    }
+}
+
+impl Handler<GossipLost> for World {
+    type Result = ();
+
+    fn handle(&mut self, GossipLost(server): GossipLost, _: &mut Context<Self>) {
+        self.lost.push(server);
     }
 }
 
@@ -362,11 +374,12 @@ impl Start {
         .unwrap();
         let added = self.shares.map(|seed| secret_keys(seed).server_name()).collect();
         network.rendezvous.do_send(SharedServers { added, removed: Vec::new() });
-        network.bind(
-            world.clone().recipient(),
-            world.clone().recipient(),
-            world.clone().recipient(),
-        );
+        let deliver = DeliverTo {
+            transactions: world.clone().recipient(),
+            keys: world.clone().recipient(),
+            lost: world.clone().recipient(),
+        };
+        network.bind(deliver, world.clone().recipient());
         network.carry(CarryWith {
             sharing: world.clone().recipient(),
             find_keys: world.clone().recipient(),

@@ -7,7 +7,7 @@ use ruma::{OwnedRoomId, OwnedServerName};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    DeliverTo, FindKeysWith, FindRoomKey, GossipTransaction, JoinTopic, LeaveTopic, PeerForgotten,
+    DeliverTo, FindRoomKey, GossipLost, GossipTransaction, JoinTopic, LeaveTopic, PeerForgotten,
     PeerVerified, PublishTransaction, UseSigner,
     backlog::Backlog,
     keyring::Keyring,
@@ -59,8 +59,7 @@ pub struct GossipActor {
     machine: Machine<PeerKey>,
     backlog: Backlog<PeerKey, GossipReceived>,
     keyring: Keyring,
-    deliver: Option<Recipient<GossipTransaction>>,
-    find_key: Option<Recipient<FindRoomKey>>,
+    deliver: Option<DeliverTo>,
     signer: Option<Arc<Signer>>,
 }
 
@@ -89,12 +88,18 @@ impl GossipActor {
             backlog: Backlog::default(),
             keyring: Keyring::default(),
             deliver: None,
-            find_key: None,
             signer: None,
         }
     }
 
-    fn report(&self, ticket: GossipTicket, verdict: TransactionVerdict) {
+    /// Reports the verdict on a message; none where there was no time, place or key to look at it.
+    fn report(&self, ticket: GossipTicket, source: &PeerKey, verdict: Option<TransactionVerdict>) {
+        if let (None, Some(server), Some(deliver)) =
+            (verdict, self.machine.server_of(source), &self.deliver)
+        {
+            deliver.lost.do_send(GossipLost(server.clone()));
+        }
+        let verdict = verdict.unwrap_or(TransactionVerdict::Ignore);
         self.parts.report.do_send(ReportVerdict { ticket, verdict });
     }
 
@@ -103,14 +108,14 @@ impl GossipActor {
         &mut self,
         ticket: GossipTicket,
         source: PeerKey,
-        verdict: TransactionVerdict,
+        verdict: Option<TransactionVerdict>,
         ctx: &mut Context<Self>,
     ) {
         self.machine.done(&source);
-        if verdict == TransactionVerdict::Reject {
+        if verdict == Some(TransactionVerdict::Reject) {
             log::debug!(peer:% = source; "gossip was rejected");
         }
-        self.report(ticket, verdict);
+        self.report(ticket, &source, verdict);
         while let Some(next) = self.backlog.pop(&source, time::Instant::now()) {
             match next {
                 Ok(next) => {
@@ -118,7 +123,7 @@ impl GossipActor {
                         return;
                     }
                 }
-                Err(stale) => self.report(stale.ticket, TransactionVerdict::Ignore),
+                Err(stale) => self.report(stale.ticket, &source, None),
             }
         }
     }
@@ -126,7 +131,7 @@ impl GossipActor {
     /// Begins to work on a message, or has it wait; returns whether it did either.
     fn take(&mut self, received: GossipReceived, ctx: &mut Context<Self>) -> bool {
         let source = received.source;
-        let refused = match self.machine.begin(source, &received.topic) {
+        let (ticket, verdict) = match self.machine.begin(source, &received.topic) {
             Ok((room, from)) => match self.start(received, room, from, ctx) {
                 Ok(()) => return true,
                 Err((ticket, verdict)) => {
@@ -138,12 +143,12 @@ impl GossipActor {
                 let len = received.bytes.len();
                 match self.backlog.push(source, len, received, time::Instant::now()) {
                     None => return true,
-                    Some(received) => (received.ticket, TransactionVerdict::Ignore),
+                    Some(received) => (received.ticket, None),
                 }
             }
-            Err(Refusal::Unknown) => (received.ticket, TransactionVerdict::Ignore),
+            Err(Refusal::Unknown) => (received.ticket, Some(TransactionVerdict::Ignore)),
         };
-        self.report(refused.0, refused.1);
+        self.report(ticket, &source, verdict);
         false
     }
 
@@ -154,29 +159,29 @@ impl GossipActor {
         room: OwnedRoomId,
         from: OwnedServerName,
         ctx: &mut Context<Self>,
-    ) -> Result<(), (GossipTicket, TransactionVerdict)> {
+    ) -> Result<(), (GossipTicket, Option<TransactionVerdict>)> {
         let GossipReceived { ticket, source, topic, bytes } = received;
         let Ok(permit) = self.parts.admission.admit() else {
-            return Err((ticket, TransactionVerdict::Ignore));
+            return Err((ticket, None));
         };
         let deadline = Instant::now() + limits::VERDICT_WAIT;
         let Ok(id) = room_key::key_id(&bytes) else {
-            return Err((ticket, TransactionVerdict::Reject));
+            return Err((ticket, Some(TransactionVerdict::Reject)));
         };
         let known = self.keyring.get(&room, &id);
-        let Some(find_key) = &self.find_key else {
-            return Err((ticket, TransactionVerdict::Ignore));
+        let Some(deliver) = &self.deliver else {
+            return Err((ticket, None));
         };
         let work = InWork { ticket, source, room, topic, permit, deadline };
         if let Some(key) = known {
             self.open(work, key, bytes, ctx);
             return Ok(());
         }
-        let asked = find_key.send(FindRoomKey { room_id: work.room.clone(), id, from });
+        let asked = deliver.keys.send(FindRoomKey { room_id: work.room.clone(), id, from });
         let found = timeout_at(deadline, asked).into_actor(self).map(|found, actor, ctx| {
             // Nobody is to blame for a key that this node was not given.
             let Some(key) = found.ok().and_then(Result::ok).flatten() else {
-                return actor.finish(work.ticket, work.source, TransactionVerdict::Ignore, ctx);
+                return actor.finish(work.ticket, work.source, None, ctx);
             };
             if actor.machine.topic_of(&work.room).is_some() {
                 actor.keyring.keep(&work.room, key);
@@ -197,10 +202,10 @@ impl GossipActor {
         let read =
             timeout_at(work.deadline, job).into_actor(self).map(|done, actor, ctx| match done {
                 Ok(Ok(Ok(transaction))) => actor.verified(work, transaction, ctx),
-                Ok(Ok(Err(verdict))) => actor.finish(work.ticket, work.source, verdict, ctx),
-                Ok(Err(_)) | Err(_) => {
-                    actor.finish(work.ticket, work.source, TransactionVerdict::Ignore, ctx);
+                Ok(Ok(Err(verdict))) => {
+                    actor.finish(work.ticket, work.source, Some(verdict), ctx);
                 }
+                Ok(Err(_)) | Err(_) => actor.finish(work.ticket, work.source, None, ctx),
             });
         ctx.spawn(read);
     }
@@ -209,18 +214,17 @@ impl GossipActor {
         let InWork { ticket, source, room, permit, deadline, .. } = work;
         let Transaction { request, server_keys, pdus, edus } = transaction;
         if let Err(verdict) = self.machine.judge(&room, &request, now_ms()) {
-            return self.finish(ticket, source, verdict, ctx);
+            return self.finish(ticket, source, Some(verdict), ctx);
         }
         self.parts.keys_seen.do_send(KeysSeen(server_keys));
         let Some(deliver) = &self.deliver else {
-            return self.finish(ticket, source, TransactionVerdict::Ignore, ctx);
+            return self.finish(ticket, source, None, ctx);
         };
         let transaction =
             GossipTransaction { room_id: room, origin: request.origin, pdus, edus, permit };
-        let verdict = timeout_at(deadline, deliver.send(transaction));
+        let verdict = timeout_at(deadline, deliver.transactions.send(transaction));
         let reported = verdict.into_actor(self).map(move |verdict, actor, ctx| {
-            let verdict = verdict.ok().and_then(Result::ok);
-            actor.finish(ticket, source, verdict.unwrap_or(TransactionVerdict::Ignore), ctx);
+            actor.finish(ticket, source, verdict.ok().and_then(Result::ok), ctx);
         });
         ctx.spawn(reported);
     }
@@ -271,16 +275,8 @@ impl Handler<SwarmRestarted> for GossipActor {
 impl Handler<DeliverTo> for GossipActor {
     type Result = ();
 
-    fn handle(&mut self, DeliverTo(recipient): DeliverTo, _: &mut Context<Self>) {
-        self.deliver = Some(recipient);
-    }
-}
-
-impl Handler<FindKeysWith> for GossipActor {
-    type Result = ();
-
-    fn handle(&mut self, FindKeysWith(recipient): FindKeysWith, _: &mut Context<Self>) {
-        self.find_key = Some(recipient);
+    fn handle(&mut self, deliver: DeliverTo, _: &mut Context<Self>) {
+        self.deliver = Some(deliver);
     }
 }
 

@@ -223,6 +223,11 @@ impl<P: Eq + Hash> Machine<P> {
         }
     }
 
+    /// Returns the server that a peer speaks for.
+    pub(super) fn server_of(&self, peer: &P) -> Option<&OwnedServerName> {
+        self.verified.get(peer)
+    }
+
     /// Tells whether a verified request counts in a room.
     pub(super) fn judge(
         &mut self,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actix::Message;
+use actix::{Message, Recipient};
 use ruma::{OwnedRoomId, OwnedServerName};
 use serde_json::value::RawValue;
 
@@ -41,7 +41,7 @@ pub struct PublishTransaction {
 }
 
 /// Asks a room for the key that a message is sealed with; where the room has it not, it asks
-/// `from`, then others. Sent to the recipient of [`FindKeysWith`].
+/// `from`, then others. Sent to the recipient in [`DeliverTo`].
 #[derive(Message, Debug)]
 #[rtype(result = "Option<RoomKey>")]
 pub struct FindRoomKey {
@@ -55,7 +55,7 @@ pub struct FindRoomKey {
 
 /// A transaction that came by gossip: its envelope is signed by `origin`, fresh, never seen
 /// before, addressed to the room whose topic it came by, and was handed on by a peer that proved
-/// its identity. Sent to the recipient of [`DeliverTo`], whose answer within 4 s decides whether
+/// its identity. Sent to the recipient in [`DeliverTo`], whose answer within 4 s decides whether
 /// gossipsub hands it on; silence is `Ignore`.
 #[derive(Message, Debug)]
 #[rtype(result = "TransactionVerdict")]
@@ -72,15 +72,24 @@ pub struct GossipTransaction {
     pub permit: Permit,
 }
 
-/// Sets who takes transactions. Sent once by `node.rs`.
-#[derive(Message)]
+/// Messages that this server's node handed on came faster than they could be looked at, and were
+/// not: what was in them has to be learnt in another way.
+#[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct DeliverTo(pub actix::Recipient<GossipTransaction>);
+pub struct GossipLost(pub OwnedServerName);
 
-/// Sets who knows the keys of rooms. Sent once by `node.rs`.
-#[derive(Message)]
+/// Sets who takes transactions, who knows the keys of rooms, and who is told that gossip was lost.
+/// Sent once by `node.rs`.
+#[derive(Message, Clone)]
 #[rtype(result = "()")]
-pub struct FindKeysWith(pub actix::Recipient<FindRoomKey>);
+pub struct DeliverTo {
+    /// Federation.
+    pub transactions: Recipient<GossipTransaction>,
+    /// RoomState.
+    pub keys: Recipient<FindRoomKey>,
+    /// RoomState.
+    pub lost: Recipient<GossipLost>,
+}
 
 /// Sets the signer; again whenever server_keys were issued anew.
 #[derive(Message, Debug, Clone)]

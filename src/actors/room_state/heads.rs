@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     actors::{
+        gossip::GossipLost,
         room::{FollowHeads, RoomError, ask, federation, read},
         store::{FindLacking, ReadHeads, RoomEvents},
     },
@@ -39,6 +40,8 @@ pub const HEADS: &str = "/_messagehub/federation/v1/heads";
 const EVERY: Duration = Duration::from_secs(120);
 /// The same after an exchange that failed; doubled each time, up to [`EVERY`].
 const AGAIN: Duration = Duration::from_secs(5);
+/// The same after gossip of the server was lost here, which its next announcement may be too.
+const SOON: Duration = Duration::from_secs(3);
 /// Rooms that follow the heads of one server at the same time: a node in many rooms must not be
 /// flooded by itself, nor use up what the other lets it ask.
 const FOLLOWED_AT_ONCE: usize = 4;
@@ -69,6 +72,8 @@ struct Meeting {
     number: u64,
     running: bool,
     planned: Option<SpawnHandle>,
+    /// Gossip was lost since the last exchange began.
+    lost: bool,
     failures: u32,
     /// When the last exchange ended.
     ended: Option<Instant>,
@@ -78,6 +83,7 @@ impl Meeting {
     /// Returns how long to wait for the next exchange; `chance` is between 0 and 1.
     fn pause(&self, chance: f64) -> Duration {
         let pause = match self.failures.checked_sub(1) {
+            None if self.lost => SOON,
             None => EVERY,
             Some(before) => AGAIN.saturating_mul(1 << before.min(16)).min(EVERY),
         };
@@ -94,6 +100,7 @@ impl Meetings {
             number: self.number,
             running: false,
             planned: None,
+            lost: false,
             failures: 0,
             ended: None,
         };
@@ -170,6 +177,7 @@ impl RoomStateActor {
             return;
         }
         meeting.running = true;
+        meeting.lost = false;
         let number = meeting.number;
         let exchange =
             Exchange { links: self.links.clone(), rooms: ctx.address(), server: server.clone() };
@@ -252,6 +260,22 @@ impl Handler<ServerOffline> for RoomStateActor {
         if self.rooms.shares(&server) {
             self.miss([&server], AFTER_CHANGE);
         }
+    }
+}
+
+impl Handler<GossipLost> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, GossipLost(server): GossipLost, ctx: &mut Self::Context) {
+        let Some(meeting) = self.online.open.get_mut(&server).filter(|meeting| !meeting.lost)
+        else {
+            return;
+        };
+        meeting.lost = true;
+        if let Some(planned) = meeting.planned.take() {
+            ctx.cancel_future(planned);
+        }
+        self.plan_meeting(&server, ctx);
     }
 }
 
@@ -361,8 +385,8 @@ mod tests {
     fn failures_are_tried_again_soon_and_ever_later() {
         let pause = |failures, chance| {
             let footing = Footing::Connected;
-            let (running, planned, ended) = (false, None, None);
-            let meeting = Meeting { footing, number: 1, running, planned, failures, ended };
+            let (running, planned, ended, lost) = (false, None, None, false);
+            let meeting = Meeting { footing, number: 1, running, planned, lost, failures, ended };
             meeting.pause(chance).as_secs()
         };
         assert_eq!([0, 1, 2, 3, 5, 6, 40].map(|n| pause(n, 0.0)), [120, 5, 10, 20, 80, 120, 120]);
