@@ -226,7 +226,8 @@ impl FederationLinks {
         }
         for (room_id, (pdus, edus)) in rooms {
             let permit = self.admission.admit()?;
-            let transaction = IngestTransaction { origin: origin.clone(), pdus, edus, permit };
+            let (origin, gossiped) = (origin.clone(), false);
+            let transaction = IngestTransaction { origin, pdus, edus, gossiped, permit };
             let _ = self.ingest.send(IngestIntoRoom { room_id, transaction }).await;
         }
         for edu in to_users {
@@ -307,7 +308,7 @@ impl Handler<GossipTransaction> for FederationActor {
 
     fn handle(&mut self, msg: GossipTransaction, _: &mut Self::Context) -> Self::Result {
         let GossipTransaction { room_id, origin, pdus, edus, permit } = msg;
-        let transaction = IngestTransaction { origin, pdus, edus, permit };
+        let transaction = IngestTransaction { origin, pdus, edus, gossiped: true, permit };
         let verdict = self.links.ingest.send(IngestIntoRoom { room_id, transaction });
         Box::pin(async move {
             match verdict.await {

@@ -69,7 +69,7 @@ pub struct RoomActor {
     /// Events whose missing ancestors are being fetched.
     pub(super) fetching: HashSet<OwnedEventId>,
     /// Servers to which gossip may not flow yet.
-    fresh: Fresh,
+    pub(super) fresh: Fresh,
     /// The announcement of our newest event.
     announce: Option<SpawnHandle>,
     _down: DownGuard<OwnedRoomId>,

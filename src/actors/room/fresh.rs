@@ -1,6 +1,7 @@
 //! Servers that came into the room just now. Gossip with them may not flow yet: both ends first have
 //! to learn of the join, open gossip to each other and subscribe. Until then what is published goes
-//! to them by a request of their own too. Pure: the time is an argument.
+//! to them by a request of their own too. What comes from one of them by gossip shows that it flows:
+//! whoever publishes subscribed before. Pure: the time is an argument.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,7 +10,7 @@ use std::{
 
 use ruma::OwnedServerName;
 
-/// How long a server is fresh: opening gossip takes some round trips.
+/// How long a server is fresh, if nothing is heard of it: opening gossip takes some round trips.
 const FRESH_FOR: Duration = Duration::from_secs(5);
 /// Servers that are fresh at the same time: who joins a large room is told by the first of them, and
 /// tells them; gossip has the rest.
@@ -39,6 +40,11 @@ impl Fresh {
             }
         }
         self.present = present;
+    }
+
+    /// Gossip of a server came.
+    pub(super) fn heard(&mut self, server: &OwnedServerName) {
+        self.since.remove(server);
     }
 
     /// Returns those that came just now, but for `own`.
@@ -78,6 +84,9 @@ mod tests {
         assert_eq!(fresh.servers(&own, start).len(), FRESH_MAX);
         fresh.update(&servers(0..2), start);
         assert!(fresh.servers(&own, start).is_empty(), "they left");
+        fresh.update(&servers(0..4), start);
+        fresh.heard(&server(2));
+        assert_eq!(fresh.servers(&own, start), servers(3..4));
     }
 
     #[test]

@@ -285,6 +285,8 @@ pub struct IngestTransaction {
     pub pdus: Vec<Box<RawValue>>,
     /// EDUs of the origin's own users.
     pub edus: Vec<Box<RawValue>>,
+    /// Whether it came by gossip, and not by a request to this server alone.
+    pub gossiped: bool,
     /// Place in the work budget, held until all is ingested.
     pub permit: Permit,
 }

@@ -131,7 +131,10 @@ impl Handler<IngestTransaction> for RoomActor {
     type Result = ResponseFuture<TransactionVerdict>;
 
     fn handle(&mut self, msg: IngestTransaction, ctx: &mut Context<Self>) -> Self::Result {
-        let IngestTransaction { origin, pdus, edus, permit } = msg;
+        let IngestTransaction { origin, pdus, edus, gossiped, permit } = msg;
+        if gossiped {
+            self.fresh.heard(&origin);
+        }
         let (verdict, decided) = oneshot::channel();
         let worker = self.worker(ctx);
         let work = async move {
