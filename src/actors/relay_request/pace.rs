@@ -1,5 +1,5 @@
 //! Asking others no faster than they answer: what they would drop waits here instead, and is sent in
-//! its turn. Pure: the time is an argument.
+//! its turn.
 //!
 //! Invariant: of what a server takes of one peer (`machine.rs`), a part is left for what does not
 //! wait here: carried requests, and proofs of identity.
