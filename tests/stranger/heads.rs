@@ -7,6 +7,8 @@ use super::{
 
 /// Where heads are compared.
 const HEADS: &str = "/_messagehub/federation/v1/heads";
+/// Where missing events are asked for.
+const MISSING: &str = "/_messagehub/federation/v1/missing_events";
 /// Rooms that one message may name.
 const HEADS_ROOMS: usize = 256;
 /// Heads that are looked at.
@@ -114,6 +116,65 @@ async fn heads_of_other_rooms_are_not_looked_at_and_false_ones_change_nothing() 
     assert!(asked.iter().all(|uri| uri.ends_with(&shared)), "{asked:?}");
     assert!(compared(&eve).len() <= 2, "she is asked again and again");
     assert_eq!(ann.me.whole_state(&shared).await, state);
+    eve.during(ann.me.send(&shared, "unharmed")).await;
+    eve.during(ann.me.send(&secret, "unharmed")).await;
+}
+
+/// Eve gives events that nobody sent, and some of a room that she was not asked about.
+#[tokio::test]
+async fn missing_events_that_are_none_change_nothing() {
+    let ann = home(&[]).await;
+    let mut eve = Eve::meet(&ann).await;
+    let rooms = rooms(&ann, &mut eve, 2).await;
+    let (shared, secret) = (rooms[0].clone(), rooms[1].clone());
+    let said = eve.during(ann.me.send(&shared, "as it was")).await;
+    let uri = format!("/_matrix/federation/v1/event/{said}?room_id={shared}");
+    let (status, answer) = eve.ask(&ann, "GET", &uri, json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    let copy = |key: &str, value: Value| {
+        let mut copy = answer["pdus"][0].clone();
+        copy[key] = value;
+        copy
+    };
+    let given = json!([
+        1,
+        "event",
+        {},
+        copy("content", json!({"msgtype": "m.text", "body": "forged"})),
+        copy("origin_server_ts", json!(1)),
+        copy("room_id", json!(secret)),
+        copy("sender", json!(eve.user_id())),
+    ]);
+    let state = ann.me.whole_state(&shared).await;
+    let page = format!("v3/rooms/{}/messages?dir=b&limit=100", client::segment(&shared));
+    let history = async || {
+        let page = ann.me.get(&page).await.ok();
+        let events = page["chunk"].as_array().unwrap().iter();
+        events
+            .map(|event| (event["event_id"].clone(), event["content"].clone()))
+            .collect::<Vec<_>>()
+    };
+    let before = history().await;
+    let lies = json!({"rooms": {&shared: given, &secret: given, "!nowhere:example.org": given}});
+    let heads = json!({"rooms": {&shared: ["$false"]}});
+    let serve: Serve = Box::new(move |request| {
+        let is = |path: &str| request.uri.contains(path);
+        match () {
+            () if is(HEADS) => Some((200, heads.clone())),
+            () if is(MISSING) => Some((200, lies.clone())),
+            () if is("/event/") => Some((200, json!({"pdus": given}))),
+            () => None,
+        }
+    });
+    eve.serve = serve;
+    eve.told.clear();
+    eve.come_back(&ann).await;
+    let asked = |eve: &Eve| eve.told.iter().filter(|request| request.uri == MISSING).count();
+    eve.until("being asked for events", |eve| (asked(eve) > 0).then_some(())).await;
+    eve.during(tokio::time::sleep(Duration::from_secs(3))).await;
+    assert!(asked(&eve) <= 2, "she is asked again and again");
+    assert_eq!(ann.me.whole_state(&shared).await, state);
+    assert_eq!(history().await, before);
     eve.during(ann.me.send(&shared, "unharmed")).await;
     eve.during(ann.me.send(&secret, "unharmed")).await;
 }
