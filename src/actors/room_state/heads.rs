@@ -22,7 +22,7 @@ use serde_json::json;
 use super::{
     actor::{RoomStateActor, RoomStateLinks},
     distant::AFTER_CHANGE,
-    messages::{Briefly, CompareHeads, HeadsHeard, ServerOffline, ServerOnline, ToRoom},
+    messages::{Briefly, CompareHeads, ServerOffline, ServerOnline, ToRoom},
 };
 use crate::{
     actors::{
@@ -205,36 +205,6 @@ impl RoomStateActor {
     }
 }
 
-impl RoomStateActor {
-    /// Fetches what a server announced, then what it announced meanwhile.
-    fn fetch_heard(&mut self, server: OwnedServerName, heads: RoomEvents, ctx: &mut Context<Self>) {
-        let exchange = Exchange { links: self.links.clone(), rooms: ctx.address(), server };
-        let fetched = async move {
-            let done = exchange.fetch(heads).await;
-            (exchange.server, done)
-        };
-        ctx.spawn(fetched.into_actor(self).map(|(server, done), act, ctx| {
-            if let Err(error) | Ok(Err(error)) = done {
-                log::debug!(server:%; "announced heads not fetched: {error}");
-            }
-            if let Some(next) = act.heard.end(&server) {
-                act.fetch_heard(server, next, ctx);
-            }
-        }));
-    }
-}
-
-impl Handler<HeadsHeard> for RoomStateActor {
-    type Result = ();
-
-    fn handle(&mut self, msg: HeadsHeard, ctx: &mut Self::Context) {
-        let HeadsHeard { room_id, server_name, extremities } = msg;
-        if let Some(heads) = self.heard.begin(&server_name, room_id, extremities) {
-            self.fetch_heard(server_name, heads, ctx);
-        }
-    }
-}
-
 impl Handler<ServerOnline> for RoomStateActor {
     type Result = ();
 
@@ -381,14 +351,23 @@ impl Exchange {
 mod tests {
     use super::*;
 
+    /// Seconds until the next exchange.
+    fn pause_after(failures: u32, lost: bool, chance: f64) -> u64 {
+        let footing = Footing::Connected;
+        let (running, planned, ended) = (false, None, None);
+        let meeting = Meeting { footing, number: 1, running, planned, lost, failures, ended };
+        meeting.pause(chance).as_secs()
+    }
+
+    #[test]
+    fn lost_gossip_is_made_up_for_soon() {
+        assert_eq!([0.0, 1.0].map(|chance| pause_after(0, true, chance)), [3, 4]);
+        assert_eq!(pause_after(2, true, 0.0), 10, "who cannot be reached is not asked the sooner");
+    }
+
     #[test]
     fn failures_are_tried_again_soon_and_ever_later() {
-        let pause = |failures, chance| {
-            let footing = Footing::Connected;
-            let (running, planned, ended, lost) = (false, None, None, false);
-            let meeting = Meeting { footing, number: 1, running, planned, lost, failures, ended };
-            meeting.pause(chance).as_secs()
-        };
+        let pause = |failures, chance| pause_after(failures, false, chance);
         assert_eq!([0, 1, 2, 3, 5, 6, 40].map(|n| pause(n, 0.0)), [120, 5, 10, 20, 80, 120, 120]);
         assert_eq!((pause(0, 1.0), pause(1, 0.5)), (180, 6));
     }

@@ -2,12 +2,15 @@
 //! once, of each server one batch at a time. What it announces meanwhile goes into the next one, so
 //! a server that announces without end keeps itself busy and nobody else.
 //!
-//! Invariant: of each room the newest announcement alone waits.
+//! Invariant: of each room the newest announcement alone waits, and only rooms have any that the
+//! server is in: they, not what it says, bound what waits.
 
 use std::collections::{BTreeMap, HashMap};
 
+use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
 
+use super::{actor::RoomStateActor, heads::Exchange, messages::HeadsHeard};
 use crate::{actors::store::RoomEvents, config::limits};
 
 /// What waits, for each server of which something is being fetched.
@@ -40,6 +43,36 @@ impl Heard {
             return None;
         }
         Some(batch)
+    }
+}
+
+impl RoomStateActor {
+    /// Fetches what a server announced, then what it announced meanwhile.
+    fn fetch_heard(&mut self, server: OwnedServerName, heads: RoomEvents, ctx: &mut Context<Self>) {
+        let exchange = Exchange { links: self.links.clone(), rooms: ctx.address(), server };
+        let fetched = async move {
+            let done = exchange.fetch(heads).await;
+            (exchange.server, done)
+        };
+        ctx.spawn(fetched.into_actor(self).map(|(server, done), act, ctx| {
+            if let Err(error) | Ok(Err(error)) = done {
+                log::debug!(server:%; "announced heads not fetched: {error}");
+            }
+            if let Some(next) = act.heard.end(&server) {
+                act.fetch_heard(server, next, ctx);
+            }
+        }));
+    }
+}
+
+impl Handler<HeadsHeard> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: HeadsHeard, ctx: &mut Self::Context) {
+        let HeadsHeard { room_id, server_name, extremities } = msg;
+        if let Some(heads) = self.heard.begin(&server_name, room_id, extremities) {
+            self.fetch_heard(server_name, heads, ctx);
+        }
     }
 }
 
