@@ -4,7 +4,7 @@
 //! whoever records a connection cannot guess it offline, as a chosen word can be.
 
 use cid::multibase::Base;
-use rand::{TryRngCore as _, rngs::OsRng};
+use rand::{TryRng as _, rngs::SysRng};
 
 /// Bytes of chance: 160 bits, which are 32 letters and digits without a rest.
 const SECRET_LEN: usize = 20;
@@ -14,7 +14,7 @@ const GROUP_LEN: usize = 4;
 /// Makes a new secret: `abcd-ef23-…`, in the letters of base32, which has no 0 and no 1.
 pub fn generate() -> Result<String, String> {
     let mut bytes = [0; SECRET_LEN];
-    OsRng
+    SysRng
         .try_fill_bytes(&mut bytes)
         .map_err(|error| format!("the system gives no random numbers: {error}"))?;
     let text: Vec<char> = Base::Base32Lower.encode(bytes).chars().collect();

@@ -26,7 +26,7 @@ use messagehub::{
     },
     proto::pdu::{Pdu, rules_of},
 };
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use ruma::{EventId, OwnedRoomId, RoomVersionId};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};

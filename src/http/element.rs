@@ -66,7 +66,7 @@ async fn serve(
         }
         return HttpResponse::NotFound().finish();
     };
-    match NamedFile::open_async(file).await {
+    match NamedFile::open(file) {
         Ok(file) => {
             let mut answer = file.disable_content_disposition().into_response(&request);
             let cache = HeaderValue::from_static(caching(name));

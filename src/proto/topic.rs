@@ -1,7 +1,7 @@
 //! The gossipsub topic of a room.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use ruma::RoomId;
 use sha2::Sha256;
 

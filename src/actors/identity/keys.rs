@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rand::RngCore as _;
+use rand::Rng as _;
 use ruma::serde::{Base64, base64::Standard};
 use serde::{Deserialize, Serialize};
 

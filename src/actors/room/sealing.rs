@@ -135,7 +135,7 @@ impl RoomActor {
             .others()
             .filter(|server| asker != Some(server))
             .cloned()
-            .choose_multiple(&mut rand::rng(), PUSHES);
+            .sample(&mut rand::rng(), PUSHES);
         self.push(key.id(), to, ctx);
         Some(key)
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use actix::{Context, Handler, ResponseFuture};
-use rand::{Rng as _, distr::Alphanumeric};
+use rand::{RngExt as _, distr::Alphanumeric};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomId, RoomVersionId,
     events::TimelineEventType,

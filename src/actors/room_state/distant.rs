@@ -12,7 +12,7 @@ use std::{
 };
 
 use actix::Context;
-use rand::Rng as _;
+use rand::RngExt as _;
 use ruma::OwnedServerName;
 use tokio::sync::watch;
 

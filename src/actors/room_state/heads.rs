@@ -14,7 +14,7 @@ use actix::{
     WrapFuture as _,
 };
 use futures::StreamExt as _;
-use rand::{Rng as _, seq::SliceRandom as _};
+use rand::{RngExt as _, seq::SliceRandom as _};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
 use serde::Deserialize;
 use serde_json::json;

@@ -77,7 +77,9 @@ fn the_format_stays() {
     assert_eq!(bytes.len(), HEADER_LEN + KEY_LEN + BUCKET + TAG_LEN);
     assert_eq!(bytes[0], 1);
     assert_eq!(bytes[1..5], public(&secret_keys(1).encryption)[..4]);
-    let digest = |bytes: &[u8]| format!("{:x}", Sha256::digest(bytes));
+    let digest = |bytes: &[u8]| -> String {
+        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    };
     assert_eq!(digest(bytes), "ed728dc8035299b9c98f6c8b0047d24418fc0e1d1823c1f870b94022cd18f38e");
     let piece = Piece::cut(b"answer", 0).unwrap();
     let answer = AnswerSealer(opener.0).seal(&piece, [9; 32]).unwrap();

@@ -8,7 +8,7 @@ use std::{collections::HashMap, fs, time::Instant};
 
 use actix::prelude::*;
 use libp2p::{Multiaddr, identity::Keypair};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{super::transport, *};
