@@ -21,7 +21,8 @@ test NAME='':
 doc:
     cargo doc --no-deps --document-private-items --open
 
-# Licences, advisories and sources of the dependencies (cargo install cargo-deny).
+# Licences, advisories and sources of the dependencies (cargo install cargo-deny); CI leaves the
+# advisories out.
 deny:
     cargo deny check
 
