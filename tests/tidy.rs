@@ -100,6 +100,14 @@ fn the_database_stays_in_the_store() {
     nobody_names(&["sled"], &[], &["actors/store/"], "no sled type leaves the Store");
 }
 
+/// The database cannot step backwards over every key: that is the business of one file.
+#[test]
+fn ranges_are_turned_around_in_one_place() {
+    let words = ["rev", "next_back", "DoubleEndedIterator", "get_lt", "pop_max"];
+    let why = "read backwards by store/backwards.rs";
+    nobody_names(&words, &["actors/store/"], &["actors/store/backwards.rs"], why);
+}
+
 #[test]
 fn http_names_neither_database_nor_network() {
     let why = "http asks actors by messages";

@@ -16,13 +16,10 @@
 //!   which sled would put it into a file of its own, which does not survive a power cut.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    fs::File,
-    ops::Bound,
-    sync::Arc,
+    cmp::Ordering, collections::BTreeMap, fs::File, iter::Peekable, ops::RangeBounds, sync::Arc,
 };
 
-use super::{StoreError, schema::Parts};
+use super::{StoreError, backwards::Numbered, schema::Parts};
 use crate::config::limits;
 
 /// Longest key: those that a client can choose are far shorter.
@@ -32,6 +29,9 @@ const PIECE: usize = 64 * 1024;
 
 /// A row: key and value.
 pub(super) type KeyValue = (Vec<u8>, Vec<u8>);
+
+/// A row by key that is written, or removed where there is no value.
+type Change = (Vec<u8>, Option<Vec<u8>>);
 
 /// Rows by key that are written, or removed where there is no value.
 pub(super) type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -106,32 +106,58 @@ impl Database {
         self.in_flight = Arc::default();
     }
 
-    /// Reads the rows from `start` on and before `end`, in key order or from the back.
-    pub(super) fn scan(
+    /// Lays the rows that are not in sled yet over those that are: both come in the same order.
+    fn merge(
         &self,
-        start: Vec<u8>,
-        end: Vec<u8>,
-    ) -> impl DoubleEndedIterator<Item = Result<KeyValue, StoreError>> {
-        let mut changes = Changes::new();
-        if start < end {
-            for layer in [&*self.in_flight, &self.group] {
-                let range = layer.range::<Vec<u8>, _>(&start..&end);
-                changes.extend(range.map(|(key, value)| (key.clone(), value.clone())));
-            }
-        }
-        let rows = self.sled.range((Bound::Included(start), Bound::Excluded(end)));
+        changes: Vec<Change>,
+        rows: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
+        later: Ordering,
+    ) -> impl Iterator<Item = Result<KeyValue, StoreError>> {
         let rows = rows.map(|row| {
             row.map(|(key, value)| (key.to_vec(), value.to_vec()))
                 .map_err(|error| disk_error(&self.folder, &error))
         });
-        Merged { rows, front: None, back: None, changes: changes.into_iter().collect() }
+        Merged { rows, row: None, changes: changes.into_iter().peekable(), later }
+    }
+
+    /// Returns the rows of a range that are not in sled yet.
+    fn changes(&self, range: impl RangeBounds<Vec<u8>> + Clone) -> Changes {
+        let mut changes = Changes::new();
+        for layer in [&*self.in_flight, &self.group] {
+            let rows = layer.range(range.clone());
+            changes.extend(rows.map(|(key, value)| (key.clone(), value.clone())));
+        }
+        changes
+    }
+
+    /// Reads the rows from `start` on and before `end`, in key order.
+    pub(super) fn scan(
+        &self,
+        start: Vec<u8>,
+        end: Vec<u8>,
+    ) -> impl Iterator<Item = Result<KeyValue, StoreError>> {
+        let changes = if start < end { self.changes(&start..&end) } else { Changes::new() };
+        let rows = self.sled.range(start..end);
+        self.merge(changes.into_iter().collect(), rows, Ordering::Greater)
+    }
+
+    /// Reads rows by number, the last one first.
+    pub(super) fn scan_back<const LEN: usize>(
+        &self,
+        numbered: &Numbered<LEN>,
+    ) -> impl Iterator<Item = Result<KeyValue, StoreError>> + use<'_, LEN> {
+        let range = numbered.range();
+        let changes = if range.is_empty() { Changes::new() } else { self.changes(range) };
+        let mut changes: Vec<_> = changes.into_iter().collect();
+        changes.reverse();
+        self.merge(changes, numbered.rows(&self.sled), Ordering::Less)
     }
 
     /// Reads the rows whose keys begin with `prefix`.
     pub(super) fn scan_prefix<'a>(
         &'a self,
         prefix: &[u8],
-    ) -> impl DoubleEndedIterator<Item = Result<KeyValue, StoreError>> + use<'a> {
+    ) -> impl Iterator<Item = Result<KeyValue, StoreError>> + use<'a> {
         self.scan(prefix.to_vec(), super::schema::after(prefix))
     }
 
@@ -171,65 +197,37 @@ impl Rows for Database {
     }
 }
 
-/// Rows of sled with changes laid over them, from both ends.
+/// Rows of sled with changes laid over them.
 struct Merged<I> {
     rows: I,
-    /// Taken from the front of `rows`, not given out yet.
-    front: Option<KeyValue>,
-    /// The same at the back.
-    back: Option<KeyValue>,
-    changes: VecDeque<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Taken from `rows`, not given out yet.
+    row: Option<KeyValue>,
+    changes: Peekable<std::vec::IntoIter<Change>>,
+    /// What a key that comes later is, compared with one that comes before it.
+    later: Ordering,
 }
 
-impl<I: DoubleEndedIterator<Item = Result<KeyValue, StoreError>>> Iterator for Merged<I> {
+impl<I: Iterator<Item = Result<KeyValue, StoreError>>> Iterator for Merged<I> {
     type Item = Result<KeyValue, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if self.front.is_none() {
-                self.front = match self.rows.next() {
+            if self.row.is_none() {
+                self.row = match self.rows.next() {
                     Some(Ok(row)) => Some(row),
                     Some(Err(error)) => return Some(Err(error)),
-                    None => self.back.take(),
+                    None => None,
                 };
             }
-            let is_change_next = match (self.changes.front(), &self.front) {
-                (Some((change, _)), Some((row, _))) => change <= row,
+            let is_change_next = match (self.changes.peek(), &self.row) {
+                (Some((change, _)), Some((row, _))) => change.cmp(row) != self.later,
                 (change, _) => change.is_some(),
             };
             if !is_change_next {
-                return self.front.take().map(Ok);
+                return self.row.take().map(Ok);
             }
-            let (key, value) = self.changes.pop_front()?;
-            self.front.take_if(|(row, _)| *row == key);
-            if let Some(value) = value {
-                return Some(Ok((key, value)));
-            }
-        }
-    }
-}
-
-impl<I: DoubleEndedIterator<Item = Result<KeyValue, StoreError>>> DoubleEndedIterator
-    for Merged<I>
-{
-    fn next_back(&mut self) -> Option<Self::Item> {
-        loop {
-            if self.back.is_none() {
-                self.back = match self.rows.next_back() {
-                    Some(Ok(row)) => Some(row),
-                    Some(Err(error)) => return Some(Err(error)),
-                    None => self.front.take(),
-                };
-            }
-            let is_change_next = match (self.changes.back(), &self.back) {
-                (Some((change, _)), Some((row, _))) => change >= row,
-                (change, _) => change.is_some(),
-            };
-            if !is_change_next {
-                return self.back.take().map(Ok);
-            }
-            let (key, value) = self.changes.pop_back()?;
-            self.back.take_if(|(row, _)| *row == key);
+            let (key, value) = self.changes.next()?;
+            self.row.take_if(|(row, _)| *row == key);
             if let Some(value) = value {
                 return Some(Ok((key, value)));
             }
@@ -372,10 +370,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn changes_are_laid_over_rows_from_both_ends(
+        fn changes_are_laid_over_rows_in_both_directions(
             stored in prop::collection::btree_map(0..20_u8, 0..9_u8, 0..15),
             changed in prop::collection::btree_map(0..20_u8, prop::option::of(9..20_u8), 0..15),
-            from_the_back in prop::collection::vec(any::<bool>(), 40),
+            is_back: bool,
         ) {
             let mut expected = stored.clone();
             for (key, value) in &changed {
@@ -384,25 +382,23 @@ mod tests {
                     None => expected.remove(key),
                 };
             }
-            let stored = stored.into_iter().map(|(key, value)| Ok((vec![key], vec![value])));
-            let mut merged = Merged {
-                rows: stored.collect::<Vec<_>>().into_iter(),
-                front: None,
-                back: None,
-                changes: rows(&changed).into_iter().collect(),
-            };
-            let (mut front, mut back) = (Vec::new(), VecDeque::new());
-            for is_back in from_the_back {
-                if is_back {
-                    back.extend(merged.next_back().transpose().unwrap());
-                } else {
-                    front.extend(merged.next().transpose().unwrap());
-                }
-            }
-            front.extend(back.into_iter().rev());
-            let expected: Vec<_> =
+            let mut stored: Vec<_> =
+                stored.into_iter().map(|(key, value)| Ok((vec![key], vec![value]))).collect();
+            let mut changes: Vec<_> = rows(&changed).into_iter().collect();
+            let mut expected: Vec<_> =
                 expected.into_iter().map(|(key, value)| (vec![key], vec![value])).collect();
-            prop_assert_eq!(front, expected);
+            if is_back {
+                stored.reverse();
+                changes.reverse();
+                expected.reverse();
+            }
+            let merged = Merged {
+                rows: stored.into_iter(),
+                row: None,
+                changes: changes.into_iter().peekable(),
+                later: if is_back { Ordering::Less } else { Ordering::Greater },
+            };
+            prop_assert_eq!(merged.collect::<Result<Vec<_>, _>>().unwrap(), expected);
         }
     }
 }

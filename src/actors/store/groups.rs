@@ -104,7 +104,7 @@ pub(super) fn read(rows: &impl Rows, room: u32, group: u64) -> Result<State, Sto
         chain.push(row.changes);
     }
     let mut state = State::new();
-    for changes in chain.into_iter().rev() {
+    while let Some(changes) = chain.pop() {
         apply(&mut state, changes);
     }
     Ok(state)

@@ -14,6 +14,7 @@
 //! | `flusher` | the thread that makes writes durable |
 //! | `open` | lock, recovery, versions |
 //! | `database`, `schema` | rows, groups of writes; keys and values |
+//! | `backwards` | ranges that are read from their end |
 //! | `commit` | what a step of a room changes |
 //! | `rooms`, `events`, `groups`, `timeline`, `unread` | the rows behind it, and reads of them |
 //! | `gaps` | what servers lack of each other's rooms |
@@ -21,6 +22,7 @@
 //! | `rows`, `directory` | small rows of others, the user directory |
 
 mod actor;
+mod backwards;
 mod commit;
 mod database;
 mod directory;

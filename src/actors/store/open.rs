@@ -15,6 +15,7 @@ use std::{
 
 use super::{
     StoreError,
+    backwards::Numbered,
     database::{Database, Disk, Rows as _, WriteSet},
     schema::{Change, Key, Parts, SCHEMA_VERSION, family},
     timeline,
@@ -84,8 +85,8 @@ pub(super) fn open(data: &Path) -> Result<Opened, StoreError> {
         let _ = File::open(parent).and_then(|handle| handle.sync_all());
     }
     check_newest(&database)?;
-    let position = last_number(&database, family::LOG, |parts| parts.number())?.unwrap_or(0);
-    let room = last_number(&database, family::ROOM_INFO, |parts| parts.room())?.unwrap_or(0);
+    let position = last_number(&database, family::LOG)?.map_or(0, u64::from_be_bytes);
+    let room = last_number(&database, family::ROOM_INFO)?.map_or(0, u32::from_be_bytes);
     Ok(Opened { database, disk: writer, lock, position, room })
 }
 
@@ -181,23 +182,21 @@ fn write_version(database: &mut Database, folder: &Path) -> Result<(), StoreErro
     Ok(())
 }
 
-fn last_number<T>(
+fn last_number<const LEN: usize>(
     database: &Database,
     family: u8,
-    take: impl Fn(&mut Parts<'_>) -> Option<T>,
-) -> Result<Option<T>, StoreError> {
-    let Some(row) = database.scan_prefix(&[family]).next_back() else {
+) -> Result<Option<[u8; LEN]>, StoreError> {
+    let Some(row) = database.scan_back(&Numbered::<LEN>::all(vec![family])).next() else {
         return Ok(None);
     };
     let (key, _) = row?;
-    let mut parts = Parts(&key);
-    parts.byte();
-    take(&mut parts).map(Some).ok_or(StoreError::Corrupt { what: "key" })
+    let number = key.get(1..).and_then(|number| number.try_into().ok());
+    number.map(Some).ok_or(StoreError::Corrupt { what: "key" })
 }
 
 /// Checks that the newest live events are in their timelines and readable.
 fn check_newest(database: &Database) -> Result<(), StoreError> {
-    for row in database.scan_prefix(&[family::LOG]).rev().take(CHECKED) {
+    for row in database.scan_back(&Numbered::<8>::all(vec![family::LOG])).take(CHECKED) {
         let (key, value) = row?;
         let corrupt = || StoreError::Corrupt { what: "log" };
         let mut parts = Parts(&key);

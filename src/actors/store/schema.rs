@@ -7,6 +7,7 @@
 //!   `i64` with the sign bit turned, so that history comes before what is live.
 //! - Texts in keys end with a zero byte that no text contains unescaped, so that no key is the
 //!   prefix of another one of its family by accident.
+//! - What is read backwards is in families whose keys end with a number (`backwards.rs`).
 //! - A change of layout raises [`SCHEMA_VERSION`] and comes with a migration.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -137,8 +138,9 @@ impl Key {
     }
 
     /// Adds the order of an event.
-    pub(super) fn order(self, order: i64) -> Self {
-        self.number(order.cast_unsigned() ^ (1 << 63))
+    pub(super) fn order(mut self, order: i64) -> Self {
+        self.0.extend_from_slice(&order_bytes(order));
+        self
     }
 
     /// Adds a text and its end.
@@ -167,6 +169,11 @@ impl Key {
     pub(super) fn done(self) -> Vec<u8> {
         self.0
     }
+}
+
+/// Returns an order as keys have it.
+pub(super) fn order_bytes(order: i64) -> [u8; 8] {
+    (order.cast_unsigned() ^ (1 << 63)).to_be_bytes()
 }
 
 /// Returns the first key after all those that begin with `prefix`.

@@ -158,7 +158,7 @@ impl RoomReader<'_> {
         let first = since.map_or(i64::MIN, |since| since.saturating_add(1));
         let mut window = Window::default();
         let mut reached = last;
-        let rows = timeline::scan(self.database, self.room, first, last).rev();
+        let rows = timeline::scan_back(self.database, self.room, last, first);
         for (scanned, row) in rows.enumerate() {
             let (order, hash) = row?;
             let record = read_known(self.database, self.room, &hash)?;

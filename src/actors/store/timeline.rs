@@ -6,9 +6,10 @@
 
 use super::{
     Direction, ReadTimeline, StoreError, StoredEvent, TimelinePage,
-    database::{Database, Rows as _},
+    backwards::Numbered,
+    database::{Database, KeyValue, Rows as _},
     events::{event_key, read_known},
-    schema::{Hash, Key, Parts, family},
+    schema::{Hash, Key, Parts, family, order_bytes},
 };
 
 /// Returns the key of a place in a timeline.
@@ -16,28 +17,41 @@ pub(super) fn key(room: u32, order: i64) -> Vec<u8> {
     Key::room(family::TIMELINE, room).order(order).done()
 }
 
-/// Reads places of a timeline, from `from` to `to`, both included; reversible.
+/// Reads places of a timeline in their order, from `from` to `to`, both included.
 pub(super) fn scan(
     database: &Database,
     room: u32,
     from: i64,
     to: i64,
-) -> impl DoubleEndedIterator<Item = Result<(i64, Hash), StoreError>> {
+) -> impl Iterator<Item = Result<(i64, Hash), StoreError>> {
     // A key with one byte more is the first after the last one.
     let mut end = key(room, to);
     end.push(0);
     // An empty range must have its ends in order.
     let start = key(room, from).min(end.clone());
-    database.scan(start, end).map(|row| {
-        let (key, hash) = row?;
-        let parse = || {
-            let mut parts = Parts(&key);
-            parts.byte()?;
-            parts.room()?;
-            Some((parts.order()?, Parts(&hash).hash()?))
-        };
-        parse().ok_or(StoreError::Corrupt { what: "timeline" })
-    })
+    database.scan(start, end).map(|row| place_of(row?))
+}
+
+/// Reads places of a timeline from `from` down to `to`, both included.
+pub(super) fn scan_back(
+    database: &Database,
+    room: u32,
+    from: i64,
+    to: i64,
+) -> impl Iterator<Item = Result<(i64, Hash), StoreError>> {
+    let prefix = Key::room(family::TIMELINE, room).done();
+    let range = Numbered { prefix, first: order_bytes(to), last: order_bytes(from) };
+    database.scan_back(&range).map(|row| place_of(row?))
+}
+
+fn place_of((key, hash): KeyValue) -> Result<(i64, Hash), StoreError> {
+    let parse = || {
+        let mut parts = Parts(&key);
+        parts.byte()?;
+        parts.room()?;
+        Some((parts.order()?, Parts(&hash).hash()?))
+    };
+    parse().ok_or(StoreError::Corrupt { what: "timeline" })
 }
 
 /// Returns the order of the oldest event.
@@ -63,7 +77,7 @@ pub(super) fn page(
         }
         Direction::Backward => {
             let to = ask.to.map_or(i64::MIN, |to| to.saturating_add(1));
-            let rows = scan(database, room, to, ask.from.unwrap_or(i64::MAX)).rev();
+            let rows = scan_back(database, room, ask.from.unwrap_or(i64::MAX), to);
             collect(database, room, rows, ask.limit, |order| order.saturating_sub(1))
         }
     }
