@@ -1,8 +1,6 @@
 //! Two nodes against the specification's own definitions: what they answer to a whole scenario,
 //! and to the same requests made wrong in one way each. `tests/spec_check` has the checker.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
-
 use std::path::Path;
 
 use tokio::process::Command;
