@@ -17,6 +17,10 @@ clippy:
 test NAME='':
     ./tests/run {{NAME}}
 
+# Every parser that a stranger reaches, fuzzed for SECONDS each.
+fuzz SECONDS='60' TARGET='':
+    ./tests/fuzz {{SECONDS}} {{TARGET}}
+
 # Documentation of the code, private items included.
 doc:
     cargo doc --no-deps --document-private-items --open

@@ -21,3 +21,6 @@ pub mod http;
 pub mod network_secret;
 pub mod node;
 pub mod proto;
+
+#[cfg(test)]
+mod fuzz;

@@ -2,6 +2,7 @@
 
 mod api;
 mod fake;
+mod fuzz;
 mod login;
 mod served;
 

@@ -21,3 +21,6 @@ pub mod stream;
 pub mod topic;
 
 pub use error::ProtoError;
+
+#[cfg(test)]
+mod fuzz;

@@ -225,6 +225,17 @@ pub(crate) mod tests {
         }
     }
 
+    /// Signs server_keys with the identity key, whatever they say.
+    pub(crate) fn sign(
+        keys: &SecretKeys,
+        json: &mut CanonicalJsonObject,
+    ) -> Result<(), ProtoError> {
+        json.remove("signatures");
+        let identity = NamedKey::new(&keys.identity, "identity");
+        sign_json(keys.server_name().as_str(), &identity, json)
+            .map_err(|error| ProtoError::malformed("server_keys", error))
+    }
+
     fn issued() -> CanonicalJsonObject {
         issue(&secret_keys(1), &["12D3KooWpeer".to_owned()], NOW).unwrap()
     }
@@ -293,11 +304,9 @@ pub(crate) mod tests {
     #[test]
     fn attack_08_nobody_gets_more_than_seven_days_even_by_signing_so() {
         let mut json = issued();
-        json.remove("signatures");
         let until = ruma::Int::new_saturating((NOW + LIFETIME_MS + 1) as i64);
         json.insert("valid_until_ts".into(), CanonicalJsonValue::Integer(until));
-        let name = secret_keys(1).server_name();
-        sign_json(name.as_str(), &NamedKey::new(&[1; 32], "identity"), &mut json).unwrap();
+        sign(&secret_keys(1), &mut json).unwrap();
         assert!(VerifiedServerKeys::verify(json, NOW).is_err());
     }
 }

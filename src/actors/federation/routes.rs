@@ -310,6 +310,56 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_routes() {
+        let f = "/_matrix/federation";
+        let ours = "/_messagehub/federation/v1";
+        let pdu = json!({"type": "m.room.member"});
+        let good = [
+            ("GET", format!("{f}/v1/make_join/!r:x/@a:x?ver=11&ver=12"), json!({})),
+            ("PUT", format!("{f}/v2/send_join/!r:x/$e"), pdu.clone()),
+            (
+                "PUT",
+                format!("{f}/v2/invite/!r:x/$e"),
+                json!({"room_version": "12", "event": pdu, "invite_room_state": [pdu]}),
+            ),
+            ("GET", format!("{f}/v1/backfill/!r:x?v=$e&limit=10"), json!({})),
+            (
+                "POST",
+                format!("{f}/v1/get_missing_events/!r:x"),
+                json!({"earliest_events": [], "latest_events": ["$e"], "limit": 5}),
+            ),
+            ("GET", format!("{f}/v1/event/$e?room_id=!r:x"), json!({})),
+            ("GET", format!("{f}/v1/query/profile?user_id=@a:x"), json!({})),
+            ("PUT", format!("{f}/v1/send/1"), json!({"pdus": [pdu], "edus": [{"edu_type": "x"}]})),
+            ("POST", HEADS.to_owned(), json!({"rooms": {"!r:x": "abc"}})),
+            ("POST", MISSING.to_owned(), json!({"rooms": {"!r:x": {"have": ["$a"], "want": []}}})),
+            ("PUT", format!("{ours}/room_keys/!r:x"), json!({"keys": [{"secret": "AAAA"}]})),
+            ("PUT", format!("{ours}/carry/x"), json!({"hops": 1, "sealed": "AAAA"})),
+        ];
+        let good = good.into_iter().map(|(method, uri, body)| json!([method, uri, body]));
+        crate::fuzz::json("routes", good.collect(), |value| {
+            let text = |at: usize| value[at].as_str().unwrap_or_default().to_owned();
+            let content = value.get(2).cloned().unwrap_or_default();
+            let Ok(content) = CanonicalJsonValue::try_from(content) else {
+                return "no canonical JSON".to_owned();
+            };
+            let request = Request {
+                method: text(0),
+                uri: text(1),
+                origin: "x".try_into().unwrap(),
+                destination: "y".into(),
+                origin_server_ts: 0,
+                request_id: "1".into(),
+                content,
+            };
+            match route(&request) {
+                Ok(query) => format!("{query:?}").chars().take(24).collect(),
+                Err(error) => format!("{error:?}"),
+            }
+        });
+    }
+
+    #[test]
     fn every_request_of_the_list_is_found() {
         let pdu = json!({"type": "m.room.member"});
         let f = "/_matrix/federation";

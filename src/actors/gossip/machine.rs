@@ -345,6 +345,26 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_messages_of_a_member() {
+        let good = body(&own_name(), serde_json::json!([{"type": "m.room.message"}]));
+        let good = serde_json::to_value(good).unwrap();
+        crate::fuzz::json("gossip", vec![good], |value| {
+            let Ok(content) = serde_json::from_value(value.clone()) else {
+                return "no content".to_owned();
+            };
+            let Ok(sent) = request(content).sign(&signer()) else { return "not sent".to_owned() };
+            match read(&sent.bytes, NOW) {
+                Ok(transaction) => {
+                    assert!(transaction.pdus.len() <= limits::TRANSACTION_PDUS);
+                    assert!(transaction.edus.len() <= limits::TRANSACTION_EDUS);
+                    "good".to_owned()
+                }
+                Err(verdict) => format!("{verdict:?}"),
+            }
+        });
+    }
+
+    #[test]
     fn who_may_gossip_and_where() {
         use TransactionVerdict::{Ignore, Reject};
         let room = room_id!("!room:x");

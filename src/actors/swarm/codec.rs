@@ -136,6 +136,17 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_frames() {
+        let mut codec = FrameCodec::new(64, 64);
+        crate::fuzz::bytes("frames", vec![vec![0, 0, 0, 2, b'h', b'i']], |bytes| {
+            let asked = read(&mut codec, bytes).map(|frame| frame.bytes.len());
+            let answered = block_on(codec.read_response(&NAME, &mut &bytes[..]));
+            assert!(asked.as_ref().is_ok_and(|length| *length <= 64) || asked.is_err());
+            format!("{:?} {:?}", asked.map_err(|error| error.kind()), answered.map(|_| ()))
+        });
+    }
+
+    #[test]
     fn frames_are_bounded() {
         let mut codec = FrameCodec::new(4, 4);
         assert_eq!(read(&mut codec, b"\0\0\0\x04abcd").unwrap().bytes, b"abcd");

@@ -1,6 +1,7 @@
 //! Machines on their own: replicas of one room in memory, fed in every order.
 
 mod attacks;
+mod fuzz;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
