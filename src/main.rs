@@ -177,7 +177,11 @@ fn in_words(status: &Status) -> String {
     for peer in &network.peers {
         let name = peer.server_name.as_ref().map_or("not identified yet", |name| name.as_str());
         let rtt = peer.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
-        lines.push(format!("  {name}  {}  {rtt}  {}  {}", peer.way, peer.address, peer.peer_id));
+        let silent = if peer.answers { "" } else { "  (does not answer now)" };
+        lines.push(format!(
+            "  {name}  {}  {rtt}  {}  {}{silent}",
+            peer.way, peer.address, peer.peer_id
+        ));
     }
     lines.join("\n")
 }

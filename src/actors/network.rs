@@ -128,7 +128,10 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
     let relay_request =
         Supervisor::start_in_arbiter(&handle, move |_| RelayRequestActor::new(relay_parts));
 
-    rendezvous.do_send(AskWith(relay_request.clone().recipient()));
+    rendezvous.do_send(AskWith {
+        federation: relay_request.clone().recipient(),
+        clock_seen: relay_request.clone().recipient(),
+    });
     swarm.do_send(Bind {
         gossip: gossip.clone().recipient(),
         requests: relay_request.clone().recipient(),

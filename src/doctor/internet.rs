@@ -284,6 +284,7 @@ mod tests {
             way,
             relayed: way == Way::Relayed,
             gossips: true,
+            answers: true,
             rtt_ms: None,
         };
         let ways = [Way::Relayed, Way::Direct, Way::Punched, Way::Direct];

@@ -27,6 +27,10 @@ pub enum ProtoError {
     /// The server_keys do not certify what they should.
     #[error("server_keys refused: {0}")]
     BadServerKeys(String),
+    /// server_keys that were issued in the future: so many milliseconds from now. Whoever sent them
+    /// may be right, and our clock behind.
+    #[error("server_keys issued {0} ms in the future")]
+    KeysAhead(i64),
     /// Nothing certifies the key that should have signed.
     #[error("no valid server_keys for {0}")]
     MissingServerKeys(String),

@@ -290,7 +290,7 @@ pub fn receive(
 
     let ts = u64::from(pdu.origin_server_ts.get());
     if ts > now.saturating_add(super::server_keys::LIFETIME_MS) {
-        return Err(malformed(&"it is dated more than 7 days ahead"));
+        return Err(ProtoError::NotFresh(ts.saturating_sub(now).cast_signed()));
     }
     let mut keys = PublicKeyMap::from([(sender.to_string(), server_keys.keys_at(ts))]);
     let required = required_server_signatures_to_verify_event(&object, &rules.signatures)

@@ -141,7 +141,8 @@ impl VerifiedServerKeys {
         let map = PublicKeyMap::from([(content.server_name.to_string(), keys)]);
         verify_json(&map, &json).map_err(|error| ProtoError::BadServerKeys(error.to_string()))?;
         if content.issued_ts > now.saturating_add(CLOCK_SKEW_MS) {
-            return Err(bad("they were issued in the future"));
+            let ahead = content.issued_ts.saturating_sub(now);
+            return Err(ProtoError::KeysAhead(i64::try_from(ahead).unwrap_or(i64::MAX)));
         }
         match content.valid_until_ts.checked_sub(content.issued_ts) {
             Some(1..=LIFETIME_MS) => {}

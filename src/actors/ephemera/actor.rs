@@ -6,7 +6,7 @@ use actix::{Actor, AsyncContext as _, Context, Handler, MessageResult, SpawnHand
 use tokio::sync::watch;
 
 use super::{machine::Machine, messages::*};
-use crate::{actors::clock::now_ms, config::limits};
+use crate::{actors::clock::uptime_ms, config::limits};
 
 /// Owns typing and presence.
 #[derive(Debug)]
@@ -35,10 +35,10 @@ impl EphemeraActor {
             ctx.cancel_future(timer);
         }
         self.timer = self.machine.next_expiry().map(|at| {
-            let wait = Duration::from_millis(at.saturating_sub(now_ms()));
+            let wait = Duration::from_millis(at.saturating_sub(uptime_ms()));
             ctx.run_later(wait, |act, ctx| {
                 act.timer = None;
-                let changed = act.machine.expire(now_ms());
+                let changed = act.machine.expire(uptime_ms());
                 act.tell(changed);
                 act.arm(ctx);
             })
@@ -58,7 +58,7 @@ impl Handler<Typing> for EphemeraActor {
     type Result = ();
 
     fn handle(&mut self, msg: Typing, ctx: &mut Context<Self>) {
-        let changed = self.machine.typing(msg, now_ms());
+        let changed = self.machine.typing(msg, uptime_ms());
         self.tell(changed);
         self.arm(ctx);
     }
@@ -68,7 +68,7 @@ impl Handler<Presence> for EphemeraActor {
     type Result = ();
 
     fn handle(&mut self, msg: Presence, _: &mut Context<Self>) {
-        let changed = self.machine.presence(msg, now_ms());
+        let changed = self.machine.presence(msg, uptime_ms());
         self.tell(changed);
     }
 }
@@ -78,9 +78,9 @@ impl Handler<ReadEphemera> for EphemeraActor {
 
     fn handle(&mut self, msg: ReadEphemera, _: &mut Context<Self>) -> EphemeralRows {
         // A flood of messages keeps timers waiting: what has expired is not shown in any case.
-        let changed = self.machine.expire(now_ms());
+        let changed = self.machine.expire(uptime_ms());
         self.tell(changed);
-        self.machine.read(msg.since, now_ms())
+        self.machine.read(msg.since, uptime_ms())
     }
 }
 
@@ -88,7 +88,7 @@ impl Handler<ReadPresence> for EphemeraActor {
     type Result = MessageResult<ReadPresence>;
 
     fn handle(&mut self, msg: ReadPresence, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.machine.read_presence(&msg.0, now_ms()))
+        MessageResult(self.machine.read_presence(&msg.0, uptime_ms()))
     }
 }
 

@@ -118,10 +118,11 @@ pub(super) fn read(bytes: &[u8], now: u64) -> Result<Transaction, TransactionVer
     Ok(Transaction { request: message, server_keys, pdus, edus })
 }
 
-/// A late message is nobody's fault; a forged one is that of whoever handed it on.
+/// A late message is nobody's fault, nor is one from the future: our own clock may be behind. A forged
+/// one is that of whoever handed it on.
 fn verdict_on(error: &ProtoError) -> TransactionVerdict {
     match error {
-        ProtoError::NotFresh(_) => TransactionVerdict::Ignore,
+        ProtoError::NotFresh(_) | ProtoError::KeysAhead(_) => TransactionVerdict::Ignore,
         _ => TransactionVerdict::Reject,
     }
 }

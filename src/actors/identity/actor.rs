@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     actors::{
-        clock::now_ms,
+        clock::{ClockWatch, now_ms, uptime_ms},
         relay_request::KeysSeen,
         store::{ReadRow, Row, WriteRows},
     },
@@ -31,6 +31,8 @@ use crate::{
 
 /// How often it is looked whether server_keys have to be issued anew.
 const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
+/// How often it is looked whether the clock of this machine was set.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 /// server_keys of others that stay in memory.
 const KNOWN_MAX: usize = 4096;
 
@@ -42,6 +44,7 @@ pub struct IdentityActor {
     keys: Option<SecretKeys>,
     signer: Option<Arc<Signer>>,
     issued_ms: u64,
+    clock: ClockWatch,
     subscribers: Vec<Recipient<SignerIssued>>,
     known: LruCache<OwnedServerName, Known>,
     read: Recipient<ReadRow>,
@@ -62,6 +65,7 @@ impl IdentityActor {
             peer_ids: vec![peer_id],
             signer: None,
             issued_ms: 0,
+            clock: ClockWatch::new(now_ms(), uptime_ms()),
             subscribers: Vec::new(),
             known: LruCache::new(NonZeroUsize::new(KNOWN_MAX).unwrap_or(NonZeroUsize::MIN)),
             read,
@@ -98,6 +102,20 @@ impl IdentityActor {
             log::error!("cannot issue new server_keys: {error}");
         }
     }
+
+    /// Where the clock was set, issues server_keys anew: others refused those that seemed to come
+    /// from the future, or to be over, and everybody who signs has to begin anew with them.
+    fn look_at_clock(&mut self) {
+        let Some(step_ms) = self.clock.look(now_ms(), uptime_ms()) else { return };
+        let way = if step_ms > 0 { "forward" } else { "back" };
+        let seconds = step_ms.unsigned_abs() / 1000;
+        log::warn!("the clock of this machine was set {way} by {seconds} s; greeting others anew");
+        if let Some(keys) = self.keys.clone()
+            && let Err(error) = self.issue(&keys)
+        {
+            log::error!("cannot issue new server_keys: {error}");
+        }
+    }
 }
 
 impl Actor for IdentityActor {
@@ -106,6 +124,7 @@ impl Actor for IdentityActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
         ctx.run_interval(LOOK_EVERY, |act, _| act.renew());
+        ctx.run_interval(LOOK_AT_CLOCK, |act, _| act.look_at_clock());
     }
 }
 

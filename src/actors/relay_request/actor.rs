@@ -20,7 +20,7 @@ use super::{
 use crate::{
     actors::{
         admission::Admission,
-        clock::now_ms,
+        clock::uptime_ms,
         cpu::Cpu,
         rendezvous::{ReadProven, ResolveServer},
         swarm::{PeerKey, SendReply, SendRequest},
@@ -116,7 +116,7 @@ impl Actor for RelayRequestActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
-        ctx.run_interval(FORGET_EVERY, |actor, _| actor.kept.expire(now_ms()));
+        ctx.run_interval(FORGET_EVERY, |actor, _| actor.kept.expire(uptime_ms()));
     }
 }
 
@@ -170,7 +170,7 @@ impl Handler<SendFederation> for RelayRequestActor {
             return Box::pin(actix::fut::ready(Err(FederationError::Offline)));
         };
         let server = ask.destination.clone();
-        let Some(turn) = self.pace.begin(&server, ask.timeout, now_ms()) else {
+        let Some(turn) = self.pace.begin(&server, ask.timeout, uptime_ms()) else {
             return Box::pin(actix::fut::ready(Err(FederationError::TimedOut(server))));
         };
         let lately = self.ways.get(&server).copied();

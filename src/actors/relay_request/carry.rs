@@ -13,7 +13,11 @@ use super::{
     CarryRequest, FederationError, InboundAnswer, actor::RelayRequestActor, machine::Denied,
 };
 use crate::{
-    actors::{admission::Permit, clock::now_ms, room_state::FindSharing},
+    actors::{
+        admission::Permit,
+        clock::{now_ms, uptime_ms},
+        room_state::FindSharing,
+    },
     proto::{
         ProtoError,
         sealed::{self, AnswerSealer, HOPS_MAX, Parcel, Piece, SealedAnswer},
@@ -186,7 +190,7 @@ impl RelayRequestActor {
         if let Some((request_id, from)) = later {
             let now = now_ms();
             self.admit(asked, now)?;
-            if let Some(piece) = self.kept.piece(&asked.origin, request_id, from, now) {
+            if let Some(piece) = self.kept.piece(&asked.origin, request_id, from, uptime_ms()) {
                 let _ = reply.send(piece);
             }
             return Ok(piece);

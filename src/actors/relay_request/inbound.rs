@@ -16,7 +16,7 @@ use super::{
 use crate::{
     actors::{
         admission::Permit,
-        clock::now_ms,
+        clock::{now_ms, uptime_ms},
         replay::Refused,
         swarm::{PeerKey, ReplyTicket, RequestReceived, SendReply},
     },
@@ -33,7 +33,7 @@ impl Handler<RequestReceived> for RelayRequestActor {
 
     fn handle(&mut self, received: RequestReceived, ctx: &mut Context<Self>) {
         let RequestReceived { peer, bytes, ticket, budget } = received;
-        if let Err(denied) = self.machine.begin(peer, now_ms()) {
+        if let Err(denied) = self.machine.begin(peer, uptime_ms()) {
             log::debug!(peer:%, denied:?; "a request was dropped");
             return;
         }
@@ -117,7 +117,7 @@ impl RelayRequestActor {
         match self.admit(&request.message, now) {
             Ok(()) => self.kept.begin(origin, request_id, &request.hash, reply),
             Err(seen @ Denied::Refused(Refused::Seen)) if copies => {
-                match self.kept.again(origin, request_id, &request.hash, reply, now) {
+                match self.kept.again(origin, request_id, &request.hash, reply, uptime_ms()) {
                     Again::Waits => {}
                     Again::Answered(reply, answer) => {
                         let _ = reply.send(answer);
@@ -153,7 +153,7 @@ impl RelayRequestActor {
                     None
                 }
             };
-            for waiter in actor.kept.done(&origin, &id, answer.clone(), now_ms()) {
+            for waiter in actor.kept.done(&origin, &id, answer.clone(), uptime_ms()) {
                 if let Some(answer) = &answer {
                     let _ = waiter.send(Arc::clone(answer));
                 }

@@ -130,7 +130,8 @@ pub struct UseSigner(pub Arc<Signer>);
 #[rtype(result = "Option<ClockStatus>")]
 pub struct ReadClock;
 
-/// When a node signed what came from it, against our clock. Sent to this actor by its own parts.
+/// When a node signed what came from it, against our clock. Sent by this actor's own parts, and by
+/// Rendezvous of server_keys that seem to come from another time.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct ClockSeen {

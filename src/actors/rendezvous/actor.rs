@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     actors::{
-        clock::now_ms,
+        clock::{now_ms, uptime_ms},
         cpu::Cpu,
         gossip::{PeerForgotten, PeerVerified},
-        relay_request::{KeysSeen, SendFederation},
+        relay_request::{ClockSeen, KeysSeen, SendFederation},
         room_state::{ServerOffline, ServerOnline},
         store::{Row, RowKind, ScanRows, WriteRows},
         swarm::{
@@ -29,6 +29,7 @@ use crate::{
     },
     config::limits,
     proto::{
+        ProtoError,
         rendezvous::{SearchTerm, record_key},
         server_keys::VerifiedServerKeys,
         server_name,
@@ -42,6 +43,8 @@ const RETRY: Duration = Duration::from_millis(700);
 /// Who was found is shown after this long without news: a public DHT that is slow, or a node that is
 /// gone, is not waited for. Long enough for most lookups there.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Somebody else's clock may be the wrong one: it is not said more often.
+const CLOCK_TOLD_MS: u64 = 60_000;
 /// Longest wait for a profile; the search goes on with the others.
 const PROFILE_WAIT: Duration = Duration::from_secs(4);
 
@@ -100,7 +103,9 @@ pub struct RendezvousActor {
     machine: Machine<PeerId, Multiaddr>,
     askers: HashMap<u64, Asker>,
     next_ticket: u64,
-    federation: Option<Recipient<SendFederation>>,
+    with: Option<AskWith>,
+    /// When it was last said that a clock is wrong, by the uptime.
+    clock_told: Option<u64>,
     signer: Option<Arc<Signer>>,
     /// Who shares a room with us and is connected: what a person reads of in the log.
     members: HashMap<PeerId, OwnedServerName>,
@@ -122,7 +127,8 @@ impl RendezvousActor {
             machine: Machine::default(),
             askers: HashMap::new(),
             next_ticket: 0,
-            federation: None,
+            with: None,
+            clock_told: None,
             signer: None,
             members: HashMap::new(),
         }
@@ -150,6 +156,7 @@ impl RendezvousActor {
                 self.parts.forgotten.do_send(PeerForgotten(peer));
                 self.parts.dismiss.do_send(Dismiss(peer));
             }
+            Effect::Reconnected(server) => self.parts.server_online.do_send(ServerOnline(server)),
             Effect::Offline(server) => self.parts.server_offline.do_send(ServerOffline(server)),
             Effect::Over { peer, disconnect } => {
                 if let Some(server) = self.members.remove(&peer) {
@@ -220,7 +227,7 @@ impl RendezvousActor {
     }
 
     fn ask_profile(&mut self, ticket: u64, server: OwnedServerName, ctx: &mut Context<Self>) {
-        let federation = self.federation.clone();
+        let federation = self.with.as_ref().map(|with| with.federation.clone());
         let user = server_name::user_of(&server);
         let user = utf8_percent_encode(user.as_str(), NON_ALPHANUMERIC);
         let ask = SendFederation {
@@ -287,14 +294,25 @@ impl RendezvousActor {
     fn identity_came(&mut self, peer: PeerId, bytes: Vec<u8>, ctx: &mut Context<Self>) {
         self.step(Input::KeysCame(peer), ctx);
         let job = self.parts.cpu.run(move || {
-            let json = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-            VerifiedServerKeys::verify(json, now_ms()).map_err(|error| error.to_string())
+            let json = serde_json::from_slice(&bytes)
+                .map_err(|error| ProtoError::malformed("server_keys", error))?;
+            VerifiedServerKeys::verify(json, now_ms())
         });
         let verified = job.into_actor(self).map(move |done, actor, ctx| {
             let keys = match done {
-                Ok(Ok(keys)) => Some(keys),
+                Ok(Ok(keys)) => {
+                    // Whoever shows them takes them for live.
+                    let left_ms = keys.valid_until_ts().cast_signed() - now_ms().cast_signed();
+                    if left_ms < 0 {
+                        actor.clocks_differ(peer, left_ms);
+                    }
+                    Some(keys)
+                }
                 Ok(Err(error)) => {
-                    log::debug!(peer:%, error; "server_keys were refused");
+                    log::debug!(peer:%, error:%; "server_keys were refused");
+                    if let ProtoError::KeysAhead(apart_ms) = error {
+                        actor.clocks_differ(peer, apart_ms);
+                    }
                     None
                 }
                 Err(_) => None,
@@ -302,6 +320,25 @@ impl RendezvousActor {
             actor.step(Input::Keys { peer, keys }, ctx);
         });
         ctx.spawn(verified);
+    }
+
+    /// Says that our clock or that of a node is wrong, by so much at least: theirs minus ours.
+    fn clocks_differ(&mut self, peer: PeerId, apart_ms: i64) {
+        if let Some(with) = &self.with {
+            with.clock_seen.do_send(ClockSeen { peer, apart_ms });
+        }
+        let now = uptime_ms();
+        if self.clock_told.is_some_and(|told| now < told.saturating_add(CLOCK_TOLD_MS)) {
+            return;
+        }
+        self.clock_told = Some(now);
+        let way = if apart_ms > 0 { "behind" } else { "ahead" };
+        let seconds = apart_ms.unsigned_abs() / 1000;
+        log::warn!(
+            peer:%;
+            "the clock of this machine is {way} by {seconds} s or more, or that of the other node is \
+             wrong: they cannot believe each other until it is put right"
+        );
     }
 }
 
@@ -355,8 +392,8 @@ impl Handler<UseSigner> for RendezvousActor {
 impl Handler<AskWith> for RendezvousActor {
     type Result = ();
 
-    fn handle(&mut self, AskWith(recipient): AskWith, _: &mut Context<Self>) {
-        self.federation = Some(recipient);
+    fn handle(&mut self, with: AskWith, _: &mut Context<Self>) {
+        self.with = Some(with);
     }
 }
 
@@ -383,6 +420,7 @@ impl Handler<Discovery> for RendezvousActor {
     fn handle(&mut self, news: Discovery, ctx: &mut Context<Self>) {
         let input = match news {
             Discovery::PeerSeen { peer, ours, addresses } => Input::Seen { peer, ours, addresses },
+            Discovery::PathChanged(peer) => Input::PathChanged(peer),
             Discovery::PeerGone(peer) => Input::Gone(peer),
             Discovery::DialFailed(peer) => Input::DialFailed(peer),
             Discovery::IdentityFailed(peer) => Input::IdentityFailed(peer),

@@ -60,6 +60,8 @@ pub(super) enum Input<P, A> {
     Newest(Vec<VerifiedServerKeys>),
     /// A node is connected.
     Seen { peer: P, ours: bool, addresses: Vec<A> },
+    /// It has one connection more, or less, and is still there.
+    PathChanged(P),
     /// It is gone.
     Gone(P),
     /// It cannot be connected.
@@ -105,6 +107,8 @@ pub(super) enum Effect<P, A> {
     Admit(P, OwnedServerName),
     /// No more gossip with it: it is of no member any more.
     Part(P),
+    /// What was said to or by a server may have been lost: the ways to its node changed.
+    Reconnected(OwnedServerName),
     /// The last node that was proven to speak for a server does so no longer.
     Offline(OwnedServerName),
     /// A proof is over; `disconnect` where the node is still there.
@@ -217,7 +221,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         self.now = now;
         match input {
             Input::Signer(us) => self.signer(us, &mut out),
-            Input::Book(rows) => self.load_book(rows, now, &mut out),
+            Input::Book(rows) => self.load_book(rows, &mut out),
             Input::Newest(all) => {
                 for keys in all {
                     let server = keys.server_name().to_owned();
@@ -225,6 +229,10 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
                 }
             }
             Input::Seen { peer, ours, addresses } => self.seen(peer, ours, addresses, &mut out),
+            Input::PathChanged(peer) => {
+                let server = self.server_of(&peer).cloned();
+                out.extend(server.map(Effect::Reconnected));
+            }
             Input::Gone(peer) | Input::DialFailed(peer) => {
                 if let Some(proof) = self.nodes.remove(&peer).and_then(|node| node.proof) {
                     out.push(Effect::Over { peer, disconnect: false });
@@ -283,6 +291,10 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
             node.exchanging = true;
             out.push(Effect::Exchange(*peer));
         }
+        // The clock may have been set: who could not be believed, or found, until now can be. Whoever
+        // is connected is not dialled again.
+        self.failed.clear();
+        self.book_dialled = false;
         self.dial_book(out);
     }
 
@@ -292,18 +304,10 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         }
     }
 
-    fn load_book(
-        &mut self,
-        rows: Vec<(OwnedServerName, Place<P, A>)>,
-        now: u64,
-        out: &mut Effects<P, A>,
-    ) {
+    fn load_book(&mut self, rows: Vec<(OwnedServerName, Place<P, A>)>, out: &mut Effects<P, A>) {
+        // Old rows stay: it may be our clock that is wrong, and nothing brings a row back.
         for (server, place) in rows {
-            if place.seen_ts.saturating_add(BOOK_AGE_MS) < now {
-                out.push(Effect::Write { server, place: None });
-            } else {
-                self.book.entry(server).or_insert(place);
-            }
+            self.book.entry(server).or_insert(place);
         }
         self.book_loaded = true;
         self.dial_book(out);
@@ -315,7 +319,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
             return;
         }
         self.book_dialled = true;
-        let mut places: Vec<_> = self.book.values().collect();
+        let oldest = self.now.saturating_sub(BOOK_AGE_MS);
+        let mut places: Vec<_> =
+            self.book.values().filter(|place| place.seen_ts >= oldest).collect();
         places.sort_by_key(|place| std::cmp::Reverse(place.seen_ts));
         out.extend(
             places
@@ -453,7 +459,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         let now = self.now;
         let recent = self.book.get(server).is_some_and(|known| {
             let every = if known.addresses == addresses { BOOK_EVERY_MS } else { BOOK_CHANGED_MS };
-            known.peer == peer && known.seen_ts.saturating_add(every) > now
+            // A row from the future is of a time when our clock was wrong.
+            let since = now.checked_sub(known.seen_ts);
+            known.peer == peer && since.is_some_and(|since| since < every)
         });
         if addresses.is_empty() || recent {
             return;

@@ -305,14 +305,23 @@ pub struct PeerStatus {
     pub relayed: bool,
     /// Whether it shares a room with us, so that gossip is open to it.
     pub gossips: bool,
+    /// Whether it answered in time when it was last asked whether it is there.
+    #[serde(default)]
+    pub answers: bool,
     /// Round trip of the last ping, in milliseconds.
     pub rtt_ms: Option<f64>,
 }
 
-/// Sets who asks other servers for profiles. Sent once, by whoever wires the network.
+/// Sets who asks other servers for profiles, and who compares clocks. Sent once, by whoever wires the
+/// network.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct AskWith(pub actix::Recipient<crate::actors::relay_request::SendFederation>);
+pub struct AskWith {
+    /// RelayRequest.
+    pub federation: actix::Recipient<crate::actors::relay_request::SendFederation>,
+    /// RelayRequest.
+    pub clock_seen: actix::Recipient<crate::actors::relay_request::ClockSeen>,
+}
 
 /// Which servers share a joined room with us, as a difference to what was told before. Gossip flows
 /// with nodes of these alone. Sent by RoomState.

@@ -269,8 +269,12 @@ impl Worker {
         for result in results {
             match result {
                 Ok(one) => received.push(one),
-                // Nobody is to blame for keys that this node has not seen.
-                Err(ProtoError::MissingServerKeys(_)) => return Err(TransactionVerdict::Ignore),
+                // Nobody is to blame for keys that this node has not seen, nor for its clock.
+                Err(
+                    ProtoError::MissingServerKeys(_)
+                    | ProtoError::KeysAhead(_)
+                    | ProtoError::NotFresh(_),
+                ) => return Err(TransactionVerdict::Ignore),
                 Err(error) => {
                     log::debug!(room_id:% = self.room_id, origin:%; "transaction refused: {error}");
                     return Err(TransactionVerdict::Reject);

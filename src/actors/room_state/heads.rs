@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     time::{Duration, Instant},
 };
 
@@ -42,6 +43,13 @@ const EVERY: Duration = Duration::from_secs(120);
 const AGAIN: Duration = Duration::from_secs(5);
 /// The same after gossip of the server was lost here, which its next announcement may be too.
 const SOON: Duration = Duration::from_secs(3);
+/// The same after a connection to it was made or lost beside others: several may be in a row.
+const CHANGED: Duration = Duration::from_millis(500);
+/// The same after it asked, and had other heads than we have.
+const ASKED: Duration = Duration::from_secs(1);
+/// What it asked with then is remembered, so many times: two nodes whose heads stay different (what
+/// one refused, the other may have) do not ask each other for ever.
+const DIFFERENCES_MAX: usize = 64;
 /// Rooms that follow the heads of one server at the same time: a node in many rooms must not be
 /// flooded by itself, nor use up what the other lets it ask.
 const FOLLOWED_AT_ONCE: usize = 4;
@@ -72,20 +80,38 @@ struct Meeting {
     number: u64,
     running: bool,
     planned: Option<SpawnHandle>,
-    /// Gossip was lost since the last exchange began.
-    lost: bool,
+    /// Why the next exchange is to come soon, since the last one began.
+    reason: Option<Reason>,
     failures: u32,
     /// When the last exchange ended.
     ended: Option<Instant>,
+    /// The differences for which it was asked back, hashed.
+    differences: HashSet<u64>,
+}
+
+/// Why heads are compared soon; the most urgent last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reason {
+    /// Gossip was lost.
+    Lost,
+    /// The server has other heads.
+    Differs,
+    /// A connection to it was made or lost.
+    Changed,
 }
 
 impl Meeting {
     /// Returns how long to wait for the next exchange; `chance` is between 0 and 1.
     fn pause(&self, chance: f64) -> Duration {
-        let pause = match self.failures.checked_sub(1) {
-            None if self.lost => SOON,
-            None => EVERY,
-            Some(before) => AGAIN.saturating_mul(1 << before.min(16)).min(EVERY),
+        let pause = match (self.failures.checked_sub(1), self.reason) {
+            (_, Some(Reason::Changed)) => CHANGED,
+            (None, Some(Reason::Differs)) => {
+                let since = self.ended.map_or(AGAIN, |at| at.elapsed());
+                ASKED.max(AGAIN.saturating_sub(since).mul_f64(0.5))
+            }
+            (None, Some(Reason::Lost)) => SOON,
+            (None, None) => EVERY,
+            (Some(before), _) => AGAIN.saturating_mul(1 << before.min(16)).min(EVERY),
         };
         pause.mul_f64(1.0 + chance / 2.0)
     }
@@ -100,9 +126,10 @@ impl Meetings {
             number: self.number,
             running: false,
             planned: None,
-            lost: false,
+            reason: None,
             failures: 0,
             ended: None,
+            differences: HashSet::new(),
         };
         self.open.insert(server.clone(), meeting);
     }
@@ -142,6 +169,19 @@ impl RoomStateActor {
         meeting.planned = Some(ctx.run_later(pause, move |act, ctx| act.compare(&server, ctx)));
     }
 
+    /// Has heads compared with a server soon.
+    fn compare_soon(&mut self, server: &OwnedServerName, why: Reason, ctx: &mut Context<Self>) {
+        let Some(meeting) = self.online.open.get_mut(server) else { return };
+        if meeting.reason >= Some(why) {
+            return;
+        }
+        meeting.reason = Some(why);
+        if let Some(planned) = meeting.planned.take() {
+            ctx.cancel_future(planned);
+        }
+        self.plan_meeting(server, ctx);
+    }
+
     /// A server compared its heads with ours, and may have what we lack. When two connect, both ask;
     /// at a distance, one of them learns by this that the other is there.
     fn asked_by(&mut self, server: &OwnedServerName, ctx: &mut Context<Self>) {
@@ -177,7 +217,7 @@ impl RoomStateActor {
             return;
         }
         meeting.running = true;
-        meeting.lost = false;
+        meeting.reason = None;
         let number = meeting.number;
         let exchange =
             Exchange { links: self.links.clone(), rooms: ctx.address(), server: server.clone() };
@@ -215,8 +255,9 @@ impl Handler<ServerOnline> for RoomStateActor {
             }
             self.online.begin(&server, Footing::Connected);
             self.came_near(&server);
+            return self.compare(&server, ctx);
         }
-        self.compare(&server, ctx);
+        self.compare_soon(&server, Reason::Changed, ctx);
     }
 }
 
@@ -237,15 +278,30 @@ impl Handler<GossipLost> for RoomStateActor {
     type Result = ();
 
     fn handle(&mut self, GossipLost(server): GossipLost, ctx: &mut Self::Context) {
-        let Some(meeting) = self.online.open.get_mut(&server).filter(|meeting| !meeting.lost)
-        else {
-            return;
-        };
-        meeting.lost = true;
-        if let Some(planned) = meeting.planned.take() {
-            ctx.cancel_future(planned);
+        self.compare_soon(&server, Reason::Lost, ctx);
+    }
+}
+
+/// A server was found to have other heads than we have.
+#[derive(actix::Message, Debug)]
+#[rtype(result = "()")]
+pub(super) struct HeadsDiffer {
+    server: OwnedServerName,
+    /// A hash of which heads those were, theirs and ours.
+    difference: u64,
+}
+
+impl Handler<HeadsDiffer> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: HeadsDiffer, ctx: &mut Self::Context) {
+        let Some(meeting) = self.online.open.get_mut(&msg.server) else { return };
+        if meeting.differences.len() >= DIFFERENCES_MAX {
+            meeting.differences.clear();
         }
-        self.plan_meeting(&server, ctx);
+        if meeting.differences.insert(msg.difference) {
+            self.compare_soon(&msg.server, Reason::Differs, ctx);
+        }
     }
 }
 
@@ -257,12 +313,25 @@ impl Handler<CompareHeads> for RoomStateActor {
         self.asked_by(&origin, ctx);
         rooms.retain(|room_id, _| self.rooms.is_shared(room_id, &origin));
         let read_heads = self.links.read_heads.clone();
+        let this = ctx.address();
         Box::pin(async move {
             let _permit = permit;
             let ours = ask(&read_heads, ReadHeads(rooms.keys().cloned().collect())).await?;
-            let differ =
-                ours.into_iter().filter(|(id, heads)| rooms.get(id) != Some(&fingerprint(heads)));
-            Ok(differ.map(|(room_id, heads)| (room_id, told(heads))).collect())
+            let mut hash = DefaultHasher::new();
+            let differ = ours.into_iter().filter(|(id, heads)| {
+                let (theirs, ours) = (rooms.get(id), fingerprint(heads));
+                let differs = theirs != Some(&ours);
+                if differs {
+                    (id, theirs, ours).hash(&mut hash);
+                }
+                differs
+            });
+            let differ: BTreeMap<_, _> =
+                differ.map(|(room_id, heads)| (room_id, told(heads))).collect();
+            if !differ.is_empty() {
+                this.do_send(HeadsDiffer { server: origin, difference: hash.finish() });
+            }
+            Ok(differ)
         })
     }
 }
@@ -351,23 +420,35 @@ impl Exchange {
 mod tests {
     use super::*;
 
-    /// Seconds until the next exchange.
-    fn pause_after(failures: u32, lost: bool, chance: f64) -> u64 {
-        let footing = Footing::Connected;
-        let (running, planned, ended) = (false, None, None);
-        let meeting = Meeting { footing, number: 1, running, planned, lost, failures, ended };
-        meeting.pause(chance).as_secs()
+    /// Milliseconds until the next exchange.
+    fn pause_after(failures: u32, reason: Option<Reason>, chance: f64) -> u128 {
+        let mut meetings = Meetings::default();
+        let server = ruma::owned_server_name!("ann");
+        meetings.begin(&server, Footing::Connected);
+        let meeting = meetings.open.get_mut(&server).unwrap();
+        (meeting.failures, meeting.reason) = (failures, reason);
+        meeting.pause(chance).as_millis()
+    }
+
+    #[test]
+    fn what_may_have_gone_astray_is_compared_within_five_seconds() {
+        for reason in [Reason::Changed, Reason::Differs, Reason::Lost] {
+            assert!(pause_after(0, Some(reason), 1.0) < 5_000, "{reason:?}");
+        }
+        assert!(pause_after(9, Some(Reason::Changed), 1.0) < 5_000, "whoever failed is back");
+        assert!(Reason::Changed > Reason::Differs && Reason::Differs > Reason::Lost);
     }
 
     #[test]
     fn lost_gossip_is_made_up_for_soon() {
-        assert_eq!([0.0, 1.0].map(|chance| pause_after(0, true, chance)), [3, 4]);
-        assert_eq!(pause_after(2, true, 0.0), 10, "who cannot be reached is not asked the sooner");
+        let lost = Some(Reason::Lost);
+        assert_eq!([0.0, 1.0].map(|chance| pause_after(0, lost, chance)), [3000, 4500]);
+        assert_eq!(pause_after(2, lost, 0.0), 10_000, "who cannot be reached is not asked sooner");
     }
 
     #[test]
     fn failures_are_tried_again_soon_and_ever_later() {
-        let pause = |failures, chance| pause_after(failures, false, chance);
+        let pause = |failures, chance| pause_after(failures, None, chance) / 1000;
         assert_eq!([0, 1, 2, 3, 5, 6, 40].map(|n| pause(n, 0.0)), [120, 5, 10, 20, 80, 120, 120]);
         assert_eq!((pause(0, 1.0), pause(1, 0.5)), (180, 6));
     }

@@ -22,6 +22,7 @@ use super::{
     kademlia::{self, Kademlia, Scope},
     observed, port_mapping,
     probing::Probing,
+    pulse,
     relay_server::RelayServer,
     score,
 };
@@ -78,6 +79,7 @@ pub(super) struct Behaviour {
     memory: memory_connection_limits::Behaviour,
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
+    pub(super) pulse: pulse::Behaviour,
     pub(super) kad_lan: Kademlia,
     pub(super) kad_wan: Toggle<Kademlia>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
@@ -146,6 +148,7 @@ pub(super) fn build(
         memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_SHARE),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
+        pulse: pulse::Behaviour::default(),
         kad_lan: kad_lan(me, choices.closed),
         kad_wan: choices.wan.then(|| kad_wan(me)).into(),
         mdns: mdns.into(),

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -41,6 +42,7 @@ use crate::{
 };
 
 mod adverts;
+mod alive;
 mod dialling;
 mod discovery;
 mod mapping;
@@ -55,6 +57,7 @@ mod swarms;
 mod translate;
 mod upgrade;
 
+use alive::Deaf;
 use dialling::Through;
 use measuring::Measuring;
 use relays::Relay;
@@ -166,8 +169,14 @@ struct Connection {
     opened: Instant,
     /// When identify came on it.
     identified: Option<Instant>,
-    /// When a ping was last answered on it.
+    /// When a ping or a beat was last answered on it.
     answered: Option<Instant>,
+    /// The address of ours that it comes from.
+    from: Option<IpAddr>,
+    /// Since when it has been asked whether it is alive.
+    asked: Option<Instant>,
+    /// When it is asked next.
+    ask_due: Instant,
 }
 
 impl Connection {
@@ -240,6 +249,8 @@ pub(super) struct EventLoop {
     relays: Vec<Relay>,
     /// Relays that refused or were lost, until when.
     refused: HashMap<PeerId, Instant>,
+    /// Members that share no topic with us.
+    deaf: HashMap<PeerId, Deaf>,
     reach: Reachability,
     retests: Retests,
     standing: Standing,
@@ -292,6 +303,7 @@ impl EventLoop {
             measuring: None,
             through: Vec::new(),
             refused: HashMap::new(),
+            deaf: HashMap::new(),
             reach,
             retests: Retests::default(),
             standing: Standing::Hidden,

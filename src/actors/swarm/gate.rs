@@ -2,9 +2,14 @@
 //!
 //! gossipsub tells every connected peer all of our topics and takes messages from anybody. This
 //! wrapper keeps its stream shut, both ways, until a peer is admitted; it is never shut again on an
-//! open connection, whoever shares no room any more is disconnected. Invariants: before that no
-//! topic is told and nothing is read; the outbound stream waits until the peer told (by identify)
-//! that it opened its own side, since gossipsub gives a peer up that refuses once.
+//! open connection, whoever shares no room any more is disconnected.
+//!
+//! gossipsub tells its topics with the first connection of a peer and never again. A peer that was
+//! started anew, or that had given its end up, is connected beside a connection that is dead and not
+//! yet known to be: it would never learn them. So they are told again when one of several connections
+//! is closed. Invariants: before a peer is admitted no topic is told and nothing is read; the outbound
+//! stream waits until the peer told (by identify) that it opened its own side, since gossipsub gives a
+//! peer up that refuses once.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -15,12 +20,13 @@ use std::{
 
 use libp2p::{
     Multiaddr, PeerId,
-    core::{Endpoint, transport::PortUse, upgrade::DeniedUpgrade},
+    core::{ConnectedPoint, Endpoint, transport::PortUse, upgrade::DeniedUpgrade},
     gossipsub,
     swarm::{
         ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
         NetworkBehaviour, NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent,
         THandlerOutEvent, ToSwarm,
+        behaviour::ConnectionEstablished,
         derive_prelude::Either,
         handler::{ConnectionEvent, ProtocolsChange},
     },
@@ -53,7 +59,7 @@ type Inner = THandler<Gossipsub>;
 pub(super) struct Gate {
     inner: Gossipsub,
     admitted: HashSet<PeerId>,
-    connections: HashMap<PeerId, Vec<ConnectionId>>,
+    connections: HashMap<PeerId, Vec<(ConnectionId, ConnectedPoint)>>,
     /// Peers that we connected.
     dialled: HashSet<PeerId>,
     kept: HashSet<PeerId>,
@@ -80,13 +86,37 @@ impl Gate {
         &mut self.inner
     }
 
-    /// Counts our topics, and those that have a mesh.
-    pub(super) fn topics(&self) -> TopicCounts {
-        let meshed = |topic: &&gossipsub::TopicHash| self.inner.mesh_peers(topic).next().is_some();
+    /// Counts our topics, and those that have a mesh, of peers that are not silent.
+    pub(super) fn topics(&self, silent: impl Fn(&PeerId) -> bool) -> TopicCounts {
+        let meshed =
+            |topic: &&gossipsub::TopicHash| self.inner.mesh_peers(topic).any(|peer| !silent(peer));
         TopicCounts {
             subscribed: self.inner.topics().count(),
             meshed: self.inner.topics().filter(meshed).count(),
         }
+    }
+
+    /// Returns the admitted peers of which no topic is known, though we have some: they do not hear us.
+    pub(super) fn deaf(&self) -> Vec<PeerId> {
+        if self.inner.topics().next().is_none() {
+            return Vec::new();
+        }
+        let silent = self.inner.all_peers().filter(|(_, topics)| topics.is_empty());
+        silent.map(|(peer, _)| *peer).filter(|peer| self.admitted.contains(peer)).collect()
+    }
+
+    /// Tells a peer all of our topics, as with a first connection.
+    fn greet(&mut self, peer_id: PeerId) {
+        let open = self.connections.get(&peer_id).and_then(|open| open.first()).cloned();
+        let Some((connection_id, endpoint)) = open else { return };
+        let greeting = ConnectionEstablished {
+            peer_id,
+            connection_id,
+            endpoint: &endpoint,
+            failed_addresses: &[],
+            other_established: 0,
+        };
+        self.inner.on_swarm_event(FromSwarm::ConnectionEstablished(greeting));
     }
 
     /// Tells whether a peer shares a room with us.
@@ -112,7 +142,7 @@ impl Gate {
 
     fn tell(&mut self, peer: PeerId) {
         let connections = self.connections.get(&peer).into_iter().flatten();
-        self.telling.extend(connections.map(|connection| (peer, *connection)));
+        self.telling.extend(connections.map(|(connection, _)| (peer, *connection)));
     }
 
     /// Shuts it for connections to come; those that are must be closed by the caller.
@@ -187,15 +217,16 @@ impl NetworkBehaviour for Gate {
     fn on_swarm_event(&mut self, event: FromSwarm) {
         match &event {
             FromSwarm::ConnectionEstablished(made) => {
-                self.connections.entry(made.peer_id).or_default().push(made.connection_id);
+                let open = self.connections.entry(made.peer_id).or_default();
+                open.push((made.connection_id, made.endpoint.clone()));
                 if made.endpoint.is_dialer() {
                     self.dialled.insert(made.peer_id);
                 }
             }
             FromSwarm::ConnectionClosed(closed) => {
                 if let Some(open) = self.connections.get_mut(&closed.peer_id) {
-                    open.retain(|connection| *connection != closed.connection_id);
-                    self.alone.extend(open.iter().map(|left| (closed.peer_id, *left)));
+                    open.retain(|(connection, _)| *connection != closed.connection_id);
+                    self.alone.extend(open.iter().map(|(left, _)| (closed.peer_id, *left)));
                 }
                 if closed.remaining_established == 0 {
                     self.connections.remove(&closed.peer_id);
@@ -204,7 +235,16 @@ impl NetworkBehaviour for Gate {
             }
             _ => {}
         }
+        let left = match &event {
+            FromSwarm::ConnectionClosed(closed) if closed.remaining_established > 0 => {
+                Some(closed.peer_id)
+            }
+            _ => None,
+        };
         self.inner.on_swarm_event(event);
+        if let Some(peer) = left {
+            self.greet(peer);
+        }
     }
 
     fn on_connection_handler_event(

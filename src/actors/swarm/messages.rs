@@ -240,6 +240,8 @@ pub enum Discovery {
         /// Where it can be reached, the address of the connection first.
         addresses: Vec<Multiaddr>,
     },
+    /// A connection to a node was made or lost beside others.
+    PathChanged(PeerId),
     /// The last connection to a node was closed.
     PeerGone(PeerId),
     /// A node that we wanted cannot be connected.

@@ -23,6 +23,7 @@ mod observed;
 mod port_mapping;
 mod probe;
 mod probing;
+mod pulse;
 mod reachability;
 mod relay_server;
 mod retest;

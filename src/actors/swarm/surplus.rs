@@ -2,9 +2,10 @@
 //!
 //! Streams are opened on any of them, so a circuit beside a direct connection makes requests slow
 //! and ends them at the relay's limit. Invariants: a connection is given up only beside one that is
-//! proven to work and is kept; circuits by either side, of two direct connections the newer one and
-//! of two circuits the older one, by one side alone, since otherwise each could close what the other
-//! keeps; and only while no request is under way, within a limit.
+//! proven to work and is kept; circuits by either side, of two direct connections the newer one (TCP
+//! beside QUIC before that: it alone is stuck where large packets get lost) and of two circuits the
+//! older one, by one side alone, since otherwise each could close what the other keeps; and only while
+//! no request is under way, within a limit.
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ const LINGER: Duration = Duration::from_secs(30);
 pub(super) struct Link {
     pub(super) id: ConnectionId,
     pub(super) relayed: bool,
+    pub(super) tcp: bool,
     pub(super) opened: Instant,
     /// When identify was answered on it.
     pub(super) identified: Option<Instant>,
@@ -49,23 +51,20 @@ pub(super) fn surplus(
 ) -> Vec<ConnectionId> {
     let calm = calm_since.is_some_and(|since| now.duration_since(since) >= CALM);
     let direct = || links.iter().filter(|link| !link.relayed);
-    let kept = direct().filter(|link| link.identified.is_some()).min_by_key(|link| link.opened);
+    let identified = direct().filter(|link| link.identified.is_some());
+    let kept = identified.min_by_key(|link| (link.tcp, link.opened));
     let Some(kept) = kept else { return older_circuits(links, decides, calm, now) };
     let stands = kept.identified.map_or(Duration::ZERO, |since| now.duration_since(since));
     let circuits =
         links.iter().filter(|link| link.relayed && stands >= SETTLE && (calm || stands >= LINGER));
-    let newer = direct().filter(|link| {
-        let age = now.duration_since(link.opened);
+    let others = direct().filter(|link| {
+        let both_since = link.opened.max(kept.opened);
+        let age = now.duration_since(both_since);
         // Else it may be the older one that is dead, and the peer came back by the newer.
-        let answered = kept.answered.is_some_and(|at| at > link.opened);
-        link.id != kept.id
-            && link.opened >= kept.opened
-            && decides
-            && answered
-            && age >= AGE
-            && (calm || age >= LINGER)
+        let answered = kept.answered.is_some_and(|at| at > both_since);
+        link.id != kept.id && decides && answered && age >= AGE && (calm || age >= LINGER)
     });
-    circuits.chain(newer).map(|link| link.id).collect()
+    circuits.chain(others).map(|link| link.id).collect()
 }
 
 /// Returns the circuits that a newer one replaced, where there is no direct connection.
@@ -90,6 +89,9 @@ mod tests {
     /// milliseconds.
     type Row = (usize, bool, u64, Option<u64>, Option<u64>);
 
+    /// Connections with numbers from here on are TCP.
+    const TCP: usize = 10;
+
     fn check(rows: &[Row], decides: bool, calm: Option<u64>, now: u64) -> Vec<usize> {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
@@ -98,6 +100,7 @@ mod tests {
             .map(|(id, relayed, opened, identified, answered)| Link {
                 id: ConnectionId::new_unchecked(*id),
                 relayed: *relayed,
+                tcp: *id >= TCP,
                 opened: at(*opened),
                 identified: identified.map(at),
                 answered: answered.map(at),
@@ -145,6 +148,18 @@ mod tests {
         assert!(check(&[silent, new], true, Some(0), 60_000).is_empty(), "it may be dead");
         let young = (2, false, 6000, Some(6010), None);
         assert!(check(&[old, young], true, Some(0), 8000).is_empty(), "AutoNAT may use it");
+    }
+
+    #[test]
+    fn tcp_goes_beside_quic_whichever_was_there_first() {
+        let tcp = (TCP, false, 0, Some(10), Some(7000));
+        let quic = (1, false, 1000, Some(1010), Some(7000));
+        assert_eq!(check(&[tcp, quic], true, Some(0), 8000), [TCP]);
+        assert!(check(&[tcp, quic], false, Some(0), 8000).is_empty(), "the other side does");
+        let unproven = (1, false, 1000, Some(1010), None);
+        assert!(check(&[tcp, unproven], true, Some(0), 8000).is_empty(), "it may not work");
+        let newer = (TCP + 1, false, 1000, Some(1010), Some(7000));
+        assert_eq!(check(&[tcp, newer], true, Some(0), 8000), [TCP + 1]);
     }
 
     #[test]

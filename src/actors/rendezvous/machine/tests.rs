@@ -44,6 +44,7 @@ fn told(effects: Vec<Effect<u8, &'static str>>) -> Vec<String> {
     let short = effects.into_iter().map(|effect| match effect {
         Effect::Exchange(peer) => format!("exchange {peer}"),
         Effect::Proven { peer, first, .. } => format!("proven {peer} {first}"),
+        Effect::Reconnected(_) => "reconnected".to_owned(),
         Effect::Offline(_) => "offline".to_owned(),
         Effect::Admit(peer, _) => format!("admit {peer}"),
         Effect::Part(peer) => format!("part {peer}"),
@@ -86,6 +87,14 @@ fn a_node_is_asked_once_and_counts_once_proven() {
 }
 
 #[test]
+fn whoever_is_proven_is_compared_with_when_its_connections_change() {
+    let mut machine = machine(&[1]);
+    assert_eq!(told(machine.handle(Input::PathChanged(1), NOW)), [""; 0], "a stranger");
+    prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
+    assert_eq!(told(machine.handle(Input::PathChanged(1), NOW)), ["reconnected"]);
+}
+
+#[test]
 fn what_proves_nothing() {
     for (what, peer, keys, now) in [
         ("another node's", 2, issued(1, &[1], NOW), NOW),
@@ -120,7 +129,7 @@ fn a_proof_ends_with_its_time_and_with_newer_keys() {
 }
 
 #[test]
-fn the_book_is_written_at_most_once_a_minute_and_dialled_once() {
+fn the_book_is_written_at_most_once_a_minute_and_dialled_with_each_signer() {
     let mut machine = machine(&[1]);
     let keys = || issued(1, &[1], NOW);
     for (at, expected) in [(0, true), (59_999, false), (60_000, true)] {
@@ -135,11 +144,41 @@ fn the_book_is_written_at_most_once_a_minute_and_dialled_once() {
         std::iter::once(old).chain(new).collect::<Vec<_>>()
     };
     let mut machine = M::default();
-    assert_eq!(told(machine.handle(Input::Book(rows()), NOW)), ["write false"], "no identity yet");
+    assert_eq!(told(machine.handle(Input::Book(rows()), NOW)), [""; 0], "no identity yet");
     let dialled = told(machine.handle(Input::Signer(server(100)), NOW));
     assert_eq!(dialled.len(), BOOK_DIALS);
     assert_eq!(dialled.first().map(String::as_str), Some("dial 0"), "the last seen come first");
-    assert_eq!(told(machine.handle(Input::Signer(server(100)), NOW)), [""; 0]);
+    let again = told(machine.handle(Input::Signer(server(100)), NOW));
+    assert_eq!(again, dialled, "our server_keys are new: the clock may have been set");
+}
+
+#[test]
+fn a_clock_that_was_wrong_leaves_nothing_behind() {
+    // A day ahead: a row of the book is written, and a search fails.
+    let ahead = NOW + 24 * 60 * 60 * 1000;
+    let mut machine = M::default();
+    let place = Place { peer: 9, addresses: vec!["there"], valid_until_ts: ahead, seen_ts: NOW };
+    machine.handle(Input::Book(vec![(server(9), place)]), ahead);
+    machine.handle(Input::Signer(server(100)), ahead);
+    machine.handle(seen(1), ahead);
+    prove(&mut machine, 1, issued(1, &[1], NOW), ahead);
+    machine.handle(Input::Gone(1), ahead);
+    machine.handle(resolve(1, 2), ahead);
+    machine.handle(Input::TimeUp(1), ahead);
+    // It is put right, and our server_keys are issued anew.
+    let dialled = told(machine.handle(Input::Signer(server(100)), NOW));
+    assert!(dialled.contains(&"dial 9".to_owned()), "{dialled:?}");
+    assert_eq!(told(machine.handle(resolve(2, 2), NOW)), ["providers 2"], "looked for again");
+    machine.handle(seen(1), NOW);
+    let written = prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
+    assert!(written.contains(&"write true".to_owned()), "{written:?}");
+    // A year ahead, nobody is dialled, and nothing is forgotten.
+    let mut machine = M::default();
+    let place = Place { peer: 9, addresses: vec!["there"], valid_until_ts: NOW, seen_ts: NOW };
+    let year = NOW + 365 * 24 * 60 * 60 * 1000;
+    machine.handle(Input::Signer(server(100)), year);
+    assert_eq!(told(machine.handle(Input::Book(vec![(server(9), place)]), year)), [""; 0]);
+    assert_eq!(told(machine.handle(Input::Signer(server(100)), NOW)), ["dial 9"]);
 }
 
 #[test]

@@ -61,6 +61,8 @@ impl EventLoop {
         self.redial(now);
         self.reserve(now);
         self.dial_through(now);
+        self.feel_pulses(now);
+        self.mend_gossip(now);
         self.meet_again(now);
         self.punch_again(now);
         self.give_up(now);

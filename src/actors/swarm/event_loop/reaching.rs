@@ -47,6 +47,7 @@ impl EventLoop {
 
     pub(super) fn on_not_listening(&mut self, at: &Multiaddr) {
         self.reach.listening(at, false);
+        self.address_lost(at);
         self.network_changed(at);
         self.weigh();
     }
@@ -54,7 +55,9 @@ impl EventLoop {
     /// We listen elsewhere: on another network, another router may let others in.
     fn network_changed(&mut self, at: &Multiaddr) {
         if matches!(address::reach(at), Reach::Private | Reach::Global) {
-            self.retests.changed(Instant::now());
+            let now = Instant::now();
+            self.retests.changed(now);
+            self.hurry_all(now);
         }
     }
 

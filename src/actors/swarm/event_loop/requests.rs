@@ -164,6 +164,9 @@ impl EventLoop {
             },
             Exchanged::OutboundFailure { peer, request_id, error, .. } => {
                 self.over(peer);
+                if matches!(error, OutboundFailure::Timeout) {
+                    self.doubt(&peer, None);
+                }
                 if let Some(reply) = self.requests.remove(&request_id) {
                     let _ = reply.send(Err(failure(&error)));
                 }

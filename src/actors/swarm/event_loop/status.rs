@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use libp2p::PeerId;
+
 use super::{EventLoop, Peer, Standing, address::Reach};
 use crate::actors::{
     rendezvous::{NetworkStatus, PeerStatus, PortMapping, Reachability, RelayStatus, Way},
@@ -11,6 +13,8 @@ use crate::actors::{
 impl EventLoop {
     pub(super) fn status(&mut self) -> NetworkStatus {
         let dht = self.dht_status();
+        let now = Instant::now();
+        let silent = |peer: &PeerId| self.peers.get(peer).is_none_or(|peer| peer.is_silent(now));
         let behaviour = self.swarm.behaviour();
         let gate = &behaviour.gossip;
         let peers = self.peers.iter().filter(|(_, peer)| peer.ours).filter_map(|(id, peer)| {
@@ -22,6 +26,7 @@ impl EventLoop {
                 way: best.way,
                 relayed: best.relayed(),
                 gossips: gate.is_admitted(id),
+                answers: !peer.is_silent(now),
                 rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             })
         });
@@ -38,7 +43,7 @@ impl EventLoop {
             nat: self.nat,
             port_mapping: self.port_mapping(),
             relays: self.relays_in_use().collect(),
-            topics: gate.topics(),
+            topics: gate.topics(silent),
             peers: peers.collect(),
             strangers: self.swarm.behaviour().door.strangers(),
             dht,
@@ -73,10 +78,11 @@ impl EventLoop {
 }
 
 impl Peer {
-    /// Returns the best connection: a direct one, and of these the oldest.
+    /// Returns the best connection: one that answers, a direct one, and of these the oldest.
     pub(super) fn best(&self) -> Option<&super::Connection> {
-        let rank = |way| way == Way::Relayed;
-        self.connections.iter().min_by_key(|open| (rank(open.way), open.opened))
+        let now = Instant::now();
+        let rank = |open: &super::Connection| (open.is_silent(now), open.way == Way::Relayed);
+        self.connections.iter().min_by_key(|open| (rank(open), open.opened))
     }
 
     /// Tells whether a connection without a relay is there.

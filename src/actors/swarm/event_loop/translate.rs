@@ -15,6 +15,7 @@ use super::{
         behaviour::{AUTONAT, BehaviourEvent, HOP, IDENTITY, KAD_LAN, KAD_WAN},
     },
     Connection, Discovery, Event, EventLoop, GossipReceived, GossipTicket, IDENTITY_BURST, address,
+    alive::source_of,
 };
 use crate::actors::room::TransactionVerdict;
 
@@ -32,6 +33,7 @@ impl EventLoop {
             SwarmEvent::Behaviour(BehaviourEvent::KadWan(event)) => self.on_wan(event),
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event),
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Pulse(event)) => self.on_beaten(event),
             SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => self.on_relay(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Probe(event)) => self.on_probe(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => self.on_dcutr(&event),
@@ -98,6 +100,9 @@ impl EventLoop {
         }
         self.found(&id, Instant::now());
         let way = self.way_of(&id, connection, endpoint);
+        // Whoever comes a second time may have lost its end of the first.
+        self.doubt(&id, None);
+        let now = Instant::now();
         let peer = self.peers.entry(id).or_default();
         if peer.connections.is_empty() {
             peer.identity_budget = IDENTITY_BURST;
@@ -107,9 +112,12 @@ impl EventLoop {
             address: at.clone(),
             dialled: endpoint.is_dialer(),
             way,
-            opened: Instant::now(),
+            opened: now,
             identified: None,
             answered: None,
+            from: source_of(endpoint),
+            asked: None,
+            ask_due: now,
         });
     }
 
@@ -121,7 +129,8 @@ impl EventLoop {
         self.circuit_gone(id);
         if remaining > 0 {
             self.direct_lost(&id);
-            return;
+            self.doubt(&id, None);
+            return self.path_changed(id);
         }
         self.anchor_changed(id);
         // A proof counts for the connections that there were: it is asked for again on the next.
@@ -156,7 +165,8 @@ impl EventLoop {
         let addresses = address::usable(&info.listen_addrs, &at.address, at.dialled);
         let (dialled, seen_from) = (at.dialled, at.address.clone());
         let direct = !at.relayed();
-        at.identified = Some(now);
+        let new = at.identified.replace(now).is_none();
+        let beside = peer.connections.len() > 1;
         peer.identified.get_or_insert(now);
         peer.ours = info.protocols.contains(&IDENTITY);
         peer.relays = info.protocols.contains(&HOP);
@@ -195,6 +205,9 @@ impl EventLoop {
         self.anchor_changed(peer_id);
         if self.wanted.remove(&peer_id) || ours {
             self.news(Discovery::PeerSeen { peer: peer_id, ours, addresses });
+        }
+        if new && beside {
+            self.path_changed(peer_id);
         }
     }
 

@@ -185,6 +185,7 @@ impl EventLoop {
         open.map(|open| Link {
             id: open.id,
             relayed: open.relayed(),
+            tcp: !address::is_udp(&open.address),
             opened: open.opened,
             identified: open.identified,
             answered: open.answered,

@@ -1,0 +1,215 @@
+//! Whether connections are alive, and what is done where one is not.
+//!
+//! A connection can be dead for long before the system says so: a cut that began on one side, a peer
+//! that was killed and is back, an address that is ours no longer. What goes over it is lost, and the
+//! library chooses among several connections without asking. Invariants: only nodes of our kind are
+//! asked; a connection that answers is never closed here, but for what came from a lost address.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, swarm::ConnectionId};
+
+use super::{
+    super::{
+        address::{self, Reach},
+        pulse::{Beat, Beaten},
+        reachability::ip_of,
+        schedule::jittered,
+    },
+    Connection, Discovery, EventLoop, Peer,
+};
+
+/// How often each connection to a node of our kind is asked whether it is alive.
+const EVERY: Duration = Duration::from_secs(5);
+/// How long the answer may take: a slow line may be full of something large.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// The same where the peer has another connection, so that little is lost.
+const PATIENCE_BESIDE: Duration = Duration::from_secs(3);
+/// The same where there is a reason to doubt it: the peer has just come by another one, or lost one.
+const DOUBT: Duration = Duration::from_millis(1500);
+/// After this without an answer, `status` says so.
+const SILENT: Duration = Duration::from_secs(2);
+/// A member that shares no topic with us for so long, with nothing under way, has lost ours, or we
+/// its: both begin anew.
+const DEAF: Duration = Duration::from_secs(5);
+/// The same peer is not disconnected for that again before this, doubling: it may have left our rooms
+/// and not be able to say so.
+const DEAF_AGAIN: Duration = Duration::from_secs(60);
+const DEAF_RAREST: Duration = Duration::from_secs(60 * 60);
+/// Peers that are remembered for it.
+const DEAF_MAX: usize = 256;
+/// Ticks between two looks at who is deaf: it takes a walk over all topics of all peers.
+const DEAF_TICKS: u32 = 4;
+/// Ways into the network are tried again this soon after it changed.
+const CHANGED: Duration = Duration::from_millis(500);
+
+/// A member that shares no topic with us.
+#[derive(Debug)]
+pub(super) struct Deaf {
+    since: Instant,
+    /// It is not disconnected before this.
+    next: Instant,
+    wait: Duration,
+}
+
+/// Returns the address of ours from which a connection comes, as far as that can be told.
+pub(super) fn source_of(endpoint: &ConnectedPoint) -> Option<IpAddr> {
+    if endpoint.is_relayed() {
+        return None;
+    }
+    if let ConnectedPoint::Listener { local_addr, .. } = endpoint
+        && let Some(ip) = ip_of(local_addr).filter(|ip| !ip.is_unspecified())
+    {
+        return Some(ip);
+    }
+    route_to(ip_of(endpoint.get_remote_address())?)
+}
+
+/// Asks the system from which address it would send there. Nothing is sent.
+fn route_to(target: IpAddr) -> Option<IpAddr> {
+    const ANY_PORT: u16 = 9;
+    let any: IpAddr = match target {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(SocketAddr::from((target, ANY_PORT))).ok()?;
+    socket.local_addr().ok().map(|at| at.ip())
+}
+
+impl Connection {
+    /// Tells whether what was asked last waits for an answer for too long to call it alive.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        self.asked.is_some_and(|since| now.duration_since(since) >= SILENT)
+    }
+}
+
+impl Peer {
+    /// Tells whether none of its connections answers.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        self.connections.iter().all(|open| open.is_silent(now))
+    }
+}
+
+impl EventLoop {
+    /// Asks connections whose turn it is.
+    pub(super) fn feel_pulses(&mut self, now: Instant) {
+        let mut due = Vec::new();
+        for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.ours) {
+            let within = if peer.connections.len() > 1 { PATIENCE_BESIDE } else { PATIENCE };
+            let open = peer.connections.iter();
+            let open = open.filter(|open| open.asked.is_none() && open.ask_due <= now);
+            due.extend(open.map(|open| (*id, open.id, within)));
+        }
+        for (peer, connection, within) in due {
+            self.beat(peer, connection, within, now);
+        }
+    }
+
+    /// Asks all connections of a peer but one, soon to be answered.
+    pub(super) fn doubt(&mut self, id: &PeerId, except: Option<ConnectionId>) {
+        let Some(peer) = self.peers.get(id).filter(|peer| peer.ours) else { return };
+        let open = peer.connections.iter().map(|open| open.id);
+        let doubted: Vec<_> = open.filter(|open| Some(*open) != except).collect();
+        for connection in doubted {
+            self.beat(*id, connection, DOUBT, Instant::now());
+        }
+    }
+
+    fn beat(&mut self, id: PeerId, connection: ConnectionId, within: Duration, now: Instant) {
+        if self.closing.contains(&connection) {
+            return;
+        }
+        let open = self.peers.get_mut(&id).map(|peer| peer.connections.iter_mut());
+        let Some(open) = open.into_iter().flatten().find(|open| open.id == connection) else {
+            return;
+        };
+        open.asked.get_or_insert(now);
+        // QUIC finds by itself how large a packet may be, and a circuit has its own limits.
+        let wide = !open.relayed() && !address::is_udp(&open.address);
+        self.swarm.behaviour_mut().pulse.beat(id, connection, Beat { wide, within });
+    }
+
+    pub(super) fn on_beaten(&mut self, Beaten { peer: id, connection, took }: Beaten) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(open) = peer.connections.iter_mut().find(|open| open.id == connection) else {
+            return;
+        };
+        let now = Instant::now();
+        open.asked = None;
+        open.ask_due = now + jittered(EVERY, rand::random());
+        match took {
+            Some(took) => {
+                open.answered = Some(now);
+                peer.rtt = Some(took);
+            }
+            None => {
+                log::debug!(peer:% = id, address:% = open.address; "closing a dead connection");
+                self.swarm.close_connection(connection);
+            }
+        }
+    }
+
+    /// An address is ours no longer: what was connected from it is dead, and is made anew from what
+    /// is left.
+    pub(super) fn address_lost(&mut self, at: &Multiaddr) {
+        let Some(ip) = ip_of(at).filter(|_| address::reach(at) != Reach::Relayed) else { return };
+        let all = self.peers.values().flat_map(|peer| &peer.connections);
+        let dead: Vec<ConnectionId> =
+            all.filter(|open| open.from == Some(ip)).map(|open| open.id).collect();
+        if !dead.is_empty() {
+            log::info!(address:% = ip, connections = dead.len(); "the address is gone; connecting anew");
+        }
+        for connection in dead {
+            self.swarm.close_connection(connection);
+        }
+    }
+
+    /// We are in another network, or in one more: whoever was lost may be there.
+    pub(super) fn hurry_all(&mut self, now: Instant) {
+        self.reunions.hurry(now);
+        for anchor in &mut self.anchors {
+            anchor.backoff.hurry(now, CHANGED);
+        }
+        for relay in &mut self.relays {
+            relay.hurry(now, CHANGED);
+        }
+    }
+
+    /// Begins anew with members that gossip with us and share no topic with us.
+    pub(super) fn mend_gossip(&mut self, now: Instant) {
+        if !self.ticks.is_multiple_of(DEAF_TICKS) {
+            return;
+        }
+        let deaf = self.swarm.behaviour().gossip.deaf();
+        self.deaf.retain(|peer, known| deaf.contains(peer) || known.next > now);
+        for id in deaf {
+            if self.deaf.len() >= DEAF_MAX && !self.deaf.contains_key(&id) {
+                continue;
+            }
+            let new = Deaf { since: now, next: now, wait: DEAF_AGAIN };
+            let known = self.deaf.entry(id).or_insert(new);
+            let Some(peer) = self.peers.get(&id) else { continue };
+            let calm = !self.work.contains_key(&id)
+                && peer.calm_since.is_some_and(|since| now.duration_since(since) >= DEAF);
+            let admitted = peer.admitted.is_some_and(|at| now.duration_since(at) >= DEAF);
+            if !(calm && admitted && now.duration_since(known.since) >= DEAF && known.next <= now) {
+                continue;
+            }
+            known.next = now + known.wait;
+            known.wait = (known.wait * 2).min(DEAF_RAREST);
+            log::info!(peer:% = id; "no gossip comes from a member; connecting anew");
+            let _ = self.swarm.disconnect_peer_id(id);
+        }
+    }
+
+    /// A connection beside others was made or lost: what was said meanwhile may have gone astray.
+    pub(super) fn path_changed(&mut self, id: PeerId) {
+        if self.peers.get(&id).is_some_and(|peer| peer.ours) {
+            self.news(Discovery::PathChanged(id));
+        }
+    }
+}
