@@ -1,12 +1,13 @@
 //! mDNS: whether this machine can speak to the LAN, and whether anybody answers.
 //!
-//! One query for the name that all libp2p nodes answer to, from each address of this machine. The
-//! socket shares port 5353 with whoever else listens there, since answers go to the group.
+//! One query for the name that all libp2p nodes answer to, from each address of this machine and, with
+//! IPv6, on each link. The sockets share port 5353 with whoever else listens there, since answers go to
+//! the group.
 
 use std::{
     collections::BTreeSet,
     fs, io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
     time::Duration,
 };
 
@@ -15,10 +16,14 @@ use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
 use tokio::time::{Instant, timeout_at};
 
 use super::Finding;
-use crate::config::Config;
+use crate::{
+    actors::swarm::{Link, links},
+    config::Config,
+};
 
 const CHECK: &str = "mDNS";
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+const GROUP_SIX: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 const PORT: u16 = 5353;
 /// How long answers are waited for.
 const WAIT: Duration = Duration::from_secs(2);
@@ -37,22 +42,31 @@ pub(super) async fn mdns(config: &Config, own_peer_id: Option<&str>) -> Finding 
     if !config.libp2p.mdns {
         return Finding::ok(CHECK, "it is turned off (libp2p.mdns): the LAN is not searched");
     }
-    let interfaces = own_addresses();
-    if interfaces.is_empty() {
+    let (interfaces, links) = (own_addresses(), links());
+    if interfaces.is_empty() && links.is_empty() {
         return Finding::warning(
             CHECK,
             "this machine is in no network",
             "connect it: nodes of the LAN cannot be found",
         );
     }
-    match ask(&interfaces).await {
-        Ok(peers) => judge(&peers, own_peer_id),
-        Err(error) => Finding::warning(
+    let until = Instant::now() + WAIT;
+    let asked = tokio::join!(async { gather(ask(&interfaces)?, until).await }, async {
+        gather(ask_six(&links)?, until).await
+    },);
+    match asked {
+        (Err(error), Err(_)) => Finding::warning(
             CHECK,
             format!("multicast is not possible here: {error}"),
-            "let UDP 5353 to 224.0.0.251 through the firewall of this machine; a container needs \
-             the network of its host; without mDNS, nodes of the LAN are found through the DHT",
+            "let UDP 5353 to 224.0.0.251 and ff02::fb through the firewall of this machine; a \
+             container needs the network of its host; without mDNS, nodes of the LAN are found \
+             through the DHT",
         ),
+        (four, six) => {
+            let mut peers = four.unwrap_or_default();
+            peers.extend(six.unwrap_or_default());
+            judge(&peers, own_peer_id)
+        }
     }
 }
 
@@ -67,8 +81,8 @@ fn judge(peers: &BTreeSet<String>, own_peer_id: Option<&str>) -> Finding {
         (0, None, Some(own)) if !own.is_empty() => Finding::warning(
             CHECK,
             "nobody answered within 2 s, not even this node",
-            "let UDP 5353 to 224.0.0.251 through the firewall of this machine; then start the \
-             node anew",
+            "let UDP 5353 to 224.0.0.251 and ff02::fb through the firewall of this machine; then \
+             start the node anew",
         ),
         _ => Finding::new(
             CHECK,
@@ -81,32 +95,55 @@ fn judge(peers: &BTreeSet<String>, own_peer_id: Option<&str>) -> Finding {
     }
 }
 
-/// Sends the query, and returns the PeerIds of those who answered.
-async fn ask(interfaces: &[Ipv4Addr]) -> io::Result<BTreeSet<String>> {
-    let group = SocketAddr::from((GROUP, PORT));
-    let fd = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+/// Makes a socket for answers that go to the group.
+fn listening(family: AddressFamily, at: SocketAddr) -> io::Result<UdpSocket> {
+    let fd = socket(family, SocketType::DGRAM, None)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
     sockopt::set_socket_reuseport(&fd, true)?;
-    bind(&fd, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)))?;
+    if at.is_ipv6() {
+        sockopt::set_ipv6_v6only(&fd, true)?;
+    }
+    bind(&fd, &at)?;
     let socket = UdpSocket::from(fd);
     socket.set_nonblocking(true)?;
-    let mut failure = None;
-    let mut sent = false;
-    for interface in interfaces {
-        let went = sockopt::set_ip_add_membership(&socket, &GROUP, interface)
-            .and_then(|()| sockopt::set_ip_multicast_if(&socket, interface))
-            .map_err(io::Error::from)
-            .and_then(|()| socket.send_to(&query(), group));
-        match went {
-            Ok(_) => sent = true,
-            Err(error) => failure = Some(error),
-        }
+    Ok(socket)
+}
+
+/// Sends the query from each address.
+fn ask(interfaces: &[Ipv4Addr]) -> io::Result<UdpSocket> {
+    let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
+    let socket = listening(AddressFamily::INET, at)?;
+    let sent = interfaces.iter().map(|interface| {
+        sockopt::set_ip_add_membership(&socket, &GROUP, interface)?;
+        sockopt::set_ip_multicast_if(&socket, interface)?;
+        socket.send_to(&query(), (GROUP, PORT))
+    });
+    any_sent(sent.collect()).map(|()| socket)
+}
+
+/// The same on each link.
+fn ask_six(links: &[Link]) -> io::Result<UdpSocket> {
+    let at = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
+    let socket = listening(AddressFamily::INET6, at)?;
+    let sent = links.iter().map(|link| {
+        sockopt::set_ipv6_add_membership(&socket, &GROUP_SIX, link.index)?;
+        socket.send_to(&query(), SocketAddrV6::new(GROUP_SIX, PORT, 0, link.index))
+    });
+    any_sent(sent.collect()).map(|()| socket)
+}
+
+/// One way is enough.
+fn any_sent(sent: Vec<io::Result<usize>>) -> io::Result<()> {
+    if sent.iter().any(Result::is_ok) {
+        return Ok(());
     }
-    if let (false, Some(error)) = (sent, failure) {
-        return Err(error);
-    }
+    let failure = sent.into_iter().find_map(Result::err);
+    Err(failure.unwrap_or_else(|| io::ErrorKind::NetworkUnreachable.into()))
+}
+
+/// Returns the PeerIds of those who answered.
+async fn gather(socket: UdpSocket, until: Instant) -> io::Result<BTreeSet<String>> {
     let socket = tokio::net::UdpSocket::from_std(socket)?;
-    let until = Instant::now() + WAIT;
     let mut peers = BTreeSet::new();
     let mut packet = vec![0; 9000];
     while let Ok(Ok((length, _))) = timeout_at(until, socket.recv_from(&mut packet)).await {

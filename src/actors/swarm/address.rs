@@ -32,7 +32,8 @@ pub(super) fn reach(address: &Multiaddr) -> Reach {
     if address.iter().any(|part| part == Protocol::P2pCircuit) {
         return Reach::Relayed;
     }
-    match address.iter().next() {
+    // A zone says on which link of this machine an address is.
+    match address.iter().find(|part| !matches!(part, Protocol::Ip6zone(_))) {
         Some(Protocol::Ip4(ip)) if ip.is_loopback() => Reach::Loopback,
         Some(Protocol::Ip6(ip)) if ip.is_loopback() => Reach::Loopback,
         Some(Protocol::Ip4(ip)) if ip.is_unspecified() || ip.is_multicast() => Reach::None,
@@ -152,6 +153,12 @@ pub(super) fn is_udp(address: &Multiaddr) -> bool {
     address.iter().any(|part| matches!(part, Protocol::Udp(_)))
 }
 
+/// Tells whether an address is a TCP one, and no relay is in between.
+pub(super) fn is_plain_tcp(address: &Multiaddr) -> bool {
+    let tcp = address.iter().any(|part| matches!(part, Protocol::Tcp(_)));
+    tcp && reach(address) != Reach::Relayed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,6 +177,7 @@ mod tests {
             ("/ip4/100.64.0.1/tcp/1", Reach::Private),
             ("/ip4/169.254.0.1/tcp/1", Reach::Private),
             ("/ip6/fe80::1/tcp/1", Reach::Private),
+            ("/ip6zone/eth0/ip6/fe80::1/tcp/1", Reach::Private),
             ("/ip6/fd00::1/tcp/1", Reach::Private),
             ("/ip4/104.131.131.82/tcp/4001", Reach::Global),
             ("/ip6/2001:db8::1/tcp/1", Reach::Global),

@@ -83,6 +83,8 @@ pub(super) struct Behaviour {
     pub(super) kad_lan: Kademlia,
     pub(super) kad_wan: Toggle<Kademlia>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+    /// The library does one of the two.
+    pub(super) mdns_six: Toggle<mdns::tokio::Behaviour>,
     pub(super) gossip: Gate,
     pub(super) identity: request_response::Behaviour<FrameCodec>,
     pub(super) federation: request_response::Behaviour<FrameCodec>,
@@ -118,11 +120,6 @@ pub(super) fn build(
     choices: &Choices,
 ) -> Result<Behaviour, Fault> {
     let me = PeerId::from(key.public());
-    let mdns = choices.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me));
-    // A machine without multicast still has all the other ways.
-    let mdns = mdns.and_then(|mdns| {
-        mdns.inspect_err(|error| log::warn!(error:%; "no nodes of the LAN will be found")).ok()
-    });
     let identify = identify::Config::new(FAMILY.to_owned(), key.public())
         .with_agent_version(format!("messagehub/{}", env!("CARGO_PKG_VERSION")))
         // What peers say of themselves is filtered first (`address::usable`), then told to the
@@ -151,7 +148,8 @@ pub(super) fn build(
         pulse: pulse::Behaviour::default(),
         kad_lan: kad_lan(me, choices.closed),
         kad_wan: choices.wan.then(|| kad_wan(me)).into(),
-        mdns: mdns.into(),
+        mdns: choices.mdns.then(|| mdns(me, false)).flatten().into(),
+        mdns_six: choices.mdns.then(|| mdns(me, true)).flatten().into(),
         gossip: Gate::new(gossipsub()?),
         identity: exchange(IDENTITY, server_keys::MAX_LEN, server_keys::MAX_LEN, IDENTITY_WAIT),
         federation: exchange(
@@ -176,6 +174,13 @@ pub(super) fn build(
         dcutr: choices.traversal.then(|| dcutr::Behaviour::new(me)).into(),
         port_mapping: choices.port_mapping.then(port_mapping::Behaviour::default).into(),
     })
+}
+
+/// Looks for nodes of the LAN. A machine without multicast still has all the other ways.
+fn mdns(me: PeerId, enable_ipv6: bool) -> Option<mdns::tokio::Behaviour> {
+    let config = mdns::Config { enable_ipv6, ..mdns::Config::default() };
+    let mdns = mdns::tokio::Behaviour::new(config, me);
+    mdns.inspect_err(|error| log::warn!(error:%; "no nodes of the LAN will be found")).ok()
 }
 
 fn exchange(

@@ -32,6 +32,7 @@ mod schedule;
 mod score;
 mod surplus;
 mod transport;
+mod zone;
 
 pub use actor::{SwarmActor, SwarmSettings};
 pub use address::read_address;
@@ -39,6 +40,7 @@ pub use key::{load_or_create_key, peer_id};
 pub use messages::*;
 pub use probe::{Probed, Reached, probe};
 pub use transport::SwarmError;
+pub use zone::{Link, links};
 
 /// A libp2p node, for those who only compare and hand it on.
 pub type PeerKey = libp2p::PeerId;

@@ -294,9 +294,8 @@ impl ConnectionHandler for Handler {
 /// Sends a beat, and reads it back.
 async fn ask(mut stream: Stream, wide: bool) -> io::Result<Stream> {
     let length = if wide { WIDE } else { NARROW };
-    let bytes: Vec<u8> = std::iter::repeat_with(rand::random).take(length.into()).collect();
     let mut message = length.to_be_bytes().to_vec();
-    message.extend_from_slice(&bytes);
+    message.resize(message.len() + usize::from(length), rand::random());
     stream.write_all(&message).await?;
     stream.flush().await?;
     let mut back = vec![0; message.len()];

@@ -26,6 +26,7 @@ use sha2::Sha256;
 use super::{
     address,
     behaviour::{self, Behaviour, Choices},
+    zone::Zoned,
 };
 
 /// Streams of one TCP connection. Each may fill a window of 256 KiB before anybody reads it, so this
@@ -94,14 +95,18 @@ fn failed(error: impl std::fmt::Display) -> SwarmError {
 fn open(key: Keypair, choices: &Choices) -> Result<Swarm<Behaviour>, SwarmError> {
     let swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, muxer)
-        .map_err(failed)?
         .with_quic_config(|mut config| {
             config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
             config.max_stream_data = QUIC_STREAM_DATA_MAX;
             config.max_connection_data = QUIC_DATA_MAX;
             config
         })
+        .with_other_transport(|key| {
+            let noise = noise::Config::new(key)?;
+            let tcp = tcp_transport().upgrade(Version::V1Lazy).authenticate(noise);
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(tcp.multiplex(muxer()))
+        })
+        .map_err(failed)?
         .with_dns()
         .map_err(failed)?
         .with_relay_client(noise::Config::new, muxer)
@@ -111,6 +116,10 @@ fn open(key: Keypair, choices: &Choices) -> Result<Swarm<Behaviour>, SwarmError>
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE).with_smart_dial())
         .build();
     Ok(swarm)
+}
+
+fn tcp_transport() -> Zoned<tcp::tokio::Transport> {
+    Zoned(tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)))
 }
 
 fn muxer() -> yamux::Config {
@@ -153,8 +162,7 @@ fn closed(
         .with_tokio()
         .with_other_transport(|key| {
             let noise = noise::Config::new(key)?;
-            let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-            let transport = PrivateOnly(tcp)
+            let transport = PrivateOnly(tcp_transport())
                 .and_then(move |socket, _| PnetConfig::new(shared).handshake(socket))
                 .upgrade(Version::V1Lazy)
                 .authenticate(noise)

@@ -324,7 +324,7 @@ fn a_new_signer_goes_to_everybody() {
     prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
     let signer = Signer::new(&secret_keys(100), &[], NOW).unwrap();
     let told = told(machine.handle(Input::Signer(signer.server_name().clone()), NOW));
-    assert_eq!(told, ["exchange 1"]);
+    assert_eq!(told, ["exchange 1", "dial 1"], "whoever is connected is not dialled again");
 }
 
 #[test]

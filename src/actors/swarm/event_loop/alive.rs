@@ -88,6 +88,12 @@ impl Connection {
 }
 
 impl Peer {
+    /// Tells whether it is asked all the time: members are, and others that the library could ask on a
+    /// dead connection beside a good one.
+    fn counts(&self) -> bool {
+        self.ours && (self.admitted.is_some() || self.connections.len() > 1)
+    }
+
     /// Tells whether none of its connections answers.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
         self.connections.iter().all(|open| open.is_silent(now))
@@ -98,7 +104,7 @@ impl EventLoop {
     /// Asks connections whose turn it is.
     pub(super) fn feel_pulses(&mut self, now: Instant) {
         let mut due = Vec::new();
-        for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.ours) {
+        for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.counts()) {
             let within = if peer.connections.len() > 1 { PATIENCE_BESIDE } else { PATIENCE };
             let open = peer.connections.iter();
             let open = open.filter(|open| open.asked.is_none() && open.ask_due <= now);
@@ -129,7 +135,7 @@ impl EventLoop {
         };
         open.asked.get_or_insert(now);
         // QUIC finds by itself how large a packet may be, and a circuit has its own limits.
-        let wide = !open.relayed() && !address::is_udp(&open.address);
+        let wide = address::is_plain_tcp(&open.address);
         self.swarm.behaviour_mut().pulse.beat(id, connection, Beat { wide, within });
     }
 

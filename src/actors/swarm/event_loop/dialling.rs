@@ -15,6 +15,7 @@ use libp2p::{
 };
 
 use super::{Discovery, EventLoop, Peer, WANTED_MAX, address, address::Reach};
+use crate::actors::swarm::zone::{links, with_zones};
 
 /// Dials that wait for a relay.
 const THROUGH_MAX: usize = 256;
@@ -72,7 +73,7 @@ impl EventLoop {
         addresses: Vec<Multiaddr>,
         condition: PeerCondition,
     ) -> Result<(), DialError> {
-        let addresses = addresses.into_iter().take(address::ADDRESSES_MAX);
+        let addresses = with_zones(addresses, links).into_iter().take(address::ADDRESSES_MAX);
         let (now, later): (Vec<_>, Vec<_>) = addresses.partition(|at| self.is_ready(at));
         for at in later {
             self.dial_later(peer, at);

@@ -1,9 +1,9 @@
 //! What the Swarm says, in our words.
 
-use std::time::Instant;
+use std::{collections::HashMap, time::Instant};
 
 use libp2p::{
-    PeerId,
+    Multiaddr, PeerId,
     core::ConnectedPoint,
     gossipsub, identify, mdns, ping,
     swarm::{ConnectionId, DialError, SwarmEvent},
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::actors::room::TransactionVerdict;
 
-/// Nodes of one mDNS answer that are dialled.
+/// Addresses of one mDNS answer that are dialled.
 const MDNS_MAX: usize = 64;
 
 impl EventLoop {
@@ -31,7 +31,9 @@ impl EventLoop {
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => self.on_gossip(event),
             SwarmEvent::Behaviour(BehaviourEvent::KadLan(event)) => self.on_lan(event),
             SwarmEvent::Behaviour(BehaviourEvent::KadWan(event)) => self.on_wan(event),
-            SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Mdns(event) | BehaviourEvent::MdnsSix(event)) => {
+                self.on_mdns(event)
+            }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
             SwarmEvent::Behaviour(BehaviourEvent::Pulse(event)) => self.on_beaten(event),
             SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => self.on_relay(&event),
@@ -232,9 +234,13 @@ impl EventLoop {
         if self.identity.is_none() {
             return;
         }
+        let mut places: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
         for (peer, at) in found.into_iter().take(MDNS_MAX) {
+            places.entry(peer).or_default().push(address::without_peer(&at));
+        }
+        for (peer, addresses) in places {
             if !self.swarm.is_connected(&peer) {
-                self.dial(peer, vec![address::without_peer(&at)]);
+                self.dial(peer, addresses);
             }
         }
     }
