@@ -45,10 +45,20 @@ pub const DEFAULT_BOOTSTRAP: [&str; 5] = [
 pub mod limits {
     use std::time::Duration;
 
-    /// Requests of clients and servers, and gossip, in work at once, in the whole node.
+    /// Requests of other servers, and gossip, in work at once, in the whole node.
     pub const WORK_NODE: usize = 1024;
+    /// Requests of clients in work at once. They have places of their own, which no server can take.
+    pub const WORK_CLIENTS: usize = 256;
     /// Requests of one peer in work at once, and as many of its gossip messages.
     pub const WORK_PEER: usize = 32;
+    /// Bytes of the requests of one peer in work at once: the largest one, and as much again. Read, they
+    /// take several times that.
+    pub const WORK_PEER_LEN: usize = 4 * 1024 * 1024;
+    /// PDUs and EDUs that one server may send in a burst: what a busy room says in a minute.
+    pub const SAID_BURST: f64 = 500.0;
+    /// The same each second in the long run. People say less; what a program says faster comes when
+    /// heads are compared.
+    pub const SAID_PER_SECOND: f64 = 50.0;
     /// Mailbox of an actor: as many as the permits, so that sends never wait.
     pub const MAILBOX: usize = 2048;
     /// Commands waiting for the Swarm.
@@ -104,6 +114,9 @@ pub mod limits {
     pub const INVITES_STRANGER: usize = 5;
     /// Invites of all servers with which no room is shared: more than anybody would read.
     pub const INVITES_STRANGERS: usize = 50;
+    /// How long what somebody left here keeps its place with whom no closed room is shared: after that it
+    /// gives way to what another stranger sends.
+    pub const STRANGER_KEPT_MS: u64 = 14 * 24 * 60 * 60 * 1000;
     /// To-device messages of one server that wait for our devices, where a room is shared with it: keys
     /// for many devices, while ours are off for weeks.
     pub const TO_DEVICE_MEMBER: usize = 10_000;

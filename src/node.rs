@@ -101,7 +101,6 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let store = store::start(data)?;
     let keypair = swarm::load_or_create_key(data, config.libp2p.fresh_peer_id)?;
     let cpu = Cpu::start().map_err(|error| refused(&error))?;
-    let admission = Admission::new(limits::WORK_NODE);
 
     let identity = IdentityActor::load(
         data.to_owned(),
@@ -116,7 +115,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         keypair,
         data: Some(data.to_owned()),
         cpu: cpu.clone(),
-        admission: admission.clone(),
+        admission: Admission::new(limits::WORK_NODE),
         write_rows: store.clone().recipient(),
         scan_rows: store.clone().recipient(),
         keys_seen: identity.clone().recipient(),
@@ -177,7 +176,6 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         profile: accounts.clone().recipient(),
         to_device: accounts.clone().recipient(),
         signer: identity.clone().recipient(),
-        admission: admission.clone(),
         carry: network.relay_request.clone().recipient(),
         sharing: rooms.clone().recipient(),
         find_keys: identity.clone().recipient(),
@@ -194,7 +192,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     };
     network.bind(deliver, federation.clone().recipient());
 
-    let gateway = gateway(&store, &accounts, &rooms, &ephemera, &identity, &network, admission);
+    let gateway = gateway(&store, &accounts, &rooms, &ephemera, &identity, &network);
     let http = http_gateway::start(bound, gateway, data);
     let control = control::serve(
         data,
@@ -242,7 +240,6 @@ fn gateway(
     ephemera: &Addr<EphemeraActor>,
     identity: &Addr<IdentityActor>,
     network: &Network,
-    admission: Admission,
 ) -> Gateway {
     Gateway {
         accounts: accounts.clone(),
@@ -276,7 +273,7 @@ fn gateway(
         search_people: network.rendezvous.clone().recipient(),
         send_federation: network.relay_request.clone().recipient(),
         read_signer: identity.clone().recipient(),
-        admission,
+        admission: Admission::new(limits::WORK_CLIENTS),
         boot: rand::random(),
     }
 }

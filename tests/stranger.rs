@@ -40,8 +40,10 @@ mod floods;
 mod heads;
 #[path = "stranger/member.rs"]
 mod member;
+#[path = "stranger/siege.rs"]
+mod siege;
 
-use common::{Home, PATIENCE, client, eventually, home, homes};
+use common::{Client, Home, PATIENCE, client, eventually, home, homes};
 
 const IDENTITY: StreamProtocol = StreamProtocol::new("/messagehub/identity/1");
 const FEDERATION: StreamProtocol = StreamProtocol::new("/messagehub/federation/1");

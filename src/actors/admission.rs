@@ -1,7 +1,8 @@
 //! The work budget: actix mailboxes do not bound anything, so work is counted where it enters.
 //!
 //! Work enters by http and by the Swarm and takes a [`Permit`] there, without waiting. The permit
-//! rides in the message and is freed with the reply; inside, sending is then safe.
+//! rides in the message and is freed with the reply; inside, sending is then safe. Clients and other
+//! servers have budgets apart: nobody outside takes the places of the node's own person.
 
 use std::sync::Arc;
 

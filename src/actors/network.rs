@@ -34,7 +34,7 @@ pub struct NetworkParts<'a> {
     pub data: Option<PathBuf>,
     /// The processor pool.
     pub cpu: Cpu,
-    /// The work budget of the node.
+    /// The work budget for what others send.
     pub admission: Admission,
     /// Store.
     pub write_rows: Recipient<WriteRows>,

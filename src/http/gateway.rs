@@ -47,7 +47,7 @@ pub struct Gateway {
     pub send_federation: Recipient<SendFederation>,
     /// Identity: our server_keys.
     pub read_signer: Recipient<ReadSigner>,
-    /// The work budget of the node.
+    /// The work budget of clients.
     pub admission: Admission,
     /// A number that no other start of this node had, for sync tokens.
     pub boot: u64,

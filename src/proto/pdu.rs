@@ -11,6 +11,7 @@ use ruma::{
     OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
     canonical_json::redact,
     events::{StateEventType, TimelineEventType},
+    room::JoinRuleKind,
     room_version_rules::RoomVersionRules,
     signatures::{
         PublicKeyMap, Verified, reference_hash, required_server_signatures_to_verify_event,
@@ -97,6 +98,16 @@ pub fn rules_of(version: &RoomVersionId) -> Option<RoomVersionRules> {
 pub fn room_id_of_create(event_id: &EventId) -> Result<OwnedRoomId, ProtoError> {
     let hash = event_id.as_str().trim_start_matches('$');
     RoomId::parse(format!("!{hash}")).map_err(|error| ProtoError::malformed("room id", error))
+}
+
+/// Tells whether the content of a join rules event lets anybody in.
+pub fn is_public(content: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Content {
+        join_rule: JoinRuleKind,
+    }
+    serde_json::from_str::<Content>(content.get())
+        .is_ok_and(|content| content.join_rule == JoinRuleKind::Public)
 }
 
 /// Returns the canonical JSON of an event with `server_keys` attached.
@@ -252,6 +263,24 @@ pub fn receive(
     known: &HashMap<OwnedServerName, VerifiedServerKeys>,
     now: u64,
 ) -> Result<Received, ProtoError> {
+    read(raw, room_id, rules)?.verify(rules, known, now)
+}
+
+/// An event from outside that is well formed, and whose id is known by that; nobody vouches for it yet.
+#[derive(Debug, Clone)]
+pub struct Unverified {
+    /// The event.
+    pub pdu: Pdu,
+    object: CanonicalJsonObject,
+    attached: Option<CanonicalJsonValue>,
+}
+
+/// Checks size and shape of an event from outside, which is quick, and works its id out.
+pub fn read(
+    raw: &RawValue,
+    room_id: &RoomId,
+    rules: &RoomVersionRules,
+) -> Result<Unverified, ProtoError> {
     let malformed = |error: &dyn std::fmt::Display| ProtoError::malformed("PDU", error);
     let len = raw.get().len();
     if len > MAX_RAW_LEN {
@@ -263,50 +292,65 @@ pub fn receive(
     object.remove("unsigned");
     check_pdu_format(&object, &rules.event_format).map_err(|error| malformed(&error))?;
 
-    let mut pdu = Pdu::from_object(&object, rules)?;
+    let pdu = Pdu::from_object(&object, rules)?;
     if pdu.room_id != room_id {
         return Err(malformed(&"it is of another room"));
     }
-    let sender = pdu.sender.server_name();
-    let known_keys = known.get(sender);
-    let server_keys = match attached {
-        Some(CanonicalJsonValue::Object(json)) => {
-            // The same certificate comes with every event of a server: verify it once.
-            match known_keys {
-                Some(keys) if *keys.json() == json => keys.clone(),
-                _ => VerifiedServerKeys::verify(json, now)?,
-            }
-        }
-        _ => {
-            known_keys.cloned().ok_or_else(|| ProtoError::MissingServerKeys(sender.to_string()))?
-        }
-    };
-    if server_keys.server_name() != sender {
-        return Err(ProtoError::BadServerKeys(format!(
-            "they are those of {}, not of the sender's server",
-            server_keys.server_name()
-        )));
-    }
+    Ok(Unverified { pdu, object, attached })
+}
 
-    let ts = u64::from(pdu.origin_server_ts.get());
-    if ts > now.saturating_add(super::server_keys::LIFETIME_MS) {
-        return Err(ProtoError::NotFresh(ts.saturating_sub(now).cast_signed()));
+impl Unverified {
+    /// Checks server_keys, signature and content hash; see [`receive`].
+    pub fn verify(
+        self,
+        rules: &RoomVersionRules,
+        known: &HashMap<OwnedServerName, VerifiedServerKeys>,
+        now: u64,
+    ) -> Result<Received, ProtoError> {
+        let malformed = |error: &dyn std::fmt::Display| ProtoError::malformed("PDU", error);
+        let Self { mut pdu, object, attached } = self;
+        let sender = pdu.sender.server_name();
+        let known_keys = known.get(sender);
+        let server_keys = match attached {
+            Some(CanonicalJsonValue::Object(json)) => {
+                // The same certificate comes with every event of a server: verify it once.
+                match known_keys {
+                    Some(keys) if *keys.json() == json => keys.clone(),
+                    _ => VerifiedServerKeys::verify(json, now)?,
+                }
+            }
+            _ => known_keys
+                .cloned()
+                .ok_or_else(|| ProtoError::MissingServerKeys(sender.to_string()))?,
+        };
+        if server_keys.server_name() != sender {
+            return Err(ProtoError::BadServerKeys(format!(
+                "they are those of {}, not of the sender's server",
+                server_keys.server_name()
+            )));
+        }
+
+        let ts = u64::from(pdu.origin_server_ts.get());
+        if ts > now.saturating_add(super::server_keys::LIFETIME_MS) {
+            return Err(ProtoError::NotFresh(ts.saturating_sub(now).cast_signed()));
+        }
+        let mut keys = PublicKeyMap::from([(sender.to_string(), server_keys.keys_at(ts))]);
+        let required = required_server_signatures_to_verify_event(&object, &rules.signatures)
+            .map_err(|error| malformed(&error))?;
+        for server in required.iter().filter(|server| *server != sender) {
+            let other = known
+                .get(server)
+                .ok_or_else(|| ProtoError::MissingServerKeys(server.to_string()))?;
+            keys.insert(server.to_string(), other.keys_at(ts));
+        }
+        let verified = verify_event(&keys, &object, rules)
+            .map_err(|error| ProtoError::BadSignature(error.to_string()))?;
+        let spoilt = matches!(verified, Verified::Signatures);
+        if spoilt {
+            pdu = pdu.redacted(rules)?;
+        }
+        Ok(Received { pdu, spoilt, server_keys })
     }
-    let mut keys = PublicKeyMap::from([(sender.to_string(), server_keys.keys_at(ts))]);
-    let required = required_server_signatures_to_verify_event(&object, &rules.signatures)
-        .map_err(|error| malformed(&error))?;
-    for server in required.iter().filter(|server| *server != sender) {
-        let other =
-            known.get(server).ok_or_else(|| ProtoError::MissingServerKeys(server.to_string()))?;
-        keys.insert(server.to_string(), other.keys_at(ts));
-    }
-    let verified = verify_event(&keys, &object, rules)
-        .map_err(|error| ProtoError::BadSignature(error.to_string()))?;
-    let spoilt = matches!(verified, Verified::Signatures);
-    if spoilt {
-        pdu = pdu.redacted(rules)?;
-    }
-    Ok(Received { pdu, spoilt, server_keys })
 }
 
 /// An event that this server composes: what a client may choose.

@@ -145,7 +145,7 @@ impl Handler<FindSharing> for World {
         let FindSharing { servers, with } = find;
         let with = with.is_none_or(|with| self.shares.contains(&with));
         let sharing = servers.into_iter().filter(|server| self.shares.contains(server));
-        sharing.map(|server_name| Sharing { server_name, with }).collect()
+        sharing.map(|server_name| Sharing { server_name, with, close: true }).collect()
     }
 }
 

@@ -19,14 +19,14 @@ const INVITES_STRANGER: usize = 5;
 const TO_DEVICE_STRANGER: usize = 100;
 
 /// What Eve needs to write into a room.
-struct Pen {
+pub(super) struct Pen {
     room: String,
     auth_events: Vec<OwnedEventId>,
-    joined: Pdu,
+    pub(super) joined: Pdu,
 }
 
 impl Pen {
-    async fn new(eve: &mut Eve, ann: &Home, room: &str) -> Self {
+    pub(super) async fn new(eve: &mut Eve, ann: &Home, room: &str) -> Self {
         let joined = eve.join(ann, room).await;
         let (segment, id) = (client::segment(room), client::segment(joined.event_id.as_str()));
         let uri = format!("/_matrix/federation/v1/state/{segment}?event_id={id}");
@@ -44,7 +44,7 @@ impl Pen {
     }
 
     /// Writes a message that follows another event.
-    fn write(&self, eve: &Eve, body: &str, prev: &OwnedEventId, depth: u64) -> Pdu {
+    pub(super) fn write(&self, eve: &Eve, body: &str, prev: &OwnedEventId, depth: u64) -> Pdu {
         let content = json!({"msgtype": "m.text", "body": body});
         let draft = Draft {
             kind: TimelineEventType::RoomMessage,
@@ -52,6 +52,22 @@ impl Pen {
             content: serde_json::from_value(content).unwrap(),
             redacts: None,
         };
+        self.place(eve, draft, prev, depth)
+    }
+
+    /// Gives Eve another name in the room: a state event that follows another event.
+    pub(super) fn rename(&self, eve: &Eve, name: &str, prev: &OwnedEventId, depth: u64) -> Pdu {
+        let content = json!({"membership": "join", "displayname": name});
+        let draft = Draft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(eve.user_id()),
+            content: serde_json::from_value(content).unwrap(),
+            redacts: None,
+        };
+        self.place(eve, draft, prev, depth)
+    }
+
+    fn place(&self, eve: &Eve, draft: Draft, prev: &OwnedEventId, depth: u64) -> Pdu {
         let position = Position {
             room_id: Some(RoomId::parse(&self.room).unwrap()),
             prev_events: vec![prev.clone()],
@@ -75,17 +91,22 @@ impl Pen {
     }
 }
 
-fn wire(eve: &Eve, pdu: &Pdu) -> Value {
+pub(super) fn wire(eve: &Eve, pdu: &Pdu) -> Value {
     let text = pdu.to_wire(eve.node.signer.server_keys_text());
     serde_json::from_str(text.get()).unwrap()
 }
 
 /// Hands an event to Ann as a server does that missed the gossip.
 async fn send(eve: &mut Eve, ann: &Home, pdu: &Pdu) {
+    let pdu = wire(eve, pdu);
+    send_all(eve, ann, &[pdu]).await;
+}
+
+async fn send_all(eve: &mut Eve, ann: &Home, pdus: &[Value]) {
     let body = json!({
         "origin": eve.node.signer.server_name(),
         "origin_server_ts": now_ms(),
-        "pdus": [wire(eve, pdu)],
+        "pdus": pdus,
         "edus": [],
     });
     let uri = format!("/_matrix/federation/v1/send/{}", rand::random::<u32>());
@@ -228,6 +249,49 @@ async fn attack_13_a_flood_of_requests_slows_its_peer_and_nobody_else() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let answer = eve.request(&ann, "GET", &profile_of(&ann)).await;
     assert_eq!(answer.map(|(status, _)| status), Some(200));
+}
+
+/// Changes what an event says, which its id does not show.
+pub(super) fn spoil(mut pdu: Value) -> Value {
+    pdu["content"]["body"] = json!("not what was said");
+    pdu
+}
+
+#[tokio::test]
+async fn attack_13_spoilt_copies_make_no_work_where_the_event_is_known_and_little_elsewhere() {
+    let mut ann = home(&[]).await;
+    let room = ann.me.create(json!({"preset": "public_chat"})).await;
+    let mut eve = Eve::meet(&ann).await;
+    let pen = Pen::new(&mut eve, &ann, &room).await;
+    let asked = |eve: &Eve| {
+        let asked = eve.told.iter().filter(|request| request.uri.contains("/v1/event/"));
+        asked.count()
+    };
+    let row = pen.row(&eve, 20, &pen.joined.event_id);
+    let known: Vec<Value> = row.iter().map(|pdu| wire(&eve, pdu)).collect();
+    send_all(&mut eve, &ann, &known).await;
+    eve.during(ann.me.reads(&room, "eve 19")).await;
+    let copies: Vec<Value> = known.into_iter().map(spoil).collect();
+    for _ in 0..5 {
+        send_all(&mut eve, &ann, &copies).await;
+    }
+    let last = row.last().unwrap();
+    send(&mut eve, &ann, &pen.write(&eve, "after them", &last.event_id, last.depth + 1)).await;
+    eve.during(ann.me.reads(&room, "after them")).await;
+    eve.during(tokio::time::sleep(Duration::from_secs(1))).await;
+    assert_eq!(asked(&eve), 0, "nobody is asked for what is here");
+
+    // Of events that nobody has whole, few are asked for, and one after another.
+    let unknown: Vec<Value> = (0..150)
+        .map(|n| spoil(wire(&eve, &pen.write(&eve, &format!("lost {n}"), &last.event_id, 100))))
+        .collect();
+    for pdus in unknown.chunks(50) {
+        send_all(&mut eve, &ann, pdus).await;
+    }
+    eve.until("being asked for one", |eve| (asked(eve) > 0).then_some(())).await;
+    eve.during(ann.me.send(&room, "unharmed")).await;
+    eve.during(tokio::time::sleep(Duration::from_secs(12))).await;
+    assert!(asked(&eve) <= 40, "{} were asked for", asked(&eve));
 }
 
 /// A room that there is not, and an invite to it.

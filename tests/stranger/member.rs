@@ -29,7 +29,7 @@ pub(super) struct Eve {
     pub(super) node: Stranger,
     heard: Vec<(String, Vec<u8>)>,
     pub(super) told: Vec<Request>,
-    keys: Vec<RoomKey>,
+    pub(super) keys: Vec<RoomKey>,
     pub(super) serve: Serve,
 }
 
@@ -55,7 +55,7 @@ impl Eve {
         format!("@p2p:{}", self.node.signer.server_name())
     }
 
-    fn listen(&mut self, room: &str) -> String {
+    pub(super) fn listen(&mut self, room: &str) -> String {
         let topic = topic::of_room(&RoomId::parse(room).unwrap());
         let subscribed = gossipsub::IdentTopic::new(topic.clone());
         self.node.swarm.behaviour_mut().gossip.subscribe(&subscribed).unwrap();

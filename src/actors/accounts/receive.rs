@@ -24,14 +24,15 @@ use crate::{
 };
 
 impl AccountsLinks {
-    /// Returns which of some servers share a room with us.
+    /// Returns which of some servers were let into one of our rooms: a public one anybody can join.
     async fn sharing(
         &self,
         servers: Vec<OwnedServerName>,
     ) -> Result<HashSet<OwnedServerName>, AccountError> {
         let find = FindSharing { servers, with: None };
         let found = self.sharing.send(find).timeout(ASK_WAIT).await.map_err(AskError::from)?;
-        Ok(found.into_iter().map(|sharing| sharing.server_name).collect())
+        let close = found.into_iter().filter(|sharing| sharing.close);
+        Ok(close.map(|sharing| sharing.server_name).collect())
     }
 
     /// Counts what waits for all devices, by server.

@@ -1,6 +1,6 @@
 //! The shell: asks whom a query is for, and renders the answer.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use actix::{Actor, Context, Handler, Recipient, ResponseFuture};
 use ruma::{
@@ -10,11 +10,14 @@ use ruma::{
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{json, value::RawValue};
 
-use super::routes::{Query, RouteError, Transaction, route};
+use super::{
+    routes::{Query, RouteError, Transaction, route},
+    shares::Shares,
+};
 use crate::{
     actors::{
         accounts::{AccountError, LocalProfile, Profile, ReceiveToDevice},
-        admission::Admission,
+        admission::Permit,
         error::AskError,
         gossip::GossipTransaction,
         identity::{FindServerKeys, ReadSigner},
@@ -23,7 +26,6 @@ use crate::{
         room_state::{CompareHeads, FindMissing, FindSharing, IngestIntoRoom, ServeRoom},
     },
     config::limits,
-    proto::signed::Request,
 };
 
 /// Whom the queries are for.
@@ -43,8 +45,6 @@ pub struct FederationLinks {
     pub to_device: Recipient<ReceiveToDevice>,
     /// Identity.
     pub signer: Recipient<ReadSigner>,
-    /// The work budget, for transactions that concern several rooms.
-    pub admission: Admission,
     /// RelayRequest: sealed requests.
     pub carry: Recipient<CarryRequest>,
     /// RoomState: who shares a room with us.
@@ -56,12 +56,27 @@ pub struct FederationLinks {
 /// Hands verified requests and gossip of other servers to those who own what they ask for.
 pub struct FederationActor {
     links: FederationLinks,
+    shares: Shares,
 }
 
 impl FederationActor {
     /// Makes the actor.
     pub fn new(links: FederationLinks) -> Self {
-        Self { links }
+        Self { links, shares: Shares::default() }
+    }
+}
+
+impl FederationActor {
+    /// Refuses transactions that are too large, and those of who sends too much.
+    fn admit(&mut self, origin: &OwnedServerName, query: Query) -> Result<Query, Refusal> {
+        let Query::Transaction(Transaction { pdus, edus }) = &query else { return Ok(query) };
+        if pdus.len() > limits::TRANSACTION_PDUS || edus.len() > limits::TRANSACTION_EDUS {
+            return Err(RoomError::BadRequest("too many PDUs or EDUs".to_owned()).into());
+        }
+        if !self.shares.take(origin, pdus.len() + edus.len(), Instant::now()) {
+            return Err(RoomError::Full("events in a short time; send again later").into());
+        }
+        Ok(query)
     }
 }
 
@@ -98,6 +113,19 @@ impl From<RoomError> for Refusal {
     }
 }
 
+impl From<RouteError> for Refusal {
+    fn from(error: RouteError) -> Self {
+        match error {
+            RouteError::Unrecognized => Self {
+                status: 404,
+                errcode: "M_UNRECOGNIZED",
+                message: "this server has no such endpoint".to_owned(),
+            },
+            RouteError::Malformed(message) => Self { status: 400, errcode: "M_BAD_JSON", message },
+        }
+    }
+}
+
 impl From<AskError> for Refusal {
     fn from(error: AskError) -> Self {
         RoomError::Ask(error).into()
@@ -117,20 +145,12 @@ impl From<Refusal> for InboundAnswer {
 }
 
 impl FederationLinks {
-    async fn answer(&self, request: InboundRequest) -> Result<InboundAnswer, Refusal> {
-        let InboundRequest { request, permit } = request;
-        let Request { origin, .. } = &request.message;
-        let origin = origin.clone();
-        let query = route(&request.message).map_err(|error| match error {
-            RouteError::Unrecognized => Refusal {
-                status: 404,
-                errcode: "M_UNRECOGNIZED",
-                message: "this server has no such endpoint".to_owned(),
-            },
-            RouteError::Malformed(message) => {
-                Refusal { status: 400, errcode: "M_BAD_JSON", message }
-            }
-        })?;
+    async fn answer(
+        &self,
+        origin: OwnedServerName,
+        query: Query,
+        permit: Permit,
+    ) -> Result<InboundAnswer, Refusal> {
         let content = match query {
             Query::Room(room_id, query) => {
                 let request = RoomRequest { origin, query, permit };
@@ -164,7 +184,10 @@ impl FederationLinks {
                 let carry = CarryRequest { origin, destination, parcel, permit };
                 return Ok(self.carry.send(carry).await.map_err(AskError::from)?);
             }
-            Query::Transaction(transaction) => self.transaction(origin, transaction).await?,
+            Query::Transaction(transaction) => {
+                let _permit = permit;
+                self.transaction(origin, transaction).await?
+            }
         };
         Ok(InboundAnswer { status: 200, content })
     }
@@ -208,9 +231,6 @@ impl FederationLinks {
         transaction: Transaction,
     ) -> Result<CanonicalJsonValue, Refusal> {
         let Transaction { pdus, edus } = transaction;
-        if pdus.len() > limits::TRANSACTION_PDUS || edus.len() > limits::TRANSACTION_EDUS {
-            return Err(RoomError::BadRequest("too many PDUs or EDUs".to_owned()).into());
-        }
         let mut rooms: BTreeMap<OwnedRoomId, (Vec<_>, Vec<_>)> = BTreeMap::new();
         for pdu in pdus {
             if let Some(room_id) = room_of(&pdu) {
@@ -225,8 +245,7 @@ impl FederationLinks {
             }
         }
         for (room_id, (pdus, edus)) in rooms {
-            let permit = self.admission.admit()?;
-            let (origin, gossiped) = (origin.clone(), false);
+            let (origin, gossiped, permit) = (origin.clone(), false, None);
             let transaction = IngestTransaction { origin, pdus, edus, gossiped, permit };
             let _ = self.ingest.send(IngestIntoRoom { room_id, transaction }).await;
         }
@@ -298,8 +317,15 @@ impl Handler<InboundRequest> for FederationActor {
     type Result = ResponseFuture<InboundAnswer>;
 
     fn handle(&mut self, msg: InboundRequest, _: &mut Self::Context) -> Self::Result {
-        let links = self.links.clone();
-        Box::pin(async move { links.answer(msg).await.unwrap_or_else(Into::into) })
+        let InboundRequest { request, permit } = msg;
+        let request = request.message;
+        let query = route(&request).map_err(Refusal::from);
+        let query = query.and_then(|query| self.admit(&request.origin, query));
+        let (links, origin) = (self.links.clone(), request.origin);
+        Box::pin(async move {
+            let answer = async { links.answer(origin, query?, permit).await };
+            answer.await.unwrap_or_else(Into::into)
+        })
     }
 }
 
@@ -308,7 +334,13 @@ impl Handler<GossipTransaction> for FederationActor {
 
     fn handle(&mut self, msg: GossipTransaction, _: &mut Self::Context) -> Self::Result {
         let GossipTransaction { room_id, origin, pdus, edus, permit } = msg;
-        let transaction = IngestTransaction { origin, pdus, edus, gossiped: true, permit };
+        // What is lost by this comes when heads are compared, as fast as we ask for it.
+        if !self.shares.take(&origin, pdus.len() + edus.len(), Instant::now()) {
+            log::debug!(room_id:%, origin:%; "gossip ignored: its origin says too much");
+            return Box::pin(async { TransactionVerdict::Ignore });
+        }
+        let (gossiped, permit) = (true, Some(permit));
+        let transaction = IngestTransaction { origin, pdus, edus, gossiped, permit };
         let verdict = self.links.ingest.send(IngestIntoRoom { room_id, transaction });
         Box::pin(async move {
             match verdict.await {

@@ -6,5 +6,6 @@
 
 mod actor;
 mod routes;
+mod shares;
 
 pub use actor::{FederationActor, FederationLinks};

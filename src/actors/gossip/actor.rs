@@ -195,7 +195,7 @@ impl GossipActor {
     /// Opens a message and reads it.
     fn open(&mut self, work: InWork, key: RoomKey, bytes: Vec<u8>, ctx: &mut Context<Self>) {
         let topic = work.topic.clone();
-        let job = self.parts.cpu.run(move || {
+        let job = self.parts.cpu.run_for_others(move || {
             let opened = key.open(&topic, &bytes).map_err(|_| TransactionVerdict::Reject)?;
             machine::read(&opened, now_ms())
         });

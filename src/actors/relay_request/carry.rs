@@ -145,7 +145,7 @@ impl RelayRequestActor {
     fn open(&mut self, parcel: Parcel, permit: Permit) -> Answered {
         let Some(signer) = self.signer.clone() else { return now(UNREACHABLE) };
         let (hash, expires_ts) = (parcel.hash(), parcel.expires_ts);
-        let job = self.parts.cpu.run(move || {
+        let job = self.parts.cpu.run_for_others(move || {
             let now = now_ms();
             let (bytes, sealer) = signer.unseal(&parcel, now)?;
             Ok::<_, ProtoError>((Request::verify(&bytes, now)?, sealer))
@@ -209,7 +209,7 @@ impl RelayRequestActor {
         let cpu = self.parts.cpu.clone();
         let sealed = async move {
             let Ok(piece) = piece.await else { return FAILED.into() };
-            match cpu.run(move || sealer.seal(&piece, rand::random())).await {
+            match cpu.run_for_others(move || sealer.seal(&piece, rand::random())).await {
                 Ok(Ok(sealed)) => SealedAnswer { sealed: Base64::new(sealed) }.into(),
                 _ => FAILED.into(),
             }

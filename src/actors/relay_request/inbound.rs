@@ -33,31 +33,32 @@ impl Handler<RequestReceived> for RelayRequestActor {
 
     fn handle(&mut self, received: RequestReceived, ctx: &mut Context<Self>) {
         let RequestReceived { peer, bytes, ticket, budget } = received;
-        if let Err(denied) = self.machine.begin(peer, uptime_ms()) {
+        let len = bytes.len();
+        if let Err(denied) = self.machine.begin(peer, len, uptime_ms()) {
             log::debug!(peer:%, denied:?; "a request was dropped");
             return;
         }
         let Ok(permit) = self.parts.admission.admit() else {
             log::debug!(peer:%; "a request was dropped: the node is overloaded");
-            return self.machine.end(&peer);
+            return self.machine.end(&peer, len);
         };
-        let job = self.parts.cpu.run(move || {
+        let job = self.parts.cpu.run_for_others(move || {
             let verified = Request::verify(&bytes, now_ms());
             // The bytes are gone with this; until here they counted.
             drop((bytes, budget));
             verified
         });
         let verified = job.into_actor(self).map(move |done, actor, ctx| match done {
-            Ok(Ok(request)) => actor.verified(peer, request, ticket, permit, ctx),
+            Ok(Ok(request)) => actor.verified((peer, len), request, ticket, permit, ctx),
             Ok(Err(error)) => {
                 log::debug!(peer:%, error:%; "a request was refused");
                 // Whoever's clock it is that is wrong: ours may be.
                 if let ProtoError::NotFresh(apart_ms) = error {
                     actor.clocks.note(peer, apart_ms);
                 }
-                actor.machine.end(&peer);
+                actor.machine.end(&peer, len);
             }
-            Err(_) => actor.machine.end(&peer),
+            Err(_) => actor.machine.end(&peer, len),
         });
         ctx.spawn(verified);
     }
@@ -66,7 +67,7 @@ impl Handler<RequestReceived> for RelayRequestActor {
 impl RelayRequestActor {
     fn verified(
         &mut self,
-        peer: PeerKey,
+        (peer, len): (PeerKey, usize),
         request: Verified<Request>,
         ticket: ReplyTicket,
         permit: Permit,
@@ -80,11 +81,11 @@ impl RelayRequestActor {
             Ok(answer) => answer,
             Err(denied) => {
                 log::debug!(peer:%, denied:?; "a request was refused");
-                return self.machine.end(&peer);
+                return self.machine.end(&peer, len);
             }
         };
         let replied = answer.into_actor(self).map(move |answer, actor, _| {
-            actor.machine.end(&peer);
+            actor.machine.end(&peer, len);
             if let Ok(answer) = answer {
                 actor.parts.reply.do_send(SendReply { ticket, bytes: answer.to_vec() });
             }
@@ -139,7 +140,7 @@ impl RelayRequestActor {
                 Ok(Err(_)) => failed("the answer could not be made"),
                 Err(_) => failed("the answer took too long"),
             };
-            cpu.run(move || sign(answer, request_id, hash, &signer)).await
+            cpu.run_for_others(move || sign(answer, request_id, hash, &signer)).await
         };
         let done = work.into_actor(self).map(move |done, actor, _| {
             let answer = match done {

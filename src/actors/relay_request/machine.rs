@@ -33,6 +33,8 @@ pub(super) enum Denied {
 #[derive(Debug)]
 struct Load {
     in_work: usize,
+    /// Bytes of these.
+    len: usize,
     tokens: f64,
     at: u64,
 }
@@ -59,8 +61,8 @@ impl<P> Default for Machine<P> {
 }
 
 impl<P: Eq + Hash> Machine<P> {
-    /// A request came, unverified. Where it is let in, [`Self::end`] is owed.
-    pub(super) fn begin(&mut self, peer: P, now: u64) -> Result<(), Denied> {
+    /// A request of so many bytes came, unverified. Where it is let in, [`Self::end`] is owed.
+    pub(super) fn begin(&mut self, peer: P, len: usize, now: u64) -> Result<(), Denied> {
         if self.peers.len() >= PEERS_MAX {
             self.peers.retain(|_, load| {
                 load.refill(now);
@@ -70,20 +72,26 @@ impl<P: Eq + Hash> Machine<P> {
         if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
             return Err(Denied::Busy);
         }
-        let load = self.peers.entry(peer).or_insert(Load { in_work: 0, tokens: BURST, at: now });
+        let load =
+            self.peers.entry(peer).or_insert(Load { in_work: 0, len: 0, tokens: BURST, at: now });
         load.refill(now);
-        if load.in_work >= limits::WORK_PEER || load.tokens < 1.0 {
+        if load.in_work >= limits::WORK_PEER
+            || load.len.saturating_add(len) > limits::WORK_PEER_LEN
+            || load.tokens < 1.0
+        {
             return Err(Denied::Busy);
         }
         load.in_work += 1;
+        load.len += len;
         load.tokens -= 1.0;
         Ok(())
     }
 
     /// The request of a peer is done with.
-    pub(super) fn end(&mut self, peer: &P) {
+    pub(super) fn end(&mut self, peer: &P, len: usize) {
         if let Some(load) = self.peers.get_mut(peer) {
             load.in_work = load.in_work.saturating_sub(1);
+            load.len = load.len.saturating_sub(len);
         }
     }
 
@@ -138,30 +146,42 @@ mod tests {
     fn attack_13_a_peer_gets_its_share_at_once_and_over_time() {
         let mut machine = Machine::<u8>::default();
         for _ in 0..limits::WORK_PEER {
-            machine.begin(1, NOW).unwrap();
+            machine.begin(1, 100, NOW).unwrap();
         }
-        assert_eq!(machine.begin(1, NOW), Err(Denied::Busy));
-        assert_eq!(machine.begin(2, NOW), Ok(()));
+        assert_eq!(machine.begin(1, 100, NOW), Err(Denied::Busy));
+        assert_eq!(machine.begin(2, 100, NOW), Ok(()));
         for _ in 0..limits::WORK_PEER {
-            machine.end(&1);
+            machine.end(&1, 100);
         }
         let mut burst = 0;
-        while machine.begin(1, NOW).is_ok() {
-            machine.end(&1);
+        while machine.begin(1, 100, NOW).is_ok() {
+            machine.end(&1, 100);
             burst += 1;
         }
         assert_eq!(burst, BURST as usize - limits::WORK_PEER);
-        assert_eq!(machine.begin(1, NOW + 1000), Ok(()));
+        assert_eq!(machine.begin(1, 100, NOW + 1000), Ok(()));
+    }
+
+    #[test]
+    fn attack_13_large_requests_of_a_peer_are_few_at_once() {
+        let mut machine = Machine::<u8>::default();
+        let largest = crate::proto::signed::MAX_REQUEST_LEN;
+        assert_eq!(machine.begin(1, largest, NOW), Ok(()));
+        assert_eq!(machine.begin(1, limits::WORK_PEER_LEN - largest, NOW), Ok(()));
+        assert_eq!(machine.begin(1, 1, NOW), Err(Denied::Busy));
+        assert_eq!(machine.begin(2, largest, NOW), Ok(()), "each peer has its own");
+        machine.end(&1, largest);
+        assert_eq!(machine.begin(1, largest, NOW), Ok(()));
     }
 
     #[test]
     fn the_table_of_peers_is_bounded() {
         let mut machine = Machine::<usize>::default();
         for peer in 0..PEERS_MAX {
-            machine.begin(peer, NOW).unwrap();
+            machine.begin(peer, 100, NOW).unwrap();
         }
-        assert_eq!(machine.begin(PEERS_MAX, NOW), Err(Denied::Busy));
-        machine.end(&0);
-        assert_eq!(machine.begin(PEERS_MAX, NOW + 60_000), Ok(()));
+        assert_eq!(machine.begin(PEERS_MAX, 100, NOW), Err(Denied::Busy));
+        machine.end(&0, 100);
+        assert_eq!(machine.begin(PEERS_MAX, 100, NOW + 60_000), Ok(()));
     }
 }

@@ -99,8 +99,8 @@ mod tests {
         assert!(sent.iter().filter(|at| **at == 0).count() > 100, "a burst is sent at once");
         sent.sort_unstable();
         for at in &sent {
-            assert_eq!(theirs.begin(1, *at), Ok(()), "sent at {at} ms");
-            theirs.end(&1);
+            assert_eq!(theirs.begin(1, 1000, *at), Ok(()), "sent at {at} ms");
+            theirs.end(&1, 1000);
         }
         let last = sent.last().unwrap() / 1000;
         assert!((4000 / 50..4000 / 35).contains(&last), "all are sent after {last} s");

@@ -293,7 +293,7 @@ impl RendezvousActor {
 
     fn identity_came(&mut self, peer: PeerId, bytes: Vec<u8>, ctx: &mut Context<Self>) {
         self.step(Input::KeysCame(peer), ctx);
-        let job = self.parts.cpu.run(move || {
+        let job = self.parts.cpu.run_for_others(move || {
             let json = serde_json::from_slice(&bytes)
                 .map_err(|error| ProtoError::malformed("server_keys", error))?;
             VerifiedServerKeys::verify(json, now_ms())

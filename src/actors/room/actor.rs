@@ -1,7 +1,7 @@
 //! The shell around one room's machine: its queue, its needs, its effects.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,10 +10,9 @@ use actix::{
     Actor, ActorContext as _, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler,
     Message, SpawnHandle, WrapFuture as _,
 };
-use futures::future::LocalBoxFuture;
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId,
-    events::room::member::MembershipState,
+    events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::{json, value::RawValue};
 use tokio::sync::oneshot;
@@ -23,17 +22,18 @@ use super::{
     fresh::Fresh,
     keys::Keys,
     links::{Links, ask},
-    machine::{Change, Machine, Need},
+    machine::{Change, Machine, Need, event_map},
     messages::{Drain, Publish, RoomError},
-    operate::{Operation, Outcome, Step, operation, outcome},
+    operate::{Next, Operation, Outcome, Queue, Queued, Step, Turn, operation, outcome},
     receive::Worker,
+    spoilt::Spoilt,
 };
 use crate::{
     actors::{
         clock::now_ms,
         down::DownGuard,
         room_state::{Advanced, ProfileUpdated, UseSigner},
-        store::{LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError},
+        store::{CommitRoom, LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError},
     },
     config::limits,
     proto::{
@@ -63,11 +63,16 @@ pub struct RoomActor {
     pub(super) keys: Keys,
     /// Keys that are being asked for, and who waits for them.
     pub(super) wanted: HashMap<KeyId, Vec<oneshot::Sender<RoomKey>>>,
-    queue: VecDeque<Queued>,
+    queue: Queue,
+    /// The operation that waits for what it needs.
+    in_work: Option<Queued>,
     /// An operation waits for what it needs, or the room is being loaded.
     waiting: bool,
-    /// Events whose missing ancestors are being fetched.
-    pub(super) fetching: HashSet<OwnedEventId>,
+    settling: Settling,
+    /// Events whose missing ancestors are being fetched, and from whom.
+    pub(super) fetching: HashMap<OwnedEventId, OwnedServerName>,
+    /// Spoilt copies of which whole ones are looked for.
+    pub(super) spoilt: Spoilt,
     /// Servers to which gossip may not flow yet.
     pub(super) fresh: Fresh,
     /// The announcement of our newest event.
@@ -75,19 +80,26 @@ pub struct RoomActor {
     _down: DownGuard<OwnedRoomId>,
 }
 
-struct Queued {
-    operation: Box<dyn Operation>,
-    /// Makes the machine of a room of which nothing is stored.
-    begin: Option<RoomVersionId>,
-}
-
 /// An operation from a future of the room itself.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Operate {
-    operation: Box<dyn Operation>,
-    begin: Option<RoomVersionId>,
+pub(super) struct Operate(Queued);
+
+/// When states are resolved for what others said. It costs as much as they like, up to what is
+/// bounded in the machine: so it takes a part of the time, however much they say.
+struct Settling {
+    /// When it began, while it goes on.
+    begun: Option<Instant>,
+    /// Not before.
+    due: Instant,
+    /// Goes on when it is due.
+    planned: Option<SpawnHandle>,
 }
+
+/// Rest after a resolution for others, in times of what it took; single events come long after.
+const SETTLE_REST: u32 = 4;
+/// Longest such rest.
+const SETTLE_REST_MAX: Duration = Duration::from_secs(2);
 
 impl RoomActor {
     /// Makes the actor; it loads the room when it starts.
@@ -107,30 +119,73 @@ impl RoomActor {
             profile,
             inviting: Inviting::default(),
             machine: None,
-            queue: VecDeque::new(),
+            queue: Queue::default(),
+            in_work: None,
             waiting: true,
-            fetching: HashSet::new(),
+            settling: Settling { begun: None, due: Instant::now(), planned: None },
+            fetching: HashMap::new(),
+            spoilt: Spoilt::default(),
             fresh: Fresh::default(),
             announce: None,
             _down: down,
         }
     }
 
-    /// Queues an operation.
+    /// Queues the operation that makes the room.
     pub(super) fn enqueue(
         &mut self,
         operation: Box<dyn Operation>,
-        begin: Option<RoomVersionId>,
+        begin: RoomVersionId,
         ctx: &mut Context<Self>,
     ) {
-        self.queue.push_back(Queued { operation, begin });
+        self.queue.push(Queued { operation, begin: Some(begin), turn: Turn::Ours });
         self.pump(ctx);
+    }
+
+    /// Returns what runs next.
+    fn next(&mut self, ctx: &mut Context<Self>) -> Option<Queued> {
+        if let Some(next) = self.in_work.take() {
+            return Some(next);
+        }
+        let unsettled = self.machine.as_ref().is_some_and(Machine::is_unsettled);
+        let now = Instant::now();
+        match self.queue.next(unsettled, now >= self.settling.due) {
+            Next::Run(next) => Some(next),
+            Next::Settle => {
+                self.settling.begun = Some(now);
+                let (operation, _) = operation(|machine| Ok(((), machine.settle()?)));
+                Some(Queued { operation, begin: None, turn: Turn::Ours })
+            }
+            Next::Later => {
+                if self.settling.planned.is_none() {
+                    let rest = self.settling.due.saturating_duration_since(now);
+                    self.settling.planned = Some(ctx.run_later(rest, |act, ctx| {
+                        act.settling.planned = None;
+                        act.pump(ctx);
+                    }));
+                }
+                None
+            }
+            Next::Nothing => None,
+        }
+    }
+
+    /// Notes the end of an operation.
+    fn ended(&mut self) {
+        let Some(machine) = self.machine.as_mut() else { return };
+        machine.tidy();
+        if let Some(begun) = self.settling.begun.take() {
+            // However it ended: what cannot be resolved is not tried without end.
+            machine.leave_unsettled();
+            let rest = begun.elapsed().saturating_mul(SETTLE_REST).min(SETTLE_REST_MAX);
+            self.settling.due = Instant::now() + rest;
+        }
     }
 
     /// Runs operations until one needs something.
     fn pump(&mut self, ctx: &mut Context<Self>) {
         while !self.waiting {
-            let Some(mut next) = self.queue.pop_front() else { return };
+            let Some(mut next) = self.next(ctx) else { return };
             if self.machine.is_none() {
                 let Some(version) = next.begin.clone() else {
                     next.operation.fail(RoomError::NotFound);
@@ -148,15 +203,15 @@ impl RoomActor {
             let Some(machine) = self.machine.as_mut() else { return };
             match next.operation.run(machine) {
                 Step::Done(change) => {
-                    machine.tidy();
+                    self.ended();
                     self.carry_out(change, next.operation, ctx);
                 }
                 Step::Refused(error) => {
-                    machine.tidy();
+                    self.ended();
                     next.operation.fail(error);
                 }
                 Step::Need(need) => {
-                    self.queue.push_front(next);
+                    self.in_work = Some(next);
                     self.waiting = true;
                     self.provide(need, ctx);
                 }
@@ -186,6 +241,7 @@ impl RoomActor {
             room_id: self.room_id.clone(),
             membership: commit.membership.as_ref().map(|own| own.membership.clone()),
             servers: commit.servers.clone(),
+            public: self.public_now(&commit),
         };
         let now = Instant::now();
         if let Some(servers) = &commit.servers {
@@ -214,7 +270,7 @@ impl RoomActor {
             if leaves {
                 publish_all(&worker, &publish, farewell, &directly).await;
             }
-            if advanced.membership.is_some() || advanced.servers.is_some() {
+            if !advanced.is_nothing() {
                 let _ = worker.links.advanced.send(advanced).await;
             }
             operation.finish();
@@ -233,6 +289,13 @@ impl RoomActor {
         if published {
             self.announce_soon(ctx);
         }
+    }
+
+    /// Returns whether anybody may come in, where a commit may have changed that.
+    fn public_now(&self, commit: &CommitRoom) -> Option<bool> {
+        let mut changes = commit.state_changes.iter();
+        let changed = changes.any(|((kind, _), _)| *kind == StateEventType::RoomJoinRules);
+        self.machine.as_ref().filter(|_| changed).map(Machine::is_public)
     }
 
     /// Tells whether nobody else could hear what is published.
@@ -294,19 +357,14 @@ impl RoomActor {
             LoadAuthChain { room_id: self.room_id.clone(), roots: roots.into_iter().collect() };
         let loaded = async move { ask(&links.store.load_auth_chain, load).await };
         let cpu = self.links.cpu.clone();
-        let work = loaded.into_actor(self).then(move |chain, act, _| {
-            let events = chain.and_then(|chain| match act.machine.as_ref() {
-                Some(machine) => machine.event_map(&chain),
-                None => Err(RoomError::NotFound),
-            });
-            let resolved: LocalBoxFuture<'static, _> = match events {
-                Err(error) => Box::pin(async move { Err(error) }),
-                Ok(events) => Box::pin(async move {
-                    let job = cpu.run(move || state_res::resolve(&states, &events, &rules));
-                    let resolved =
-                        job.await.map_err(|error| RoomError::BadRequest(error.to_string()))?;
-                    Ok(resolved?)
-                }),
+        let work = loaded.into_actor(self).then(move |chain: Result<_, RoomError>, act, _| {
+            let resolved = async move {
+                let chain = chain?;
+                let job = cpu.run(move || -> Result<_, RoomError> {
+                    let events = event_map(&chain, &rules)?;
+                    Ok(state_res::resolve(&states, &events, &rules)?)
+                });
+                job.await.map_err(|error| RoomError::BadRequest(error.to_string()))?
             };
             resolved.into_actor(act)
         });
@@ -347,16 +405,14 @@ impl RoomActor {
     fn give_up(&mut self, error: RoomError, ctx: &mut Context<Self>) {
         log::error!(room_id:% = self.room_id; "room operation failed: {error}");
         self.waiting = false;
-        if let Some(machine) = self.machine.as_mut() {
-            machine.tidy();
-        }
-        if let Some(next) = self.queue.pop_front() {
+        self.ended();
+        if let Some(next) = self.in_work.take() {
             next.operation.fail(error);
         }
         self.pump(ctx);
     }
 
-    /// Returns an operation's outcome as a future that needs no actor.
+    /// Returns the outcome of an operation for our user, as a future that needs no actor.
     pub(super) fn operate<T, F>(
         &mut self,
         ctx: &mut Context<Self>,
@@ -368,8 +424,25 @@ impl RoomActor {
             + Send
             + 'static,
     {
+        self.operate_for(Turn::Ours, ctx, closure)
+    }
+
+    /// The same for whoever asks.
+    pub(super) fn operate_for<T, F>(
+        &mut self,
+        turn: Turn,
+        ctx: &mut Context<Self>,
+        closure: F,
+    ) -> impl Future<Output = Result<T, RoomError>> + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Machine) -> Result<(T, Option<Box<Change>>), super::machine::Stop>
+            + Send
+            + 'static,
+    {
         let (operation, done): (_, Outcome<T>) = operation(closure);
-        self.enqueue(operation, None, ctx);
+        self.queue.push(Queued { operation, begin: None, turn });
+        self.pump(ctx);
         outcome(done)
     }
 }
@@ -424,7 +497,7 @@ pub(super) fn tell_directly(
     }
 }
 
-/// Runs an operation of the room from one of its futures.
+/// Runs an operation of the room for our user, from one of its futures.
 pub(super) async fn operate<T, F>(
     room: &Addr<RoomActor>,
     begin: Option<RoomVersionId>,
@@ -436,8 +509,24 @@ where
         + Send
         + 'static,
 {
+    operate_for(Turn::Ours, room, begin, closure).await
+}
+
+/// The same for whoever asks.
+pub(super) async fn operate_for<T, F>(
+    turn: Turn,
+    room: &Addr<RoomActor>,
+    begin: Option<RoomVersionId>,
+    closure: F,
+) -> Result<T, RoomError>
+where
+    T: Send + 'static,
+    F: FnMut(&mut Machine) -> Result<(T, Option<Box<Change>>), super::machine::Stop>
+        + Send
+        + 'static,
+{
     let (operation, done) = operation(closure);
-    room.do_send(Operate { operation, begin });
+    room.do_send(Operate(Queued { operation, begin, turn }));
     outcome(done).await
 }
 
@@ -478,7 +567,8 @@ impl Handler<Operate> for RoomActor {
     type Result = ();
 
     fn handle(&mut self, msg: Operate, ctx: &mut Self::Context) {
-        self.enqueue(msg.operation, msg.begin, ctx);
+        self.queue.push(msg.0);
+        self.pump(ctx);
     }
 }
 

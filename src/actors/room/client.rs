@@ -100,7 +100,7 @@ impl Handler<CreateInRoom> for RoomActor {
             let change = machine.create((*create).clone(), drafts.clone(), &signer, now_ms())?;
             Ok(((), Some(Box::new(change))))
         });
-        self.enqueue(operation, Some(version), ctx);
+        self.enqueue(operation, version, ctx);
         Box::pin(super::operate::outcome(done))
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     actors::{clock::now_ms, room_state::ProfileUpdated},
     proto::{
-        pdu::{self, Draft, Pdu, Position, Received},
+        pdu::{self, Draft, Pdu, Position},
         signer::Signer,
     },
 };
@@ -268,11 +268,11 @@ pub(super) async fn receive_state(
 }
 
 /// Returns the events of a list of results, logging what was refused.
-pub(super) fn accepted(
+pub(super) fn accepted<T>(
     room_id: &OwnedRoomId,
-    results: Vec<Result<Received, crate::proto::ProtoError>>,
-) -> Vec<Received> {
-    let keep = |result: Result<Received, _>| {
+    results: Vec<Result<T, crate::proto::ProtoError>>,
+) -> Vec<T> {
+    let keep = |result: Result<T, _>| {
         result.inspect_err(|error| log::debug!(room_id:%; "event refused: {error}")).ok()
     };
     results.into_iter().filter_map(keep).collect()

@@ -23,7 +23,7 @@ use crate::{
     },
     proto::{
         ProtoError,
-        pdu::{self, Pdu, Received},
+        pdu::{self, Pdu, Received, Unverified},
         server_keys::VerifiedServerKeys,
         signer::Signer,
     },
@@ -130,6 +130,12 @@ impl Links {
         servers: Vec<OwnedServerName>,
     ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
         let results = self.check(raws, room_id, rules, servers).await?;
+        self.keep_newest(&results);
+        Ok(results)
+    }
+
+    /// Keeps of each server the newest of what certifies its events.
+    fn keep_newest(&self, results: &[Result<Received, ProtoError>]) {
         let mut newest: HashMap<&ruma::ServerName, &VerifiedServerKeys> = HashMap::new();
         for keys in results.iter().flatten().map(|received| &received.server_keys) {
             let kept = newest.entry(keys.server_name()).or_insert(keys);
@@ -140,7 +146,6 @@ impl Links {
         for keys in newest.into_values() {
             self.keep(keys);
         }
-        Ok(results)
     }
 
     /// Keeps what certifies an event of the room.
@@ -159,20 +164,57 @@ impl Links {
         let mut known = self.keys_of(servers).await;
         let now = crate::actors::clock::now_ms();
         let job = move || {
-            let results: Vec<_> = raws
-                .iter()
-                .map(|raw| {
-                    let received = pdu::receive(raw, &room_id, &rules, &known, now)?;
-                    let keys = &received.server_keys;
-                    let server = keys.server_name().to_owned();
-                    if known.get(&server).is_none_or(|old| old.issued_ts() < keys.issued_ts()) {
-                        known.insert(server, keys.clone());
-                    }
-                    Ok(received)
-                })
-                .collect();
-            results
+            raws.iter()
+                .map(|raw| verify(pdu::read(raw, &room_id, &rules)?, &rules, &mut known, now))
+                .collect()
         };
-        self.cpu.run(job).await.map_err(|error| RoomError::BadRequest(error.to_string()))
+        self.cpu.run_for_others(job).await.map_err(|error| RoomError::BadRequest(error.to_string()))
     }
+
+    /// Checks size and shape of events, which is quick, and works their ids out.
+    pub(super) async fn read(
+        &self,
+        raws: Vec<Box<RawValue>>,
+        room_id: OwnedRoomId,
+        rules: RoomVersionRules,
+    ) -> Result<Vec<Result<Unverified, ProtoError>>, RoomError> {
+        let job = move || raws.iter().map(|raw| pdu::read(raw, &room_id, &rules)).collect();
+        self.cpu.run_for_others(job).await.map_err(|error| RoomError::BadRequest(error.to_string()))
+    }
+
+    /// Goes on with what [`Self::read`] found, as [`Self::receive`] does.
+    pub(super) async fn verify(
+        &self,
+        events: Vec<Unverified>,
+        rules: RoomVersionRules,
+        servers: Vec<OwnedServerName>,
+    ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
+        let mut known = self.keys_of(servers).await;
+        let now = crate::actors::clock::now_ms();
+        let job =
+            move || events.into_iter().map(|one| verify(one, &rules, &mut known, now)).collect();
+        let results: Vec<_> = self
+            .cpu
+            .run_for_others(job)
+            .await
+            .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        self.keep_newest(&results);
+        Ok(results)
+    }
+}
+
+/// Verifies one event of several, and notes the server_keys that it brings for the others.
+fn verify(
+    event: Unverified,
+    rules: &RoomVersionRules,
+    known: &mut HashMap<OwnedServerName, VerifiedServerKeys>,
+    now: u64,
+) -> Result<Received, ProtoError> {
+    let received = event.verify(rules, known, now)?;
+    let keys = &received.server_keys;
+    let server = keys.server_name().to_owned();
+    if known.get(&server).is_none_or(|old| old.issued_ts() < keys.issued_ts()) {
+        known.insert(server, keys.clone());
+    }
+    Ok(received)
 }

@@ -273,9 +273,10 @@ pub struct FindKey {
 
 /// A transaction of another server: PDUs and EDUs of this room.
 ///
-/// Answered as soon as it is known whether the transaction may be handed on: every PDU is well
-/// formed, signed by the key of its server_keys, and its sender's server is joined. Everything
-/// else (missing events, auth rules, disk) goes on after the answer.
+/// What was gossiped is answered as soon as it is known whether the transaction may be handed on:
+/// every PDU is well formed, signed by the key of its server_keys, and its sender's server is joined.
+/// Auth rules and disk come after that answer; what came by a request is answered after them. What is
+/// fetched (missing events, whole copies) comes after either.
 #[derive(Message, Debug)]
 #[rtype(result = "TransactionVerdict")]
 pub struct IngestTransaction {
@@ -287,8 +288,9 @@ pub struct IngestTransaction {
     pub edus: Vec<Box<RawValue>>,
     /// Whether it came by gossip, and not by a request to this server alone.
     pub gossiped: bool,
-    /// Place in the work budget, held until all is ingested.
-    pub permit: Permit,
+    /// Place in the work budget of what was gossiped, held until all is ingested; that of a request
+    /// is held by whoever answers it.
+    pub permit: Option<Permit>,
 }
 
 /// Whether gossip hands a transaction on.

@@ -4,7 +4,8 @@
 //! `machine/` has the rules and does no I/O; the files beside it are the shell: `actor` (queue,
 //! needs, effects), `client` (what our user does), `reads` (what our user reads), `receive` (PDUs
 //! from others, missing events), `serve` (what other servers ask), `join`, `edus`, `sealing` (what
-//! is published, and the keys for it, by the rules of `keys`).
+//! is published, and the keys for it, by the rules of `keys`), `spoilt` (copies of which whole ones are
+//! looked for).
 //!
 //! Invariant: nothing is answered or published before it is durable in the Store.
 
@@ -22,6 +23,7 @@ mod reads;
 mod receive;
 mod sealing;
 mod serve;
+mod spoilt;
 
 pub use actor::RoomActor;
 pub(super) use client::{federation, read};
@@ -29,3 +31,4 @@ pub use keys::Given;
 pub(super) use links::ask;
 pub use links::{Links, StoreLink};
 pub use messages::*;
+pub use serve::ExpireInvite;

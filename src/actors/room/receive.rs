@@ -1,6 +1,6 @@
 //! PDUs from other servers: checked, ingested, and what is missing around them fetched.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix::{
     ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, ResponseFuture, WrapFuture as _,
@@ -11,21 +11,35 @@ use serde_json::{json, value::RawValue};
 use tokio::sync::oneshot;
 
 use super::{
-    actor::{RoomActor, operate},
+    actor::{RoomActor, operate_for},
     client::{federation, read},
     join::{accepted, receive_state},
     links::{Links, ask},
     machine::{Ingested, Machine, Stop},
     messages::{FollowHeads, IngestTransaction, RoomError, TakeMissing, TransactionVerdict},
+    operate::Turn,
+    spoilt::Copy,
 };
 use crate::{
-    actors::{room_state::HeadsHeard, store::Place},
+    actors::{relay_request::FederationError, room_state::HeadsHeard, store::Place},
     config::limits,
-    proto::{ProtoError, pdu::Received, signer::Signer},
+    proto::{
+        ProtoError,
+        pdu::{Received, Unverified},
+        signer::Signer,
+    },
 };
 
 /// Events whose ancestors are fetched at the same time, in one room.
-const FETCHES: usize = 4;
+const FETCHES: usize = 8;
+/// Of these, from one server: who answers slowly, or never, keeps nobody else from being asked.
+const FETCHES_PEER: usize = 2;
+/// Rest between two whole copies that are looked for on account of one server.
+const SPOILT_REST: Duration = Duration::from_millis(250);
+/// Those who were gossiped the same spoilt copy ask its author one after another: so long for each
+/// member on average, and no longer than this.
+const SPREAD: Duration = Duration::from_millis(100);
+const SPREAD_MAX: Duration = Duration::from_secs(10);
 /// State events that are fetched one by one; where more are missing, the whole state is.
 const STATE_EVENTS: usize = 20;
 
@@ -36,6 +50,15 @@ pub(super) struct Worker {
     pub(super) links: Arc<Links>,
     pub(super) signer: Arc<Signer>,
     pub(super) room_id: OwnedRoomId,
+    pub(super) turn: Turn,
+}
+
+/// What came of looking for a whole copy.
+struct Looked {
+    /// The event to take in: whole, or as it came where nobody has a whole one.
+    event: Option<Received>,
+    /// Whoever gave the spoilt copy does not answer.
+    gone: bool,
 }
 
 #[derive(Deserialize)]
@@ -57,12 +80,19 @@ struct StateIdsAnswer {
 }
 
 impl RoomActor {
+    /// Returns what works for our user.
     pub(super) fn worker(&self, ctx: &Context<Self>) -> Worker {
+        self.worker_for(Turn::Ours, ctx)
+    }
+
+    /// Returns what works for whoever asks.
+    pub(super) fn worker_for(&self, turn: Turn, ctx: &Context<Self>) -> Worker {
         Worker {
             room: ctx.address(),
             links: Arc::clone(&self.links),
             signer: Arc::clone(&self.signer),
             room_id: self.room_id.clone(),
+            turn,
         }
     }
 
@@ -73,7 +103,7 @@ impl RoomActor {
             return;
         };
         let from = received.pdu.sender.server_name().to_owned();
-        let worker = self.worker(ctx);
+        let worker = self.worker_for(Turn::Events, ctx);
         ctx.spawn(async move { worker.ingest(received, &from).await }.into_actor(self));
     }
 
@@ -84,7 +114,7 @@ impl RoomActor {
         heads: Vec<OwnedEventId>,
         ctx: &mut Context<Self>,
     ) {
-        let worker = self.worker(ctx);
+        let worker = self.worker_for(Turn::Events, ctx);
         let work = async move {
             let extremities = worker.unknown(heads).await?;
             if !extremities.is_empty() {
@@ -103,10 +133,15 @@ impl RoomActor {
 
     /// Fetches what an event waits for, unless that is under way.
     fn fetch(&mut self, event_id: OwnedEventId, from: OwnedServerName, ctx: &mut Context<Self>) {
-        if self.fetching.len() >= FETCHES || !self.fetching.insert(event_id.clone()) {
+        let of_it = self.fetching.values().filter(|server| **server == from).count();
+        if self.fetching.len() >= FETCHES
+            || of_it >= FETCHES_PEER
+            || self.fetching.contains_key(&event_id)
+        {
             return;
         }
-        let worker = self.worker(ctx);
+        self.fetching.insert(event_id.clone(), from.clone());
+        let worker = self.worker_for(Turn::Events, ctx);
         let wanted = event_id.clone();
         let work = async move { worker.fetch_missing(wanted, from).await };
         ctx.spawn(work.into_actor(self).map(move |fetched, act, ctx| {
@@ -125,6 +160,45 @@ impl RoomActor {
             }
         }));
     }
+
+    /// Looks for a whole copy of the next event of which a server gave a spoilt one.
+    fn look_for_whole(&mut self, from: OwnedServerName, ctx: &mut Context<Self>) {
+        let Some(copy) = self.spoilt.begin(&from) else { return };
+        let worker = self.worker_for(Turn::Events, ctx);
+        let giver = from.clone();
+        let work = async move {
+            let Looked { event, gone } = worker.look_for_whole(copy, &giver).await;
+            if let Some(event) = event {
+                worker.ingest(event, &giver).await;
+            }
+            if !gone {
+                tokio::time::sleep(SPOILT_REST).await;
+            }
+            gone
+        };
+        ctx.spawn(work.into_actor(self).map(move |gone, act, ctx| {
+            act.spoilt.end(&from, gone);
+            act.look_for_whole(from, ctx);
+        }));
+    }
+}
+
+/// Asks a room to look for a whole copy of an event.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct LookForWhole {
+    copy: Copy,
+    from: OwnedServerName,
+}
+
+impl Handler<LookForWhole> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: LookForWhole, ctx: &mut Context<Self>) {
+        let LookForWhole { copy, from } = msg;
+        self.spoilt.push(&from, copy);
+        self.look_for_whole(from, ctx);
+    }
 }
 
 impl Handler<IngestTransaction> for RoomActor {
@@ -136,19 +210,26 @@ impl Handler<IngestTransaction> for RoomActor {
             self.fresh.heard(&origin);
         }
         let (verdict, decided) = oneshot::channel();
-        let worker = self.worker(ctx);
+        let worker = self.worker_for(Turn::Events, ctx);
         let work = async move {
-            let checked = worker.check(&origin, pdus).await;
+            let checked = worker.check(&origin, pdus, gossiped).await;
             let (answer, received) = match checked {
                 Ok(received) => (TransactionVerdict::Accept, received),
                 Err(refused) => (refused, Vec::new()),
             };
-            let _ = verdict.send(answer);
+            // gossipsub waits for it. Whoever sent a request waits for all: that slows a flood down.
+            let mut verdict = Some(verdict);
+            if gossiped && let Some(verdict) = verdict.take() {
+                let _ = verdict.send(answer);
+            }
             if answer == TransactionVerdict::Accept && !edus.is_empty() {
                 worker.room.do_send(TakeEdus { origin: origin.clone(), edus });
             }
             for received in received {
-                worker.ingest(received, &origin).await;
+                worker.take(received, &origin, gossiped).await;
+            }
+            if let Some(verdict) = verdict {
+                let _ = verdict.send(answer);
             }
             drop(permit);
         };
@@ -193,7 +274,7 @@ impl Handler<FollowHeads> for RoomActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
     fn handle(&mut self, msg: FollowHeads, ctx: &mut Context<Self>) -> Self::Result {
-        let worker = self.worker(ctx);
+        let worker = self.worker_for(Turn::Events, ctx);
         Box::pin(async move { worker.follow_heads(&msg.server_name, msg.extremities).await })
     }
 }
@@ -203,9 +284,9 @@ impl Handler<TakeMissing> for RoomActor {
 
     fn handle(&mut self, msg: TakeMissing, ctx: &mut Context<Self>) -> Self::Result {
         let TakeMissing { server_name, pdus } = msg;
-        let worker = self.worker(ctx);
+        let worker = self.worker_for(Turn::Events, ctx);
         Box::pin(async move {
-            let mut received = worker.receive(pdus, &server_name).await?;
+            let mut received = worker.receive_new(pdus, &server_name).await?;
             // A whole copy is looked for where the heads are followed.
             received.retain(|received| !received.spoilt);
             received.sort_by_key(|received| received.pdu.depth);
@@ -224,7 +305,7 @@ impl Worker {
             + Send
             + 'static,
     {
-        operate(&self.room, None, closure).await
+        operate_for(self.turn, &self.room, None, closure).await
     }
 
     /// Sends a request about the room and reads its answer.
@@ -248,6 +329,7 @@ impl Worker {
         &self,
         origin: &OwnedServerName,
         pdus: Vec<Box<RawValue>>,
+        gossiped: bool,
     ) -> Result<Vec<Received>, TransactionVerdict> {
         let server = origin.clone();
         let known = self
@@ -260,27 +342,28 @@ impl Worker {
         if pdus.is_empty() {
             return Ok(Vec::new());
         }
-        let results = self
-            .links
-            .receive(pdus, self.room_id.clone(), rules, vec![origin.clone()])
-            .await
-            .map_err(|_| TransactionVerdict::Ignore)?;
-        let mut received = Vec::with_capacity(results.len());
-        for result in results {
-            match result {
-                Ok(one) => received.push(one),
-                // Nobody is to blame for keys that this node has not seen, nor for its clock.
-                Err(
-                    ProtoError::MissingServerKeys(_)
-                    | ProtoError::KeysAhead(_)
-                    | ProtoError::NotFresh(_),
-                ) => return Err(TransactionVerdict::Ignore),
-                Err(error) => {
-                    log::debug!(room_id:% = self.room_id, origin:%; "transaction refused: {error}");
-                    return Err(TransactionVerdict::Reject);
-                }
+        let refused = |error: ProtoError| match error {
+            // Nobody is to blame for keys that this node has not seen, nor for its clock.
+            ProtoError::MissingServerKeys(_)
+            | ProtoError::KeysAhead(_)
+            | ProtoError::NotFresh(_) => TransactionVerdict::Ignore,
+            error => {
+                log::debug!(room_id:% = self.room_id, origin:%; "transaction refused: {error}");
+                TransactionVerdict::Reject
             }
-        }
+        };
+        let ours = |_| TransactionVerdict::Ignore;
+        let (room_id, servers) = (self.room_id.clone(), vec![origin.clone()]);
+        let results = if gossiped {
+            // What is handed on was verified here, each copy of it.
+            self.links.receive(pdus, room_id, rules, servers).await.map_err(ours)?
+        } else {
+            let read = self.links.read(pdus, room_id, rules.clone()).await.map_err(ours)?;
+            let read = read.into_iter().collect::<Result<_, _>>().map_err(refused)?;
+            let new = self.not_here(read).await.map_err(ours)?;
+            self.links.verify(new, rules, servers).await.map_err(ours)?
+        };
+        let received: Vec<_> = results.into_iter().collect::<Result<_, _>>().map_err(refused)?;
         let pdus: Vec<_> = received.iter().map(|received| received.pdu.clone()).collect();
         let joined = self
             .operate(move |machine| Ok((pdus.iter().all(|pdu| machine.may_gossip(pdu)), None)))
@@ -288,10 +371,36 @@ impl Worker {
         if joined.unwrap_or(false) { Ok(received) } else { Err(TransactionVerdict::Ignore) }
     }
 
+    /// Leaves out the events that are here whole: another copy of them is no news, whatever became of
+    /// it on its way, and is not worth a verification.
+    async fn not_here(&self, mut events: Vec<Unverified>) -> Result<Vec<Unverified>, RoomError> {
+        let ids: Vec<_> = events.iter().map(|event| event.pdu.event_id.clone()).collect();
+        let here = self
+            .operate(move |machine| {
+                machine.require(&ids)?;
+                Ok((ids.iter().map(|id| machine.is_whole(id)).collect::<Vec<_>>(), None))
+            })
+            .await?;
+        let mut here = here.into_iter();
+        events.retain(|_| !here.next().unwrap_or(false));
+        Ok(events)
+    }
+
+    /// Takes one event in that somebody sent. Of a spoilt copy a whole one is looked for first, on
+    /// their account, where the event is not here.
+    async fn take(&self, received: Received, from: &OwnedServerName, gossiped: bool) {
+        if !received.spoilt {
+            return self.ingest(received, from).await;
+        }
+        let id = received.pdu.event_id.clone();
+        if matches!(self.unknown(vec![id]).await, Ok(unknown) if !unknown.is_empty()) {
+            let copy = Copy { received, gossiped };
+            self.room.do_send(LookForWhole { copy, from: from.clone() });
+        }
+    }
+
     /// Takes one event in. What it misses is fetched from `from`.
-    pub(super) async fn ingest(&self, received: Received, from: &OwnedServerName) {
-        let received =
-            if received.spoilt { self.look_for_full(received, from).await } else { received };
+    async fn ingest(&self, received: Received, from: &OwnedServerName) {
         let event_id = received.pdu.event_id.clone();
         let taken = self
             .operate(move |machine| {
@@ -311,19 +420,41 @@ impl Worker {
         }
     }
 
-    /// Somebody on the way changed or redacted the copy: asks the author and whoever gave it for
-    /// a full one. Where none is to be had the spoilt one counts, until a full one comes.
-    async fn look_for_full(&self, received: Received, from: &OwnedServerName) -> Received {
-        let author = received.pdu.sender.server_name().to_owned();
-        for server in [&author, from] {
-            let found = self.fetch_event(server, &received.pdu.event_id).await;
-            if let Ok(full) = found
-                && !full.spoilt
-            {
-                return full;
-            }
+    /// Somebody on the way changed or redacted the copy: asks whoever gave it for a whole one, then
+    /// the author. Where none is to be had the spoilt one counts, until a whole one comes.
+    async fn look_for_whole(&self, copy: Copy, from: &OwnedServerName) -> Looked {
+        let Copy { received, gossiped } = copy;
+        let id = received.pdu.event_id.clone();
+        match self.fetch_event(from, &id).await {
+            Ok(whole) if !whole.spoilt => return Looked { event: Some(whole), gone: false },
+            Err(
+                RoomError::Ask(_)
+                | RoomError::Federation(
+                    FederationError::Unreachable(_) | FederationError::TimedOut(_),
+                ),
+            ) => return Looked { event: None, gone: true },
+            Ok(_) | Err(_) => {}
         }
-        received
+        let author = received.pdu.sender.server_name().to_owned();
+        if author == *from {
+            return Looked { event: Some(received), gone: false };
+        }
+        if gossiped {
+            tokio::time::sleep(self.spread().await).await;
+        }
+        // It may have come meanwhile, as its author said it.
+        if !matches!(self.unknown(vec![id.clone()]).await, Ok(unknown) if !unknown.is_empty()) {
+            return Looked { event: None, gone: false };
+        }
+        let found = self.fetch_event(&author, &id).await.ok().filter(|whole| !whole.spoilt);
+        Looked { event: Some(found.unwrap_or(received)), gone: false }
+    }
+
+    /// Returns how long to wait so that all members do not ask the same one at once.
+    async fn spread(&self) -> Duration {
+        let members = self.operate(|machine| Ok((machine.servers().count(), None))).await;
+        let members = u32::try_from(members.unwrap_or(1)).unwrap_or(u32::MAX);
+        SPREAD.saturating_mul(members).min(SPREAD_MAX).mul_f64(rand::random())
     }
 
     async fn fetch_event(
@@ -351,6 +482,19 @@ impl Worker {
         Ok(accepted(&self.room_id, results))
     }
 
+    /// The same, less what is here whole: that is not even verified.
+    async fn receive_new(
+        &self,
+        pdus: Vec<Box<RawValue>>,
+        from: &OwnedServerName,
+    ) -> Result<Vec<Received>, RoomError> {
+        let rules = self.rules().await?;
+        let read = self.links.read(pdus, self.room_id.clone(), rules.clone()).await?;
+        let read = self.not_here(accepted(&self.room_id, read)).await?;
+        let results = self.links.verify(read, rules, vec![from.clone()]).await?;
+        Ok(accepted(&self.room_id, results))
+    }
+
     /// Returns those of some heads that are neither here nor wait here for others.
     async fn unknown(&self, heads: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>, RoomError> {
         self.operate(move |machine| {
@@ -375,7 +519,7 @@ impl Worker {
         let wanted = self.unknown(heads).await?;
         for event_id in wanted {
             match self.fetch_event(server, &event_id).await {
-                Ok(received) => self.ingest(received, server).await,
+                Ok(received) => self.take(received, server, false).await,
                 // Another head may be good, but whoever cannot be reached has none.
                 Err(error @ (RoomError::Federation(_) | RoomError::Ask(_))) => return Err(error),
                 Err(error) => {
@@ -422,7 +566,7 @@ impl Worker {
                 "limit": limits::MISSING_PAGE,
             });
             let answer: EventsAnswer = self.request(&from, "POST", uri, content).await?;
-            let mut received = self.receive(answer.pdus, &from).await?;
+            let mut received = self.receive_new(answer.pdus, &from).await?;
             received.sort_by_key(|received| received.pdu.depth);
             let fresh = received.len();
             let progress = self.ingest_all(received).await;

@@ -2,7 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use actix::{Context, Handler, ResponseFuture};
+use actix::{
+    ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture, WrapFuture as _,
+};
 use ruma::{
     EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomVersionId,
     events::{
@@ -14,11 +16,12 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
 use super::{
-    actor::{RoomActor, operate},
+    actor::{RoomActor, operate_for},
     keys::Given,
     links::ask,
     machine::{Ingested, Machine, MemberContent},
     messages::{RoomError, RoomQuery, RoomRequest},
+    operate::Turn,
     receive::Worker,
     sealing::{GiveKeys, TakeKeys},
 };
@@ -44,7 +47,7 @@ impl Handler<RoomRequest> for RoomActor {
 
     fn handle(&mut self, msg: RoomRequest, ctx: &mut Context<Self>) -> Self::Result {
         let RoomRequest { origin, query, permit } = msg;
-        let worker = self.worker(ctx);
+        let worker = self.worker_for(Turn::Theirs, ctx);
         let invited = match &query {
             RoomQuery::MakeJoin { user_id, .. } => Some(self.inviting.end(user_id)),
             _ => None,
@@ -65,6 +68,29 @@ impl Handler<RoomRequest> for RoomActor {
             serde_json::value::to_raw_value(&answer)
                 .map_err(|error| RoomError::BadRequest(error.to_string()))
         })
+    }
+}
+
+/// An invite waited so long that its place is free for another.
+#[derive(actix::Message, Debug)]
+#[rtype(result = "()")]
+pub struct ExpireInvite;
+
+impl Handler<ExpireInvite> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, _: ExpireInvite, ctx: &mut Context<Self>) {
+        let expired = self.operate_for(Turn::Theirs, ctx, |machine| {
+            let waits = machine.membership().map(|own| &own.membership);
+            let change = (waits == Some(&MembershipState::Invite))
+                .then(|| machine.set_membership(MembershipState::Leave, None, None));
+            Ok(((), change.map(Box::new)))
+        });
+        ctx.spawn(expired.into_actor(self).map(|expired, act, _| {
+            if let Err(error) = expired {
+                log::warn!(room_id:% = act.room_id; "an old invite stays: {error}");
+            }
+        }));
     }
 }
 
@@ -298,13 +324,8 @@ impl Worker {
             stripped_state: shown,
             via: vec![origin.clone()],
         };
-        operate(&self.room, Some(version.clone()), move |machine| {
-            machine.set_version(&version)?;
-            if machine.is_joined() {
-                return Err(RoomError::Forbidden("the user is in the room already".into()).into());
-            }
-            let id = Some(event_id.clone());
-            let change = machine.set_membership(MembershipState::Invite, id, Some(invite.clone()));
+        operate_for(Turn::Theirs, &self.room, Some(version.clone()), move |machine| {
+            let change = machine.invited(&version, invite.clone())?;
             Ok(((), Some(Box::new(change))))
         })
         .await?;

@@ -21,7 +21,7 @@ use super::{
     heads::Meetings,
     heard::Heard,
     index::{Index, Turn},
-    invites::Invites,
+    invites::{Invites, Place},
     messages::{
         Advanced, Briefly, CountRooms, FindSharing, ForgetRoom, IngestIntoRoom, ListRooms,
         ProfileUpdated, RoomCounts, ServeRoom, Sharing, ToRoom, UseSigner,
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     actors::{
+        clock::now_ms,
         cpu::Cpu,
         down::{Down, DownGuard},
         ephemera::{Presence, Typing},
@@ -40,8 +41,8 @@ use crate::{
         relay_request::SendFederation,
         rendezvous::SharedServers,
         room::{
-            Drain, Links, ProfileChanged, Publish, RoomActor, RoomError, RoomQuery, StoreLink,
-            TransactionVerdict,
+            Drain, ExpireInvite, Links, ProfileChanged, Publish, RoomActor, RoomError, RoomQuery,
+            StoreLink, TransactionVerdict,
         },
         store,
     },
@@ -407,11 +408,21 @@ impl Handler<ServeRoom> for RoomStateActor {
     fn handle(&mut self, msg: ServeRoom, ctx: &mut Self::Context) -> Self::Result {
         let ServeRoom { room_id, request } = msg;
         let opens = matches!(request.query, RoomQuery::Invite { .. });
-        let shares = |server: &OwnedServerName| self.rooms.shares(server);
-        if opens && !self.invites.admit(&room_id, &request.origin, shares) {
-            log::debug!(origin:% = request.origin; "an invite is refused: there is no place for it");
-            let full = RoomError::Full("invites wait already; send yours again later");
-            return Box::pin(fut::ready(Err(full)));
+        if opens {
+            let close = |server: &OwnedServerName| self.rooms.is_close(server);
+            match self.invites.admit(&room_id, &request.origin, close, now_ms()) {
+                Place::Free => {}
+                Place::InsteadOf(expired) => {
+                    if let Ok(room) = self.known_room(&expired, ctx) {
+                        room.do_send(ExpireInvite);
+                    }
+                }
+                Place::None => {
+                    log::debug!(origin:% = request.origin; "an invite is refused: no place for it");
+                    let full = RoomError::Full("invites wait already; send yours again later");
+                    return Box::pin(fut::ready(Err(full)));
+                }
+            }
         }
         let room = if opens || self.rooms.knows(&room_id) {
             self.room(&room_id, ctx)
@@ -447,11 +458,13 @@ impl Handler<UseSigner> for RoomStateActor {
                 let mut gained = Vec::new();
                 for row in rooms {
                     let room_id = row.room_id;
-                    if let Some(server) = row.invited_by {
-                        act.invites.waits(room_id.clone(), server);
+                    if let Some((server, since)) = row.invited_by {
+                        // The date is the inviter's: one from the future would never be over.
+                        act.invites.waits(room_id.clone(), server, since.min(now_ms()));
                     }
                     let turn =
                         act.rooms.advance(room_id.clone(), row.membership, Some(row.servers));
+                    act.rooms.set_public(&room_id, row.public);
                     if turn.joined == Some(true) {
                         act.links.join_topic.do_send(JoinTopic(room_id));
                     }
@@ -468,11 +481,14 @@ impl Handler<Advanced> for RoomStateActor {
     type Result = ();
 
     fn handle(&mut self, msg: Advanced, ctx: &mut Self::Context) {
-        let Advanced { room_id, membership, servers } = msg;
+        let Advanced { room_id, membership, servers, public } = msg;
         if membership.as_ref().is_some_and(|membership| *membership != MembershipState::Invite) {
             self.invites.over(&room_id);
         }
         let turn = self.rooms.advance(room_id.clone(), membership, servers);
+        if let Some(public) = public {
+            self.rooms.set_public(&room_id, public);
+        }
         self.turned(room_id, turn, ctx);
     }
 }
@@ -568,7 +584,7 @@ impl Handler<FindSharing> for RoomStateActor {
 
     fn handle(&mut self, msg: FindSharing, _: &mut Self::Context) -> Self::Result {
         let FindSharing { servers, with } = msg;
-        let joined = self.rooms.joined().map(|(_, room)| &room.servers);
+        let joined = self.rooms.joined().map(|(_, room)| (&room.servers, room.public));
         sharing::find(joined, servers, with.as_ref())
     }
 }

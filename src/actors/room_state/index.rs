@@ -13,6 +13,8 @@ use ruma::{OwnedRoomId, OwnedServerName, RoomId, events::room::member::Membershi
 pub(super) struct Indexed {
     pub(super) membership: Option<MembershipState>,
     pub(super) servers: HashSet<OwnedServerName>,
+    /// Anybody may come in.
+    pub(super) public: bool,
 }
 
 impl Indexed {
@@ -64,6 +66,19 @@ impl Index {
     /// Tells whether a joined room is shared with a server.
     pub(super) fn shares(&self, server: &OwnedServerName) -> bool {
         self.shared.contains_key(server)
+    }
+
+    /// Tells whether a server was let into a joined room: one that is not public.
+    pub(super) fn is_close(&self, server: &OwnedServerName) -> bool {
+        self.shares(server)
+            && self.joined().any(|(_, room)| !room.public && room.servers.contains(server))
+    }
+
+    /// Notes whether anybody may come into a room.
+    pub(super) fn set_public(&mut self, room_id: &RoomId, public: bool) {
+        if let Some(room) = self.rooms.get_mut(room_id) {
+            room.public = public;
+        }
     }
 
     /// Tells whether our user has joined a room that a server is in.
@@ -193,6 +208,10 @@ mod tests {
         let shared = |name| index.is_shared(&room(name), &servers("ann")[0]);
         assert_eq!(["a", "b", "c", "d", "e"].map(shared), [true, false, false, false, false]);
         assert_eq!(index.joined().count(), 2);
+        // In a public room anybody can be.
+        assert!(index.is_close(&servers("ann")[0]) && !index.is_close(&servers("bob")[0]));
+        index.set_public(&room("a"), true);
+        assert!(index.shares(&servers("ann")[0]) && !index.is_close(&servers("ann")[0]));
         index.forget(&room("c"));
         assert!(index.knows(&room("b")) && !index.knows(&room("c")));
     }

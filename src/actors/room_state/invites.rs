@@ -2,8 +2,9 @@
 //! answered. Pure.
 //!
 //! Invariants: of people who share no room with us few invites wait, of one server fewer still; who
-//! shares a room has places of their own. Where there is no place the newcomer is refused, and told:
-//! nobody's invite gives way to another's.
+//! was let into one of our rooms has places of their own. Where there is no place the newcomer is
+//! refused, and told: nobody's invite gives way to another's, unless it is a stranger's and waited for
+//! weeks.
 
 use std::collections::HashMap;
 
@@ -11,37 +12,80 @@ use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 
 use crate::config::limits;
 
-/// The rooms that our user is invited to, with the server that invites.
+/// An invite that waits.
+#[derive(Debug)]
+struct Waiting {
+    from: OwnedServerName,
+    /// Milliseconds.
+    since: u64,
+}
+
+/// The rooms that our user is invited to.
 #[derive(Debug, Default)]
-pub(super) struct Invites(HashMap<OwnedRoomId, OwnedServerName>);
+pub(super) struct Invites(HashMap<OwnedRoomId, Waiting>);
+
+/// Whether an invite has a place.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It has one.
+    Free,
+    /// It has that of an invite that waited long enough.
+    InsteadOf(OwnedRoomId),
+    /// There is none.
+    None,
+}
 
 impl Invites {
     /// Takes a place for an invite, if there is one. Another invite to the same room takes no more.
+    /// `close`: who shares a room with us that is not public.
     pub(super) fn admit(
         &mut self,
         room_id: &RoomId,
         from: &ServerName,
-        shares: impl Fn(&OwnedServerName) -> bool,
-    ) -> bool {
+        close: impl Fn(&OwnedServerName) -> bool,
+        now: u64,
+    ) -> Place {
         let (mut of_it, mut of_strangers) = (0, 0);
-        for (_, server) in self.0.iter().filter(|(waiting, _)| *waiting != room_id) {
-            of_it += usize::from(server == from);
-            of_strangers += usize::from(!shares(server));
-        }
+        let mut oldest: Option<(&OwnedRoomId, &Waiting)> = None;
         let from = from.to_owned();
-        let full = match shares(&from) {
-            true => of_it >= limits::INVITES_MEMBER,
-            false => of_it >= limits::INVITES_STRANGER || of_strangers >= limits::INVITES_STRANGERS,
-        };
-        if !full {
-            self.waits(room_id.to_owned(), from);
+        let stranger = !close(&from);
+        for (waiting, invite) in self.0.iter().filter(|(waiting, _)| *waiting != room_id) {
+            of_it += usize::from(invite.from == from);
+            if close(&invite.from) {
+                continue;
+            }
+            of_strangers += 1;
+            if oldest.is_none_or(|(_, oldest)| invite.since < oldest.since) {
+                oldest = Some((waiting, invite));
+            }
         }
-        !full
+        let full = match stranger {
+            false => of_it >= limits::INVITES_MEMBER,
+            true => of_it >= limits::INVITES_STRANGER || of_strangers >= limits::INVITES_STRANGERS,
+        };
+        let mut place = Place::Free;
+        if full {
+            let expired = oldest.filter(|(_, invite)| {
+                stranger && now.saturating_sub(invite.since) >= limits::STRANGER_KEPT_MS
+            });
+            // Of its own invites, where it has too many of these.
+            let of_it_too = of_it >= limits::INVITES_STRANGER;
+            let Some((room, invite)) = expired else { return Place::None };
+            if of_it_too && invite.from != from {
+                return Place::None;
+            }
+            place = Place::InsteadOf(room.clone());
+        }
+        if let Place::InsteadOf(room) = &place {
+            self.0.remove(room);
+        }
+        self.waits(room_id.to_owned(), from, now);
+        place
     }
 
     /// An invite waits.
-    pub(super) fn waits(&mut self, room_id: OwnedRoomId, from: OwnedServerName) {
-        self.0.entry(room_id).or_insert(from);
+    pub(super) fn waits(&mut self, room_id: OwnedRoomId, from: OwnedServerName, since: u64) {
+        self.0.entry(room_id).or_insert(Waiting { from, since });
     }
 
     /// An invite was answered, or was none.
@@ -62,16 +106,19 @@ mod tests {
         OwnedServerName::try_from(name).unwrap()
     }
 
+    const NOW: u64 = 1_790_000_000_000;
+    const LATER: u64 = NOW + limits::STRANGER_KEPT_MS;
+
     #[test]
     fn attack_10_strangers_have_few_places_and_members_their_own() {
         let mut invites = Invites::default();
         let friend = server("friend");
-        let shares = |server: &OwnedServerName| *server == friend;
+        let close = |server: &OwnedServerName| *server == friend;
         let mut number = 0;
         let mut fill = |invites: &mut Invites, from: &OwnedServerName, most: usize| {
             let taken = (0..most).filter(|_| {
                 number += 1;
-                invites.admit(&room(number), from, shares)
+                invites.admit(&room(number), from, close, NOW) == Place::Free
             });
             taken.count()
         };
@@ -82,12 +129,31 @@ mod tests {
         assert_eq!(fill(&mut invites, &friend, 1000), limits::INVITES_MEMBER);
 
         // The same room again is no other place; an answer frees one.
-        assert!(invites.admit(&room(1), &server("eve"), shares));
-        assert!(!invites.admit(&room(0), &server("eve"), shares));
+        assert_eq!(invites.admit(&room(1), &server("eve"), close, NOW), Place::Free);
+        assert_eq!(invites.admit(&room(0), &server("eve"), close, NOW), Place::None);
         invites.over(&room(1));
-        assert!(invites.admit(&room(0), &server("eve"), shares));
+        assert_eq!(invites.admit(&room(0), &server("eve"), close, NOW), Place::Free);
         // Who comes to share a room takes no place of strangers any more.
         let all = |_: &OwnedServerName| true;
-        assert!(invites.admit(&room(9_999), &server("late"), all));
+        assert_eq!(invites.admit(&room(9_999), &server("late"), all, NOW), Place::Free);
+    }
+
+    #[test]
+    fn attack_10_what_strangers_left_weeks_ago_keeps_no_honest_one_out() {
+        let mut invites = Invites::default();
+        let friend = server("friend");
+        let close = |server: &OwnedServerName| *server == friend;
+        invites.waits(room(0), friend.clone(), 0);
+        for number in 1..=limits::INVITES_STRANGERS {
+            let from = server(&format!("eve{number}"));
+            let since = NOW + number as u64;
+            assert_eq!(invites.admit(&room(number), &from, close, since), Place::Free);
+        }
+        let bob = server("bob");
+        let mut ask = |number, now| invites.admit(&room(number), &bob, close, now);
+        assert_eq!(ask(1000, LATER), Place::None, "not yet");
+        assert_eq!(ask(1000, LATER + 1), Place::InsteadOf(room(1)), "the oldest of a stranger");
+        assert_eq!(ask(1001, LATER + 1), Place::None);
+        assert_eq!(ask(1001, LATER + 2), Place::InsteadOf(room(2)));
     }
 }

@@ -117,6 +117,8 @@ pub struct Sharing {
     pub server_name: OwnedServerName,
     /// Whether the other one, where one was named, is in one of these rooms.
     pub with: bool,
+    /// Whether one of these rooms is not public: then somebody let them in.
+    pub close: bool,
 }
 
 /// A member's server was connected and proved its identity.
@@ -194,6 +196,15 @@ pub struct Advanced {
     pub membership: Option<MembershipState>,
     /// Servers with a joined user, if they changed.
     pub servers: Option<Vec<OwnedServerName>>,
+    /// Whether anybody may come in, if that changed.
+    pub public: Option<bool>,
+}
+
+impl Advanced {
+    /// Tells whether there is nothing to index.
+    pub fn is_nothing(&self) -> bool {
+        self.membership.is_none() && self.servers.is_none() && self.public.is_none()
+    }
 }
 
 /// Counts for `status`.

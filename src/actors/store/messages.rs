@@ -444,8 +444,10 @@ pub struct RoomRow {
     pub membership: Option<MembershipState>,
     /// Servers with a joined user.
     pub servers: Vec<OwnedServerName>,
-    /// Who invites our user, where an invite waits.
-    pub invited_by: Option<OwnedServerName>,
+    /// Who invites our user, and the date of that, where an invite waits.
+    pub invited_by: Option<(OwnedServerName, u64)>,
+    /// Whether anybody may come in.
+    pub public: bool,
 }
 
 /// Finds people in the directory of shared rooms, by a part of name or id, any case.

@@ -14,10 +14,10 @@ use super::{
     ClientTxn, Extremity, Heads, InviteData, LoadedRoom, OwnMembership, RoomEvents, RoomRow,
     StoreError,
     database::{Database, Rows, WriteSet},
-    events::read_known,
+    events::{read_event, read_known},
     schema::{Change, Hash, Key, Parts, event_id_of, family, state_key, take_text},
 };
-use crate::proto::pdu::Pdu;
+use crate::proto::pdu::{self, Pdu};
 
 /// Client transactions of a room that are kept, and given back to it.
 pub(super) const TXNS: u64 = 1000;
@@ -262,6 +262,27 @@ fn load_txns(database: &Database, room: u32) -> Result<Vec<(ClientTxn, OwnedEven
     Ok(txns)
 }
 
+#[derive(Deserialize)]
+struct Dated {
+    #[serde(default)]
+    origin_server_ts: u64,
+}
+
+/// Tells whether anybody may come into a room.
+fn is_public(database: &Database, room: u32) -> Result<bool, StoreError> {
+    #[derive(Deserialize)]
+    struct Rules<'a> {
+        #[serde(borrow)]
+        content: &'a RawValue,
+    }
+    let Some(row) = StateRow::read(database, room, ("m.room.join_rules", ""))? else {
+        return Ok(false);
+    };
+    let Some(record) = read_event(database, room, &row.hash)? else { return Ok(false) };
+    let rules = serde_json::from_str::<Rules<'_>>(&record.json);
+    Ok(rules.is_ok_and(|rules| pdu::is_public(rules.content)))
+}
+
 /// Answers [`super::ListRooms`].
 pub(super) fn list(database: &Database) -> Result<Vec<RoomRow>, StoreError> {
     let mut rooms = Vec::new();
@@ -281,7 +302,11 @@ pub(super) fn list(database: &Database) -> Result<Vec<RoomRow>, StoreError> {
             _ => None,
         };
         rooms.push(RoomRow {
-            invited_by: invite.and_then(|invite| invite.via.into_iter().next()),
+            invited_by: invite.and_then(|invite| {
+                let date: Dated = serde_json::from_str(invite.event.get()).ok()?;
+                Some((invite.via.into_iter().next()?, date.origin_server_ts))
+            }),
+            public: is_public(database, room)?,
             room_id: info.room_id,
             membership: membership.map(|row| row.membership),
             servers: servers.unwrap_or_default(),

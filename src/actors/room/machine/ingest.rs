@@ -7,7 +7,7 @@ use std::{
 };
 
 use ruma::{
-    EventId, OwnedEventId,
+    EventId, OwnedEventId, ServerName,
     events::{TimelineEventType, room::member::MembershipState},
     state_res::{
         auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules,
@@ -23,7 +23,7 @@ use crate::{
         room::messages::RoomError,
         store::{ClientTxn, Extremity, NewEvent, NewGroup, Place},
     },
-    proto::pdu::{Pdu, Received, StateKey},
+    proto::pdu::{MAX_PREV_EVENTS, Pdu, Received, StateKey},
 };
 
 /// What became of an event.
@@ -38,6 +38,9 @@ pub(crate) enum Ingested {
     /// Too many events wait; it comes again with the next head exchange.
     Full,
 }
+
+/// Forward extremities of one server.
+const FORKS_SERVER: usize = 20;
 
 /// Rejected and soft-failed events that are walked through for what they follow.
 const UNSEEN_WALK: usize = 100;
@@ -114,7 +117,6 @@ impl Machine {
 
     /// Returns the state before an event by id.
     pub(crate) fn ids_before(&mut self, pdu: &Pdu) -> Result<Arc<super::StateIds>, Stop> {
-        self.pending = None;
         self.require(&pdu.prev_events)?;
         // The states before some of them are not the state before the event.
         let groups: Option<Vec<u64>> =
@@ -160,7 +162,6 @@ impl Machine {
     pub(super) fn plan(&mut self, pdu: &Pdu, fetched: Option<FetchedState>) -> Result<Plan, Stop> {
         let mut next_group = self.next_group;
         let mut new_groups = Vec::new();
-        self.pending = None;
         let groups: Vec<u64> = match fetched {
             Some(FetchedState(group)) => vec![group],
             None => pdu
@@ -224,15 +225,8 @@ impl Machine {
         let front = if extremities == self.extremities {
             None
         } else {
-            if extremities.len() > 1 {
-                self.set_pending(pdu, &after);
-            }
-            let front = self.front(extremities, &after, next_group)?;
-            self.require_diff(&front.diff, pdu)?;
-            if let Some(new) = &front.new {
-                next_group = new.id + 1;
-                new_groups.push(new.clone());
-            }
+            let front = self.front(extremities, &after);
+            self.require_diff(&front.diff, Some(pdu))?;
             Some(front)
         };
         let gaps = if fetched.is_some() { self.gaps_before(pdu) } else { Vec::new() };
@@ -273,7 +267,49 @@ impl Machine {
             let (event_id, depth) = (pdu.event_id.clone(), pdu.depth);
             heads.push(Extremity { event_id, depth, state_group });
         }
-        Ok(heads)
+        self.in_order(heads, pdu)
+    }
+
+    /// Puts forward extremities, `newest` perhaps among them, in the order in which they are
+    /// followed, and forgets what one server has too much of. Where they are few nothing is done.
+    ///
+    /// A server that is honest follows what it said before, so it has one extremity, or two. One
+    /// that has many forks all the time, and would have their states resolved for ever; so of each
+    /// server few count, and those of others first. The order follows from the events alone: who
+    /// has the same ones chooses the same.
+    pub(super) fn in_order(
+        &self,
+        mut heads: Vec<Extremity>,
+        newest: &Pdu,
+    ) -> Result<Vec<Extremity>, Stop> {
+        if heads.len() <= MAX_PREV_EVENTS {
+            return Ok(heads);
+        }
+        let ids: Vec<OwnedEventId> = heads
+            .iter()
+            .map(|head| head.event_id.clone())
+            .filter(|id| *id != newest.event_id)
+            .collect();
+        self.require(&ids)?;
+        heads.sort_by(|one, other| {
+            other.depth.cmp(&one.depth).then_with(|| one.event_id.cmp(&other.event_id))
+        });
+        let mut forks: HashMap<&ServerName, usize> = HashMap::new();
+        let mut ranked: Vec<(usize, Extremity)> = Vec::with_capacity(heads.len());
+        for head in heads {
+            let sender = match self.known(&head.event_id) {
+                Some(known) => &known.pdu.sender,
+                None => &newest.sender,
+            };
+            let rank = forks.entry(sender.server_name()).or_default();
+            if *rank < FORKS_SERVER {
+                ranked.push((*rank, head));
+            }
+            *rank += 1;
+        }
+        // Sorted already by depth and id, and this keeps the order of equals.
+        ranked.sort_by_key(|(rank, _)| *rank);
+        Ok(ranked.into_iter().map(|(_, head)| head).collect())
     }
 
     /// Returns the prev events of an event that are not here, or here as outliers only.
@@ -409,6 +445,7 @@ impl Machine {
         if let Some(front) = front {
             self.extremities = front.extremities;
             self.current_group = front.group;
+            self.unsettled = front.unsettled;
             self.apply_diff(change, front.diff);
             self.note_heads(change);
         }

@@ -24,8 +24,11 @@ use crate::{
         room::messages::RoomError,
         store::{Extremity, InviteData, NewEvent, NewGroup, OwnMembership, Place},
     },
-    proto::pdu::{Draft, Pdu, Received, StateKey},
+    proto::pdu::{self, Draft, Pdu, Received, StateKey},
 };
+
+/// Servers that are kept to join through, of all who sent the same invite.
+const INVITE_VIA: usize = 8;
 
 /// A room state that another server gave.
 #[derive(Debug, Clone, Default)]
@@ -249,6 +252,7 @@ impl Machine {
             state_group: group,
         }];
         self.current_group = group;
+        self.unsettled = false;
         self.apply_diff(&mut change, diff);
         self.note_heads(&mut change);
         self.backward.extend(self.gaps_before(&join));
@@ -376,6 +380,51 @@ impl Machine {
             self.version = version.clone();
         }
         Ok(())
+    }
+
+    /// Takes an invite of our user from another server.
+    ///
+    /// One that waits stays what it is, or whoever knows the id of a room could put his own in its
+    /// place; but its inviter may send another. Whoever else invites is one more to join through.
+    pub(crate) fn invited(
+        &mut self,
+        version: &RoomVersionId,
+        mut invite: InviteData,
+    ) -> Result<Change, RoomError> {
+        if self.is_joined() {
+            return Err(RoomError::Forbidden("the user is in the room already".into()));
+        }
+        let waits = self.membership.clone();
+        let waits = waits.filter(|own| own.membership == MembershipState::Invite);
+        if let Some(mut first) = waits.and_then(|own| own.invite) {
+            let others = std::mem::take(&mut invite.via);
+            let known = std::mem::take(&mut first.via);
+            let another = first.event.sender != invite.event.sender;
+            if another {
+                invite = first;
+            } else {
+                self.set_version(version)?;
+            }
+            // Who invites before who is only said to be in the room.
+            let mut via: Vec<OwnedServerName> = Vec::with_capacity(INVITE_VIA);
+            let (one, other) = (known.iter().take(1), others.iter().take(1));
+            for server in one.chain(other).chain(&known).chain(&others) {
+                if via.len() < INVITE_VIA && !via.contains(server) {
+                    via.push(server.clone());
+                }
+            }
+            invite.via = via;
+        } else {
+            self.set_version(version)?;
+        }
+        let id = Some(invite.event.event_id.clone());
+        Ok(self.set_membership(MembershipState::Invite, id, Some(invite)))
+    }
+
+    /// Tells whether anybody may come into the room.
+    pub(crate) fn is_public(&self) -> bool {
+        let rules = self.state_event(&StateEventType::RoomJoinRules, "");
+        rules.is_some_and(|pdu| pdu::is_public(&pdu.content))
     }
 
     /// Notes an invite of our user, or the end of one, in a room that we are not in.

@@ -6,7 +6,12 @@
 //! machine (the actor, or a test) runs one operation to its end before the next.
 //!
 //! Invariants: never without a forward extremity once the create event is in; the current state
-//! is always that of `current_group`; a rejected event is never part of a state.
+//! is always that of `current_group`; a rejected event is never part of a state; of one server there
+//! are few forward extremities.
+//!
+//! The current state is that after the first forward extremities, as many as an event may follow
+//! ([`Machine::front`]). Where an event came for which states have to be resolved, the room is
+//! *unsettled* until [`Machine::settle`] has done so: once for all that came until then.
 
 mod ingest;
 mod join;
@@ -54,6 +59,8 @@ const CACHED_EVENTS: usize = 4096;
 const CACHED_LEN: usize = 16 * 1024 * 1024;
 /// State groups that stay in memory beside the current one.
 const CACHED_GROUPS: usize = 32;
+/// Resolutions that stay in memory: forks of one place in the graph ask for the same one.
+const CACHED_RESOLVED: usize = 32;
 /// Client transactions that are remembered.
 const CACHED_TXNS: usize = 1000;
 
@@ -134,6 +141,23 @@ fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Stri
     })
 }
 
+/// Reads a stored event.
+fn parse(stored: &StoredEvent, rules: &RoomVersionRules) -> Result<Pdu, RoomError> {
+    let mut pdu = Pdu::from_json(stored.event_id.clone(), &stored.json, rules)?;
+    pdu.rejected = stored.place == Place::Rejected;
+    Ok(pdu)
+}
+
+/// Reads stored events for a resolution. Of a large room they are many: not for the room's thread.
+pub(crate) fn event_map(
+    stored: &[StoredEvent],
+    rules: &RoomVersionRules,
+) -> Result<EventMap, RoomError> {
+    let parse =
+        |event: &StoredEvent| parse(event, rules).map(|pdu| (pdu.event_id.clone(), Arc::new(pdu)));
+    stored.iter().map(parse).collect()
+}
+
 /// The room.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -141,8 +165,11 @@ pub(crate) struct Machine {
     me: OwnedUserId,
     version: RoomVersionId,
     rules: RoomVersionRules,
-    /// Forward extremities; none before we joined.
+    /// Forward extremities; none before we joined. Where they are more than an event may follow,
+    /// those that it does come first.
     extremities: Vec<Extremity>,
+    /// The current state is not that of the forward extremities yet.
+    unsettled: bool,
     current_group: u64,
     next_group: u64,
     /// The events of the current state.
@@ -159,8 +186,6 @@ pub(crate) struct Machine {
     known_len: usize,
     groups: HashMap<u64, Arc<StateIds>>,
     resolved: HashMap<Vec<u64>, Arc<StateIds>>,
-    /// The event in work and the state after it, while the Store has neither.
-    pending: Option<state::Pending>,
     /// Events whose prev or auth events are not here, by id.
     parked: HashMap<OwnedEventId, parked::Parked>,
 }
@@ -180,6 +205,7 @@ impl Machine {
             version,
             rules,
             extremities: Vec::new(),
+            unsettled: false,
             current_group: 0,
             next_group: 1,
             state: HashMap::new(),
@@ -192,7 +218,6 @@ impl Machine {
             known_len: 0,
             groups: HashMap::new(),
             resolved: HashMap::new(),
-            pending: None,
             parked: HashMap::new(),
         })
     }
@@ -208,6 +233,9 @@ impl Machine {
             machine.extremities = heads.extremities;
             machine.current_group = heads.current_group;
             machine.next_group = heads.next_group;
+            // The node may have ended between an event and the resolution that it called for.
+            let groups = machine.front_groups();
+            machine.unsettled = !groups.is_empty() && groups != [machine.current_group];
         }
         for stored in &loaded.state {
             let pdu = Arc::new(machine.parse(stored)?);
@@ -226,9 +254,7 @@ impl Machine {
 
     /// Reads a stored event.
     pub(crate) fn parse(&self, stored: &StoredEvent) -> Result<Pdu, RoomError> {
-        let mut pdu = Pdu::from_json(stored.event_id.clone(), &stored.json, &self.rules)?;
-        pdu.rejected = stored.place == Place::Rejected;
-        Ok(pdu)
+        parse(stored, &self.rules)
     }
 
     // ------------------------------------------------------------ what others ask
@@ -369,18 +395,6 @@ impl Machine {
         self.resolved.insert(groups, Arc::new(state));
     }
 
-    /// Parses stored events for a resolution.
-    pub(crate) fn event_map(&self, stored: &[StoredEvent]) -> Result<EventMap, RoomError> {
-        let parse = |event: &StoredEvent| {
-            self.parse(event).map(|pdu| (pdu.event_id.clone(), Arc::new(pdu)))
-        };
-        let mut events: EventMap = stored.iter().map(parse).collect::<Result<_, _>>()?;
-        if let Some(pending) = &self.pending {
-            events.insert(pending.pdu.event_id.clone(), Arc::clone(&pending.pdu));
-        }
-        Ok(events)
-    }
-
     /// Forgets what is only cached, where that has grown large. Called between operations.
     pub(crate) fn tidy(&mut self) {
         if self.known.len() > CACHED_EVENTS || self.known_len > CACHED_LEN {
@@ -390,8 +404,9 @@ impl Machine {
         if self.groups.len() > CACHED_GROUPS {
             self.groups.clear();
         }
-        self.resolved.clear();
-        self.pending = None;
+        if self.resolved.len() > CACHED_RESOLVED {
+            self.resolved.clear();
+        }
     }
 
     /// Keeps the event that a client transaction made, and forgets the oldest one.
@@ -430,6 +445,12 @@ impl Machine {
             Some(Known::Event(event)) => Some(event),
             _ => None,
         }
+    }
+
+    /// Tells whether an event that was required before is part of the room and whole: no other copy of
+    /// it can change anything.
+    pub(crate) fn is_whole(&self, id: &EventId) -> bool {
+        self.known(id).is_some_and(|known| known.place != Place::Outlier && !known.spoilt)
     }
 
     // ------------------------------------------------------------ bookkeeping

@@ -6,7 +6,7 @@ use ruma::{OwnedEventId, events::TimelineEventType, state_res::auth_types_for_ev
 
 use super::{
     Change, Machine, Stop,
-    state::{Before, Front, View},
+    state::{Before, View},
 };
 use crate::{
     actors::{
@@ -20,7 +20,8 @@ use crate::{
 };
 
 impl Machine {
-    /// Returns where a new event of the current state stands: after all forward extremities.
+    /// Returns where a new event of the current state stands: after the first forward extremities,
+    /// as many as it may follow.
     pub(super) fn position(
         &self,
         draft: &Draft,
@@ -42,13 +43,11 @@ impl Machine {
             .filter_map(|place| self.state.get(place))
             .map(|pdu| pdu.event_id.clone())
             .collect();
-        let mut heads: Vec<&Extremity> = self.extremities.iter().collect();
-        heads.sort_by_key(|head| std::cmp::Reverse(head.depth));
-        heads.truncate(MAX_PREV_EVENTS);
-        let depth = heads.first().map_or(0, |head| head.depth);
+        let heads: Vec<&Extremity> = self.extremities.iter().take(MAX_PREV_EVENTS).collect();
+        let depth = heads.iter().map(|head| head.depth).max().unwrap_or(0);
         Ok(Position {
             room_id: Some(self.room_id.clone()),
-            prev_events: heads.into_iter().map(|head| head.event_id.clone()).collect(),
+            prev_events: heads.iter().map(|head| head.event_id.clone()).collect(),
             auth_events,
             // Depth is a hint that others chose: it must not be able to stop us.
             depth: depth.saturating_add(1).min((1 << 53) - 1),
@@ -124,20 +123,20 @@ impl Machine {
     ) -> Result<Change, Stop> {
         self.require_target(&pdu)?;
         let pdu = Arc::new(pdu);
-        let mut change = if self.extremities.len() > MAX_PREV_EVENTS {
-            self.send_among(&pdu, txn)?
-        } else {
-            let mut change = self.change();
-            self.append_own(&mut change, Arc::clone(&pdu), txn);
-            change
-        };
+        let mut change = self.change();
+        self.append_own(&mut change, Arc::clone(&pdu), txn)?;
         change.publish.push(pdu);
         Ok(change)
     }
 
-    /// Adds an event of ours that follows all forward extremities: the state before it is the
-    /// current one.
-    fn append_own(&mut self, change: &mut Change, pdu: Arc<Pdu>, txn: Option<ClientTxn>) {
+    /// Adds an event of ours that follows the first forward extremities: the state before it is the
+    /// current one, of which the room has to be settled. Where there are more, they stay.
+    fn append_own(
+        &mut self,
+        change: &mut Change,
+        pdu: Arc<Pdu>,
+        txn: Option<ClientTxn>,
+    ) -> Result<(), Stop> {
         let mut next_group = self.next_group;
         let mut groups = Vec::new();
         let mut after = Before { view: View::Current, group: self.current_group, new: None };
@@ -152,16 +151,20 @@ impl Machine {
             after.new = Some(new.clone());
             groups.push(new);
         }
-        let front = Front {
-            extremities: vec![Extremity {
-                event_id: pdu.event_id.clone(),
-                depth: pdu.depth,
-                state_group: after.group,
-            }],
-            group: after.group,
-            new: None,
-            diff: after.new.map_or_else(Vec::new, |new| new.changes),
-        };
+        let mut extremities: Vec<Extremity> =
+            self.extremities.iter().skip(MAX_PREV_EVENTS).cloned().collect();
+        extremities.push(Extremity {
+            event_id: pdu.event_id.clone(),
+            depth: pdu.depth,
+            state_group: after.group,
+        });
+        let extremities = self.in_order(extremities, &pdu)?;
+        let mut front = self.front(extremities, &after);
+        if front.unsettled {
+            // The others are resolved with it; until then what is said now counts.
+            front.group = after.group;
+            front.diff = after.new.map_or_else(Vec::new, |new| new.changes);
+        }
         let new = NewEvent {
             pdu,
             place: Place::Live,
@@ -171,18 +174,7 @@ impl Machine {
             notify: None,
         };
         self.append(change, new, groups, next_group, Some(front));
-    }
-
-    /// Sends an event that follows some of the forward extremities only, since there are too many:
-    /// the state before it is theirs and not the current one, as the others will find too.
-    fn send_among(&mut self, pdu: &Arc<Pdu>, txn: Option<ClientTxn>) -> Result<Change, Stop> {
-        self.require(&pdu.auth_events)?;
-        self.require(&pdu.prev_events)?;
-        let plan = self.plan(pdu, None)?;
-        if plan.place != Place::Live {
-            return Err(RoomError::Forbidden("the room does not agree on it yet".to_owned()).into());
-        }
-        Ok(self.commit_planned((**pdu).clone(), false, txn, plan))
+        Ok(())
     }
 
     /// Makes the room: the create event, then drafts of our user one after another, all in one
@@ -213,11 +205,15 @@ impl Machine {
         now: u64,
     ) -> Result<Change, RoomError> {
         let mut change = self.change();
-        self.append_own(&mut change, Arc::new(create), None);
+        let unmade = || RoomError::BadRequest("the create event cannot begin a room".to_owned());
+        self.append_own(&mut change, Arc::new(create), None).map_err(|_| unmade())?;
         for draft in drafts {
             let kind = draft.kind.clone();
-            let pdu = match self.compose(draft, signer, now) {
-                Ok(pdu) => pdu,
+            let made = self
+                .compose(draft, signer, now)
+                .and_then(|pdu| self.append_own(&mut change, Arc::new(pdu), None));
+            match made {
+                Ok(()) => {}
                 Err(Stop::Refused(RoomError::Forbidden(why))) => {
                     return Err(RoomError::BadRequest(format!("{kind}: {why}")));
                 }
@@ -225,8 +221,7 @@ impl Machine {
                 Err(Stop::Need(_)) => {
                     return Err(RoomError::BadRequest(format!("{kind} cannot begin a room")));
                 }
-            };
-            self.append_own(&mut change, Arc::new(pdu), None);
+            }
         }
         Ok(change)
     }

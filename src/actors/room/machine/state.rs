@@ -13,7 +13,7 @@ use crate::{
         room::messages::RoomError,
         store::{DirectoryEntry, Extremity, NewGroup, OwnMembership},
     },
-    proto::pdu::{Pdu, StateKey},
+    proto::pdu::{MAX_PREV_EVENTS, Pdu, StateKey},
 };
 
 /// A room state by event id.
@@ -40,21 +40,14 @@ pub(super) struct Before {
     pub(super) new: Option<NewGroup>,
 }
 
-/// How the current state becomes that of other extremities.
+/// Other extremities, and how the current state becomes theirs.
 #[derive(Debug)]
 pub(super) struct Front {
     pub(super) extremities: Vec<Extremity>,
     pub(super) group: u64,
-    pub(super) new: Option<NewGroup>,
     pub(super) diff: StateDiff,
-}
-
-/// An event in work and the state after it, as a group that is not stored yet.
-#[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) pdu: Arc<Pdu>,
-    group: u64,
-    state: Arc<StateIds>,
+    /// States have to be resolved: until then the current state is the one before.
+    pub(super) unsettled: bool,
 }
 
 /// Returns what leads from one state to another, in a stable order.
@@ -71,6 +64,15 @@ pub(super) fn diff(from: &StateIds, to: &StateIds) -> StateDiff {
     diff
 }
 
+/// Returns the groups of those extremities that the next event follows, each once.
+fn groups_of(extremities: &[Extremity]) -> Vec<u64> {
+    let followed = extremities.iter().take(MAX_PREV_EVENTS);
+    let mut groups: Vec<u64> = followed.map(|head| head.state_group).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
 impl Machine {
     /// Returns the current state by event id.
     pub(super) fn current_ids(&self) -> StateIds {
@@ -79,9 +81,6 @@ impl Machine {
 
     /// Returns the state of a group, or the need for it.
     pub(super) fn state_of(&mut self, group: u64) -> Result<Arc<StateIds>, Stop> {
-        if let Some(pending) = self.pending.as_ref().filter(|pending| pending.group == group) {
-            return Ok(Arc::clone(&pending.state));
-        }
         if let Some(state) = self.groups.get(&group) {
             return Ok(Arc::clone(state));
         }
@@ -91,22 +90,6 @@ impl Machine {
             return Ok(state);
         }
         Err(Stop::Need(Need::State(group)))
-    }
-
-    /// Keeps an event in work where resolution finds it and the state after it.
-    pub(super) fn set_pending(&mut self, pdu: &Pdu, after: &Before) {
-        let state = match &after.view {
-            View::Ids(ids) => Arc::clone(ids),
-            View::Current => {
-                let mut ids = self.current_ids();
-                if let Some(place) = pdu.state_place() {
-                    ids.insert(place, pdu.event_id.clone());
-                }
-                Arc::new(ids)
-            }
-        };
-        let pdu = Arc::new(pdu.clone());
-        self.pending = Some(Pending { pdu, group: after.group, state });
     }
 
     /// Returns the resolution of several groups, or the need for it.
@@ -158,41 +141,68 @@ impl Machine {
         Ok(Before { view: View::Ids(merged), group: next_group, new: Some(new) })
     }
 
-    /// Returns the current state that other forward extremities give.
+    /// Takes other forward extremities.
     ///
     /// `after` is the state after the newest event, whose group is not stored yet. The newest event
     /// is not always an extremity itself.
-    pub(super) fn front(
-        &mut self,
-        extremities: Vec<Extremity>,
-        after: &Before,
-        next_group: u64,
-    ) -> Result<Front, Stop> {
-        let mut groups: Vec<u64> = extremities.iter().map(|head| head.state_group).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        if groups == [after.group] {
-            let diff = match &after.view {
-                View::Current => {
-                    after.new.as_ref().map_or_else(Vec::new, |new| new.changes.clone())
-                }
-                View::Ids(ids) => diff(&self.current_ids(), ids),
-            };
-            return Ok(Front { extremities, group: after.group, new: None, diff });
+    pub(super) fn front(&self, extremities: Vec<Extremity>, after: &Before) -> Front {
+        if groups_of(&extremities) != [after.group] {
+            let (group, diff) = (self.current_group, Vec::new());
+            return Front { extremities, group, diff, unsettled: true };
         }
+        let diff = match &after.view {
+            View::Current => after.new.as_ref().map_or_else(Vec::new, |new| new.changes.clone()),
+            View::Ids(ids) => diff(&self.current_ids(), ids),
+        };
+        Front { extremities, group: after.group, diff, unsettled: false }
+    }
+
+    /// Returns the groups of which the current state is the resolution.
+    pub(super) fn front_groups(&self) -> Vec<u64> {
+        groups_of(&self.extremities)
+    }
+
+    /// Tells whether the current state is not that of the forward extremities yet.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.unsettled
+    }
+
+    /// Lets the current state be that of the forward extremities.
+    pub(crate) fn settle(&mut self) -> Result<Option<Box<Change>>, Stop> {
+        if !self.unsettled {
+            return Ok(None);
+        }
+        let groups = self.front_groups();
         let merged = self.resolve(&groups)?;
         let diff = diff(&self.current_ids(), &merged);
+        self.require_diff(&diff, None)?;
+        self.unsettled = false;
         if diff.is_empty() {
-            return Ok(Front { extremities, group: self.current_group, new: None, diff });
+            return Ok(None);
         }
+        let mut same = None;
         for &group in &groups {
             if *self.state_of(group)? == *merged {
-                return Ok(Front { extremities, group, new: None, diff });
+                same = Some(group);
             }
         }
-        let new =
-            NewGroup { id: next_group, parent: Some(self.current_group), changes: diff.clone() };
-        Ok(Front { extremities, group: next_group, new: Some(new), diff })
+        let mut change = self.change();
+        let group = same.unwrap_or_else(|| {
+            let (id, parent) = (self.next_group, Some(self.current_group));
+            change.commit.groups.push(NewGroup { id, parent, changes: diff.clone() });
+            self.next_group += 1;
+            id
+        });
+        self.current_group = group;
+        self.apply_diff(&mut change, diff);
+        self.note_heads(&mut change);
+        Ok(Some(Box::new(change)))
+    }
+
+    /// Goes on with the current state as it is, where that of the forward extremities cannot be
+    /// computed: the next event tries again.
+    pub(crate) fn leave_unsettled(&mut self) {
+        self.unsettled = false;
     }
 
     /// Returns the event at a place of a state.
@@ -231,11 +241,11 @@ impl Machine {
     }
 
     /// Makes sure that the events of a change of the current state are in memory.
-    pub(super) fn require_diff(&self, diff: &StateDiff, newest: &Pdu) -> Result<(), Stop> {
+    pub(super) fn require_diff(&self, diff: &StateDiff, newest: Option<&Pdu>) -> Result<(), Stop> {
         let wanted: Vec<_> = diff
             .iter()
             .filter_map(|(_, id)| id.clone())
-            .filter(|id| *id != newest.event_id)
+            .filter(|id| newest.is_none_or(|newest| *id != newest.event_id))
             .collect();
         self.require(&wanted)
     }

@@ -1,6 +1,7 @@
 //! Machines on their own: replicas of one room in memory, fed in every order.
 
 mod attacks;
+mod forks;
 mod fuzz;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -32,6 +33,8 @@ pub(crate) struct Replica {
     events: HashMap<OwnedEventId, Known>,
     groups: HashMap<u64, StateIds>,
     clock: u64,
+    /// Resolutions that were computed.
+    resolved: usize,
 }
 
 pub(crate) fn signer(seed: u8) -> Arc<Signer> {
@@ -94,7 +97,7 @@ impl Replica {
                     Err(Stop::Need(need)) => return self.provide(need),
                     Err(Stop::Refused(error)) => panic!("{error}"),
                 };
-                let mut events: state_res::EventMap = self
+                let events: state_res::EventMap = self
                     .events
                     .iter()
                     .filter_map(|(id, known)| match known {
@@ -102,10 +105,10 @@ impl Replica {
                         _ => None,
                     })
                     .collect();
-                events.extend(self.machine.event_map(&[]).unwrap());
                 let states: Vec<_> = states.iter().map(|state| (**state).clone()).collect();
                 let resolved = state_res::resolve(&states, &events, self.machine.rules()).unwrap();
                 self.machine.provide_resolved(groups, resolved);
+                self.resolved += 1;
             }
         }
     }
@@ -183,20 +186,36 @@ impl Replica {
         let (now, signer) = (self.clock, Arc::clone(&self.signer));
         let (_, change) = self.run(|machine| machine.send(draft.clone(), None, &signer, now))?;
         self.store(&change);
+        self.settle();
         Ok(Arc::clone(&change.publish[0]))
     }
 
+    /// Takes an event in by itself, as if no other one came with it.
     pub(crate) fn ingest(&mut self, received: &Received) -> Ingested {
+        let ingested = self.ingest_among(received);
+        self.settle();
+        ingested
+    }
+
+    /// Takes an event in of many that come at once.
+    fn ingest_among(&mut self, received: &Received) -> Ingested {
         let ingested = self.run(|machine| machine.ingest(received, None)).unwrap();
         if let Ingested::New(change, _) = &ingested {
             self.store(change);
             for id in &change.unparked {
                 if let Some(parked) = self.machine.unpark(id) {
-                    self.ingest(&parked);
+                    self.ingest_among(&parked);
                 }
             }
         }
         ingested
+    }
+
+    fn settle(&mut self) {
+        if let Some(change) = self.run(Machine::settle).unwrap() {
+            self.store(&change);
+        }
+        assert!(!self.machine.is_unsettled());
     }
 
     fn given(&self, of: &[Arc<Signer>]) -> GivenState {
@@ -249,8 +268,14 @@ pub(crate) fn room(version: &RoomVersionId, seed: u8) -> Replica {
             .unwrap();
     let me = signer.user_id().clone();
     let machine = Machine::new(create.room_id.clone(), version.clone(), me.clone()).unwrap();
-    let mut replica =
-        Replica { machine, signer, events: HashMap::new(), groups: HashMap::new(), clock: NOW };
+    let mut replica = Replica {
+        machine,
+        signer,
+        events: HashMap::new(),
+        groups: HashMap::new(),
+        clock: NOW,
+        resolved: 0,
+    };
     let users = if v12 { json!({}) } else { json!({me.as_str(): 100}) };
     let drafts = vec![
         draft("m.room.member", Some(me.as_str()), json!({"membership": "join"})),
@@ -281,6 +306,7 @@ pub(crate) fn join(host: &mut Replica, seed: u8, others: &[Arc<Signer>]) -> Repl
         events: HashMap::new(),
         groups: HashMap::new(),
         clock: host.clock,
+        resolved: 0,
     };
     let change = replica.run(|machine| machine.joined(event.clone(), &given)).unwrap();
     replica.store(&change);
@@ -320,15 +346,25 @@ fn two_sends_of_equal_body_in_one_millisecond_are_two_events() {
             let (id, change) =
                 ann.run(|machine| machine.send(message("same"), None, &signer, NOW)).unwrap();
             ann.store(&change);
+            ann.settle();
             assert!(ids.insert(id));
         }
     };
     send(&mut ann, 50);
     // An event follows 20 heads at most: where there are more, some stay heads as they were.
-    let joined = attacks::own_member(&bob);
-    for number in 0..3 * pdu::MAX_PREV_EVENTS {
-        let fork = attacks::placed(&bob, message(&number.to_string()), &[&joined], |_| {});
-        ann.ingest(&received(&fork, &bob.signer));
+    let mut others = vec![Arc::clone(&bob.signer)];
+    let mut talkers = vec![bob];
+    for seed in 3..5 {
+        let talker = join(&mut ann, seed, &others);
+        others.push(Arc::clone(&talker.signer));
+        talkers.push(talker);
+    }
+    for talker in &talkers {
+        let joined = attacks::own_member(talker);
+        for number in 0..pdu::MAX_PREV_EVENTS {
+            let fork = attacks::placed(talker, message(&number.to_string()), &[&joined], |_| {});
+            ann.ingest(&received(&fork, &talker.signer));
+        }
     }
     assert!(ann.view().1.len() > 2 * pdu::MAX_PREV_EVENTS, "there are many heads");
     send(&mut ann, 10);
@@ -411,6 +447,7 @@ fn a_join_answer_with_a_forged_or_second_create_event_is_refused() {
             events: HashMap::new(),
             groups: HashMap::new(),
             clock: NOW,
+            resolved: 0,
         };
         let joined = replica.run(|machine| machine.joined(event.clone(), &given));
         assert_eq!(joined.is_ok(), good, "{what}: {joined:?}");
@@ -580,6 +617,7 @@ fn play(version: &RoomVersionId, steps: &[Step], shuffle: u64) {
         });
         if let Ok(change) = sent {
             replica.store(&change);
+            replica.settle();
             all.push(received(&change.publish[0], &signer));
         }
     }

@@ -61,6 +61,7 @@ fn take(bob: &mut Replica, event: &Received, given: &GivenState) -> Ingested {
     if let Ingested::New(change, _) = &taken {
         bob.store(change);
     }
+    bob.settle();
     bob.machine.unpark(&event.pdu.event_id);
     taken
 }
@@ -119,22 +120,25 @@ fn a_rejected_event_enters_no_state_by_another_servers_word() {
 fn an_event_that_follows_some_of_many_heads_has_the_same_state_everywhere() {
     let mut ann = room(&RoomVersionId::V11, 1);
     let mut bob = join(&mut ann, 2, &[]);
-    let joined = own_member(&bob);
-    let all: Vec<_> = (0..25)
+    let mut carl = join(&mut ann, 3, &[Arc::clone(&bob.signer)]);
+    bob.ingest(&received(&own_member(&carl), &carl.signer));
+    let all: Vec<_> = (0..26)
         .map(|number: u32| {
-            bob.clock += 1;
-            let draft = named_join(&bob, &json!(format!("bob {number}")));
+            let by = if number.is_multiple_of(2) { &mut bob } else { &mut carl };
+            by.clock += 1;
+            let joined = own_member(by);
+            let draft = named_join(by, &json!(format!("name {number}")));
             // What wins is what the next event of Ann does not follow.
             let depth = joined.depth + 1 + u64::from(25 - number);
-            let event = placed(&bob, draft, &[&joined], |position| position.depth = depth);
-            received(&event, &bob.signer)
+            let event = placed(by, draft, &[&joined], |position| position.depth = depth);
+            received(&event, &by.signer)
         })
         .collect();
     for event in &all {
         ann.ingest(event);
         bob.ingest(event);
     }
-    assert_eq!(heads(&ann).len(), 25);
+    assert_eq!(heads(&ann).len(), 26);
     for body in ["one", "two", "three"] {
         let sent = ann.send(message(body)).unwrap();
         let taken = bob.ingest(&received(&sent, &ann.signer));
@@ -387,7 +391,7 @@ fn a_strangers_invite_does_not_fix_the_version_of_a_room() {
     let join = pdu::compose(content, &position, &bob, ann.machine.rules()).unwrap();
     let given = ann.given(&[Arc::clone(&ann.signer)]);
     let (events, groups) = (HashMap::new(), HashMap::new());
-    let mut replica = Replica { machine, signer: bob, events, groups, clock: NOW };
+    let mut replica = Replica { machine, signer: bob, events, groups, clock: NOW, resolved: 0 };
     replica.run(|machine| machine.joined(join.clone(), &given)).unwrap();
     assert!(replica.machine.set_version(&RoomVersionId::V10).is_err(), "now it is known");
     ann.forget();

@@ -47,6 +47,7 @@ fn fuzz_what_a_member_sends() {
         let said = match &taken {
             Ingested::New(change, place) => {
                 ann.store(change);
+                ann.settle();
                 format!("{place:?}")
             }
             other => format!("{other:?}"),
