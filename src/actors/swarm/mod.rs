@@ -15,6 +15,7 @@ mod door;
 mod event_loop;
 mod gate;
 mod good_peers;
+mod hasty;
 mod kademlia;
 mod key;
 mod listening;

@@ -26,6 +26,7 @@ use sha2::Sha256;
 use super::{
     address,
     behaviour::{self, Behaviour, Choices},
+    hasty::Hasty,
     zone::Zoned,
 };
 
@@ -104,7 +105,8 @@ fn open(key: Keypair, choices: &Choices) -> Result<Swarm<Behaviour>, SwarmError>
         .with_other_transport(|key| {
             let noise = noise::Config::new(key)?;
             let tcp = tcp_transport().upgrade(Version::V1Lazy).authenticate(noise);
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(tcp.multiplex(muxer()))
+            let tcp = tcp.multiplex(muxer()).map(|(peer, inner), _| (peer, Hasty::new(inner)));
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(tcp)
         })
         .map_err(failed)?
         .with_dns()
@@ -166,7 +168,8 @@ fn closed(
                 .and_then(move |socket, _| PnetConfig::new(shared).handshake(socket))
                 .upgrade(Version::V1Lazy)
                 .authenticate(noise)
-                .multiplex(muxer());
+                .multiplex(muxer())
+                .map(|(peer, inner), _| (peer, Hasty::new(inner)));
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(transport)
         })
         .map_err(failed)?

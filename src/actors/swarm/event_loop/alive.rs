@@ -80,6 +80,12 @@ fn route_to(target: IpAddr) -> Option<IpAddr> {
     socket.local_addr().ok().map(|at| at.ip())
 }
 
+/// Tells whether a connection may be alive though a beat did not come back: where the peer answers on
+/// no other one either, it may just be busy.
+fn is_alive(asked: Instant, answered_on_others: Option<Instant>, now: Instant) -> bool {
+    answered_on_others.is_none_or(|at| at <= asked) && now.duration_since(asked) < PATIENCE
+}
+
 impl Connection {
     /// Tells whether what was asked last waits for an answer for too long to call it alive.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
@@ -141,18 +147,23 @@ impl EventLoop {
 
     pub(super) fn on_beaten(&mut self, Beaten { peer: id, connection, took }: Beaten) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        let now = Instant::now();
+        let others = peer.connections.iter().filter(|open| open.id != connection);
+        let last_of_others = others.filter_map(|open| open.answered).max();
         let Some(open) = peer.connections.iter_mut().find(|open| open.id == connection) else {
             return;
         };
-        let now = Instant::now();
-        open.asked = None;
-        open.ask_due = now + jittered(EVERY, rand::random());
-        match took {
-            Some(took) => {
+        match (took, open.asked) {
+            (Some(took), _) => {
+                open.asked = None;
+                open.ask_due = now + jittered(EVERY, rand::random());
                 open.answered = Some(now);
                 peer.rtt = Some(took);
             }
-            None => {
+            (None, Some(since)) if is_alive(since, last_of_others, now) => {
+                self.beat(id, connection, DOUBT, now);
+            }
+            (None, _) => {
                 log::debug!(peer:% = id, address:% = open.address; "closing a dead connection");
                 self.swarm.close_connection(connection);
             }
@@ -217,5 +228,45 @@ impl EventLoop {
         if self.peers.get(&id).is_some_and(|peer| peer.ours) {
             self.news(Discovery::PathChanged(id));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_dead_where_another_answers_or_none_does_for_long() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        for (answered_on_others, now, alive) in [
+            (Some(1200), 2500, false),
+            (Some(900), 2500, true),
+            (None, 2500, true),
+            (None, 1000 + 7_999, true),
+            (None, 1000 + 8_000, false),
+            (Some(900), 1000 + 8_000, false),
+        ] {
+            let answered = answered_on_others.map(at);
+            assert_eq!(
+                is_alive(at(1000), answered, at(now)),
+                alive,
+                "{answered_on_others:?} {now}"
+            );
+        }
+    }
+
+    #[test]
+    fn connections_are_known_by_the_address_that_they_come_from() {
+        let remote: Multiaddr = "/ip4/127.0.0.9/udp/4848/quic-v1".parse().unwrap();
+        let local: Multiaddr = "/ip4/10.0.0.7/tcp/4848".parse().unwrap();
+        let listener = |local_addr: &Multiaddr| ConnectedPoint::Listener {
+            local_addr: local_addr.clone(),
+            send_back_addr: remote.clone(),
+        };
+        assert_eq!(source_of(&listener(&local)), Some(Ipv4Addr::new(10, 0, 0, 7).into()));
+        // QUIC says nothing, and the system does.
+        let any = "/ip4/0.0.0.0/udp/4848/quic-v1".parse().unwrap();
+        assert_eq!(source_of(&listener(&any)), Some(Ipv4Addr::LOCALHOST.into()));
     }
 }
