@@ -66,6 +66,14 @@ impl EventLoop {
         }
     }
 
+    /// Connects a node that was found on the LAN. It is not told of again: so even where a dial still
+    /// waits for an answer from where the node was before.
+    pub(super) fn dial_near(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        if let Err(error) = self.connect(peer, addresses, PeerCondition::Disconnected) {
+            log::debug!(peer:%, error:%; "cannot dial a node of the LAN");
+        }
+    }
+
     /// Dials a peer: at once, or by way of a relay that has yet to be connected.
     fn connect(
         &mut self,

@@ -240,7 +240,7 @@ impl EventLoop {
         }
         for (peer, addresses) in places {
             if !self.swarm.is_connected(&peer) {
-                self.dial(peer, addresses);
+                self.dial_near(peer, addresses);
             }
         }
     }
