@@ -16,6 +16,7 @@
 pub mod actors;
 pub mod config;
 pub mod control;
+pub mod data_folder;
 pub mod doctor;
 pub mod http;
 pub mod network_secret;

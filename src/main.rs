@@ -9,6 +9,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use messagehub::{
+    actors::store::DATABASE_LOG,
     config::{self, Config},
     control::{self, Command, Status},
     doctor::{self, Step},
@@ -59,11 +60,13 @@ fn default_data() -> Option<PathBuf> {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(
-        env_logger::Env::default()
-            .default_filter_or("warn,messagehub=info,libp2p_kad=error,libp2p_autonat=error"),
-    )
-    .init();
+    env_logger::Builder::new()
+        .filter_module(DATABASE_LOG, log::LevelFilter::Off)
+        .parse_env(
+            env_logger::Env::default()
+                .default_filter_or("warn,messagehub=info,libp2p_kad=error,libp2p_autonat=error"),
+        )
+        .init();
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(code) => code,

@@ -4,18 +4,13 @@
 //! What can fail for reasons that a person can mend (ports, folder, keys, database) comes first
 //! and touches nothing that is not its own, so that a node which cannot start leaves no trace.
 
-use std::{
-    fs,
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use actix::{
     Actor as _, ActorFutureExt as _, Addr, Arbiter, AsyncContext as _, Context, Handler, System,
     WrapFuture as _,
 };
+use rustix::{fs::Mode, process::umask};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -27,7 +22,10 @@ use crate::{
         federation::{FederationActor, FederationLinks},
         gossip::DeliverTo,
         http_gateway::{self, BindError, Drain, HttpGatewayActor},
-        identity::{IdentityActor, IdentityError, SignerIssued, SubscribeSigner},
+        identity::{
+            self, IdentityActor, IdentityError, IdentityParts, SignerIssued, SubscribeSigner,
+            UsedElsewhere,
+        },
         network::{self, Network, NetworkParts},
         relay_request::CarryWith,
         room::StoreLink,
@@ -37,6 +35,7 @@ use crate::{
     },
     config::{Config, limits},
     control::{self, ControlLinks},
+    data_folder::{self, FolderError},
     http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
 };
 
@@ -44,6 +43,8 @@ use crate::{
 const EXIT_SOFTWARE: i32 = 70;
 /// How often it is looked whether all parts are there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Exit code when a copy of the data folder runs elsewhere (`EX_PROTOCOL`).
+const EXIT_COPY: i32 = 76;
 /// Exit code when the configuration cannot be followed (`EX_CONFIG`).
 const EXIT_CONFIG: i32 = 78;
 
@@ -54,13 +55,8 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The data folder cannot be used.
-    #[error("the data folder {folder} cannot be used: {why}; choose another with --data")]
-    Data {
-        /// The folder.
-        folder: PathBuf,
-        /// What the system said.
-        why: String,
-    },
+    #[error(transparent)]
+    Data(#[from] FolderError),
     /// The libp2p key cannot be used.
     #[error(transparent)]
     Swarm(#[from] SwarmError),
@@ -80,36 +76,33 @@ pub enum StartError {
 
 /// Runs a node until it is told to stop. Returns its exit code.
 pub fn run(config: &Config, data: &Path) -> Result<i32, StartError> {
+    // Whatever is made from here on is for the owner of the process alone.
+    umask(Mode::RWXG | Mode::RWXO);
     let system = System::new();
     system.block_on(start(config, data))?;
     system.run_with_code().map_err(|error| StartError::System(error.to_string()))
 }
 
-/// Makes the data folder, for its owner only.
-fn prepare(data: &Path) -> Result<(), StartError> {
-    let refused =
-        |why: std::io::Error| StartError::Data { folder: data.to_owned(), why: why.to_string() };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(refused)?;
-    fs::read_dir(data).map_err(refused)?;
-    Ok(())
-}
-
 async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let refused = |error: &dyn std::fmt::Display| StartError::System(error.to_string());
     let bound = http_gateway::bind(config)?;
-    prepare(data)?;
-    let store = store::start(data)?;
+    data_folder::prepare(data)?;
+    let keys = identity::read_server_name(data)?;
+    let store = store::start_for(data, keys.as_deref())?;
     let keypair = swarm::load_or_create_key(data, config.libp2p.fresh_peer_id)?;
     let cpu = Cpu::start().map_err(|error| refused(&error))?;
 
-    let identity = IdentityActor::load(
-        data.to_owned(),
-        swarm::peer_id(&keypair),
-        store.clone().recipient(),
-        store.clone().recipient(),
-    )?
-    .start();
     let node = NodeActor::create(|_| NodeActor { wired: None, http: None });
+    let identity = IdentityActor::load(IdentityParts {
+        data: data.to_owned(),
+        peer_id: swarm::peer_id(&keypair),
+        read: store.clone().recipient(),
+        write: store.clone().recipient(),
+        name_owner: store.clone().recipient(),
+        used_elsewhere: node.clone().recipient(),
+    })
+    .await?
+    .start();
     let network = network::start(NetworkParts {
         config,
         keypair,
@@ -404,6 +397,15 @@ impl Handler<SwarmFailed> for NodeActor {
     fn handle(&mut self, msg: SwarmFailed, ctx: &mut Self::Context) {
         log::error!("{msg}");
         ctx.notify(Stop { code: EXIT_CONFIG });
+    }
+}
+
+impl Handler<UsedElsewhere> for NodeActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: UsedElsewhere, ctx: &mut Context<Self>) {
+        log::error!("{msg}");
+        ctx.notify(Stop { code: EXIT_COPY });
     }
 }
 

@@ -148,11 +148,8 @@ impl From<StoreError> for HttpError {
             StoreError::Closed => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", error.to_string())
             }
-            StoreError::Disk { .. }
-            | StoreError::Corrupt { .. }
-            | StoreError::InUse { .. }
-            | StoreError::NewerSchema { .. }
-            | StoreError::Open { .. } => Self::internal(error),
+            // What is wrong with the disk or the folder is ours, and for the log.
+            _ => Self::internal(error),
         }
     }
 }
@@ -161,6 +158,7 @@ impl From<IdentityError> for HttpError {
     fn from(error: IdentityError) -> Self {
         match error {
             IdentityError::Store(error) => error.into(),
+            IdentityError::Ask(error) => error.into(),
             IdentityError::KeyFile { .. } => Self::internal(error),
         }
     }

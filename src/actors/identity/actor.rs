@@ -4,25 +4,31 @@ use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, sync::Arc, tim
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient, ResponseActFuture,
-    WrapFuture as _,
+    WrapFuture as _, fut,
+};
+use futures::{
+    FutureExt as _,
+    future::{LocalBoxFuture, Shared},
 };
 use lru::LruCache;
 use ruma::{CanonicalJsonObject, OwnedServerName};
 
 use super::{
+    issued::Issued,
     keys,
     messages::{
         EnsureIdentity, FindServerKeys, IdentityError, KeepKeys, ReadSigner, SignerIssued,
-        SubscribeSigner,
+        SubscribeSigner, UsedElsewhere,
     },
 };
 use crate::{
     actors::{
         clock::{ClockWatch, now_ms, uptime_ms},
+        error::AskError,
         relay_request::KeysSeen,
-        store::{ReadRow, Row, WriteRows},
+        store::{NameOwner, ReadRow, Row, StoreError, WriteRows},
     },
-    config::limits,
+    config::{ASK_WAIT, limits},
     proto::{
         server_keys::{LIFETIME_MS, RENEW_BEFORE_MS, VerifiedServerKeys},
         signer::{SecretKeys, Signer},
@@ -36,84 +42,162 @@ const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 /// server_keys of others that stay in memory.
 const KNOWN_MAX: usize = 4096;
 
+/// Where Identity finds its keys, and whom it talks to.
+#[derive(Debug)]
+pub struct IdentityParts {
+    /// The data folder.
+    pub data: PathBuf,
+    /// The libp2p node that speaks for this server.
+    pub peer_id: String,
+    /// Store: one row.
+    pub read: Recipient<ReadRow>,
+    /// Store: writes.
+    pub write: Recipient<WriteRows>,
+    /// Store: told at the first login whose database it is.
+    pub name_owner: Recipient<NameOwner>,
+    /// Told when a copy of this node runs elsewhere.
+    pub used_elsewhere: Recipient<UsedElsewhere>,
+}
+
+/// A signer that is being issued, for all who wait for it.
+type Issuing = Shared<LocalBoxFuture<'static, Result<Current, IdentityError>>>;
+
+/// The signer in use.
+#[derive(Debug, Clone)]
+struct Current {
+    signer: Arc<Signer>,
+    issued_ts: u64,
+    /// This and earlier ones.
+    issued: Issued,
+}
+
 /// Owns the identity key and the verify key of this node.
 pub struct IdentityActor {
-    data: PathBuf,
-    /// The libp2p nodes that speak for this server.
-    peer_ids: Vec<String>,
+    parts: IdentityParts,
     keys: Option<SecretKeys>,
-    signer: Option<Arc<Signer>>,
-    issued_ms: u64,
+    current: Option<Current>,
+    issuing: Option<Issuing>,
     clock: ClockWatch,
     subscribers: Vec<Recipient<SignerIssued>>,
     known: LruCache<OwnedServerName, Known>,
+}
+
+/// Writes down that server_keys are issued now, and then issues them: nobody may see any that are
+/// not known again after a crash.
+async fn issue(
+    keys: SecretKeys,
+    data: String,
+    peer_id: String,
     read: Recipient<ReadRow>,
     write: Recipient<WriteRows>,
+) -> Result<Current, IdentityError> {
+    let stored = read.send(ReadRow(Row::Issued)).timeout(ASK_WAIT).await;
+    let stored = stored.map_err(AskError::from)??;
+    let issued = stored.map_or_else(|| Ok(Issued::default()), |row| serde_json::from_slice(&row));
+    let mut issued = issued.map_err(|_| StoreError::Corrupt { what: "issued" })?;
+    let now = now_ms();
+    issued.add(now);
+    let row = serde_json::to_vec(&issued).map_err(|_| StoreError::Corrupt { what: "issued" })?;
+    let written = write.send(WriteRows(vec![(Row::Issued, Some(row))])).timeout(ASK_WAIT).await;
+    written.map_err(AskError::from)??;
+    let signer = Signer::new(&keys, &[peer_id], now)
+        .map_err(|error| IdentityError::KeyFile { file: data, why: error.to_string() })?;
+    Ok(Current { signer: Arc::new(signer), issued_ts: now, issued })
 }
 
 impl IdentityActor {
     /// Reads the identity of a data folder, if there is one.
-    pub fn load(
-        data: PathBuf,
-        peer_id: String,
-        read: Recipient<ReadRow>,
-        write: Recipient<WriteRows>,
-    ) -> Result<Self, IdentityError> {
+    pub async fn load(parts: IdentityParts) -> Result<Self, IdentityError> {
+        let keys = keys::read(&parts.data)?;
         let mut identity = Self {
-            keys: keys::read(&data)?,
-            data,
-            peer_ids: vec![peer_id],
-            signer: None,
-            issued_ms: 0,
+            parts,
+            keys,
+            current: None,
+            issuing: None,
             clock: ClockWatch::new(now_ms(), uptime_ms()),
             subscribers: Vec::new(),
             known: LruCache::new(NonZeroUsize::new(KNOWN_MAX).unwrap_or(NonZeroUsize::MIN)),
-            read,
-            write,
         };
         if let Some(keys) = identity.keys.clone() {
-            identity.issue(&keys)?;
+            identity.current = Some(identity.issue(keys).await?);
         }
         Ok(identity)
     }
 
-    /// Issues server_keys and tells everybody who signs.
-    fn issue(&mut self, keys: &SecretKeys) -> Result<Arc<Signer>, IdentityError> {
-        let now = now_ms();
-        let signer = Signer::new(keys, &self.peer_ids, now).map_err(|error| {
-            IdentityError::KeyFile { file: self.data.display().to_string(), why: error.to_string() }
-        })?;
-        let signer = Arc::new(signer);
-        self.signer = Some(Arc::clone(&signer));
-        self.issued_ms = now;
-        for subscriber in &self.subscribers {
-            subscriber.do_send(SignerIssued(Arc::clone(&signer)));
+    /// Issues server_keys.
+    fn issue(
+        &self,
+        keys: SecretKeys,
+    ) -> impl Future<Output = Result<Current, IdentityError>> + use<> {
+        let IdentityParts { data, peer_id, read, write, .. } = &self.parts;
+        let data = data.display().to_string();
+        issue(keys, data, peer_id.clone(), read.clone(), write.clone())
+    }
+
+    /// Makes the identity of this node: once in its life. The keys are on disk before the database
+    /// says whose it is, and that before anybody else learns it.
+    fn create(&mut self) -> Result<Issuing, IdentityError> {
+        // The write may block for a moment.
+        let keys = keys::create(&self.parts.data)?;
+        let owner = NameOwner(keys.server_name());
+        let named = self.parts.name_owner.send(owner).timeout(ASK_WAIT);
+        let issued = self.issue(keys.clone());
+        self.keys = Some(keys);
+        let made = async move {
+            named.await.map_err(AskError::from)??;
+            issued.await
+        };
+        Ok(made.boxed_local().shared())
+    }
+
+    /// Uses server_keys from now on, and tells everybody who signs.
+    fn use_signer(&mut self, current: &Current) {
+        self.issuing = None;
+        if self.current.as_ref().is_some_and(|used| used.issued_ts == current.issued_ts) {
+            return;
         }
-        Ok(signer)
+        for subscriber in &self.subscribers {
+            subscriber.do_send(SignerIssued(Arc::clone(&current.signer)));
+        }
+        self.current = Some(current.clone());
     }
 
     /// Issues server_keys anew when those that there are run out soon.
-    fn renew(&mut self) {
-        let until = self.issued_ms.saturating_add(LIFETIME_MS);
-        if let Some(keys) = self.keys.clone()
-            && now_ms().saturating_add(RENEW_BEFORE_MS) >= until
-            && let Err(error) = self.issue(&keys)
-        {
-            log::error!("cannot issue new server_keys: {error}");
+    fn renew(&mut self, ctx: &mut Context<Self>) {
+        let (Some(keys), Some(current)) = (self.keys.clone(), &self.current) else { return };
+        let until = current.issued_ts.saturating_add(LIFETIME_MS);
+        if now_ms().saturating_add(RENEW_BEFORE_MS) < until {
+            return;
+        }
+        self.issue_anew(keys, ctx);
+    }
+
+    fn issue_anew(&self, keys: SecretKeys, ctx: &mut Context<Self>) {
+        let issued = self.issue(keys).into_actor(self).map(|issued, act, _| match issued {
+            Ok(current) => act.use_signer(&current),
+            Err(error) => log::error!("cannot issue new server_keys: {error}"),
+        });
+        ctx.spawn(issued);
+    }
+
+    /// Looks whether a copy of this node runs elsewhere.
+    fn look_at_own(&self, keys: &VerifiedServerKeys) {
+        let Some(Current { signer, issued_ts, issued }) = &self.current else { return };
+        let us = (signer.server_name(), *issued_ts);
+        if let Some(copy) = issued.used_elsewhere(keys, us, now_ms()) {
+            self.parts.used_elsewhere.do_send(copy);
         }
     }
 
     /// Where the clock was set, issues server_keys anew: others refused those that seemed to come
     /// from the future, or to be over, and everybody who signs has to begin anew with them.
-    fn look_at_clock(&mut self) {
+    fn look_at_clock(&mut self, ctx: &mut Context<Self>) {
         let Some(step_ms) = self.clock.look(now_ms(), uptime_ms()) else { return };
         let way = if step_ms > 0 { "forward" } else { "back" };
         let seconds = step_ms.unsigned_abs() / 1000;
         log::warn!("the clock of this machine was set {way} by {seconds} s; greeting others anew");
-        if let Some(keys) = self.keys.clone()
-            && let Err(error) = self.issue(&keys)
-        {
-            log::error!("cannot issue new server_keys: {error}");
+        if let Some(keys) = self.keys.clone() {
+            self.issue_anew(keys, ctx);
         }
     }
 }
@@ -123,24 +207,42 @@ impl Actor for IdentityActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
-        ctx.run_interval(LOOK_EVERY, |act, _| act.renew());
-        ctx.run_interval(LOOK_AT_CLOCK, |act, _| act.look_at_clock());
+        ctx.run_interval(LOOK_EVERY, Self::renew);
+        ctx.run_interval(LOOK_AT_CLOCK, Self::look_at_clock);
     }
 }
 
 impl Handler<EnsureIdentity> for IdentityActor {
-    type Result = Result<Arc<Signer>, IdentityError>;
+    type Result = ResponseActFuture<Self, Result<Arc<Signer>, IdentityError>>;
 
     fn handle(&mut self, _: EnsureIdentity, _: &mut Self::Context) -> Self::Result {
-        if let Some(signer) = &self.signer {
-            return Ok(Arc::clone(signer));
+        if let Some(current) = &self.current {
+            return Box::pin(fut::ready(Ok(Arc::clone(&current.signer))));
         }
-        // Once in the life of a node: the write may block for a moment.
-        let keys = keys::create(&self.data)?;
-        let signer = self.issue(&keys)?;
-        self.keys = Some(keys);
-        log::info!("this node is {}", signer.user_id());
-        Ok(signer)
+        let issuing = match (&self.issuing, self.keys.clone()) {
+            (Some(issuing), _) => Ok(issuing.clone()),
+            (None, None) => self.create(),
+            // The keys were made, and then the Store failed.
+            (None, Some(keys)) => Ok(self.issue(keys).boxed_local().shared()),
+        };
+        let issuing = match issuing {
+            Ok(issuing) => issuing,
+            Err(error) => return Box::pin(fut::ready(Err(error))),
+        };
+        self.issuing = Some(issuing.clone());
+        Box::pin(issuing.into_actor(self).map(|issued, act, _| match issued {
+            Ok(current) => {
+                if act.current.is_none() {
+                    log::info!("this node is {}", current.signer.user_id());
+                }
+                act.use_signer(&current);
+                Ok(current.signer)
+            }
+            Err(error) => {
+                act.issuing = None;
+                Err(error)
+            }
+        }))
     }
 }
 
@@ -148,7 +250,7 @@ impl Handler<ReadSigner> for IdentityActor {
     type Result = Option<Arc<Signer>>;
 
     fn handle(&mut self, _: ReadSigner, _: &mut Self::Context) -> Self::Result {
-        self.signer.clone()
+        self.current.as_ref().map(|current| Arc::clone(&current.signer))
     }
 }
 
@@ -156,8 +258,8 @@ impl Handler<SubscribeSigner> for IdentityActor {
     type Result = ();
 
     fn handle(&mut self, msg: SubscribeSigner, _: &mut Self::Context) {
-        if let Some(signer) = &self.signer {
-            msg.0.do_send(SignerIssued(Arc::clone(signer)));
+        if let Some(current) = &self.current {
+            msg.0.do_send(SignerIssued(Arc::clone(&current.signer)));
         }
         self.subscribers.push(msg.0);
     }
@@ -175,6 +277,7 @@ impl IdentityActor {
     /// Takes server_keys that were seen. On disk they come where a room needs them (`keep`) or has
     /// needed those of this server before: identities cost nothing, and rows are for ever.
     fn take(&mut self, keys: VerifiedServerKeys, keep: bool, ctx: &mut Context<Self>) {
+        self.look_at_own(&keys);
         let server = keys.server_name().to_owned();
         let known = self.known.get(&server);
         let newest = known.is_some_and(|known| known.keys.issued_ts() >= keys.issued_ts());
@@ -184,8 +287,8 @@ impl IdentityActor {
         let keys = known.filter(|_| newest).map_or(keys, |known| known.keys.clone());
         // The newest may be on disk only: look there before it is replaced.
         let row = Row::ServerKeys(server.clone());
-        let stored = self.read.send(ReadRow(row.clone()));
-        let write = self.write.clone();
+        let stored = self.parts.read.send(ReadRow(row.clone()));
+        let write = self.parts.write.clone();
         let taken = async move {
             let stored = stored.await.ok().and_then(Result::ok).flatten();
             let kept = keep || stored.is_some();
@@ -249,7 +352,7 @@ impl Handler<FindServerKeys> for IdentityActor {
                 None => unknown.push(server),
             }
         }
-        let read = self.read.clone();
+        let read = self.parts.read.clone();
         let load = async move {
             let mut loaded = Vec::new();
             for server in unknown {
@@ -274,6 +377,8 @@ impl Handler<FindServerKeys> for IdentityActor {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use actix::Addr;
 
     use super::*;
@@ -300,13 +405,84 @@ mod tests {
         (found.get(&server).map(VerifiedServerKeys::issued_ts), stored.map(|keys| keys.issued_ts()))
     }
 
+    /// Keeps what it is told.
+    #[derive(Default)]
+    struct Node(Vec<UsedElsewhere>);
+
+    impl Actor for Node {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<UsedElsewhere> for Node {
+        type Result = ();
+
+        fn handle(&mut self, msg: UsedElsewhere, _: &mut Self::Context) {
+            self.0.push(msg);
+        }
+    }
+
+    #[derive(actix::Message)]
+    #[rtype(result = "usize")]
+    struct Told;
+
+    impl Handler<Told> for Node {
+        type Result = usize;
+
+        fn handle(&mut self, _: Told, _: &mut Self::Context) -> usize {
+            self.0.len()
+        }
+    }
+
+    async fn start(
+        data: &Path,
+        store: &Addr<StoreActor>,
+        node: &Addr<Node>,
+    ) -> Addr<IdentityActor> {
+        let parts = IdentityParts {
+            data: data.to_owned(),
+            peer_id: "peer".to_owned(),
+            read: store.clone().recipient(),
+            write: store.clone().recipient(),
+            name_owner: store.clone().recipient(),
+            used_elsewhere: node.clone().recipient(),
+        };
+        IdentityActor::load(parts).await.unwrap().start()
+    }
+
+    #[actix::test]
+    async fn a_copy_that_issues_newer_keys_is_told_of_and_what_was_issued_here_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, node) = (store::start(folder.path()).unwrap(), Node::default().start());
+        let first = start(folder.path(), &store, &node).await;
+        // Two at once make one identity.
+        let both = tokio::join!(first.send(EnsureIdentity), first.send(EnsureIdentity));
+        let signers = (both.0.unwrap().unwrap(), both.1.unwrap().unwrap());
+        assert!(Arc::ptr_eq(&signers.0, &signers.1));
+        let verify =
+            |signer: &Signer| VerifiedServerKeys::verify(signer.server_keys().clone(), now_ms());
+        let own = verify(&signers.0).unwrap();
+
+        // Started again, it issues others, and hears of both.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let second = start(folder.path(), &store, &node).await;
+        let newer = verify(&second.send(ReadSigner).await.unwrap().unwrap()).unwrap();
+        assert!(newer.issued_ts() > own.issued_ts());
+        for seen in [&own, &newer] {
+            second.send(KeysSeen(seen.clone())).await.unwrap();
+            second.send(KeepKeys(seen.clone())).await.unwrap();
+        }
+        assert_eq!(node.send(Told).await.unwrap(), 0);
+
+        // The first has not written the second's down: to it, that is a copy.
+        first.send(KeysSeen(newer)).await.unwrap();
+        assert_eq!(node.send(Told).await.unwrap(), 1);
+    }
+
     #[actix::test]
     async fn attack_13_whoever_comes_along_leaves_nothing_on_disk() {
         let folder = tempfile::tempdir().unwrap();
         let store = store::start(folder.path()).unwrap();
-        let (read, write) = (store.clone().recipient(), store.clone().recipient());
-        let data = folder.path().to_owned();
-        let identity = IdentityActor::load(data, "peer".to_owned(), read, write).unwrap().start();
+        let identity = start(folder.path(), &store, &Node::default().start()).await;
         let now = now_ms();
         let settle = || tokio::time::sleep(Duration::from_millis(300));
 

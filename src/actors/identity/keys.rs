@@ -11,7 +11,10 @@ use std::{
 };
 
 use rand::Rng as _;
-use ruma::serde::{Base64, base64::Standard};
+use ruma::{
+    OwnedServerName,
+    serde::{Base64, base64::Standard},
+};
 use serde::{Deserialize, Serialize};
 
 use super::IdentityError;
@@ -57,6 +60,11 @@ pub(super) fn read(data: &Path) -> Result<Option<SecretKeys>, IdentityError> {
         verify: seed(&keys.verify_key)?,
         encryption: seed(&keys.encryption_key)?,
     }))
+}
+
+/// Reads whose keys a data folder has, if it has any.
+pub fn read_server_name(data: &Path) -> Result<Option<OwnedServerName>, IdentityError> {
+    Ok(read(data)?.map(|keys| keys.server_name()))
 }
 
 /// Makes new keys and keeps them for good.

@@ -6,7 +6,7 @@ use actix::Message;
 use ruma::OwnedServerName;
 
 use crate::{
-    actors::store::StoreError,
+    actors::{error::AskError, store::StoreError},
     proto::{server_keys::VerifiedServerKeys, signer::Signer},
 };
 
@@ -24,6 +24,9 @@ pub enum IdentityError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The Store did not answer.
+    #[error(transparent)]
+    Ask(#[from] AskError),
 }
 
 /// Asks for the signer; makes the identity if this is the first login ever, which starts the
@@ -58,3 +61,28 @@ pub struct SignerIssued(pub Arc<Signer>);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct SubscribeSigner(pub actix::Recipient<SignerIssued>);
+
+/// Told when newer server_keys of this very server turn up that this node did not issue: a copy of
+/// its data folder runs elsewhere, and from now on others listen to that one. Two such nodes would
+/// take each other's messages for ever, so this one ends, and the newer one goes on.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct UsedElsewhere {
+    /// Whose keys.
+    pub server_name: OwnedServerName,
+    /// The libp2p nodes that the others' server_keys name.
+    pub peer_ids: Vec<String>,
+}
+
+impl std::fmt::Display for UsedElsewhere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { server_name, peer_ids } = self;
+        write!(
+            f,
+            "a copy of this data folder was started elsewhere and is {server_name} now (libp2p \
+             node {}); two of them would lose messages, so this one ends. Keep one of them: stop \
+             the other and delete its data folder, then start this one again, or leave this one off",
+            peer_ids.join(", ")
+        )
+    }
+}

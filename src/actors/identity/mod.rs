@@ -1,11 +1,13 @@
 //! Identity: who this node is, and which keys speak for others.
 //!
 //! Invariants: the identity key never leaves this folder; server_keys are issued anew 3 days
-//! before they run out; of the server_keys of another server the newest are kept.
+//! before they run out, and written down before anybody sees them (`issued.rs`); of the server_keys of another server the newest are kept.
 
 mod actor;
+mod issued;
 mod keys;
 mod messages;
 
-pub use actor::IdentityActor;
+pub use actor::{IdentityActor, IdentityParts};
+pub use keys::read_server_name;
 pub use messages::*;

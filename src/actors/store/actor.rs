@@ -3,25 +3,29 @@
 //! Invariants: nobody else writes; a write is answered, and a position shown, only when it is
 //! durable; after a failed write or [`Close`] nothing is written any more.
 
-use std::{collections::HashMap, fs::File, path::Path};
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use actix::{
     Actor, Addr, Arbiter, AsyncContext as _, Context, Handler, Message, MessageResult,
     ResponseFuture, System,
 };
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName};
 use tokio::sync::watch;
 
 use super::{
     AckToDevice, Close, CommitRoom, Committed, DirectoryEntry, FindLacking, ListRooms,
-    LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent, ReadHeads,
-    ReadMissing, ReadRow, ReadSync, ReadTimeline, RoomEvents, RoomGaps, RoomRow, Row, ScanRows,
-    SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage, WatchStream, WriteRows,
-    commit,
+    LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent, NameOwner,
+    ReadHeads, ReadMissing, ReadRow, ReadSync, ReadTimeline, RoomEvents, RoomGaps, RoomRow, Row,
+    ScanRows, SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage, WatchStream,
+    WriteRows, commit,
     database::{Database, WriteSet},
     directory, events,
     flusher::{self, Flusher, Tell},
-    gaps, groups,
+    gaps, groups, mark, migrations,
     open::{Opened, open},
     rooms::{self, Counters},
     rows, sync, timeline,
@@ -44,7 +48,8 @@ struct Open {
     database: Database,
     counters: Counters,
     flusher: Flusher,
-    #[expect(dead_code, reason = "held until the database is closed")]
+    data: PathBuf,
+    /// Held until the database is closed.
     lock: File,
 }
 
@@ -60,10 +65,19 @@ pub(super) struct GroupWritten;
 
 /// Opens the database in `<data>/db` and starts the Store on a thread of its own.
 ///
+/// For a folder without keys; see [`start_for`].
+pub fn start(data: &Path) -> Result<Addr<StoreActor>, StoreError> {
+    start_for(data, None)
+}
+
+/// Opens the database in `<data>/db` and starts the Store on a thread of its own. `keys` is the
+/// server name of the keys beside it: a database that is not theirs is refused.
+///
 /// `data` is created where it is missing, readable by its owner only. When the disk refuses a
 /// write, the actix system of the caller is stopped with code 74.
-pub fn start(data: &Path) -> Result<Addr<StoreActor>, StoreError> {
-    let Opened { database, disk, lock, position, room } = open(data)?;
+pub fn start_for(data: &Path, keys: Option<&ServerName>) -> Result<Addr<StoreActor>, StoreError> {
+    let Opened { database, disk, lock, position, room } = open(data, keys)?;
+    let data = data.to_owned();
     let (sender, durable) = watch::channel(position);
     let thread = Arbiter::new();
     Ok(StoreActor::start_in_arbiter(&thread.handle(), move |ctx| {
@@ -71,7 +85,7 @@ pub fn start(data: &Path) -> Result<Addr<StoreActor>, StoreError> {
         let (written, failed) = (ctx.address().recipient(), ctx.address().recipient());
         let flusher = Flusher::start(disk, sender, Tell { written, failed });
         let counters = Counters { position, room };
-        let open = flusher.map(|flusher| Open { database, counters, flusher, lock });
+        let open = flusher.map(|flusher| Open { database, counters, flusher, data, lock });
         StoreActor { open, durable }
     }))
 }
@@ -164,7 +178,12 @@ impl StoreActor {
 
     fn close(&mut self) -> Result<(), StoreError> {
         match std::mem::replace(&mut self.open, Err(StoreError::Closed)) {
-            Ok(open) => open.flusher.close(open.database),
+            Ok(Open { database, counters, flusher, data, lock }) => {
+                flusher.close(database)?;
+                mark::close(&data, counters.position);
+                drop(lock);
+                Ok(())
+            }
             Err(StoreError::Closed) => Ok(()),
             Err(error) => {
                 self.open = Err(error.clone());
@@ -323,6 +342,17 @@ impl Handler<WatchStream> for StoreActor {
 
     fn handle(&mut self, _: WatchStream, _: &mut Self::Context) -> Self::Result {
         MessageResult(self.durable.clone())
+    }
+}
+
+impl Handler<NameOwner> for StoreActor {
+    type Result = ResponseFuture<Result<Committed, StoreError>>;
+
+    fn handle(&mut self, NameOwner(owner): NameOwner, _: &mut Self::Context) -> Self::Result {
+        self.write(|writes, _| {
+            migrations::write_owner(writes, &owner);
+            Ok(())
+        })
     }
 }
 

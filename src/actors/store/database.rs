@@ -16,10 +16,11 @@
 //!   which sled would put it into a file of its own, which does not survive a power cut.
 
 use std::{
-    cmp::Ordering, collections::BTreeMap, fs::File, iter::Peekable, ops::RangeBounds, sync::Arc,
+    cmp::Ordering, collections::BTreeMap, fs::File, io::ErrorKind, iter::Peekable,
+    ops::RangeBounds, sync::Arc,
 };
 
-use super::{StoreError, backwards::Numbered, schema::Parts};
+use super::{StoreError, backwards::Numbered, mark::Mark, schema::Parts};
 use crate::config::limits;
 
 /// Longest key: those that a client can choose are far shorter.
@@ -76,15 +77,32 @@ pub(super) struct Database {
     in_flight: Arc<Changes>,
 }
 
-fn disk_error(folder: &str, error: &sled::Error) -> StoreError {
-    StoreError::Disk { file: folder.to_owned(), why: error.to_string() }
+/// Says what an error of sled means for whoever runs the node.
+pub(super) fn disk_error(folder: &str, error: &sled::Error) -> StoreError {
+    let (folder, line) =
+        (folder.to_owned(), |text: &str| text.lines().next().unwrap_or_default().trim().to_owned());
+    match error {
+        sled::Error::Io(error)
+            if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+        {
+            StoreError::DiskFull { folder }
+        }
+        sled::Error::Io(error) => StoreError::Disk { file: folder, why: line(&error.to_string()) },
+        sled::Error::Corruption { .. } => {
+            StoreError::Damaged { folder, why: "a checksum is wrong".to_owned() }
+        }
+        sled::Error::Unsupported(why) => StoreError::Damaged { folder, why: line(why) },
+        sled::Error::ReportableBug(_) | sled::Error::CollectionNotFound(_) => {
+            StoreError::Damaged { folder, why: "it contradicts itself".to_owned() }
+        }
+    }
 }
 
 impl Database {
     /// Takes over an open database, and gives a way to write to it: `file` is a handle of sled's
     /// own file.
     pub(super) fn new(sled: sled::Db, file: File, folder: String) -> (Self, Disk) {
-        let disk = Disk { sled: sled.clone(), file, folder: folder.clone() };
+        let disk = Disk { sled: sled.clone(), file, folder: folder.clone(), mark: None };
         let database = Self { sled, folder, group: Changes::new(), in_flight: Arc::default() };
         (database, disk)
     }
@@ -241,9 +259,22 @@ pub(super) struct Disk {
     sled: sled::Db,
     file: File,
     folder: String,
+    mark: Option<Mark>,
 }
 
 impl Disk {
+    /// Keeps a mark of how far the database got from now on.
+    pub(super) fn keep_mark(&mut self, mark: Mark) {
+        self.mark = Some(mark);
+    }
+
+    /// Marks a position as durable.
+    pub(super) fn mark(&self, position: u64) {
+        if let Some(mark) = &self.mark {
+            mark.advance(position);
+        }
+    }
+
     /// Writes a group, all or nothing. Durable when it returns.
     ///
     /// sled's `flush` ends in `sync_file_range`, which does not make anything durable, so an

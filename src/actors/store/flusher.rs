@@ -177,6 +177,7 @@ fn run(
                 *durable = position.max(*durable);
                 is_newer
             });
+            disk.mark(*durable.borrow());
         }
         for Waiter { position, reply } in waiting {
             let _ = reply.send(state.clone().map(|()| Committed { position }));

@@ -61,16 +61,86 @@ pub enum StoreError {
         /// The newest layout that is understood.
         known: u32,
     },
-    /// The database cannot be opened.
+    /// The database was damaged from outside.
     #[error(
-        "the database {folder} cannot be opened: {why}; put a backup in its place, or choose \
-         another data folder with --data"
+        "the database {folder} is damaged ({why}); restore the data folder from a backup, or \
+         choose another one with --data"
     )]
-    Open {
+    Damaged {
         /// The database.
         folder: String,
         /// What is wrong.
         why: String,
+    },
+    /// The disk has no room left.
+    #[error("the disk of {folder} is full: make room and start again; the data is whole")]
+    DiskFull {
+        /// The database.
+        folder: String,
+    },
+    /// Something else says that there was a database.
+    #[error(
+        "the database {db} is missing or empty, though {witness} is there; restore the data \
+         folder from a backup, or choose another one with --data to begin as a new user"
+    )]
+    DatabaseLost {
+        /// The database.
+        db: String,
+        /// The file that says so.
+        witness: String,
+    },
+    /// The database is older than it was once.
+    #[error(
+        "the database {db} lacks the newest of what was in it (it ends at {found}, not {known}); \
+         restore the data folder from a backup, or go on with what is left by writing the word \
+         adopt into {mark}"
+    )]
+    DatabaseOlder {
+        /// The database.
+        db: String,
+        /// Its last position.
+        found: u64,
+        /// The last position that it had.
+        known: u64,
+        /// The file that says so.
+        mark: String,
+    },
+    /// The file that says how far the database got cannot be read.
+    #[error(
+        "{mark} is missing or damaged, so nobody can tell whether the database beside it is whole; \
+         restore the data folder from a backup, or go on by writing the word adopt into {mark}"
+    )]
+    MarkLost {
+        /// The file.
+        mark: String,
+    },
+    /// The keys are gone and the database is not.
+    #[error(
+        "{keys} is missing, though the database {db} belongs to {owner}; restore it from a backup, \
+         or choose another data folder with --data to begin as a new user"
+    )]
+    KeysLost {
+        /// The key file.
+        keys: String,
+        /// The database.
+        db: String,
+        /// Whose it is.
+        owner: OwnedServerName,
+    },
+    /// Keys and database are of two servers.
+    #[error(
+        "{keys} belongs to {found}, and the database {db} to {owner}; put back the one that is \
+         wrong, or choose another data folder with --data"
+    )]
+    ForeignKeys {
+        /// The key file.
+        keys: String,
+        /// Whose it is.
+        found: OwnedServerName,
+        /// The database.
+        db: String,
+        /// Whose it is.
+        owner: OwnedServerName,
     },
     /// The store is shutting down.
     #[error("the store is closed")]
@@ -645,6 +715,8 @@ pub enum Row {
     ServerKeys(OwnedServerName),
     /// Rendezvous: where a server was last reached, as JSON.
     Address(OwnedServerName),
+    /// Identity: when our own server_keys were issued, as JSON.
+    Issued,
 }
 
 /// Which rows to scan: all of a kind, or those with the first key part given.
@@ -702,6 +774,11 @@ pub struct AckToDevice {
 }
 
 // ---------------------------------------------------------------- life: node.rs
+
+/// Writes down whose database it is, at the first login ever. Answered once durable.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Committed, StoreError>")]
+pub struct NameOwner(pub OwnedServerName);
 
 /// Flushes everything and refuses what comes after. The last message of a node.
 #[derive(Message, Debug)]

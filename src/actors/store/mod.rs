@@ -12,7 +12,9 @@
 //! |---|---|
 //! | `actor` | takes the messages of `messages` |
 //! | `flusher` | the thread that makes writes durable |
-//! | `open` | lock, recovery, versions |
+//! | `open`, `trial` | lock, recovery; first on a copy, where it is not certain to be whole |
+//! | `owner`, `mark` | whether keys and database belong together, and how far it got |
+//! | `migrations` | from older layouts to that of today |
 //! | `database`, `schema` | rows, groups of writes; keys and values |
 //! | `backwards` | ranges that are read from their end |
 //! | `commit` | what a step of a room changes |
@@ -31,18 +33,26 @@ mod filter;
 mod flusher;
 mod gaps;
 mod groups;
+mod mark;
 mod messages;
+mod migrations;
 mod open;
+mod owner;
 mod rooms;
 mod rows;
 mod schema;
 mod sync;
 mod sync_room;
 mod timeline;
+mod trial;
 mod unread;
 
 #[cfg(test)]
 mod tests;
 
-pub use actor::{StoreActor, start};
+pub use actor::{StoreActor, start, start_for};
 pub use messages::*;
+
+/// The name under which the database writes to the log. What it says of damage is said by
+/// [`StoreError`] in words that help.
+pub const DATABASE_LOG: &str = "sled";

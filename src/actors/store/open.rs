@@ -1,24 +1,31 @@
 //! Opens the database of a data folder, alone, also after a crash.
 //!
 //! Invariants: the folder is locked before anything in it is touched, and the lock lives as long
-//! as the database; a database of a newer program is left as it is; once open, the folder entry of
-//! the database and all that it shows are on disk.
+//! as the database; a database that is damaged, cut off, of somebody else or of a newer program is
+//! left as it is; once open, the folder entry of the database and all that it shows are on disk.
 
 use std::{
+    cell::Cell,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
     path::Path,
+    sync::Once,
     time::Duration,
 };
+
+use ruma::ServerName;
 
 use super::{
     StoreError,
     backwards::Numbered,
-    database::{Database, Disk, Rows as _, WriteSet},
-    schema::{Change, Key, Parts, SCHEMA_VERSION, family},
-    timeline,
+    database::{Database, Disk, disk_error},
+    mark::{Mark, Marked},
+    migrations,
+    owner::{Found, judge},
+    schema::{Change, Parts, family},
+    timeline, trial,
 };
 
 /// Segment of the log. Rows of up to 100 KiB stay inside, and so survive a power cut; fixed when
@@ -29,6 +36,9 @@ const CACHE: u64 = 64 << 20;
 /// Newest timeline entries that are checked at start. Torn commits can only be among the newest
 /// ones; what rows contain is covered by sled's own checksums.
 const CHECKED: usize = 1000;
+
+/// With less room than this on the disk, 16 MiB, sled cannot open anything.
+const ROOM_MIN: u64 = 16 << 20;
 
 /// How often, and how far apart, a folder is tried that sled still holds.
 const LINGER_TRIES: usize = 40;
@@ -49,29 +59,27 @@ pub(super) struct Opened {
     pub(super) room: u32,
 }
 
-/// Opens `<data>/db`, creating both where they are missing.
-pub(super) fn open(data: &Path) -> Result<Opened, StoreError> {
+/// Opens `<data>/db`, creating both where they are missing. `keys` is the server name of the keys
+/// in the folder.
+pub(super) fn open(data: &Path, keys: Option<&ServerName>) -> Result<Opened, StoreError> {
     make_folder(data)?;
     let lock = lock(data)?;
     let folder = data.join("db");
-    remove(&folder, |name| name.starts_with("snap.") && name.ends_with(".generating"))?;
-    let sled = match open_sled(&folder) {
-        Err(sled::Error::Corruption { .. }) => {
-            log::warn!(folder:% = folder.display(); "the snapshot is damaged; replaying the log");
-            remove(&folder, |name| name.starts_with("snap."))?;
-            open_sled(&folder)
-        }
-        opened => opened,
-    };
-    let sled = sled.map_err(|error| StoreError::Open {
-        folder: folder.display().to_string(),
-        why: error.to_string(),
-    })?;
-    let file = folder.join("db");
-    let file = File::open(&file).map_err(|error| disk(&file, &error))?;
-    let (mut database, writer) = Database::new(sled, file, folder.display().to_string());
-    write_version(&mut database, &folder)?;
-    // With or without a version to write: what a killed process wrote may be in memory only, and
+    let marked = Marked::read(data)?;
+    trial::remove(data)?;
+    if !folder.exists() {
+        let nothing = Found { layout: None, owner: None, position: 0 };
+        judge(data, keys, &marked, &nothing)?;
+    } else if !marked.is_closed_as(&folder) && trial::copy(data)? {
+        let looked = examine(data, &data.join(trial::COPY), keys, &marked).map(drop);
+        trial::remove(data)?;
+        looked?;
+    }
+    let (mut database, mut writer, found) = examine(data, &folder, keys, &marked)?;
+    // Before the layout says that there is one.
+    writer.keep_mark(Mark::open(data, found.position)?);
+    migrations::run(&mut database, &writer, keys)?;
+    // With or without something to write: what a killed process wrote may be in memory only, and
     // must be durable before it is shown.
     writer.write(&database.next_group())?;
     database.group_written();
@@ -84,10 +92,63 @@ pub(super) fn open(data: &Path) -> Result<Opened, StoreError> {
         // The parent may be closed to us; then it is not we who made the folder.
         let _ = File::open(parent).and_then(|handle| handle.sync_all());
     }
-    check_newest(&database)?;
-    let position = last_number(&database, family::LOG)?.map_or(0, u64::from_be_bytes);
     let room = last_number(&database, family::ROOM_INFO)?.map_or(0, u32::from_be_bytes);
-    Ok(Opened { database, disk: writer, lock, position, room })
+    Ok(Opened { database, disk: writer, lock, position: found.position, room })
+}
+
+/// Opens the database in `folder`, which may be a copy, and looks whether it is whole and belongs
+/// to the rest of the data folder.
+fn examine(
+    data: &Path,
+    folder: &Path,
+    keys: Option<&ServerName>,
+    marked: &Marked,
+) -> Result<(Database, Disk, Found), StoreError> {
+    let name = data.join("db").display().to_string();
+    let damaged = |why: String| StoreError::Damaged { folder: name.clone(), why };
+    let looked = quietly(|| {
+        let sled = open_sled(folder).map_err(|error| disk_error(&name, &error))?;
+        let file = folder.join("db");
+        let file = File::open(&file).map_err(|error| disk(&file, &error))?;
+        let (database, writer) = Database::new(sled, file, name.clone());
+        let layout = migrations::layout(&database)?;
+        let owner = migrations::owner(&database)?;
+        let position = last_number(&database, family::LOG)?.map_or(0, u64::from_be_bytes);
+        let found = Found { layout, owner, position };
+        judge(data, keys, marked, &found)?;
+        check_newest(&database)?;
+        Ok((database, writer, found))
+    });
+    let looked = looked.unwrap_or_else(|| Err(damaged("it contradicts itself".to_owned())));
+    looked.map_err(|error| match error {
+        StoreError::Corrupt { what } => damaged(format!("an unreadable row: {what}")),
+        // sled panics in some of the places where it finds no room.
+        StoreError::Damaged { .. } if trial::free(data) < ROOM_MIN => {
+            StoreError::DiskFull { folder: name.clone() }
+        }
+        other => other,
+    })
+}
+
+/// Runs what may panic where data is damaged; none if it did. Nothing is printed then: who asked
+/// says it in one line.
+fn quietly<T>(run: impl FnOnce() -> T) -> Option<T> {
+    thread_local! {
+        static QUIET: Cell<bool> = const { Cell::new(false) };
+    }
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                print(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let done = catch_unwind(AssertUnwindSafe(run));
+    QUIET.set(false);
+    done.ok()
 }
 
 fn disk(file: &Path, error: &io::Error) -> StoreError {
@@ -113,24 +174,32 @@ fn lock(data: &Path) -> Result<File, StoreError> {
     }
 }
 
-fn remove(folder: &Path, which: impl Fn(&str) -> bool) -> Result<(), StoreError> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(disk(folder, &error)),
-    };
-    for entry in entries {
-        let entry = entry.map_err(|error| disk(folder, &error))?;
+fn remove(folder: &Path, which: impl Fn(&str) -> bool) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
         if entry.file_name().to_str().is_some_and(&which) {
-            fs::remove_file(entry.path()).map_err(|error| disk(&entry.path(), &error))?;
+            fs::remove_file(entry.path())?;
         }
     }
     Ok(())
 }
 
+/// Opens sled, without a snapshot of its index where that is damaged: the log says the same.
+fn open_sled(folder: &Path) -> Result<sled::Db, sled::Error> {
+    let removed = |which: fn(&str) -> bool| remove(folder, which).map_err(sled::Error::Io);
+    removed(|name| name.starts_with("snap.") && name.ends_with(".generating"))?;
+    match open_lingering(folder) {
+        Err(sled::Error::Corruption { .. }) => {
+            removed(|name| name.starts_with("snap."))?;
+            open_lingering(folder)
+        }
+        opened => opened,
+    }
+}
+
 /// Opens sled. Our own lock says that nobody else has the folder; sled's may linger a moment after
 /// a database was closed in this very process, until its threads have let go.
-fn open_sled(folder: &Path) -> Result<sled::Db, sled::Error> {
+fn open_lingering(folder: &Path) -> Result<sled::Db, sled::Error> {
     for _ in 0..LINGER_TRIES {
         match open_once(folder) {
             Err(sled::Error::Io(error)) if error.to_string().contains("acquire lock") => {
@@ -143,43 +212,14 @@ fn open_sled(folder: &Path) -> Result<sled::Db, sled::Error> {
 }
 
 fn open_once(folder: &Path) -> Result<sled::Db, sled::Error> {
-    let config = sled::Config::new()
+    sled::Config::new()
         .path(folder)
         .segment_size(SEGMENT)
         .cache_capacity(CACHE)
         .mode(sled::Mode::LowSpace)
         .flush_every_ms(None)
-        .use_compression(false);
-    // Some damage makes sled panic instead of answering.
-    let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
-    opened.unwrap_or_else(|_| {
-        Err(sled::Error::ReportableBug("it panicked, see the log lines before this one".to_owned()))
-    })
-}
-
-/// Refuses the database of a newer program, and writes down who uses it from now on.
-fn write_version(database: &mut Database, folder: &Path) -> Result<(), StoreError> {
-    let meta = |name| Key::new(family::META).text(name).done();
-    let found = database.get(&meta("schema_version"))?;
-    if let Some(found) = &found {
-        let found = Parts(found).room().ok_or(StoreError::Corrupt { what: "schema_version" })?;
-        if found > SCHEMA_VERSION {
-            return Err(StoreError::NewerSchema {
-                folder: folder.display().to_string(),
-                found,
-                known: SCHEMA_VERSION,
-            });
-        }
-    }
-    let app_version = env!("CARGO_PKG_VERSION").as_bytes().to_vec();
-    if found.is_none() || database.get(&meta("app_version"))? != Some(app_version.clone()) {
-        let mut writes = WriteSet::new(database);
-        writes.put(meta("schema_version"), SCHEMA_VERSION.to_be_bytes().to_vec());
-        writes.put(meta("app_version"), app_version);
-        let changes = writes.finish()?;
-        database.add(changes);
-    }
-    Ok(())
+        .use_compression(false)
+        .open()
 }
 
 fn last_number<const LEN: usize>(

@@ -33,6 +33,7 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
         Row::DeviceList(user) => key(family::DEVICE_LIST).text(user.as_str()),
         Row::ServerKeys(server) => key(family::SERVER_KEYS).text(server.as_str()),
         Row::Address(server) => key(family::ADDRESS).text(server.as_str()),
+        Row::Issued => key(family::ISSUED).text(""),
     }
     .done()
 }
@@ -63,6 +64,7 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
             family::DEVICE_LIST => Row::DeviceList(first.try_into().ok()?),
             family::SERVER_KEYS => Row::ServerKeys(first.try_into().ok()?),
             family::ADDRESS => Row::Address(first.try_into().ok()?),
+            family::ISSUED => Row::Issued,
             _ => return None,
         })
     };
@@ -126,7 +128,8 @@ pub(super) fn write(
             | Row::Filter(_)
             | Row::ToDeviceTxn(..)
             | Row::ServerKeys(_)
-            | Row::Address(_) => {}
+            | Row::Address(_)
+            | Row::Issued => {}
         }
         match value {
             Some(value) => writes.put(key, value),
@@ -205,6 +208,7 @@ mod tests {
             (Row::DeviceList("@a:b".try_into().unwrap()), None),
             (Row::ServerKeys(server()), Some(RowKind::ServerKeys)),
             (Row::Address(server()), Some(RowKind::Addresses)),
+            (Row::Issued, None),
         ] {
             assert_eq!(row_of(&key(&row)).unwrap(), row);
             assert!(kind.is_none_or(|kind| key(&row).starts_with(&prefix(&kind))), "{row:?}");

@@ -8,7 +8,7 @@
 //! - Texts in keys end with a zero byte that no text contains unescaped, so that no key is the
 //!   prefix of another one of its family by accident.
 //! - What is read backwards is in families whose keys end with a number (`backwards.rs`).
-//! - A change of layout raises [`SCHEMA_VERSION`] and comes with a migration.
+//! - A change of layout raises [`SCHEMA_VERSION`] and comes with a step of `migrations.rs`.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{EventId, OwnedEventId, events::StateEventType, events::room::member::MembershipState};
@@ -17,11 +17,11 @@ use super::StoreError;
 use crate::proto::pdu::StateKey;
 
 /// The layout that this program writes, and the newest that it reads.
-pub(super) const SCHEMA_VERSION: u32 = 1;
+pub(super) const SCHEMA_VERSION: u32 = 2;
 
 /// The first byte of each key.
 pub(super) mod family {
-    /// `name` → `schema_version`, `app_version`.
+    /// `name` → `schema_version`, `app_version`, `owner`.
     pub(in super::super) const META: u8 = b'M';
     /// `room id` → room number, the key of everything else about the room.
     pub(in super::super) const ROOM_NUMBER: u8 = b'#';
@@ -86,6 +86,8 @@ pub(super) mod family {
     pub(in super::super) const SERVER_KEYS: u8 = 0x8a;
     /// `server`.
     pub(in super::super) const ADDRESS: u8 = 0x8b;
+    /// One row.
+    pub(in super::super) const ISSUED: u8 = 0x8c;
 }
 
 /// The reference hash that an event id spells.

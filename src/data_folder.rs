@@ -1,0 +1,143 @@
+//! The data folder: keys and every message of a person, and so for the eyes of one account alone.
+//!
+//! A folder that was there before, made by `mkdir` or as a volume, is closed to others at each
+//! start, with what this program keeps in it. What cannot be closed is not used.
+
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+/// What this program keeps in the folder; nothing else in it is touched.
+const OURS: [&str; 7] =
+    ["db", "db.lock", "db.mark", "db.trial", "keys.json", "libp2p.key", "dht-peers.json"];
+/// What group and others may do.
+const OTHERS: u32 = 0o077;
+/// A folder in which everybody may make files, like `/tmp`.
+const STICKY: u32 = 0o1000;
+
+/// Why a folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The system refused something.
+    #[error("the data folder {folder} cannot be used: {why}; choose another with --data")]
+    Unusable {
+        /// The folder.
+        folder: String,
+        /// What it said.
+        why: String,
+    },
+    /// Many share it.
+    #[error(
+        "the data folder {0} is one that everybody may write to: choose one of your own with --data"
+    )]
+    Shared(String),
+    /// It is open to others, and belongs to somebody else.
+    #[error(
+        "{file} may be read by other accounts (mode {mode:o}) and cannot be closed to them: {why}; \
+         run `chmod go= {file}` as its owner, or choose another data folder with --data"
+    )]
+    Open {
+        /// File or folder.
+        file: String,
+        /// Its mode.
+        mode: u32,
+        /// What the system said.
+        why: String,
+    },
+}
+
+/// Makes the data folder where it is missing, and closes it to other accounts.
+pub fn prepare(data: &Path) -> Result<(), FolderError> {
+    let unusable = |error: io::Error| FolderError::Unusable {
+        folder: data.display().to_string(),
+        why: error.to_string(),
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(unusable)?;
+    let mode = fs::metadata(data).map_err(unusable)?.mode();
+    if mode & STICKY != 0 {
+        return Err(FolderError::Shared(data.display().to_string()));
+    }
+    fs::read_dir(data).map_err(unusable)?;
+    close(data)?;
+    for name in OURS {
+        close_all(&data.join(name))?;
+    }
+    Ok(())
+}
+
+/// Closes a file, or a folder with all that is in it. Links are not followed.
+fn close_all(path: &Path) -> Result<(), FolderError> {
+    let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
+    if meta.is_symlink() {
+        return Ok(());
+    }
+    close(path)?;
+    if meta.is_dir() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            close_all(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn close(path: &Path) -> Result<(), FolderError> {
+    let refused = |mode: u32, error: io::Error| FolderError::Open {
+        file: path.display().to_string(),
+        mode: mode & 0o7777,
+        why: error.to_string(),
+    };
+    let mode = fs::metadata(path).map_err(|error| refused(0, error))?.mode();
+    if mode & OTHERS == 0 {
+        return Ok(());
+    }
+    let closed = Permissions::from_mode(mode & 0o7777 & !OTHERS);
+    fs::set_permissions(path, closed).map_err(|error| refused(mode, error))?;
+    log::warn!(path:% = path.display(); "others could read this; they cannot any more");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn an_open_folder_is_closed_and_what_is_not_ours_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        fs::create_dir_all(data.join("db/blobs")).unwrap();
+        for (file, open) in [("db/db", 0o644), ("keys.json", 0o640), ("notes.txt", 0o644)] {
+            fs::write(data.join(file), "x").unwrap();
+            fs::set_permissions(data.join(file), Permissions::from_mode(open)).unwrap();
+        }
+        for folder in ["", "db", "db/blobs"] {
+            fs::set_permissions(data.join(folder), Permissions::from_mode(0o755)).unwrap();
+        }
+        prepare(&data).unwrap();
+        for (path, expected) in [
+            ("", 0o700),
+            ("db", 0o700),
+            ("db/blobs", 0o700),
+            ("db/db", 0o600),
+            ("keys.json", 0o600),
+            ("notes.txt", 0o644),
+        ] {
+            assert_eq!(mode(&data.join(path)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_everybody_shares_is_refused_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).unwrap();
+        let said = prepare(folder.path()).unwrap_err().to_string();
+        assert!(said.contains(folder.path().to_str().unwrap()), "{said}");
+        assert_eq!(mode(folder.path()), 0o777);
+    }
+}
