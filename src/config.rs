@@ -122,8 +122,23 @@ pub mod limits {
     pub const TO_DEVICE_MEMBER: usize = 10_000;
     /// The same where none is: a verification, the keys of a first chat.
     pub const TO_DEVICE_STRANGER: usize = 100;
-    /// To-device messages of all servers with which no room is shared: 50 MiB at worst.
+    /// To-device messages of all servers with which no room is shared.
     pub const TO_DEVICE_STRANGERS: usize = 500;
+    /// Largest to-device message, as long as an event may be.
+    pub const TO_DEVICE_LEN: usize = 64 * 1024;
+    /// Bytes of the messages of one server that wait, where a room is shared with it: of most keys,
+    /// as many as are counted by number.
+    pub const TO_DEVICE_MEMBER_LEN: usize = 16 * 1024 * 1024;
+    /// The same where none is.
+    pub const TO_DEVICE_STRANGER_LEN: usize = 512 * 1024;
+    /// Bytes of the messages of all servers with which no room is shared.
+    pub const TO_DEVICE_STRANGERS_LEN: usize = 4 * 1024 * 1024;
+    /// Bytes of all that wait: a small part of any disk.
+    pub const TO_DEVICE_ALL_LEN: usize = 64 * 1024 * 1024;
+    /// To-device messages in one `/sync`, as other homeservers have it.
+    pub const TO_DEVICE_SYNC: usize = 100;
+    /// Bytes of these, after which no other one is added.
+    pub const TO_DEVICE_SYNC_LEN: usize = 1024 * 1024;
     /// Threads of a room of which the receipts of one person are kept: the newest.
     pub const RECEIPT_THREADS: usize = 100;
     /// Rows of the address book of servers with which no room is shared: the last seen.

@@ -13,6 +13,8 @@ use std::{
 /// What this program keeps in the folder; nothing else in it is touched.
 const OURS: [&str; 7] =
     ["db", "db.lock", "db.mark", "db.trial", "keys.json", "libp2p.key", "dht-peers.json"];
+/// Why the node ended, where that is for its person to decide; gone at the next start.
+const LAST_WORD: &str = "stopped.txt";
 /// What group and others may do.
 const OTHERS: u32 = 0o077;
 /// A folder in which everybody may make files, like `/tmp`.
@@ -47,6 +49,23 @@ pub enum FolderError {
         /// What the system said.
         why: String,
     },
+}
+
+/// Leaves word of why the node ends, for `messagehub doctor`.
+pub fn leave_last_word(data: &Path, why: &str) {
+    if let Err(error) = fs::write(data.join(LAST_WORD), why) {
+        log::warn!(error:%; "the reason of the end could not be written down");
+    }
+}
+
+/// Reads why the last run of the node ended, if it left word.
+pub fn last_word(data: &Path) -> Option<String> {
+    fs::read_to_string(data.join(LAST_WORD)).ok()
+}
+
+/// Forgets why the last run ended.
+pub fn forget_last_word(data: &Path) {
+    let _ = fs::remove_file(data.join(LAST_WORD));
 }
 
 /// Makes the data folder where it is missing, and closes it to other accounts.

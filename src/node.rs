@@ -4,7 +4,11 @@
 //! What can fail for reasons that a person can mend (ports, folder, keys, database) comes first
 //! and touches nothing that is not its own, so that a node which cannot start leaves no trace.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::{
     Actor as _, ActorFutureExt as _, Addr, Arbiter, AsyncContext as _, Context, Handler, System,
@@ -23,8 +27,8 @@ use crate::{
         gossip::DeliverTo,
         http_gateway::{self, BindError, Drain, HttpGatewayActor},
         identity::{
-            self, IdentityActor, IdentityError, IdentityParts, SignerIssued, SubscribeSigner,
-            UsedElsewhere,
+            self, AskWith, IdentityActor, IdentityError, IdentityParts, SignerIssued,
+            SubscribeSigner, UsedElsewhere,
         },
         network::{self, Network, NetworkParts},
         relay_request::CarryWith,
@@ -92,7 +96,9 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let keypair = swarm::load_or_create_key(data, config.libp2p.fresh_peer_id)?;
     let cpu = Cpu::start().map_err(|error| refused(&error))?;
 
-    let node = NodeActor::create(|_| NodeActor { wired: None, http: None });
+    data_folder::forget_last_word(data);
+    let folder = data.to_owned();
+    let node = NodeActor::create(|_| NodeActor { data: folder, wired: None, http: None });
     let identity = IdentityActor::load(IdentityParts {
         data: data.to_owned(),
         peer_id: swarm::peer_id(&keypair),
@@ -155,6 +161,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         read_row: store.clone().recipient(),
         scan_rows: store.clone().recipient(),
         ack_to_device: store.clone().recipient(),
+        count_to_device: store.clone().recipient(),
         ensure_identity: identity.clone().recipient(),
         profile_updated: rooms.clone().recipient(),
         advertise: network.rendezvous.clone().recipient(),
@@ -215,8 +222,10 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("Rendezvous", alive(&network.rendezvous)),
         ("RelayRequest", alive(&network.relay_request)),
     ];
-    let wired = Wired { network, rooms, store, parts };
+    let relay_request = network.relay_request.clone().recipient();
+    let wired = Wired { network, rooms, identity: identity.clone(), store, parts };
     node.send(Wire { wired, http }).await.map_err(|error| refused(&error))?;
+    identity.do_send(AskWith(relay_request));
     identity.do_send(SubscribeSigner(node.clone().recipient()));
     actix::spawn(async move {
         stop_signal().await;
@@ -289,6 +298,7 @@ async fn stop_signal() {
 struct Wired {
     network: Network,
     rooms: Addr<RoomStateActor>,
+    identity: Addr<IdentityActor>,
     store: Addr<StoreActor>,
     /// All actors that are one of a kind.
     parts: Vec<Part>,
@@ -308,6 +318,7 @@ where
 
 /// Passes on what goes upward while the node is being built, and ends it.
 struct NodeActor {
+    data: PathBuf,
     wired: Option<Wired>,
     http: Option<Addr<HttpGatewayActor>>,
 }
@@ -376,6 +387,7 @@ impl Handler<ServerOnline> for NodeActor {
 
     fn handle(&mut self, msg: ServerOnline, _: &mut Self::Context) {
         if let Some(wired) = &self.wired {
+            wired.identity.do_send(msg.clone());
             wired.rooms.do_send(msg);
         }
     }
@@ -386,6 +398,7 @@ impl Handler<ServerOffline> for NodeActor {
 
     fn handle(&mut self, msg: ServerOffline, _: &mut Self::Context) {
         if let Some(wired) = &self.wired {
+            wired.identity.do_send(msg.clone());
             wired.rooms.do_send(msg);
         }
     }
@@ -405,6 +418,7 @@ impl Handler<UsedElsewhere> for NodeActor {
 
     fn handle(&mut self, msg: UsedElsewhere, ctx: &mut Context<Self>) {
         log::error!("{msg}");
+        data_folder::leave_last_word(&self.data, &msg.to_string());
         ctx.notify(Stop { code: EXIT_COPY });
     }
 }

@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use rustix::fs::{Access, access, statvfs};
 
 use super::Finding;
-use crate::config::Config;
+use crate::{config::Config, data_folder};
 
 /// Below this the node cannot keep what comes in an evening of pictures: 100 MiB.
 const SPACE_MIN: u64 = 100 * 1024 * 1024;
@@ -61,6 +61,13 @@ pub(super) fn data_folder(data: &Path) -> Vec<Finding> {
         false => format!("{shown} is not there yet and can be made"),
     };
     vec![Finding::ok(CHECK, text), space(place)]
+}
+
+/// Says why the node ended, where it ended for something that a person has to decide.
+pub(super) fn last_word(data: &Path) -> Option<Finding> {
+    let why = data_folder::last_word(data)?;
+    let advice = "decide which of the two goes on: one identity can be used in one place only";
+    Some(Finding::problem("last run", why, advice))
 }
 
 fn space(place: &Path) -> Finding {
@@ -121,6 +128,17 @@ mod tests {
         fs::write(&file, "x").unwrap();
         assert_eq!(levels(&file), [Level::Problem]);
         assert_eq!(levels(&file.join("below")).first(), Some(&Level::Problem));
+    }
+
+    #[test]
+    fn why_the_node_ended_is_told_until_it_starts_again() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(last_word(folder.path()), None);
+        data_folder::leave_last_word(folder.path(), "a copy runs elsewhere");
+        let finding = last_word(folder.path()).unwrap();
+        assert!(finding.level == Level::Problem && finding.text.contains("a copy"));
+        data_folder::forget_last_word(folder.path());
+        assert_eq!(last_word(folder.path()), None);
     }
 
     #[test]

@@ -139,6 +139,7 @@ pub async fn examine(
     let config = files::configuration(config_file);
     found(vec![config.as_ref().map_or_else(Clone::clone, |(_, good)| good.clone())], tell);
     found(files::data_folder(data), tell);
+    found(files::last_word(data).into_iter().collect(), tell);
     let asked = control::ask::<Status>(data, Command::Status).await;
     found(vec![node(data, asked.as_ref())], tell);
     let status = asked.ok();

@@ -170,6 +170,7 @@ impl From<AccountError> for HttpError {
             AccountError::BadLoginToken => Self::forbidden(error.to_string()),
             AccountError::NotFound(_) => Self::not_found(error.to_string()),
             AccountError::BadRequest(why) => Self::invalid_param(why),
+            AccountError::TooLarge(_) => Self::too_large(error.to_string()),
             AccountError::Full(_) => Self::limit_exceeded(error.to_string()),
             AccountError::Identity(error) => error.into(),
             AccountError::Store(error) => error.into(),

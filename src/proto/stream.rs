@@ -8,11 +8,15 @@ use std::{fmt, str::FromStr};
 
 use super::ProtoError;
 
-/// A `since` or `next_batch` token: `s<position>_<ephemeral>_<boot>`.
+/// A `since` or `next_batch` token: `s<position>_<ephemeral>_<boot>`, and `_<to_device>` where that
+/// is another position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncToken {
     /// Position in the durable stream.
     pub position: u64,
+    /// Position up to which to-device messages came: the durable one, unless more of them wait than
+    /// one answer takes.
+    pub to_device: u64,
     /// Position in the ephemeral stream.
     pub ephemeral: u64,
     /// The start of the process that counted `ephemeral`.
@@ -21,7 +25,8 @@ pub struct SyncToken {
 
 impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s{}_{}_{:x}", self.position, self.ephemeral, self.boot)
+        write!(f, "s{}_{}_{:x}", self.position, self.ephemeral, self.boot)?;
+        if self.to_device == self.position { Ok(()) } else { write!(f, "_{}", self.to_device) }
     }
 }
 
@@ -34,7 +39,8 @@ impl FromStr for SyncToken {
             let position = parts.next()?.parse().ok()?;
             let ephemeral = parts.next()?.parse().ok()?;
             let boot = u64::from_str_radix(parts.next()?, 16).ok()?;
-            parts.next().is_none().then_some(Self { position, ephemeral, boot })
+            let to_device = parts.next().map_or(Ok(position), str::parse).ok()?;
+            parts.next().is_none().then_some(Self { position, to_device, ephemeral, boot })
         };
         parse().ok_or_else(|| ProtoError::malformed("sync token", "it is none of this server's"))
     }
@@ -80,11 +86,13 @@ mod tests {
         #[test]
         fn every_token_survives_the_round_trip(
             position in any::<u64>(),
+            to_device in prop::option::of(any::<u64>()),
             ephemeral in any::<u64>(),
             boot in any::<u64>(),
             order in any::<i64>(),
         ) {
-            let token = SyncToken { position, ephemeral, boot };
+            let to_device = to_device.unwrap_or(position);
+            let token = SyncToken { position, to_device, ephemeral, boot };
             prop_assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
             let place = TimelineToken(order);
             prop_assert_eq!(place.to_string().parse::<TimelineToken>().unwrap(), place);
@@ -109,11 +117,12 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_round_trip() {
-        let token = SyncToken { position: 12, ephemeral: 3, boot: 0xabc };
+        let token = SyncToken { position: 12, to_device: 12, ephemeral: 3, boot: 0xabc };
+        assert_eq!(token.to_string(), "s12_3_abc", "as older releases wrote it");
         assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
         assert_eq!("t-7".parse::<TimelineToken>().unwrap(), TimelineToken(-7));
         assert_eq!(token.to_string().parse::<TimelineToken>().unwrap(), TimelineToken(12));
-        for bad in ["", "s", "s1", "s1_2", "s1_2_3_4", "s-1_2_3", "t", "x1"] {
+        for bad in ["", "s", "s1", "s1_2", "s1_2_3_4_5", "s1_2_3_x", "s-1_2_3", "t", "x1"] {
             assert!(bad.parse::<TimelineToken>().is_err(), "{bad}");
         }
     }

@@ -178,6 +178,12 @@ impl Node {
         (status, asked.elapsed())
     }
 
+    /// Waits until the process ends by itself, for as long as a minute in which it asks others.
+    pub(crate) async fn ends(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        ended_within(&mut child, 2 * PATIENCE).await
+    }
+
     /// Ends the process as a crash would (SIGKILL).
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -271,7 +277,11 @@ impl Drop for Node {
 
 /// Waits for the end of a process.
 pub(crate) async fn ended(child: &mut Child) -> ExitStatus {
-    let deadline = Instant::now() + PATIENCE;
+    ended_within(child, PATIENCE).await
+}
+
+async fn ended_within(child: &mut Child, patience: Duration) -> ExitStatus {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;

@@ -1,7 +1,5 @@
 //! The shell of Accounts: asks the Store, then changes memory, then answers.
 
-use std::collections::VecDeque;
-
 use actix::{
     Actor, ActorFutureExt as _, Addr, Context, Handler, MessageResult, Recipient,
     ResponseActFuture, ResponseFuture, WrapFuture as _, fut,
@@ -15,6 +13,7 @@ use super::{
     messages::*,
     sessions::{Device, LoggedIn, Rows, Session, Sessions, TokenHash, token},
     to_device,
+    txns::{self, Txns},
     waiting::Waiting,
 };
 use crate::{
@@ -24,13 +23,12 @@ use crate::{
         identity::EnsureIdentity,
         rendezvous::Advertise,
         room_state::{FindSharing, ProfileUpdated},
-        store::{AckToDevice, ReadRow, Row, RowKind, ScanRows, StoreError, WriteRows},
+        store::{
+            AckToDevice, CountToDevice, ReadRow, Row, RowKind, ScanRows, StoreError, WriteRows,
+        },
     },
     config::{ASK_WAIT, limits},
 };
-
-/// Most to-device transactions that are remembered; the oldest is forgotten, on disk too.
-const TXNS: usize = 2000;
 
 /// Whom Accounts talks to.
 #[derive(Debug, Clone)]
@@ -43,6 +41,8 @@ pub struct AccountsLinks {
     pub scan_rows: Recipient<ScanRows>,
     /// Store: drops the queue of a deleted device.
     pub ack_to_device: Recipient<AckToDevice>,
+    /// Store: what waits, by server.
+    pub count_to_device: Recipient<CountToDevice>,
     /// Identity: made at the first login.
     pub ensure_identity: Recipient<EnsureIdentity>,
     /// RoomState: tells the rooms of a new name.
@@ -107,8 +107,8 @@ pub struct AccountsActor {
     pub(super) sessions: Sessions,
     profile: Profile,
     last_turn: Option<oneshot::Receiver<()>>,
-    /// To-device transactions of this start, oldest first.
-    txns: VecDeque<Row>,
+    /// To-device transactions that were handled; each is on disk when its turn ends.
+    pub(super) txns: Txns,
     /// To-device messages of other servers.
     pub(super) waiting: Waiting,
 }
@@ -121,7 +121,9 @@ impl AccountsActor {
         let tokens = links.scan(RowKind::AccessTokens).await?;
         let sessions = Sessions::load(devices, tokens).map_err(corrupt)?;
         let profile = Profile::load(links.scan(RowKind::Profile).await?).map_err(corrupt)?;
-        let (txns, waiting) = (VecDeque::new(), Waiting::default());
+        let (txns, gone) = Txns::load(links.scan(RowKind::ToDeviceTxns).await?, now_ms());
+        links.write(gone.into_iter().map(|txn| (txn, None)).collect()).await?;
+        let waiting = Waiting::default();
         Ok(Self { links, sessions, profile, last_turn: None, txns, waiting }.start())
     }
 
@@ -445,25 +447,21 @@ impl Handler<EditPushRule> for AccountsActor {
 impl AccountsActor {
     /// Queues messages unless the transaction was handled already.
     fn queue_once(&mut self, txn: Row, rows: Rows) -> ResponseFuture<Result<(), AccountError>> {
-        let rows = self.remember(txn.clone(), rows);
+        // What is known may be on its way to the disk: wait for it.
+        let rows = if self.txns.knows(&txn) { Rows::new() } else { self.remember(txn, rows) };
         let (links, mut turn) = (self.links.clone(), self.turn());
         Box::pin(async move {
             turn.wait().await;
-            if links.read(txn.clone()).await?.is_some() {
-                return Ok(());
-            }
             links.write(rows).await
         })
     }
 
     /// Adds to rows that are queued that their transaction was handled.
     pub(super) fn remember(&mut self, txn: Row, mut rows: Rows) -> Rows {
-        self.txns.push_back(txn.clone());
-        if self.txns.len() > TXNS {
-            rows.extend(self.txns.pop_front().map(|oldest| (oldest, None)));
-        }
-        // The last word: the oldest may be the same one.
-        rows.push((txn, Some(Vec::new())));
+        let now = now_ms();
+        let gone = self.txns.add(txn.clone(), now);
+        rows.extend(gone.into_iter().map(|txn| (txn, None)));
+        rows.push((txn, Some(txns::encode(now))));
         rows
     }
 }
@@ -476,7 +474,10 @@ impl Handler<SendToDevice> for AccountsActor {
             return Box::pin(async { Err(AccountError::NotFound("device")) });
         };
         let devices = self.sessions.devices().map(|device| device.device_id.as_str());
-        let rows = to_device::queue(devices, &sender, &msg.kind, &msg.messages);
+        let rows = match to_device::queue(devices, &sender, &msg.kind, &msg.messages) {
+            Ok(rows) => rows,
+            Err(error) => return Box::pin(async { Err(error) }),
+        };
         // One transaction id may be used with each event type.
         let txn = Row::ToDeviceTxn(msg.device_id, format!("{} {}", msg.txn_id, msg.kind));
         self.queue_once(txn, rows)

@@ -10,7 +10,10 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::sessions::{Device, LoggedIn, Session, TokenHash};
-use crate::actors::{error::AskError, identity::IdentityError, store::StoreError};
+use crate::{
+    actors::{error::AskError, identity::IdentityError, store::StoreError},
+    config::limits,
+};
 
 /// Why Accounts refuses.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -24,6 +27,9 @@ pub enum AccountError {
     /// The request makes no sense.
     #[error("{0}")]
     BadRequest(String),
+    /// A to-device message is larger than it may be.
+    #[error("a to-device message of {0} bytes is too large: {max} are the most", max = limits::TO_DEVICE_LEN)]
+    TooLarge(usize),
     /// There is no place for it.
     #[error("too many {0}")]
     Full(&'static str),

@@ -11,6 +11,7 @@ mod messages;
 mod receive;
 mod sessions;
 mod to_device;
+mod txns;
 mod waiting;
 
 pub use actor::{AccountsActor, AccountsLinks};

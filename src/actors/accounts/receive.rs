@@ -4,12 +4,12 @@
 use std::collections::{HashMap, HashSet};
 
 use actix::{ActorFutureExt as _, Context, Handler, ResponseActFuture, WrapFuture as _, fut};
-use ruma::{OwnedServerName, OwnedUserId, ServerName};
-use serde::Deserialize;
+use ruma::{OwnedServerName, ServerName};
 
 use super::{
     actor::{AccountsActor, AccountsLinks},
     messages::{AccountError, ReceiveToDevice},
+    sessions::Rows,
     to_device,
     waiting::Share,
 };
@@ -18,7 +18,7 @@ use crate::{
         clock::now_ms,
         error::AskError,
         room_state::FindSharing,
-        store::{Row, RowKind},
+        store::{CountToDevice, Row},
     },
     config::ASK_WAIT,
 };
@@ -37,22 +37,14 @@ impl AccountsLinks {
 
     /// Counts what waits for all devices, by server.
     async fn count_waiting(&self) -> Result<HashMap<OwnedServerName, Share>, AccountError> {
-        #[derive(Deserialize)]
-        struct Sender {
-            sender: OwnedUserId,
-        }
-        let mut shares: HashMap<OwnedServerName, Share> = HashMap::new();
-        for (_, value) in self.scan(RowKind::ToDevice).await? {
-            let Ok(Sender { sender }) = serde_json::from_slice(&value) else { continue };
-            let share = Share { messages: 0, member: false };
-            shares.entry(sender.server_name().to_owned()).or_insert(share).messages += 1;
-        }
-        for server in self.sharing(shares.keys().cloned().collect()).await? {
-            if let Some(share) = shares.get_mut(&server) {
-                share.member = true;
-            }
-        }
-        Ok(shares)
+        let asked = self.count_to_device.send(CountToDevice).timeout(ASK_WAIT).await;
+        let counts = asked.map_err(AskError::from)??;
+        let members = self.sharing(counts.keys().cloned().collect()).await?;
+        let shares = counts.into_iter().map(|(server, (messages, len))| {
+            let member = members.contains(&server);
+            (server, Share { messages, len, member })
+        });
+        Ok(shares.collect())
     }
 }
 
@@ -61,7 +53,15 @@ struct Incoming {
     server: OwnedServerName,
     member: bool,
     txn: Row,
-    rows: super::sessions::Rows,
+    rows: Rows,
+}
+
+impl Incoming {
+    /// Returns how many messages it has, and how many bytes.
+    fn size(&self) -> (usize, usize) {
+        let lens = self.rows.iter().filter_map(|(_, value)| value.as_ref().map(Vec::len));
+        (self.rows.len(), lens.sum())
+    }
 }
 
 impl Handler<ReceiveToDevice> for AccountsActor {
@@ -73,22 +73,22 @@ impl Handler<ReceiveToDevice> for AccountsActor {
         let mine = mine.unwrap_or_default().into_iter();
         let mine = mine.map(|(device, content)| (to_device::target(device), content)).collect();
         let devices = self.sessions.devices().map(|device| device.device_id.as_str());
-        let rows = to_device::queue(devices, &sender, &kind, &mine);
-        if rows.is_empty() {
-            return Box::pin(fut::ready(Ok(())));
-        }
+        let rows = match to_device::queue(devices, &sender, &kind, &mine) {
+            Ok(rows) if rows.is_empty() => return Box::pin(fut::ready(Ok(()))),
+            Ok(rows) => rows,
+            Err(error) => return Box::pin(fut::ready(Err(error))),
+        };
         let txn = Row::ToDeviceTxn(sender.to_string(), message_id);
         let server = sender.server_name().to_owned();
         let (links, mut turn) = (self.links.clone(), self.turn());
         let asked = async move {
             turn.wait().await;
-            if links.read(txn.clone()).await?.is_some() {
-                return Ok(None);
-            }
             let member = links.sharing(vec![server.clone()]).await?.contains(&server);
-            Ok::<_, AccountError>(Some((turn, Incoming { server, member, txn, rows })))
+            Ok::<_, AccountError>((turn, Incoming { server, member, txn, rows }))
         };
-        let taken = asked.into_actor(self).then(|asked, act, _| {
+        let taken = asked.into_actor(self).then(|asked: Result<_, AccountError>, act, _| {
+            // What is known was on disk before its turn ended.
+            let asked = asked.map(|asked| Some(asked).filter(|(_, new)| !act.txns.knows(&new.txn)));
             let full = matches!(&asked, Ok(Some((_, incoming))) if !act.has_place(incoming));
             let links = act.links.clone();
             let recount = full && act.waiting.is_stale(now_ms());
@@ -109,8 +109,9 @@ impl Handler<ReceiveToDevice> for AccountsActor {
                         "to-device messages wait already; send again later",
                     ));
                 }
+                let size = incoming.size();
                 let Incoming { server, member, txn, rows } = incoming;
-                act.waiting.add(&server, member, rows.len());
+                act.waiting.add(&server, member, size);
                 Ok(Some((turn, act.remember(txn, rows))))
             });
             let links = act.links.clone();
@@ -130,6 +131,6 @@ impl Handler<ReceiveToDevice> for AccountsActor {
 impl AccountsActor {
     fn has_place(&self, incoming: &Incoming) -> bool {
         let server: &ServerName = &incoming.server;
-        self.waiting.fits(server, incoming.member, incoming.rows.len())
+        self.waiting.fits(server, incoming.member, incoming.size())
     }
 }

@@ -16,9 +16,19 @@ const COUNT_EVERY_MS: u64 = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) messages: usize,
+    /// Bytes of these.
+    pub(super) len: usize,
     /// Whether the server shares a room with us.
     pub(super) member: bool,
 }
+
+/// What may wait of one server, or of several: messages and bytes.
+type Most = (usize, usize);
+
+const MEMBER: Most = (limits::TO_DEVICE_MEMBER, limits::TO_DEVICE_MEMBER_LEN);
+const STRANGER: Most = (limits::TO_DEVICE_STRANGER, limits::TO_DEVICE_STRANGER_LEN);
+const STRANGERS: Most = (limits::TO_DEVICE_STRANGERS, limits::TO_DEVICE_STRANGERS_LEN);
+const ALL: Most = (usize::MAX, limits::TO_DEVICE_ALL_LEN);
 
 /// How many messages wait.
 #[derive(Debug, Default)]
@@ -28,22 +38,33 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Tells whether there is a place for so many messages more.
-    pub(super) fn fits(&self, server: &ServerName, member: bool, messages: usize) -> bool {
-        let own = self.shares.get(server).map_or(0, |share| share.messages);
-        if member {
-            return own.saturating_add(messages) <= limits::TO_DEVICE_MEMBER;
-        }
-        let others = self.shares.iter().filter(|(name, share)| *name != server && !share.member);
-        let all: usize = others.map(|(_, share)| share.messages).sum();
-        own.saturating_add(messages) <= limits::TO_DEVICE_STRANGER
-            && all.saturating_add(own).saturating_add(messages) <= limits::TO_DEVICE_STRANGERS
+    /// Tells whether there is a place for so many messages more, and for their bytes.
+    pub(super) fn fits(&self, server: &ServerName, member: bool, new: (usize, usize)) -> bool {
+        // What is new, with all that waits of some servers.
+        let with = |of: &dyn Fn(&ServerName, &Share) -> bool| {
+            let shares = self.shares.iter().filter(|(name, share)| of(name, share));
+            shares.fold(new, |(messages, len), (_, share)| {
+                (messages.saturating_add(share.messages), len.saturating_add(share.len))
+            })
+        };
+        let within = |(messages, len): Most, most: Most| messages <= most.0 && len <= most.1;
+        let own = with(&|name, _| name == server);
+        let fits = match member {
+            true => within(own, MEMBER),
+            false => {
+                let strangers = with(&|name, share| name == server || !share.member);
+                within(own, STRANGER) && within(strangers, STRANGERS)
+            }
+        };
+        fits && within(with(&|_, _| true), ALL)
     }
 
     /// Messages were taken.
-    pub(super) fn add(&mut self, server: &ServerName, member: bool, messages: usize) {
-        let share = self.shares.entry(server.to_owned()).or_insert(Share { messages: 0, member });
-        share.messages = share.messages.saturating_add(messages);
+    pub(super) fn add(&mut self, server: &ServerName, member: bool, new: (usize, usize)) {
+        let none = Share { messages: 0, len: 0, member };
+        let share = self.shares.entry(server.to_owned()).or_insert(none);
+        share.messages = share.messages.saturating_add(new.0);
+        share.len = share.len.saturating_add(new.1);
         share.member = member;
     }
 
@@ -69,12 +90,12 @@ mod tests {
         OwnedServerName::try_from(name).unwrap()
     }
 
-    /// Sends as many messages as are taken, at most 10,000.
-    fn fill(waiting: &mut Waiting, from: &str, member: bool) -> usize {
+    /// Sends as many messages of a length as are taken, at most 10,000.
+    fn fill(waiting: &mut Waiting, from: &str, member: bool, len: usize) -> usize {
         let taken = (0..10_000).take_while(|_| {
-            let fits = waiting.fits(&server(from), member, 1);
+            let fits = waiting.fits(&server(from), member, (1, len));
             if fits {
-                waiting.add(&server(from), member, 1);
+                waiting.add(&server(from), member, (1, len));
             }
             fits
         });
@@ -84,20 +105,36 @@ mod tests {
     #[test]
     fn attack_13_strangers_share_a_few_places_and_members_have_their_own() {
         let mut waiting = Waiting::default();
-        assert_eq!(fill(&mut waiting, "eve", false), limits::TO_DEVICE_STRANGER);
-        let crowd: usize = (0..100).map(|n| fill(&mut waiting, &format!("eve{n}"), false)).sum();
+        assert_eq!(fill(&mut waiting, "eve", false, 1), limits::TO_DEVICE_STRANGER);
+        let crowd: usize = (0..100).map(|n| fill(&mut waiting, &format!("eve{n}"), false, 1)).sum();
         assert_eq!(crowd, limits::TO_DEVICE_STRANGERS - limits::TO_DEVICE_STRANGER);
-        assert_eq!(fill(&mut waiting, "friend", true), limits::TO_DEVICE_MEMBER);
-        assert!(!waiting.fits(&server("late"), false, 1));
-        assert!(!waiting.fits(&server("late"), false, usize::MAX));
+        assert_eq!(fill(&mut waiting, "friend", true, 1), limits::TO_DEVICE_MEMBER);
+        assert!(!waiting.fits(&server("late"), false, (1, 1)));
+        assert!(!waiting.fits(&server("late"), false, (usize::MAX, 1)));
 
         // The devices fetched them.
         assert!(waiting.is_stale(NOW));
-        let left = Share { messages: 1, member: false };
+        let left = Share { messages: 1, len: 1, member: false };
         waiting.count(HashMap::from([(server("eve"), left)]), NOW);
         assert!(
             !waiting.is_stale(NOW + COUNT_EVERY_MS - 1) && waiting.is_stale(NOW + COUNT_EVERY_MS)
         );
-        assert_eq!(fill(&mut waiting, "eve", false), limits::TO_DEVICE_STRANGER - 1);
+        assert_eq!(fill(&mut waiting, "eve", false, 1), limits::TO_DEVICE_STRANGER - 1);
+    }
+
+    #[test]
+    fn attack_13_large_messages_fill_their_senders_share_and_no_disk() {
+        let mut waiting = Waiting::default();
+        let len = limits::TO_DEVICE_LEN;
+        let bytes = |messages: usize| messages * len;
+        let stranger = fill(&mut waiting, "eve", false, len);
+        assert_eq!(bytes(stranger), limits::TO_DEVICE_STRANGER_LEN);
+        let crowd: usize = (0..99).map(|n| fill(&mut waiting, &format!("e{n}"), false, len)).sum();
+        assert_eq!(bytes(stranger + crowd), limits::TO_DEVICE_STRANGERS_LEN);
+        let friend = fill(&mut waiting, "friend", true, len);
+        assert_eq!(bytes(friend), limits::TO_DEVICE_MEMBER_LEN);
+        let all: usize = (0..99).map(|n| fill(&mut waiting, &format!("f{n}"), true, len)).sum();
+        assert_eq!(bytes(stranger + crowd + friend + all), limits::TO_DEVICE_ALL_LEN);
+        assert!(!waiting.fits(&server("friend"), true, (1, usize::MAX)));
     }
 }

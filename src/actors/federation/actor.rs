@@ -280,6 +280,10 @@ impl FederationLinks {
         let received = self.to_device.send(ReceiveToDevice { sender, message_id, kind, messages });
         match received.await {
             Ok(Err(AccountError::Full(what))) => Err(RoomError::Full(what).into()),
+            Ok(Err(error @ AccountError::TooLarge(_))) => {
+                let message = error.to_string();
+                Err(Refusal { status: 413, errcode: "M_TOO_LARGE", message })
+            }
             Ok(Err(error)) => {
                 log::warn!(origin:%; "a to-device message could not be kept: {error}");
                 Ok(())

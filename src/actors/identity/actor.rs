@@ -14,6 +14,7 @@ use lru::LruCache;
 use ruma::{CanonicalJsonObject, OwnedServerName};
 
 use super::{
+    elsewhere::Elsewhere,
     issued::Issued,
     keys,
     messages::{
@@ -80,6 +81,7 @@ pub struct IdentityActor {
     clock: ClockWatch,
     subscribers: Vec<Recipient<SignerIssued>>,
     known: LruCache<OwnedServerName, Known>,
+    pub(super) elsewhere: Elsewhere,
 }
 
 /// Writes down that server_keys are issued now, and then issues them: nobody may see any that are
@@ -117,6 +119,7 @@ impl IdentityActor {
             clock: ClockWatch::new(now_ms(), uptime_ms()),
             subscribers: Vec::new(),
             known: LruCache::new(NonZeroUsize::new(KNOWN_MAX).unwrap_or(NonZeroUsize::MIN)),
+            elsewhere: Elsewhere::default(),
         };
         if let Some(keys) = identity.keys.clone() {
             identity.current = Some(identity.issue(keys).await?);
@@ -180,8 +183,13 @@ impl IdentityActor {
         ctx.spawn(issued);
     }
 
+    /// Returns the name of this server, if it has one.
+    pub(super) fn server_name(&self) -> Option<OwnedServerName> {
+        self.current.as_ref().map(|current| current.signer.server_name().clone())
+    }
+
     /// Looks whether a copy of this node runs elsewhere.
-    fn look_at_own(&self, keys: &VerifiedServerKeys) {
+    pub(super) fn look_at_own(&self, keys: &VerifiedServerKeys) {
         let Some(Current { signer, issued_ts, issued }) = &self.current else { return };
         let us = (signer.server_name(), *issued_ts);
         if let Some(copy) = issued.used_elsewhere(keys, us, now_ms()) {
@@ -209,6 +217,7 @@ impl Actor for IdentityActor {
         ctx.set_mailbox_capacity(limits::MAILBOX);
         ctx.run_interval(LOOK_EVERY, Self::renew);
         ctx.run_interval(LOOK_AT_CLOCK, Self::look_at_clock);
+        Self::ask_elsewhere_often(ctx);
     }
 }
 

@@ -4,10 +4,12 @@
 //! before they run out, and written down before anybody sees them (`issued.rs`); of the server_keys of another server the newest are kept.
 
 mod actor;
+mod elsewhere;
 mod issued;
 mod keys;
 mod messages;
 
 pub use actor::{IdentityActor, IdentityParts};
+pub use elsewhere::AskWith;
 pub use keys::read_server_name;
 pub use messages::*;

@@ -142,6 +142,7 @@ impl RendezvousActor {
 
     fn run(&mut self, effect: Effect<PeerId, Multiaddr>, ctx: &mut Context<Self>) {
         match effect {
+            Effect::Own(keys) => self.parts.keys_seen.do_send(KeysSeen(*keys)),
             Effect::Exchange(peer) => self.parts.exchange.do_send(Exchange(peer)),
             Effect::Proven { peer, keys, first } => self.proven(peer, *keys, first),
             Effect::Admit(peer, server) => {

@@ -99,6 +99,8 @@ pub(super) enum Input<P, A> {
 /// What is to be done.
 #[derive(Debug)]
 pub(super) enum Effect<P, A> {
+    /// Somebody else shows server_keys of ours.
+    Own(Box<VerifiedServerKeys>),
     /// Send our server_keys and ask for theirs.
     Exchange(P),
     /// A node proved who it is; `first` on this connection.
@@ -367,6 +369,11 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         // Gone while they were verified.
         if !self.nodes.contains_key(&peer) {
             return;
+        }
+        if let Some(keys) =
+            keys.as_ref().filter(|keys| self.us.as_deref() == Some(keys.server_name()))
+        {
+            out.push(Effect::Own(Box::new(keys.clone())));
         }
         let good = keys.filter(|keys| {
             let ours = self.us.as_deref() == Some(keys.server_name());

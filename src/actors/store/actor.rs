@@ -13,15 +13,15 @@ use actix::{
     Actor, Addr, Arbiter, AsyncContext as _, Context, Handler, Message, MessageResult,
     ResponseFuture, System,
 };
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName};
 use tokio::sync::watch;
 
 use super::{
-    AckToDevice, Close, CommitRoom, Committed, DirectoryEntry, FindLacking, ListRooms,
-    LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent, NameOwner,
-    ReadHeads, ReadMissing, ReadRow, ReadSync, ReadTimeline, RoomEvents, RoomGaps, RoomRow, Row,
-    ScanRows, SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage, WatchStream,
-    WriteRows, commit,
+    AckToDevice, Close, CommitRoom, Committed, CountToDevice, DirectoryEntry, FindLacking,
+    ListRooms, LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent,
+    NameOwner, ReadHeads, ReadMissing, ReadRow, ReadSync, ReadTimeline, RoomEvents, RoomGaps,
+    RoomRow, Row, ScanRows, SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage,
+    WatchStream, WriteRows, commit,
     database::{Database, WriteSet},
     directory, events,
     flusher::{self, Flusher, Tell},
@@ -334,6 +334,14 @@ impl Handler<ScanRows> for StoreActor {
 
     fn handle(&mut self, ScanRows(kind): ScanRows, _: &mut Self::Context) -> Self::Result {
         rows::scan(&self.open()?.database, &kind)
+    }
+}
+
+impl Handler<CountToDevice> for StoreActor {
+    type Result = Result<HashMap<OwnedServerName, (usize, usize)>, StoreError>;
+
+    fn handle(&mut self, _: CountToDevice, _: &mut Self::Context) -> Self::Result {
+        rows::count_to_device(&self.open()?.database)
     }
 }
 

@@ -556,6 +556,8 @@ pub struct ReadSync {
     pub user_id: OwnedUserId,
     /// Position of the last answer; none for an initial sync.
     pub since: Option<u64>,
+    /// Position up to which to-device messages came, where that is another one.
+    pub to_device_since: Option<u64>,
     /// Send the whole state of each room.
     pub full_state: bool,
     /// Most timeline events a room.
@@ -588,8 +590,14 @@ pub struct SyncRows {
     pub left: Vec<JoinedRoom>,
     /// Global account data by type.
     pub account_data: Vec<(String, Box<RawValue>)>,
-    /// To-device messages, each a JSON object.
+    /// To-device messages, each a JSON object, oldest first: within [`limits::TO_DEVICE_SYNC`] and
+    /// [`limits::TO_DEVICE_SYNC_LEN`].
+    ///
+    /// [`limits::TO_DEVICE_SYNC`]: crate::config::limits::TO_DEVICE_SYNC
+    /// [`limits::TO_DEVICE_SYNC_LEN`]: crate::config::limits::TO_DEVICE_SYNC_LEN
     pub to_device: Vec<Box<RawValue>>,
+    /// The position of the last of them, where more wait; none where that was all.
+    pub to_device_until: Option<u64>,
     /// Users whose device lists changed.
     pub device_lists_changed: Vec<OwnedUserId>,
 }
@@ -738,8 +746,8 @@ pub enum RowKind {
     Receipts(OwnedRoomId),
     /// Those of one person in a room.
     ReceiptsOf(OwnedRoomId, OwnedUserId),
-    /// The to-device messages of all devices.
-    ToDevice,
+    /// The to-device transactions that were handled.
+    ToDeviceTxns,
     /// All server_keys.
     ServerKeys,
     /// All addresses.
@@ -760,6 +768,12 @@ pub struct ReadRow(pub Row);
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Vec<(Row, Vec<u8>)>, StoreError>")]
 pub struct ScanRows(pub RowKind);
+
+/// Counts the to-device messages that wait, by the server of their sender: how many, and how many
+/// bytes.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<HashMap<OwnedServerName, (usize, usize)>, StoreError>")]
+pub struct CountToDevice;
 
 /// Deletes the to-device messages of a device up to a position that it has synced from: they
 /// arrived. Not answered before it is applied, and not made durable on its own: a message that

@@ -175,7 +175,11 @@ fn lock(data: &Path) -> Result<File, StoreError> {
 }
 
 fn remove(folder: &Path, which: impl Fn(&str) -> bool) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         if entry.file_name().to_str().is_some_and(&which) {
             fs::remove_file(entry.path())?;

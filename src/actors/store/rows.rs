@@ -3,6 +3,11 @@
 //! Invariant: a write that shows in `/sync` takes a position of the log, so that the position of
 //! the answer covers it.
 
+use std::collections::HashMap;
+
+use ruma::{OwnedServerName, OwnedUserId};
+use serde::Deserialize;
+
 use super::{
     Row, RowKind, StoreError,
     database::{Database, Rows as _, WriteSet},
@@ -10,6 +15,7 @@ use super::{
     schema::{Change, Key, Parts, family},
     unread,
 };
+use crate::config::limits;
 
 /// Returns the key of a row; of to-device messages the part that they have in common.
 pub(super) fn key(row: &Row) -> Vec<u8> {
@@ -85,7 +91,7 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
         RowKind::ReceiptsOf(room, user) => {
             key(family::RECEIPT).text(room.as_str()).text(user.as_str())
         }
-        RowKind::ToDevice => key(family::TO_DEVICE),
+        RowKind::ToDeviceTxns => key(family::TO_DEVICE_TXN),
         RowKind::ServerKeys => key(family::SERVER_KEYS),
         RowKind::Addresses => key(family::ADDRESS),
     }
@@ -155,15 +161,51 @@ fn to_device_key(device_id: &str, position: u64) -> Vec<u8> {
     Key::new(family::TO_DEVICE).text(device_id).number(position).done()
 }
 
-/// Reads the to-device messages of a device that came after `since`, oldest first.
+/// To-device messages, and the position of the last one where more wait.
+pub(super) type Queued = (Vec<Vec<u8>>, Option<u64>);
+
+/// Reads the to-device messages of a device that came after `since`, oldest first, as many as one
+/// answer takes.
 pub(super) fn to_device(
     database: &Database,
     device_id: &str,
     since: u64,
-) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> {
+) -> Result<Queued, StoreError> {
     let start = to_device_key(device_id, since.saturating_add(1));
     let end = to_device_key(device_id, u64::MAX);
-    database.scan(start, end).map(|row| row.map(|(_, message)| message))
+    let (mut messages, mut len, mut last) = (Vec::new(), 0_usize, None);
+    for row in database.scan(start, end) {
+        let (key, message) = row?;
+        if messages.len() >= limits::TO_DEVICE_SYNC || len >= limits::TO_DEVICE_SYNC_LEN {
+            return Ok((messages, last));
+        }
+        let number = key.last_chunk().map(|number| u64::from_be_bytes(*number));
+        last = Some(number.ok_or(StoreError::Corrupt { what: "key" })?);
+        len = len.saturating_add(message.len());
+        messages.push(message);
+    }
+    Ok((messages, None))
+}
+
+/// Answers [`super::CountToDevice`].
+pub(super) fn count_to_device(
+    database: &Database,
+) -> Result<HashMap<OwnedServerName, (usize, usize)>, StoreError> {
+    #[derive(Deserialize)]
+    struct Sent {
+        sender: OwnedUserId,
+    }
+    let mut counts = HashMap::new();
+    for row in database.scan_prefix(&[family::TO_DEVICE]) {
+        let (_, message) = row?;
+        // What an older program kept and nobody can read counts for nobody.
+        let Ok(Sent { sender }) = serde_json::from_slice(&message) else { continue };
+        let (number, len): &mut (usize, usize) =
+            counts.entry(sender.server_name().to_owned()).or_default();
+        *number = number.saturating_add(1);
+        *len = len.saturating_add(message.len());
+    }
+    Ok(counts)
 }
 
 /// Removes the to-device messages of a device up to `position`.
@@ -195,8 +237,8 @@ mod tests {
             (Row::Filter(text()), Some(RowKind::Filters)),
             (Row::AccountData(text()), Some(RowKind::AccountData)),
             (Row::RoomAccountData(room(), text()), Some(RowKind::RoomAccountData(room()))),
-            (Row::ToDevice(text()), Some(RowKind::ToDevice)),
-            (Row::ToDeviceTxn(text(), text()), None),
+            (Row::ToDevice(text()), None),
+            (Row::ToDeviceTxn(text(), text()), Some(RowKind::ToDeviceTxns)),
             (
                 Row::Receipt(room(), "@a:b".try_into().unwrap(), text(), None),
                 Some(RowKind::Receipts(room())),

@@ -73,9 +73,12 @@ pub(super) fn read(
             some_account_data(database, kinds.map(Row::AccountData))?
         }
     };
-    if changes.to_device {
-        let messages = rows::to_device(database, &ask.device_id, ask.since.unwrap_or(0));
-        answer.to_device = messages.map(|message| raw(message?)).collect::<Result<_, _>>()?;
+    let to_device_since = ask.to_device_since.or(ask.since);
+    if changes.to_device || to_device_since < ask.since {
+        let (messages, until) =
+            rows::to_device(database, &ask.device_id, to_device_since.unwrap_or(0))?;
+        answer.to_device = messages.into_iter().map(raw).collect::<Result<_, _>>()?;
+        answer.to_device_until = until;
     }
     Ok(answer)
 }

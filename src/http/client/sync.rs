@@ -49,7 +49,7 @@ pub async fn sync(
     tell_presence(&gateway, &session, body.set_presence).await?;
     if let Some(since) = since {
         // What came with the last answer has arrived, or it would not be named.
-        let (device_id, position) = (session.device_id.clone(), since.position);
+        let (device_id, position) = (session.device_id.clone(), since.to_device);
         gateway.store.ack_to_device.do_send(AckToDevice { device_id, position });
     }
     // Those who wait do no work: they must not keep others out.
@@ -64,8 +64,12 @@ pub async fn sync(
         stopping: place.stopping.clone(),
     };
     let (rows, ephemeral) = wait.run().await?;
-    let next_batch =
-        SyncToken { position: rows.position, ephemeral: ephemeral.position, boot: gateway.boot };
+    let next_batch = SyncToken {
+        position: rows.position,
+        to_device: rows.to_device_until.unwrap_or(rows.position),
+        ephemeral: ephemeral.position,
+        boot: gateway.boot,
+    };
     let reader = Reader { now: now_ms(), device_id: &session.device_id, filter: &filter };
     let body: Body = reader.body(rows, ephemeral, next_batch);
     Ok(Json(body))
@@ -87,6 +91,7 @@ fn wanted(
         device_id: session.device_id.clone(),
         user_id: session.user_id.clone(),
         since: since.map(|since| since.position),
+        to_device_since: since.map(|since| since.to_device),
         full_state,
         timeline_limit: limit,
         timeline_filter: room.timeline.parts(),

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use actix::{Actor, Addr, Context, Handler, Message, MessageResult};
-use ruma::{OwnedEventId, event_id, room_id, user_id};
+use ruma::{OwnedEventId, OwnedServerName, event_id, room_id, user_id};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// A server name of this network that is not ours.
-pub(super) fn other_server() -> ruma::OwnedServerName {
+pub(super) fn other_server() -> OwnedServerName {
     secret_keys(2).server_name()
 }
 
@@ -58,6 +58,7 @@ pub(super) async fn start_accounts(fake: &Addr<Fake>) -> Addr<AccountsActor> {
         read_row: fake.clone().recipient(),
         scan_rows: fake.clone().recipient(),
         ack_to_device: fake.clone().recipient(),
+        count_to_device: fake.clone().recipient(),
         ensure_identity: fake.clone().recipient(),
         profile_updated: fake.clone().recipient(),
         advertise: fake.clone().recipient(),
@@ -203,6 +204,13 @@ impl Handler<AckToDevice> for Fake {
         self.to_device
             .retain(|(position, device, _)| *device != msg.device_id || *position > msg.position);
         Ok(())
+    }
+}
+
+impl Handler<CountToDevice> for Fake {
+    type Result = Result<HashMap<OwnedServerName, (usize, usize)>, StoreError>;
+    fn handle(&mut self, _: CountToDevice, _: &mut Context<Self>) -> Self::Result {
+        Ok(HashMap::new())
     }
 }
 

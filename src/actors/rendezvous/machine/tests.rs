@@ -43,6 +43,7 @@ fn prove(machine: &mut M, peer: u8, keys: VerifiedServerKeys, now: u64) -> Vec<S
 fn told(effects: Vec<Effect<u8, &'static str>>) -> Vec<String> {
     let short = effects.into_iter().map(|effect| match effect {
         Effect::Exchange(peer) => format!("exchange {peer}"),
+        Effect::Own(_) => "own".to_owned(),
         Effect::Proven { peer, first, .. } => format!("proven {peer} {first}"),
         Effect::Reconnected(_) => "reconnected".to_owned(),
         Effect::Offline(_) => "offline".to_owned(),

@@ -84,6 +84,7 @@ fn read_sync(since: Option<u64>) -> ReadSync {
         device_id: "DEVICE".to_owned(),
         user_id: user(OWN),
         since,
+        to_device_since: None,
         full_state: false,
         timeline_limit: 10,
         timeline_filter: EventFilter::default(),

@@ -1,6 +1,9 @@
 //! Small rows, to-device messages, unread counts.
 
+use ruma::ServerName;
+
 use super::*;
+use crate::config::limits;
 
 #[actix::test]
 async fn rows_are_written_read_scanned_and_deleted() {
@@ -39,6 +42,49 @@ async fn to_device_messages_reach_their_device_once_acknowledged() {
     assert!(world.sync(Some(second)).await.is_empty());
     let other = ReadSync { device_id: "OTHER".to_owned(), ..read_sync(Some(0)) };
     assert_eq!(texts(&world.ask(other).await.unwrap()), ["2"]);
+}
+
+#[actix::test]
+async fn a_sync_takes_as_many_to_device_messages_as_it_has_room_for() {
+    let world = World::new();
+    let large = "x".repeat(60_000);
+    let mut sent = 0;
+    let mut last = 0;
+    for (count, body) in [(limits::TO_DEVICE_SYNC + 20, "small"), (40, large.as_str())] {
+        let rows = (0..count).map(|_| {
+            sent += 1;
+            let event = json!({"sender": "@eve:eve.org", "content": {"n": sent, "body": body}});
+            (Row::ToDevice("DEVICE".to_owned()), Some(event))
+        });
+        last = world.write(rows.collect()).await;
+    }
+    let counts = world.ask(CountToDevice).await.unwrap();
+    let (number, len) = counts[&ServerName::parse("eve.org").unwrap()];
+    assert_eq!(number, sent);
+    assert!((40 * large.len()..41 * large.len() + 20_000).contains(&len), "{len}");
+
+    let (mut seen, mut until, mut answers) = (Vec::new(), Some(0), Vec::new());
+    while let Some(to_device_since) = until {
+        // The rest of the answer is complete each time.
+        let since = if seen.is_empty() { 0 } else { last };
+        let ask = ReadSync { to_device_since: until, ..read_sync(Some(since)) };
+        let sync = world.ask(ask).await.unwrap();
+        assert_eq!(sync.position, last);
+        let len: usize = sync.to_device.iter().map(|event| event.get().len()).sum();
+        assert!(len < limits::TO_DEVICE_SYNC_LEN + limits::TO_DEVICE_LEN, "{len}");
+        answers.push(sync.to_device.len());
+        for event in &sync.to_device {
+            let event: Value = serde_json::from_str(event.get()).unwrap();
+            seen.push(event["content"]["n"].as_u64().unwrap());
+        }
+        until = sync.to_device_until;
+        assert!(until.is_none_or(|until| until > to_device_since));
+    }
+    assert_eq!(seen, (1..=sent as u64).collect::<Vec<_>>(), "each once, in their order");
+    assert_eq!(answers[0], limits::TO_DEVICE_SYNC);
+    assert!(answers.len() >= 4, "{answers:?}");
+    let done = ReadSync { to_device_since: Some(last), ..read_sync(Some(last)) };
+    assert!(world.ask(done).await.unwrap().is_empty());
 }
 
 #[actix::test]

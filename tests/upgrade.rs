@@ -1,0 +1,206 @@
+//! Data that earlier releases made: it opens, and all is there; also where that release could not
+//! go on with it. And data that is not whole: it is refused, and left as it is.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+
+mod common;
+
+use common::{Client, Node, client::segment, home, node::refused_start};
+
+/// The access token of the device OLD in the fixture, of a user who exists nowhere else.
+const OLD_TOKEN: &str = "mh_SmGbOlQugA8gewtBcw3n6J-b0RItfwZ5-EAdJ8qM_j0";
+
+/// Lays out a node over the data folder of a release.
+fn node_of(fixture: &str) -> Node {
+    let node = Node::new(&[]);
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture);
+    fs::create_dir(node.data()).unwrap();
+    let unpacked = Command::new("tar")
+        .args(["--strip-components=1", "--no-same-owner", "-xzf"])
+        .arg(archive)
+        .arg("-C")
+        .arg(node.data())
+        .status();
+    assert!(unpacked.unwrap().success());
+    node
+}
+
+async fn whole_sync(me: &Client) -> Value {
+    me.get("v3/sync").await.ok()
+}
+
+#[tokio::test]
+async fn what_an_earlier_release_kept_is_all_there() {
+    let mut node = node_of("kept-e80ed5b.tar.gz");
+    fs::set_permissions(node.data(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut texts: Vec<String> = (0..25).map(|n| format!("message {n}")).collect();
+    // The second start finds what the first one made of it.
+    for round in 0..2 {
+        node.start_again().await;
+        let me = node.log_in().await;
+        let sync = whole_sync(&me).await;
+        let room = sync["rooms"]["join"].as_object().unwrap().keys().next().unwrap().clone();
+        assert_eq!(me.texts(&room).await, texts);
+        assert_eq!(me.state(&room, "m.room.name", "").await["name"], "Kept");
+        let path = format!("v3/user/{}/account_data/org.example.kept", segment(&me.user_id));
+        assert_eq!(me.get(&path).await.ok(), json!({"kept": true}));
+        // The device that was logged in is so still, and its message waits.
+        let url = format!("{}/_matrix/client/v3/sync", node.base());
+        let old = reqwest::Client::new().get(url).bearer_auth(OLD_TOKEN).send().await.unwrap();
+        let old: Value = serde_json::from_str(&old.text().await.unwrap()).unwrap();
+        assert_eq!(old["to_device"]["events"][0]["content"], json!({"n": 1}));
+        let text = format!("new {round}");
+        me.send(&room, &text).await;
+        texts.push(text);
+        node.stop().await;
+        let mode = |file: &str| fs::metadata(node.data().join(file)).unwrap().permissions().mode();
+        for file in ["", "db", "db/db", "db/conf", "db.mark", "keys.json"] {
+            assert_eq!(mode(file) & 0o077, 0, "{file}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_ended_at_every_sync_comes_back_with_all_its_rooms() {
+    let mut node = node_of("bricked-e80ed5b.tar.gz");
+    node.start_again().await;
+    let me = node.log_in().await;
+    let sync = whole_sync(&me).await;
+    let rooms = sync["rooms"]["join"].as_object().unwrap();
+    assert_eq!(rooms.len(), 2, "{:?}", rooms.keys());
+    for room in rooms.keys() {
+        let back = me.messages(room).await;
+        let path = format!("v3/rooms/{}/messages?dir=f&limit=1000", segment(room));
+        let forth = me.get(&path).await.ok();
+        let mut forth: Vec<&Value> =
+            forth["chunk"].as_array().unwrap().iter().map(|event| &event["event_id"]).collect();
+        forth.reverse();
+        let back: Vec<&Value> = back.iter().map(|event| &event["event_id"]).collect();
+        assert_eq!(back, forth, "{room}");
+        assert!(back.len() > 60, "{room} has {} events", back.len());
+    }
+    // It lives on, and the next start too.
+    let room = rooms.keys().next().unwrap();
+    me.send(room, "here again").await;
+    node.kill();
+    node.start_again().await;
+    let me = node.log_in().await;
+    assert_eq!(me.texts(room).await.last().unwrap(), "here again");
+}
+
+/// All files below a folder with their contents, the socket and the lock aside.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let kind = entry.file_type().unwrap();
+            match (kind.is_dir(), kind.is_file()) {
+                (true, _) => folders.push(entry.path()),
+                (_, true) => drop(found.insert(entry.path(), fs::read(entry.path()).unwrap())),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_whole_is_refused_and_left_as_it_is() {
+    let mut home = home(&[]).await;
+    let room = home.me.create(json!({})).await;
+    for n in 0..100 {
+        home.me.send(&room, &format!("{n}")).await;
+    }
+    home.node.kill();
+    let (data, config) = (home.node.data(), home.node.config_file());
+    let whole = files(&data);
+    let damages: [(&str, fn(&Path)); 8] = [
+        ("db", |data| fs::remove_dir_all(data.join("db")).unwrap()),
+        ("db", |data| fs::write(data.join("db/db"), "").unwrap()),
+        ("db", |data| {
+            let db = fs::read(data.join("db/db")).unwrap();
+            let used = db.iter().rposition(|byte| ![0, 255].contains(byte)).unwrap();
+            fs::write(data.join("db/db"), &db[..used / 2]).unwrap();
+        }),
+        ("db", |data| fs::write(data.join("db/conf"), "nonsense").unwrap()),
+        ("db.mark", |data| fs::remove_file(data.join("db.mark")).unwrap()),
+        ("keys.json", |data| fs::remove_file(data.join("keys.json")).unwrap()),
+        ("keys.json", |data| fs::write(data.join("keys.json"), "{").unwrap()),
+        ("keys.json", |data| {
+            let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+            let keys = json!({"identity_key": key, "verify_key": key, "encryption_key": key});
+            fs::write(data.join("keys.json"), keys.to_string()).unwrap();
+        }),
+    ];
+    for (culprit, damage) in damages {
+        damage(&data);
+        let before = files(&data);
+        let arguments = ["--config", config.to_str().unwrap(), "--data", data.to_str().unwrap()];
+        let elsewhere = tempfile::TempDir::new().unwrap();
+        let (status, said) = refused_start(elsewhere.path(), &arguments).await;
+        assert!(status.code().is_some_and(|code| code != 0), "{culprit}: {status}: {said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "{culprit}: {said}");
+        let file = data.join(culprit).display().to_string();
+        assert!(said.contains(&file) && !said.contains("panicked"), "{culprit}: {said}");
+        assert!(said.contains("restore"), "{culprit}: {said}");
+        assert!(files(&data) == before, "{culprit}: something was written");
+        fs::remove_dir_all(data.join("db")).ok();
+        for (file, bytes) in &whole {
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, bytes).unwrap();
+        }
+    }
+    home.node.start_again().await;
+    assert_eq!(home.me.texts(&room).await.len(), 100);
+}
+
+/// Copies a folder as `cp -r` does.
+fn copy(from: &Path, to: &Path) {
+    for (file, bytes) in files(from) {
+        let to = to.join(file.strip_prefix(from).unwrap());
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::write(to, bytes).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn of_two_copies_of_a_node_the_older_ends_and_says_why() {
+    let friend = home(&[]).await;
+    let mut first = home(&[&friend.node]).await;
+    first.node.connected_to(&friend.me).await;
+    let room = first.me.create_with(&[&friend.me]).await;
+    let mut member = friend.me.clone();
+    member.is(&room, "invite").await;
+    friend.me.join(&room).await.ok();
+    first.me.sees_member(&room, &friend.me.user_id, "join").await;
+    // It is copied while it is stopped, and both are started.
+    first.node.stop().await;
+    let mut second = Node::new(&friend.node.addresses().await);
+    copy(&first.node.data(), &second.data());
+    first.node.start_again().await;
+    first.node.connected_to(&friend.me).await;
+    // Its own server_keys of before come back to it, and that is no reason to end.
+    first.me.send(&room, "all is well").await;
+    second.start_again().await;
+    let status = first.node.ends().await;
+    assert_eq!(status.code(), Some(76), "{}", first.node.log());
+    assert!(first.node.log().contains("a copy of this data folder"), "{}", first.node.log());
+    let doctor = first.node.run(&["doctor", "--json"]).await;
+    let said = String::from_utf8(doctor.stdout).unwrap();
+    assert!(said.contains("a copy of this data folder"), "{said}");
+    // The newer one goes on.
+    let me = second.log_in().await;
+    me.send(&room, "from the second").await;
+    member.reads(&room, "from the second").await;
+}
