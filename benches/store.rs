@@ -103,6 +103,7 @@ impl World {
             device_id: "DEVICE".to_owned(),
             user_id: UserId::parse(OWN).unwrap(),
             since,
+            to_device_since: None,
             full_state: false,
             timeline_limit: 10,
             timeline_filter: EventFilter::default(),

@@ -220,7 +220,9 @@ async fn what_is_missing_cut_off_or_of_somebody_else_is_refused_and_left_alone()
                 let used = db.iter().rposition(|byte| ![0, 255].contains(byte)).unwrap();
                 fs::write(data.join("db/db"), &db[..used / 2]).unwrap();
             }),
-            ("/db ", Some(ann), |data| fs::write(data.join("db/conf"), "nonsense".repeat(8)).unwrap()),
+            ("/db ", Some(ann), |data| {
+                fs::write(data.join("db/conf"), "nonsense".repeat(8)).unwrap()
+            }),
             ("/keys.json is missing", None, |_| ()),
             ("/keys.json belongs to bob.org", Some(bob), |_| ()),
             ("/db.mark is missing", Some(ann), |data| {
