@@ -276,7 +276,8 @@ async fn attack_13_spoilt_copies_make_no_work_where_the_event_is_known_and_littl
         send_all(&mut eve, &ann, &copies).await;
     }
     let last = row.last().unwrap();
-    send(&mut eve, &ann, &pen.write(&eve, "after them", &last.event_id, last.depth + 1)).await;
+    let after = pen.write(&eve, "after them", &last.event_id, last.depth + 1);
+    send(&mut eve, &ann, &after).await;
     eve.during(ann.me.reads(&room, "after them")).await;
     eve.during(tokio::time::sleep(Duration::from_secs(1))).await;
     assert_eq!(asked(&eve), 0, "nobody is asked for what is here");

@@ -373,7 +373,7 @@ async fn part(ann: &mut Home, bob: &mut Home, quiet: &str, attackers: usize) {
     tokio::time::sleep(Duration::from_secs(4)).await;
     let idle = (usage(ann.node.pid()).0 - before).as_secs_f64() / 4.0;
     let Figures { mut waits, mut deliveries, limited, failed, rss } = figures;
-    println!(
+    eprintln!(
         "siege by {attackers} for {:?}: {taken} requests answered, {refused} dropped; the owner made \
          {} requests, 429: {limited}, failed: {}, wait p50 {:?}, p99 {:?}, max {:?}; in the other room {} \
          messages, p50 {:?}, p99 {:?}; memory {rss} MiB, {rss_after} after; processor {:.1} s, and \
