@@ -293,12 +293,13 @@ impl Figures {
 
 /// Reads what comes in a room, and how long it took.
 async fn hear(mut friend: Client, room: &str, over: &AtomicBool) -> Vec<Duration> {
-    let mut took = Vec::new();
+    let (mut took, begin) = (Vec::new(), now_ms());
     while !over.load(Ordering::Relaxed) {
         let news = friend.sync(Duration::from_millis(500)).await;
         let events = &news["rooms"]["join"][room]["timeline"]["events"];
         for event in events.as_array().into_iter().flatten() {
-            if let Some(ms) = event["content"]["ms"].as_u64() {
+            // What was said in the part before comes with the first answer.
+            if let Some(ms) = event["content"]["ms"].as_u64().filter(|ms| *ms >= begin) {
                 took.push(Duration::from_millis(now_ms().saturating_sub(ms)));
             }
         }
