@@ -24,8 +24,9 @@ use super::{
 
 /// How often each connection to a node of our kind is asked whether it is alive.
 const EVERY: Duration = Duration::from_secs(5);
-/// How long the answer may take: a slow line may be full of something large.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// How long the answer may take: a slow line may be full of something large, and whoever is merely busy
+/// would be the busier for having to connect anew.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The same where the peer has another connection, so that little is lost.
 const PATIENCE_BESIDE: Duration = Duration::from_secs(3);
 /// The same where there is a reason to doubt it: the peer has just come by another one, or lost one.
@@ -243,9 +244,9 @@ mod tests {
             (Some(1200), 2500, false),
             (Some(900), 2500, true),
             (None, 2500, true),
-            (None, 1000 + 7_999, true),
-            (None, 1000 + 8_000, false),
-            (Some(900), 1000 + 8_000, false),
+            (None, 1000 + 19_999, true),
+            (None, 1000 + 20_000, false),
+            (Some(900), 1000 + 20_000, false),
         ] {
             let answered = answered_on_others.map(at);
             assert_eq!(
