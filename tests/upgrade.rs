@@ -1,7 +1,7 @@
 //! Data that earlier releases made: it opens, and all is there; also where that release could not
 //! go on with it. And data that is not whole: it is refused, and left as it is.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     collections::BTreeMap,
@@ -115,6 +115,9 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// The file that is to be named, and what is done to the folder.
+type Damage = (&'static str, fn(&Path));
+
 #[tokio::test]
 async fn a_folder_that_is_not_whole_is_refused_and_left_as_it_is() {
     let mut home = home(&[]).await;
@@ -125,7 +128,7 @@ async fn a_folder_that_is_not_whole_is_refused_and_left_as_it_is() {
     home.node.kill();
     let (data, config) = (home.node.data(), home.node.config_file());
     let whole = files(&data);
-    let damages: [(&str, fn(&Path)); 8] = [
+    let damages: [Damage; 8] = [
         ("db", |data| fs::remove_dir_all(data.join("db")).unwrap()),
         ("db", |data| fs::write(data.join("db/db"), "").unwrap()),
         ("db", |data| {

@@ -207,11 +207,14 @@ async fn lived_in(owner: &ServerName, closed: bool) -> tempfile::TempDir {
     folder
 }
 
+/// What is named, for whose keys, and what is done to a folder.
+type Case = (&'static str, Option<&'static ServerName>, fn(&Path));
+
 #[actix::test]
 async fn what_is_missing_cut_off_or_of_somebody_else_is_refused_and_left_alone() {
     let (ann, bob) = (server_name!("ann.org"), server_name!("bob.org"));
     for closed in [true, false] {
-        let cases: [(&str, Option<&ServerName>, fn(&Path)); 9] = [
+        let cases: [Case; 9] = [
             ("/db is missing", Some(ann), |data| fs::remove_dir_all(data.join("db")).unwrap()),
             ("/db is missing", None, |data| fs::remove_dir_all(data.join("db")).unwrap()),
             ("/db is", Some(ann), |data| fs::write(data.join("db/db"), "").unwrap()),
