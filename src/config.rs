@@ -45,6 +45,8 @@ pub const DEFAULT_BOOTSTRAP: [&str; 5] = [
 pub mod limits {
     use std::time::Duration;
 
+    /// Servers that an invite names beside the inviter's: as many as a join asks.
+    pub const INVITE_VIA: usize = 8;
     /// Requests of other servers, and gossip, in work at once, in the whole node.
     pub const WORK_NODE: usize = 1024;
     /// Requests of clients in work at once. They have places of their own, which no server can take.

@@ -138,6 +138,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         },
         list_rooms: store.clone().recipient(),
         read_heads: store.clone().recipient(),
+        read_departures: store.clone().recipient(),
         find_lacking: store.clone().recipient(),
         read_missing: store.clone().recipient(),
         join_topic: network.gossip.clone().recipient(),

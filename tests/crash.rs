@@ -237,6 +237,7 @@ async fn check_room(
         room_id: room_id.clone(),
         from: None,
         to: None,
+        over_gap: false,
         direction: Direction::Forward,
         limit: usize::MAX,
     };
@@ -250,7 +251,7 @@ async fn check_room(
             assert_eq!(stored.state_group, Some(n));
         }
     }
-    orders.extend(events.iter().filter_map(|event| event.order));
+    orders.extend(events.iter().filter_map(|event| event.order).map(|order| order.position));
     if commits == 0 {
         return;
     }

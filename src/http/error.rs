@@ -235,6 +235,9 @@ impl From<RoomError> for HttpError {
                 Self::new(StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION", message)
             }
             RoomError::Proto(error) => error.into(),
+            RoomError::NotInvited { why, .. } => {
+                Self { message: message.into(), ..Self::from(*why) }
+            }
             RoomError::Federation(error) => error.into(),
             RoomError::Store(error) => error.into(),
             RoomError::Ask(error) => error.into(),

@@ -57,11 +57,30 @@ pub fn user_of(name: &ServerName) -> OwnedUserId {
         .unwrap_or_else(|_| unreachable!("the localpart is in the grammar"))
 }
 
+/// Checks that a user can exist: on a server of our kind, as its one user.
+pub fn check_user(user_id: &UserId) -> Result<(), ProtoError> {
+    digest(user_id.server_name())?;
+    if user_id.localpart() != LOCALPART {
+        let name = user_id.as_str().chars().take(80).collect();
+        return Err(ProtoError::BadServerName(name, "its one user is called p2p"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use ruma::server_name;
 
     use super::*;
+
+    #[test]
+    fn only_the_user_of_a_real_server_can_exist() {
+        let server = server_name!("bahwqcerawciaks5d2ox7bqfpmq7zjxfcgu2nrytapoklc3vs6vni6iwqjdna");
+        check_user(&user_of(server)).unwrap();
+        for bad in [format!("@bob:{server}"), "@p2p:example.org".to_owned()] {
+            assert!(check_user(&UserId::parse(bad).unwrap()).is_err());
+        }
+    }
 
     #[test]
     fn the_vectors_of_the_protocol_document() {

@@ -46,16 +46,61 @@ impl FromStr for SyncToken {
     }
 }
 
-/// A place in the timeline of one room: `t<order>`. Pages of `/messages` begin and end at one.
+/// A place in the timeline of one room. Places compare as they stand.
 ///
-/// Live events have their stream position as order; history that was fetched later has negative
-/// orders, counted down, so that it comes before all that is live.
+/// A live event stands at its stream position. History that was fetched later stands between two
+/// positions: before the event that follows it, and behind all that was live before that. (History
+/// that an older program fetched has positions below zero instead, and stands before all that is
+/// live.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Order {
+    /// The position, or the one behind which the history stands.
+    pub position: i64,
+    /// The place within the history behind the position; 0 for what stands at the position.
+    pub history: u64,
+}
+
+impl Order {
+    /// Before everything.
+    pub const FIRST: Self = Self { position: i64::MIN, history: 0 };
+    /// Behind everything.
+    pub const LAST: Self = Self { position: i64::MAX, history: u64::MAX };
+
+    /// Returns the place at a position.
+    pub const fn live(position: i64) -> Self {
+        Self { position, history: 0 }
+    }
+
+    /// Tells whether history stands here that was fetched later.
+    pub const fn is_history(self) -> bool {
+        self.history > 0 || self.position < 0
+    }
+
+    /// Returns the next place before this one.
+    pub const fn before(self) -> Self {
+        match self.history.checked_sub(1) {
+            Some(history) => Self { position: self.position, history },
+            None => Self { position: self.position.saturating_sub(1), history: u64::MAX },
+        }
+    }
+
+    /// Returns the position behind which history stands that comes just before what stands here.
+    pub const fn stretch(self) -> i64 {
+        if self.history > 0 { self.position } else { self.position.saturating_sub(1) }
+    }
+}
+
+/// A place in the timeline of one room: `t<position>` behind the history that follows the position,
+/// `t<position>.<history>` within it. Pages of `/messages` begin and end at one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TimelineToken(pub i64);
+pub struct TimelineToken(pub Order);
 
 impl fmt::Display for TimelineToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "t{}", self.0)
+        match self.0 {
+            Order { position, history: u64::MAX } => write!(f, "t{position}"),
+            Order { position, history } => write!(f, "t{position}.{history}"),
+        }
     }
 }
 
@@ -64,12 +109,19 @@ impl FromStr for TimelineToken {
 
     /// Takes a sync token too: it names the place after the last event that it covers.
     fn from_str(token: &str) -> Result<Self, ProtoError> {
-        if let Some(order) = token.strip_prefix('t').and_then(|order| order.parse().ok()) {
+        let place = |token: &str| {
+            let (position, history) = match token.split_once('.') {
+                Some((position, history)) => (position, history.parse().ok()?),
+                None => (token, u64::MAX),
+            };
+            Some(Order { position: position.parse().ok()?, history })
+        };
+        if let Some(order) = token.strip_prefix('t').and_then(place) {
             return Ok(Self(order));
         }
         let position = token.parse::<SyncToken>()?.position;
         i64::try_from(position)
-            .map(Self)
+            .map(|position| Self(Order::live(position)))
             .map_err(|_| ProtoError::malformed("sync token", "its position is out of range"))
     }
 }
@@ -89,16 +141,17 @@ mod tests {
             to_device in prop::option::of(any::<u64>()),
             ephemeral in any::<u64>(),
             boot in any::<u64>(),
-            order in any::<i64>(),
+            at in any::<i64>(),
+            history in any::<u64>(),
         ) {
             let to_device = to_device.unwrap_or(position);
             let token = SyncToken { position, to_device, ephemeral, boot };
             prop_assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
-            let place = TimelineToken(order);
+            let place = TimelineToken(Order { position: at, history });
             prop_assert_eq!(place.to_string().parse::<TimelineToken>().unwrap(), place);
             // A sync token names a place in a timeline too, as long as there can be one.
             let place = token.to_string().parse::<TimelineToken>().ok();
-            prop_assert_eq!(place, i64::try_from(position).ok().map(TimelineToken));
+            prop_assert_eq!(place, i64::try_from(position).ok().map(|at| TimelineToken(Order::live(at))));
         }
 
         #[test]
@@ -116,13 +169,25 @@ mod tests {
     }
 
     #[test]
+    fn history_stands_between_positions() {
+        let history = |history| Order { position: 4, history };
+        let places = [Order::FIRST, Order::live(4), history(1), history(9), Order::live(5)];
+        assert!(places.is_sorted());
+        assert_eq!(Order::live(5).before(), history(u64::MAX));
+        assert_eq!((history(9).before(), history(1).before()), (history(8), Order::live(4)));
+        assert_eq!((Order::live(5).stretch(), history(9).stretch()), (4, 4));
+    }
+
+    #[test]
     fn tokens_survive_the_round_trip() {
         let token = SyncToken { position: 12, to_device: 12, ephemeral: 3, boot: 0xabc };
         assert_eq!(token.to_string(), "s12_3_abc", "as older releases wrote it");
         assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
-        assert_eq!("t-7".parse::<TimelineToken>().unwrap(), TimelineToken(-7));
-        assert_eq!(token.to_string().parse::<TimelineToken>().unwrap(), TimelineToken(12));
-        for bad in ["", "s", "s1", "s1_2", "s1_2_3_4_5", "s1_2_3_x", "s-1_2_3", "t", "x1"] {
+        let place = |position, history| TimelineToken(Order { position, history });
+        assert_eq!("t-7".parse::<TimelineToken>().unwrap(), place(-7, u64::MAX));
+        assert_eq!("t7.3".parse::<TimelineToken>().unwrap(), place(7, 3));
+        assert_eq!(token.to_string().parse::<TimelineToken>().unwrap(), place(12, 0));
+        for bad in ["", "s", "s1", "s1_2", "s1_2_3_4_5", "s1_2_3_x", "s-1_2_3", "t", "t1.", "x1"] {
             assert!(bad.parse::<TimelineToken>().is_err(), "{bad}");
         }
     }

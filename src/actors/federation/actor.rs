@@ -103,9 +103,10 @@ impl From<RoomError> for Refusal {
             RoomError::UnsupportedVersion(_) => (400, "M_INCOMPATIBLE_ROOM_VERSION"),
             RoomError::BadRequest(_) | RoomError::Proto(_) => (400, "M_BAD_JSON"),
             RoomError::Full(_) | RoomError::Ask(AskError::Overloaded) => (429, "M_LIMIT_EXCEEDED"),
-            RoomError::Federation(_) | RoomError::Store(_) | RoomError::Ask(_) => {
-                (500, "M_UNKNOWN")
-            }
+            RoomError::NotInvited { .. }
+            | RoomError::Federation(_)
+            | RoomError::Store(_)
+            | RoomError::Ask(_) => (500, "M_UNKNOWN"),
         };
         // What went wrong inside is nobody's business.
         let message = if status == 500 { "internal error".to_owned() } else { error.to_string() };
@@ -169,8 +170,8 @@ impl FederationLinks {
             }
             Query::Heads(rooms) => {
                 let compared = self.heads.send(CompareHeads { origin, rooms, permit }).await;
-                let rooms = compared.map_err(AskError::from)??;
-                to_canonical_value(json!({"rooms": rooms}))
+                let compared = compared.map_err(AskError::from)??;
+                to_canonical_value(compared)
                     .map_err(|error| RoomError::BadRequest(error.to_string()))?
             }
             Query::Missing(rooms) => {

@@ -36,6 +36,7 @@ use crate::{
         heads::Gap,
         room_key::KeyId,
         sealed::{self, Parcel},
+        server_name,
         signed::Request,
     },
 };
@@ -120,6 +121,8 @@ struct InviteBody {
     event: Box<RawValue>,
     #[serde(default)]
     invite_room_state: Vec<Box<RawValue>>,
+    #[serde(default, rename = "messagehub.via")]
+    via: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -183,12 +186,13 @@ pub(super) fn route(request: &Request) -> Result<Query, RouteError> {
         let create_invite::v2::Request { room_id, event_id, .. } = asked?;
         // ruma's type of the stripped state refuses the whole for one odd event; ours looks at
         // each on its own.
-        let InviteBody { room_version, event, invite_room_state } = body_as(body)?;
+        let InviteBody { room_version, event, invite_room_state, via } = body_as(body)?;
         let query = RoomQuery::Invite {
             event_id,
             pdu: event,
             version: room_version,
             stripped_state: invite_room_state,
+            via: servers_of(via),
         };
         return Ok(Query::Room(room_id, query));
     }
@@ -230,6 +234,14 @@ pub(super) fn route(request: &Request) -> Result<Query, RouteError> {
         return Ok(Query::Room(room_of_query(request)?, RoomQuery::Event { event_id }));
     }
     ours(request, body)
+}
+
+/// Returns the names that a server can have, as many as an invite is kept with.
+fn servers_of(names: Vec<String>) -> Vec<OwnedServerName> {
+    let server = |name: String| {
+        OwnedServerName::try_from(name).ok().filter(|name| server_name::digest(name).is_ok())
+    };
+    names.into_iter().take(limits::INVITE_VIA).filter_map(server).collect()
 }
 
 /// A node knows events by their room, so a request for one names it: `event/{id}?room_id=…`.

@@ -5,7 +5,10 @@ use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 use actix::prelude::*;
 use lru::LruCache;
 use ruma::{CanonicalJsonValue, OwnedServerName};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::Instant,
+};
 
 use super::{
     AnswerWith, CarryWith, ClockSeen, ClockStatus, FederationError, InboundRequest, KeysSeen,
@@ -14,7 +17,7 @@ use super::{
     clocks::Clocks,
     kept::Kept,
     machine::Machine,
-    outbound::{Outbound, Way},
+    outbound::{Outbound, SETTLING, Way},
     pace::Pace,
 };
 use crate::{
@@ -69,6 +72,8 @@ pub struct RelayRequestActor {
     assembly: Arc<Semaphore>,
     pub(super) answer_with: Option<Recipient<InboundRequest>>,
     pub(super) signer: Option<Arc<Signer>>,
+    /// When the network has settled after the start, or the first login.
+    settled: Instant,
 }
 
 impl fmt::Debug for RelayRequestActor {
@@ -92,6 +97,7 @@ impl RelayRequestActor {
             assembly: Arc::new(Semaphore::new(ASSEMBLY_KIB)),
             answer_with: None,
             signer: None,
+            settled: Instant::now(),
         }
     }
 
@@ -106,6 +112,7 @@ impl RelayRequestActor {
             keys_seen: self.parts.keys_seen.clone(),
             clock_seen: ctx.address().recipient(),
             carry_with: self.carry_with.clone(),
+            settled: self.settled,
             assembly: Arc::clone(&self.assembly),
         }
     }
@@ -126,7 +133,9 @@ impl Handler<UseSigner> for RelayRequestActor {
     type Result = ();
 
     fn handle(&mut self, UseSigner(signer): UseSigner, _: &mut Context<Self>) {
-        self.signer = Some(signer);
+        if self.signer.replace(signer).is_none() {
+            self.settled = Instant::now() + SETTLING;
+        }
     }
 }
 

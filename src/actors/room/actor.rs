@@ -1,7 +1,7 @@
 //! The shell around one room's machine: its queue, its needs, its effects.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use actix::{
     Message, SpawnHandle, WrapFuture as _,
 };
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
     events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::{json, value::RawValue};
@@ -22,7 +22,7 @@ use super::{
     fresh::Fresh,
     keys::Keys,
     links::{Links, ask},
-    machine::{Change, Machine, Need, event_map},
+    machine::{Change, Machine, Need, departure, event_map},
     messages::{Drain, Publish, RoomError},
     operate::{Next, Operation, Outcome, Queue, Queued, Step, Turn, operation, outcome},
     receive::Worker,
@@ -229,7 +229,8 @@ impl RoomActor {
         let Some(change) = change else { return operation.finish() };
         let Change { mut commit, mut publish, unparked } = *change;
         // Whoever was the last other one to leave, or was made to, has to hear of it.
-        if self.is_alone() && commit.servers.is_none() {
+        let out = self.shown_out(&publish);
+        if self.is_alone() && commit.servers.is_none() && out.is_empty() {
             publish.clear();
         }
         // From here on nothing is sealed any more with a key of those who left by it.
@@ -242,6 +243,11 @@ impl RoomActor {
             membership: commit.membership.as_ref().map(|own| own.membership.clone()),
             servers: commit.servers.clone(),
             public: self.public_now(&commit),
+            via: commit
+                .membership
+                .as_ref()
+                .and_then(|own| own.invite.as_ref())
+                .map_or_else(Vec::new, |invite| invite.via.clone()),
         };
         let now = Instant::now();
         if let Some(servers) = &commit.servers {
@@ -249,6 +255,7 @@ impl RoomActor {
         }
         let mut directly = self.fresh.servers(self.signer.server_name(), now);
         // Nobody gossips any more with those who left, and what told them may have passed them by.
+        let gone: BTreeSet<OwnedServerName> = gone.into_iter().chain(out).collect();
         directly.extend(gone.into_iter().filter(|server| server != self.signer.server_name()));
         // Sent now, so that commits and the reads after them keep their order.
         let stored = self.links.store.commit.send(commit);
@@ -296,6 +303,21 @@ impl RoomActor {
         let mut changes = commit.state_changes.iter();
         let changed = changes.any(|((kind, _), _)| *kind == StateEventType::RoomJoinRules);
         self.machine.as_ref().filter(|_| changed).map(Machine::is_public)
+    }
+
+    /// Returns the servers of those whom events of ours show out: who was invited only hears
+    /// nothing of the room.
+    fn shown_out(&self, publish: &[Arc<Pdu>]) -> Vec<OwnedServerName> {
+        let joined = |server: &OwnedServerName| {
+            self.machine.as_ref().is_some_and(|machine| machine.has_joined(server))
+        };
+        publish
+            .iter()
+            .filter(|pdu| departure(pdu).is_some())
+            .filter_map(|pdu| OwnedUserId::try_from(pdu.state_key.as_deref()?).ok())
+            .map(|user| user.server_name().to_owned())
+            .filter(|server| !joined(server))
+            .collect()
     }
 
     /// Tells whether nobody else could hear what is published.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use actix::{AsyncContext as _, Context, Handler, ResponseFuture};
+use actix::{AsyncContext as _, Context, Handler, Recipient, ResponseFuture};
 use ruma::{
     CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
@@ -30,11 +30,18 @@ use crate::{
         store::{Place, Receipt, Row, WriteRows},
     },
     config::limits,
-    proto::pdu::{Draft, Pdu, Received},
+    proto::{
+        pdu::{Draft, Pdu, Received},
+        server_name,
+    },
 };
 
 /// Longest wait for the invited server.
 const INVITE_WAIT: Duration = Duration::from_secs(20);
+/// Longest wait for the profile of who is invited: the invite says without it what matters.
+const PROFILE_WAIT: Duration = Duration::from_secs(3);
+/// Longest name and address of a picture that an invite takes over, in characters.
+const NAME_LEN: usize = 255;
 /// Longest wait for a server that is told of a refused invite.
 const REFUSE_WAIT: Duration = Duration::from_secs(10);
 
@@ -43,14 +50,31 @@ impl Handler<SendEvent> for RoomActor {
 
     fn handle(&mut self, msg: SendEvent, ctx: &mut Context<Self>) -> Self::Result {
         let SendEvent { kind, state_key, mut content, redacts, txn, permit } = msg;
-        if kind == TimelineEventType::RoomMember
-            && state_key.as_deref() == Some(self.signer.user_id().as_str())
-        {
-            // A client that sets its own membership leaves name and avatar to the server.
-            fill_profile(&mut content, &self.profile);
+        let mut invited = None;
+        if kind == TimelineEventType::RoomMember {
+            match member_of(state_key.as_deref()) {
+                Err(error) => return Box::pin(async move { Err(error) }),
+                // A client that sets its own membership leaves name and avatar to the server.
+                Ok(user) if user == *self.signer.user_id() => {
+                    fill_profile(&mut content, &self.profile);
+                }
+                Ok(user) => {
+                    let membership = content.get("membership").and_then(|value| value.as_str());
+                    invited = Some(user).filter(|_| membership == Some("invite"));
+                }
+            }
         }
         let signer = std::sync::Arc::clone(&self.signer);
         let draft = Draft { kind, state_key, content, redacts };
+        // Whoever is invited has to hear of it, whichever way a client says so.
+        if let Some(user_id) = invited {
+            let inviting = self.inviting.begin(user_id.clone());
+            let (room, links) = (ctx.address(), self.links.clone());
+            return Box::pin(async move {
+                let _held = (inviting, permit);
+                invite(&room, &links, user_id, draft, signer).await
+            });
+        }
         // One time for all runs of the operation: it has to compose the same event in each.
         let now = now_ms();
         let sent = self.operate(ctx, move |machine| {
@@ -70,6 +94,14 @@ impl Handler<SendEvent> for RoomActor {
             sent
         })
     }
+}
+
+/// Returns whose membership a state key names: somebody who can exist.
+fn member_of(state_key: Option<&str>) -> Result<OwnedUserId, RoomError> {
+    let user = OwnedUserId::try_from(state_key.unwrap_or_default())
+        .map_err(|error| RoomError::BadRequest(format!("the state key is no user: {error}")))?;
+    server_name::check_user(&user)?;
+    Ok(user)
 }
 
 fn fill_profile(content: &mut ruma::CanonicalJsonObject, profile: &ProfileUpdated) {
@@ -124,6 +156,9 @@ impl Handler<ChangeMembership> for RoomActor {
 
     fn handle(&mut self, msg: ChangeMembership, ctx: &mut Context<Self>) -> Self::Result {
         let ChangeMembership { user_id, change, reason, is_direct, permit } = msg;
+        if let Err(error) = server_name::check_user(&user_id) {
+            return Box::pin(async move { Err(error.into()) });
+        }
         let signer = std::sync::Arc::clone(&self.signer);
         let links = self.links.clone();
         let room = ctx.address();
@@ -187,6 +222,32 @@ impl Inviting {
     }
 }
 
+/// What somebody's server says of him.
+#[derive(Deserialize)]
+struct ProfileAnswer {
+    displayname: Option<String>,
+    avatar_url: Option<String>,
+}
+
+/// Asks somebody's server for his profile: shown are a name of a sensible length and a picture that
+/// a Matrix client can fetch.
+pub(in crate::actors) async fn profile_of(
+    links: &Recipient<SendFederation>,
+    user_id: &OwnedUserId,
+    wait: Duration,
+) -> Result<ProfileUpdated, RoomError> {
+    let server = user_id.server_name().to_owned();
+    let uri = format!("/_matrix/federation/v1/query/profile?user_id={user_id}");
+    let request = federation(&server, "GET", uri, json!({}), wait)?;
+    let ProfileAnswer { displayname, avatar_url } = read(&server, ask(links, request).await?)?;
+    let is_name =
+        |name: &String| name.chars().count() <= NAME_LEN && !name.chars().any(char::is_control);
+    Ok(ProfileUpdated {
+        displayname: displayname.filter(is_name),
+        avatar_url: avatar_url.filter(|url| url.starts_with("mxc://") && url.len() <= NAME_LEN),
+    })
+}
+
 #[derive(Deserialize)]
 struct InviteAnswer {
     event: Box<RawValue>,
@@ -197,34 +258,36 @@ async fn invite(
     room: &actix::Addr<RoomActor>,
     links: &Links,
     user_id: OwnedUserId,
-    draft: Draft,
+    mut draft: Draft,
     signer: std::sync::Arc<crate::proto::signer::Signer>,
 ) -> Result<OwnedEventId, RoomError> {
     let server = user_id.server_name().to_owned();
-    crate::proto::server_name::digest(&server)?;
+    // Until he joins, the room shows him by what the invite says.
+    if let Ok(profile) = profile_of(&links.federation, &user_id, PROFILE_WAIT).await {
+        fill_profile(&mut draft.content, &profile);
+    }
     let author = std::sync::Arc::clone(&signer);
     let now = now_ms();
-    let (pdu, state, version, rules, here) = operate(room, None, move |machine| {
+    let (pdu, state, version, rules, via) = operate(room, None, move |machine| {
         if !machine.is_joined() {
             return Err(RoomError::NotFound.into());
         }
-        let joined = machine.has_joined(&server);
+        let via = (!machine.has_joined(&server)).then(|| machine.via_for(&server));
         let pdu = machine.compose(draft.clone(), &author, now)?;
         let state = machine.invite_state();
-        Ok(((pdu, state, machine.version().clone(), machine.rules().clone(), joined), None))
+        Ok(((pdu, state, machine.version().clone(), machine.rules().clone(), via), None))
     })
     .await?;
     let server = user_id.server_name().to_owned();
     let event_id = pdu.event_id.clone();
-    let pdu = if here {
-        pdu
-    } else {
+    let pdu = if let Some(via) = via {
         let event = links.wire(&[std::sync::Arc::new(pdu.clone())], &signer).await;
         let state = links.wire(&state, &signer).await;
         let content = json!({
             "event": event.first(),
             "invite_room_state": state,
             "room_version": version,
+            "messagehub.via": via,
         });
         let uri = format!("/_matrix/federation/v2/invite/{}/{event_id}", pdu.room_id);
         let request = federation(&server, "PUT", uri, content, INVITE_WAIT)?;
@@ -239,6 +302,8 @@ async fn invite(
             }
             _ => return Err(bad_answer(&server, "it signed another event than the invite")),
         }
+    } else {
+        pdu
     };
     send_checked(room, links, pdu, &signer).await?;
     Ok(event_id)

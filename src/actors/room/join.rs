@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use actix::{AsyncContext as _, Context, Handler, ResponseFuture};
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use ruma::{
     CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId,
     events::{TimelineEventType, room::member::MembershipState},
@@ -23,12 +24,15 @@ use crate::{
     actors::{clock::now_ms, room_state::ProfileUpdated},
     proto::{
         pdu::{self, Draft, Pdu, Position},
+        server_name,
         signer::Signer,
     },
 };
 
 /// Room versions that we take part in, as a query.
 const VERSIONS: &str = "ver=10&ver=11&ver=12";
+/// The next server is asked this long after one that has not answered yet.
+const NEXT_AFTER: Duration = Duration::from_secs(1);
 /// Most prev and auth events that are taken over from a template.
 const TEMPLATE_PREV: usize = 20;
 const TEMPLATE_AUTH: usize = 10;
@@ -114,20 +118,11 @@ impl Handler<Join> for RoomActor {
                 }
                 Way::Through(mut servers) => {
                     servers.retain(|server| server != signer.server_name());
+                    servers.retain(|server| server_name::digest(server).is_ok());
                     servers.truncate(CANDIDATES);
                     let wait = each_wait(servers.len());
                     let asker = Asker { links: &links, room_id: &room_id, signer: &signer, wait };
-                    let mut last = RoomError::NotFound;
-                    for server in servers {
-                        match asker.join_through(&room, &server, &draft).await {
-                            Ok(()) => return Ok(()),
-                            Err(error) => {
-                                log::debug!(room_id:%, server:%; "join failed: {error}");
-                                last = error;
-                            }
-                        }
-                    }
-                    Err(last)
+                    asker.join_through_any(&room, servers, &draft).await
                 }
             }
         })
@@ -189,16 +184,55 @@ impl Asker<'_> {
         Ok((ask(&self.links.federation, request).await?, wire))
     }
 
-    /// Joins through one server.
-    async fn join_through(
+    /// Joins through the first server that lets our user in. Asking for a template changes nothing,
+    /// so the next one is asked while one that may be off is still waited for.
+    async fn join_through_any(
         &self,
         room: &actix::Addr<RoomActor>,
-        server: &OwnedServerName,
+        servers: Vec<OwnedServerName>,
         draft: &Draft,
     ) -> Result<(), RoomError> {
         let (room_id, user) = (self.room_id, self.signer.user_id());
         let uri = format!("/_matrix/federation/v1/make_join/{room_id}/{user}?{VERSIONS}");
-        let (join, version) = self.compose_at(server, uri, None, draft.clone()).await?;
+        let mut begin = Duration::ZERO;
+        let mut composed: FuturesUnordered<_> = servers
+            .into_iter()
+            .map(|server| {
+                let (after, uri) = (begin, uri.clone());
+                begin += NEXT_AFTER;
+                async move {
+                    tokio::time::sleep(after).await;
+                    let composed = self.compose_at(&server, uri, None, draft.clone()).await;
+                    (server, composed)
+                }
+            })
+            .collect();
+        let mut last = RoomError::NotFound;
+        while let Some((server, composed)) = composed.next().await {
+            let joined = match composed {
+                Ok((join, version)) => self.join_through(room, &server, join, version).await,
+                Err(error) => Err(error),
+            };
+            match joined {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    log::debug!(room_id:%, server:%; "join failed: {error}");
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Joins through one server, by an event composed at its template.
+    async fn join_through(
+        &self,
+        room: &actix::Addr<RoomActor>,
+        server: &OwnedServerName,
+        join: Pdu,
+        version: RoomVersionId,
+    ) -> Result<(), RoomError> {
+        let room_id = self.room_id;
         let rules = pdu::rules_of(&version)
             .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
         let join = Arc::new(join);

@@ -21,6 +21,7 @@ use crate::{
         ProtoError,
         pdu::{Draft, Pdu},
         room_key::{KeyId, RoomKey},
+        stream::Order,
     },
 };
 
@@ -48,6 +49,16 @@ pub enum RoomError {
     /// The event is malformed or too large.
     #[error(transparent)]
     Proto(#[from] ProtoError),
+    /// Somebody who was to be invited to a new room.
+    #[error("{user_id} was not invited, and {outcome}: {why}")]
+    NotInvited {
+        /// Who.
+        user_id: OwnedUserId,
+        /// Whether there is a room now.
+        outcome: &'static str,
+        /// Why not.
+        why: Box<RoomError>,
+    },
     /// No other server could be asked, or all refused.
     #[error(transparent)]
     Federation(#[from] FederationError),
@@ -176,7 +187,7 @@ pub struct ReadMembers {
     /// Not this membership.
     pub not_membership: Option<MembershipState>,
     /// The state at this place of the timeline (`at`), instead of the current one.
-    pub at: Option<i64>,
+    pub at: Option<Order>,
 }
 
 /// Asks for a page of history. Backwards, what is not here is fetched from other members.
@@ -184,9 +195,9 @@ pub struct ReadMembers {
 #[rtype(result = "Result<Page, RoomError>")]
 pub struct ReadMessages {
     /// As `ReadTimeline::from`.
-    pub from: Option<i64>,
+    pub from: Option<Order>,
     /// As `ReadTimeline::to`.
-    pub to: Option<i64>,
+    pub to: Option<Order>,
     /// Which way.
     pub direction: Direction,
     /// Most events.
@@ -194,14 +205,14 @@ pub struct ReadMessages {
 }
 
 /// A page of history.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Page {
     /// Events our user may see, in the direction asked for.
     pub events: Vec<StoredEvent>,
     /// Where the page begins.
-    pub start: i64,
+    pub start: Order,
     /// Where the next page begins; none at the end.
-    pub next: Option<i64>,
+    pub next: Option<Order>,
     /// Redaction events by id.
     pub redactions: HashMap<OwnedEventId, StoredEvent>,
     /// Membership events of the senders, for lazy loading.
@@ -228,9 +239,9 @@ pub struct Context {
     /// After it, oldest first.
     pub after: Vec<StoredEvent>,
     /// Token for what is before `before`.
-    pub start: i64,
+    pub start: Order,
     /// Token for what is after `after`.
-    pub end: i64,
+    pub end: Order,
     /// State at the last event.
     pub state: Vec<StoredEvent>,
     /// Redaction events by id.
@@ -355,6 +366,8 @@ pub enum RoomQuery {
         version: RoomVersionId,
         /// Stripped state, untrusted: shown, never acted on.
         stripped_state: Vec<Box<RawValue>>,
+        /// Servers that can let our user in beside the inviter's.
+        via: Vec<OwnedServerName>,
     },
     /// `backfill`.
     Backfill {
@@ -437,6 +450,17 @@ pub struct TakeMissing {
     pub server_name: OwnedServerName,
     /// As they came.
     pub pdus: Vec<Box<RawValue>>,
+}
+
+/// An event by which our user is out of the room, or not invited any more, as a member's server sees
+/// it. Answered when that is so here too, or it is refused.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), RoomError>")]
+pub struct TakeDeparture {
+    /// Who told it.
+    pub server_name: OwnedServerName,
+    /// The event.
+    pub pdu: Box<RawValue>,
 }
 
 // ---------------------------------------------------------------- from RoomState

@@ -2,15 +2,18 @@
 //! the room's gossip topic.
 //!
 //! `machine/` has the rules and does no I/O; the files beside it are the shell: `actor` (queue,
-//! needs, effects), `client` (what our user does), `reads` (what our user reads), `receive` (PDUs
-//! from others, missing events), `serve` (what other servers ask), `join`, `edus`, `sealing` (what
-//! is published, and the keys for it, by the rules of `keys`), `spoilt` (copies of which whole ones are
-//! looked for).
+//! needs, effects), `client` (what our user does), `departure` (how he learns that he was shown
+//! out), `reads` (what our user reads), `receive` (PDUs from others, missing events), `serve` (what
+//! other servers ask), `join`, `edus`, `sealing` (what is published, and the keys for it, by the
+//! rules of `keys`), `spoilt` (copies of which whole ones are looked for).
 //!
 //! Invariant: nothing is answered or published before it is durable in the Store.
 
 mod actor;
 mod client;
+#[cfg(test)]
+mod convergence;
+mod departure;
 mod edus;
 mod fresh;
 mod join;
@@ -26,7 +29,7 @@ mod serve;
 mod spoilt;
 
 pub use actor::RoomActor;
-pub(super) use client::{federation, read};
+pub(super) use client::{federation, profile_of, read};
 pub use keys::Given;
 pub(super) use links::ask;
 pub use links::{Links, StoreLink};

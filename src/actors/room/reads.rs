@@ -1,6 +1,9 @@
 //! What our user reads of the room.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use actix::{Context as ActorContext, Handler, ResponseFuture};
 use ruma::{
@@ -21,10 +24,13 @@ use crate::{
         Direction, LoadEvents, LoadState, Lookup, Place, ReadTimeline, StoredEvent, TimelinePage,
     },
     config::limits,
+    proto::stream::Order,
 };
 
 /// Pages of history that are fetched from others for one request.
 const BACKFILL_ROUNDS: usize = 3;
+/// No further page is asked for after this: somebody waits.
+const BACKFILL_WAIT: Duration = Duration::from_secs(20);
 
 /// What our user may see of the room.
 enum Sight {
@@ -35,7 +41,7 @@ enum Sight {
         /// The state group of the leave.
         group: u64,
         /// Its place in the timeline.
-        order: i64,
+        order: Order,
     },
 }
 
@@ -135,7 +141,7 @@ impl Worker {
                     Sight::Member => at,
                     Sight::Former { order, .. } => at.min(order),
                 };
-                let page = self.page(Some(at), None, Direction::Backward, 1).await?;
+                let page = self.page(Some(at), None, Direction::Backward, 1, true).await?;
                 match page.events.first().and_then(|event| event.state_group) {
                     Some(group) => self.state_at(group, members).await?,
                     None => Vec::new(),
@@ -152,13 +158,14 @@ impl Worker {
 
     async fn page(
         &self,
-        from: Option<i64>,
-        to: Option<i64>,
+        from: Option<Order>,
+        to: Option<Order>,
         direction: Direction,
         limit: usize,
+        over_gap: bool,
     ) -> Result<TimelinePage, RoomError> {
         let room_id = self.room_id.clone();
-        let read = ReadTimeline { room_id, from, to, direction, limit };
+        let read = ReadTimeline { room_id, from, to, over_gap, direction, limit };
         ask(&self.links.store.read_timeline, read).await
     }
 
@@ -171,33 +178,48 @@ impl Worker {
                 Direction::Forward => to = Some(to.map_or(order, |to| to.min(order))),
             }
         }
-        let mut page = self.page(from, to, msg.direction, limit).await?;
-        if msg.direction == Direction::Backward {
-            for _ in 0..BACKFILL_ROUNDS {
-                // Whatever a stranger could see has been fetched, or nobody can be asked now.
-                let missing = limit.saturating_sub(page.events.len());
-                if page.next.is_some()
-                    || missing == 0
-                    || !self.backfill(missing).await.unwrap_or(false)
-                {
-                    break;
-                }
-                page = self.page(from, to, msg.direction, limit).await?;
-            }
-            if page.next.is_none() && !page.events.is_empty() && self.has_gap().await? {
-                // History that nobody could give now may be there at the next try.
-                page.next = page.events.last().and_then(|event| event.order).map(|order| order - 1);
-            }
-        }
-        let start =
-            from.or_else(|| page.events.first().and_then(|event| event.order)).unwrap_or_default();
+        let page = self.page_with_history(from, to, msg.direction, limit).await?;
+        let start = from.or_else(|| page.events.first().and_then(|event| event.order));
+        let start = start.unwrap_or(Order::live(0));
         let redactions = self.redactions(page.events.iter()).await?;
         let members = self.members_of(&page.events).await?;
         Ok(Page { events: page.events, start, next: page.next, redactions, members })
     }
 
-    async fn has_gap(&self) -> Result<bool, RoomError> {
-        self.operate(|machine| Ok((machine.backward_extremities().next().is_some(), None))).await
+    /// Reads a page, and fetches what is missing of it. What nobody can give now is left out once
+    /// there is nothing else before it: it may be there at the next try, and who is alone can read
+    /// what is older all the same.
+    async fn page_with_history(
+        &self,
+        from: Option<Order>,
+        to: Option<Order>,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<TimelinePage, RoomError> {
+        let rounds = match direction {
+            Direction::Backward => BACKFILL_ROUNDS,
+            // What is missing is fetched from its end, and the page begins with its begin.
+            Direction::Forward => limits::MISSING_ROUNDS,
+        };
+        let until = Instant::now() + BACKFILL_WAIT;
+        let mut page = self.page(from, to, direction, limit, false).await?;
+        for _ in 0..rounds {
+            let Some(before) = page.gap.clone().filter(|_| page.events.len() < limit) else {
+                return Ok(page);
+            };
+            let missing = match direction {
+                Direction::Backward => limit.saturating_sub(page.events.len()),
+                Direction::Forward => limits::MISSING_PAGE,
+            };
+            if Instant::now() > until || !self.backfill(before, missing).await.unwrap_or(false) {
+                break;
+            }
+            page = self.page(from, to, direction, limit, false).await?;
+        }
+        if page.events.is_empty() && page.gap.is_some() {
+            page = self.page(from, to, direction, limit, true).await?;
+        }
+        Ok(page)
     }
 
     /// Reads the redactions of some events.
@@ -239,10 +261,12 @@ impl Worker {
         let limit = msg.limit.min(limits::PAGE);
         if limit > 0 {
             let half = limit.div_ceil(2);
-            let page = self.page(Some(order - 1), None, Direction::Backward, half).await?;
-            before = page.events;
             let page =
-                self.page(Some(order), end, Direction::Forward, limit - half.min(limit)).await?;
+                self.page(Some(order.before()), None, Direction::Backward, half, false).await?;
+            before = page.events;
+            let page = self
+                .page(Some(order), end, Direction::Forward, limit - half.min(limit), false)
+                .await?;
             after = page.events;
         }
         let last = after.last().unwrap_or(&event);
@@ -253,7 +277,7 @@ impl Worker {
         let around = before.iter().chain(&after).chain(std::iter::once(&event));
         let redactions = self.redactions(around).await?;
         Ok(Context {
-            start: before.last().and_then(|event| event.order).unwrap_or(order) - 1,
+            start: before.last().and_then(|event| event.order).unwrap_or(order).before(),
             end: last.order.unwrap_or(order),
             event,
             before,

@@ -212,11 +212,16 @@ impl Handler<IngestTransaction> for RoomActor {
         let (verdict, decided) = oneshot::channel();
         let worker = self.worker_for(Turn::Events, ctx);
         let work = async move {
+            // Who is shown out is told by those of whom he is no member any more.
+            let departure = worker.departure_among(&pdus);
             let checked = worker.check(&origin, pdus, gossiped).await;
             let (answer, received) = match checked {
                 Ok(received) => (TransactionVerdict::Accept, received),
                 Err(refused) => (refused, Vec::new()),
             };
+            if let Some(pdu) = departure.filter(|_| answer == TransactionVerdict::Ignore) {
+                worker.hear_departure(&origin, pdu).await;
+            }
             // gossipsub waits for it. Whoever sent a request waits for all: that slows a flood down.
             let mut verdict = Some(verdict);
             if gossiped && let Some(verdict) = verdict.take() {
@@ -402,6 +407,8 @@ impl Worker {
     /// Takes one event in. What it misses is fetched from `from`.
     async fn ingest(&self, received: Received, from: &OwnedServerName) {
         let event_id = received.pdu.event_id.clone();
+        // Nobody gives what comes before it to whom it shows out.
+        let departs = self.is_departure(&received.pdu);
         let taken = self
             .operate(move |machine| {
                 Ok(match machine.ingest(&received, None)? {
@@ -412,6 +419,11 @@ impl Worker {
             })
             .await;
         match taken {
+            Ok(true) if departs => {
+                if let Err(error) = self.take_parked_departure(event_id, from).await {
+                    log::debug!(room_id:% = self.room_id; "not taken for a departure: {error}");
+                }
+            }
             Ok(true) => self.room.do_send(Fetch { event_id, from: from.clone() }),
             Ok(false) => {}
             Err(error) => {
@@ -471,7 +483,7 @@ impl Worker {
             .ok_or(RoomError::EventNotFound)
     }
 
-    async fn receive(
+    pub(super) async fn receive(
         &self,
         pdus: Vec<Box<RawValue>>,
         from: &OwnedServerName,
@@ -568,9 +580,11 @@ impl Worker {
             let answer: EventsAnswer = self.request(&from, "POST", uri, content).await?;
             let mut received = self.receive_new(answer.pdus, &from).await?;
             received.sort_by_key(|received| received.pdu.depth);
-            let fresh = received.len();
-            let progress = self.ingest_all(received).await;
-            if fresh == 0 || !progress {
+            self.ingest_all(received).await;
+            // Others may fetch the same: what counts is whether the way back got any further.
+            let id = event_id.clone();
+            let waits = self.operate(move |machine| Ok((machine.frontier_of(&id), None))).await?;
+            if waits.iter().take(limits::HEADS).eq(&latest) {
                 break;
             }
         }
@@ -585,7 +599,7 @@ impl Worker {
 
     /// Takes several events in, oldest first. Tells whether any was new.
     async fn ingest_all(&self, events: Vec<Received>) -> bool {
-        let mut progress = false;
+        let mut progress = self.take_history(&events).await;
         for received in events {
             let event_id = received.pdu.event_id.clone();
             let taken = self
@@ -607,6 +621,26 @@ impl Worker {
             }
         }
         progress
+    }
+
+    /// Takes in those of some events that a gap leads to: they are older than what stands here, and
+    /// would come behind it if each were taken for new. Tells whether any was such.
+    async fn take_history(&self, events: &[Received]) -> bool {
+        if !self.has_gap().await.unwrap_or(false) {
+            return false;
+        }
+        let events = events.to_vec();
+        let taken = self.operate(move |machine| {
+            let change = machine.backfilled(&events)?;
+            let some = !change.commit.events.is_empty();
+            Ok((some, some.then(|| Box::new(change))))
+        });
+        taken.await.unwrap_or(false)
+    }
+
+    /// Tells whether history is missing.
+    pub(super) async fn has_gap(&self) -> Result<bool, RoomError> {
+        self.operate(|machine| Ok((!machine.missing_before(None).is_empty(), None))).await
     }
 
     /// Takes the state before a parked event from another server, and the event with it.
@@ -676,12 +710,15 @@ impl Worker {
         .await
     }
 
-    /// Fetches history before the oldest that is here, from any member. Tells whether some came.
-    pub(super) async fn backfill(&self, limit: usize) -> Result<bool, RoomError> {
+    /// Fetches history before an event, from any member. Tells whether some came.
+    pub(super) async fn backfill(
+        &self,
+        before: OwnedEventId,
+        limit: usize,
+    ) -> Result<bool, RoomError> {
         let (gaps, servers) = self
-            .operate(|machine| {
-                let gaps: Vec<_> =
-                    machine.backward_extremities().take(limits::HEADS).cloned().collect();
+            .operate(move |machine| {
+                let gaps = machine.missing_before(Some(&before));
                 Ok(((gaps, machine.candidates(&[])), None))
             })
             .await?;
@@ -703,13 +740,9 @@ impl Worker {
             if received.is_empty() {
                 continue;
             }
-            return self
-                .operate(move |machine| {
-                    let change = machine.backfilled(&received)?;
-                    let some = !change.commit.events.is_empty();
-                    Ok((some, Some(Box::new(change))))
-                })
-                .await;
+            if self.take_history(&received).await {
+                return Ok(true);
+            }
         }
         Ok(false)
     }

@@ -59,8 +59,17 @@ impl Handler<RoomRequest> for RoomActor {
             }
             if !query.open_to_strangers() {
                 let server = origin.clone();
-                let member = worker.operate(move |machine| Ok((machine.has_joined(&server), None)));
-                if !member.await? {
+                // Who was shown out may see why he is.
+                let authorized = match &query {
+                    RoomQuery::EventAuth { event_id } => Some(event_id.clone()),
+                    _ => None,
+                };
+                let may = move |machine: &mut Machine| {
+                    let departed = |id| machine.is_departure_of(&server, id);
+                    let departed = authorized.as_ref().is_some_and(departed);
+                    Ok((machine.has_joined(&server) || departed, None))
+                };
+                if !worker.operate(may).await? {
                     return Err(RoomError::NotFound);
                 }
             }
@@ -113,8 +122,9 @@ impl Worker {
                 self.take_membership(received).await?;
                 Ok(json!({}))
             }
-            RoomQuery::Invite { event_id, pdu, version, stripped_state } => {
-                self.invited(&origin, event_id, pdu, version, stripped_state).await
+            RoomQuery::Invite { event_id, pdu, version, stripped_state, via } => {
+                let invite = Invite { event_id, pdu, version, stripped_state, via };
+                self.invited(&origin, invite).await
             }
             RoomQuery::Backfill { from, limit } => {
                 let events = self.walk_back(&origin, from, &[], limit).await?;
@@ -151,7 +161,10 @@ impl Worker {
             RoomQuery::EventAuth { event_id } => {
                 let pdus = self.load(std::slice::from_ref(&event_id)).await?;
                 let pdu = pdus.first().ok_or(RoomError::EventNotFound)?;
-                let chain = self.auth_chain(pdu.auth_events.clone()).await?;
+                // From version 12 on no event names the create event, and all hang on it.
+                let create = self.operate(|machine| Ok((machine.create_event(), None))).await?;
+                let roots = create.iter().map(|create| &create.event_id).chain(&pdu.auth_events);
+                let chain = self.auth_chain(roots.cloned().collect()).await?;
                 Ok(json!({"auth_chain": self.links.wire(&chain, &self.signer).await}))
             }
             RoomQuery::TakeKeys { keys } => {
@@ -292,11 +305,9 @@ impl Worker {
     async fn invited(
         &self,
         origin: &OwnedServerName,
-        event_id: OwnedEventId,
-        pdu: Box<RawValue>,
-        version: RoomVersionId,
-        stripped_state: Vec<Box<RawValue>>,
+        invite: Invite,
     ) -> Result<serde_json::Value, RoomError> {
+        let Invite { event_id, pdu, version, stripped_state, mut via } = invite;
         let rules = pdu::rules_of(&version)
             .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
         let received = self
@@ -319,11 +330,11 @@ impl Worker {
         let signed = Arc::new(pdu::countersigned(&pdu, &self.signer, &rules)?);
         let mut shown = shown_state(stripped_state);
         shown.push(client_event::stripped(&signed.json)?);
-        let invite = InviteData {
-            event: Arc::clone(&signed),
-            stripped_state: shown,
-            via: vec![origin.clone()],
-        };
+        via.retain(|server| server != origin && server != self.signer.server_name());
+        via.insert(0, origin.clone());
+        let invite = InviteData { event: Arc::clone(&signed), stripped_state: shown, via };
+        // Who invites our user does not see him in the room any more.
+        let _ = self.ask_for_departure(origin).await;
         operate_for(Turn::Theirs, &self.room, Some(version.clone()), move |machine| {
             let change = machine.invited(&version, invite.clone())?;
             Ok(((), Some(Box::new(change))))
@@ -460,6 +471,15 @@ impl Worker {
         let all = self.auth_chain(in_state.iter().cloned().collect()).await?;
         Ok(all.into_iter().partition(|pdu| in_state.contains(&pdu.event_id)))
     }
+}
+
+/// An invite as it came.
+struct Invite {
+    event_id: OwnedEventId,
+    pdu: Box<RawValue>,
+    version: RoomVersionId,
+    stripped_state: Vec<Box<RawValue>>,
+    via: Vec<OwnedServerName>,
 }
 
 /// Keeps of the stripped state of an invite what is stripped state at all, within limits. It is

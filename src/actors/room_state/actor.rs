@@ -70,6 +70,8 @@ pub struct RoomStateLinks {
     /// Store.
     pub read_heads: Recipient<store::ReadHeads>,
     /// Store.
+    pub read_departures: Recipient<store::ReadDepartures>,
+    /// Store.
     pub find_lacking: Recipient<store::FindLacking>,
     /// Store.
     pub read_missing: Recipient<store::ReadMissing>,
@@ -465,6 +467,7 @@ impl Handler<UseSigner> for RoomStateActor {
                     let turn =
                         act.rooms.advance(room_id.clone(), row.membership, Some(row.servers));
                     act.rooms.set_public(&room_id, row.public);
+                    act.rooms.invited(&room_id, row.via);
                     if turn.joined == Some(true) {
                         act.links.join_topic.do_send(JoinTopic(room_id));
                     }
@@ -481,7 +484,7 @@ impl Handler<Advanced> for RoomStateActor {
     type Result = ();
 
     fn handle(&mut self, msg: Advanced, ctx: &mut Self::Context) {
-        let Advanced { room_id, membership, servers, public } = msg;
+        let Advanced { room_id, membership, servers, public, via } = msg;
         if membership.as_ref().is_some_and(|membership| *membership != MembershipState::Invite) {
             self.invites.over(&room_id);
         }
@@ -489,6 +492,7 @@ impl Handler<Advanced> for RoomStateActor {
         if let Some(public) = public {
             self.rooms.set_public(&room_id, public);
         }
+        self.rooms.invited(&room_id, via);
         self.turned(room_id, turn, ctx);
     }
 }

@@ -3,12 +3,13 @@
 //! Invariant: no two rooms get one id. In version 12 it is the hash of the create event, which has
 //! nothing in it that differs between two rooms of the same settings but the time.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use actix::{Context, Handler, ResponseFuture};
+use actix::{Context, Handler, Recipient, ResponseFuture};
+use futures::StreamExt as _;
 use rand::{RngExt as _, distr::Alphanumeric};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomId, RoomVersionId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
     events::TimelineEventType,
 };
 
@@ -17,10 +18,15 @@ use crate::{
     actors::{
         admission::Admission,
         clock::now_ms,
-        room::{ChangeMembership, CreateInRoom, MemberChange, RoomError},
+        relay_request::{
+            FederationError::{Offline, TimedOut, Unreachable},
+            SendFederation,
+        },
+        room::{ChangeMembership, CreateInRoom, MemberChange, RoomError, profile_of},
     },
     proto::{
         pdu::{self, Draft, Position},
+        server_name::check_user,
         signer::Signer,
     },
 };
@@ -30,6 +36,11 @@ pub const DEFAULT_VERSION: RoomVersionId = RoomVersionId::V12;
 /// How far the time of a new room runs ahead of the clock: more rooms than are ever made at once. A
 /// clock that is set back by more is believed.
 const AHEAD_MS: u64 = 10_000;
+
+/// Longest wait for somebody who is to be invited to a new room.
+const REACH_WAIT: Duration = Duration::from_secs(15);
+/// Of these, asked at the same time.
+const REACHED_AT_ONCE: usize = 16;
 
 /// When our last room was made.
 #[derive(Debug, Default)]
@@ -112,6 +123,9 @@ impl Handler<CreateRoom> for RoomStateActor {
         let Some(signer) = self.signer.as_ref().map(Arc::clone) else {
             return Box::pin(async { Err(RoomError::NotFound) });
         };
+        if let Err(error) = invite.iter().try_for_each(|user_id| check_user(user_id)) {
+            return Box::pin(async move { Err(error.into()) });
+        }
         let version = version.unwrap_or(DEFAULT_VERSION);
         let created = self
             .compose_create(&version, &creation_content, &signer)
@@ -131,8 +145,10 @@ impl Handler<CreateRoom> for RoomStateActor {
             .collect();
         let room_id = create.room_id.clone();
         let invites = Admission::new(invite.len().max(1));
+        let federation = self.links.federation.clone();
         Box::pin(async move {
             let _permit = permit;
+            reach(&federation, &invite).await?;
             let ask = CreateInRoom { version, create: Box::new(create), drafts };
             room.send(ask).await.map_err(|error| RoomError::Ask(error.into()))??;
             for user_id in invite {
@@ -145,12 +161,37 @@ impl Handler<CreateRoom> for RoomStateActor {
                 };
                 let invited = room.send(change).await.map_err(|error| RoomError::Ask(error.into()));
                 if let Err(error) = invited.and_then(|invited| invited) {
-                    log::warn!(room_id:%, user_id:%; "invite of a new room failed: {error}");
+                    let outcome = "the room was made without them";
+                    return Err(RoomError::NotInvited { user_id, outcome, why: Box::new(error) });
                 }
             }
             Ok(room_id)
         })
     }
+}
+
+/// Makes sure that everybody is there who is to be invited: nobody wants a room that is half made.
+async fn reach(
+    federation: &Recipient<SendFederation>,
+    invite: &[OwnedUserId],
+) -> Result<(), RoomError> {
+    let asked = invite.iter().map(|user_id| async move {
+        let reached = profile_of(federation, user_id, REACH_WAIT).await;
+        match reached {
+            Err(why @ RoomError::Federation(Unreachable(_) | TimedOut(_) | Offline)) => {
+                let (user_id, outcome) = (user_id.clone(), "no room was made");
+                Err(RoomError::NotInvited { user_id, outcome, why: Box::new(why) })
+            }
+            // Whoever answers is there, whatever he says of himself.
+            _ => Ok(()),
+        }
+    });
+    let asked: Vec<_> = asked.collect();
+    let mut reached = futures::stream::iter(asked).buffer_unordered(REACHED_AT_ONCE);
+    while let Some(reached) = reached.next().await {
+        reached?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

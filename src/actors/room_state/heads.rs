@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,22 +18,23 @@ use actix::{
 use futures::StreamExt as _;
 use rand::{RngExt as _, seq::SliceRandom as _};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 
 use super::{
     actor::{RoomStateActor, RoomStateLinks},
     distant::AFTER_CHANGE,
-    messages::{Briefly, CompareHeads, ServerOffline, ServerOnline, ToRoom},
+    index::Indexed,
+    messages::{Briefly, CompareHeads, ComparedHeads, ServerOffline, ServerOnline, ToRoom},
+    missing::Keys,
 };
 use crate::{
     actors::{
         gossip::GossipLost,
-        room::{FollowHeads, RoomError, ask, federation, read},
-        store::{FindLacking, ReadHeads, RoomEvents},
+        room::{FollowHeads, RoomError, TakeDeparture, ask, federation, read},
+        store::{FindLacking, ReadDepartures, ReadHeads, RoomEvents},
     },
     config::limits,
-    proto::heads::fingerprint,
+    proto::{heads::fingerprint, server_name::user_of, signer::Signer},
 };
 
 /// Path of the request.
@@ -200,8 +202,10 @@ impl RoomStateActor {
 
     /// Compares all rooms that are shared with a server.
     pub(super) fn compare(&mut self, server: &OwnedServerName, ctx: &mut Context<Self>) {
-        let shared: Vec<OwnedRoomId> =
-            self.rooms.shared_with(server).into_iter().cloned().collect();
+        // Of an invite it is asked whether it still stands.
+        let invited = self.rooms.invited_through(server);
+        let asked: Vec<OwnedRoomId> =
+            self.rooms.shared_with(server).into_iter().chain(invited).cloned().collect();
         let Some(meeting) = self.online.open.get_mut(server).filter(|meeting| !meeting.running)
         else {
             return;
@@ -210,7 +214,7 @@ impl RoomStateActor {
             ctx.cancel_future(planned);
         }
         // With the first shared room it is planned.
-        if shared.is_empty() {
+        if asked.is_empty() {
             if meeting.footing != Footing::Connected {
                 self.lose_sight(server);
             }
@@ -222,7 +226,7 @@ impl RoomStateActor {
         let exchange =
             Exchange { links: self.links.clone(), rooms: ctx.address(), server: server.clone() };
         let compared = async move {
-            let done = exchange.run(shared).await;
+            let done = exchange.run(asked).await;
             (exchange.server, done)
         };
         ctx.spawn(compared.into_actor(self).map(move |(server, done), act, ctx| {
@@ -306,17 +310,23 @@ impl Handler<HeadsDiffer> for RoomStateActor {
 }
 
 impl Handler<CompareHeads> for RoomStateActor {
-    type Result = ResponseFuture<Result<BTreeMap<OwnedRoomId, Vec<OwnedEventId>>, RoomError>>;
+    type Result = ResponseFuture<Result<ComparedHeads, RoomError>>;
 
     fn handle(&mut self, msg: CompareHeads, ctx: &mut Self::Context) -> Self::Result {
         let CompareHeads { origin, mut rooms, permit } = msg;
         self.asked_by(&origin, ctx);
+        let joined = |room_id| self.rooms.get(room_id).is_some_and(Indexed::is_joined);
+        let unshared: Vec<OwnedRoomId> = rooms
+            .keys()
+            .filter(|room_id| joined(*room_id) && !self.rooms.is_shared(room_id, &origin))
+            .cloned()
+            .collect();
         rooms.retain(|room_id, _| self.rooms.is_shared(room_id, &origin));
-        let read_heads = self.links.read_heads.clone();
+        let (links, signer) = (self.links.clone(), self.signer.clone());
         let this = ctx.address();
         Box::pin(async move {
             let _permit = permit;
-            let ours = ask(&read_heads, ReadHeads(rooms.keys().cloned().collect())).await?;
+            let ours = ask(&links.read_heads, ReadHeads(rooms.keys().cloned().collect())).await?;
             let mut hash = DefaultHasher::new();
             let differ = ours.into_iter().filter(|(id, heads)| {
                 let (theirs, ours) = (rooms.get(id), fingerprint(heads));
@@ -328,12 +338,32 @@ impl Handler<CompareHeads> for RoomStateActor {
             });
             let differ: BTreeMap<_, _> =
                 differ.map(|(room_id, heads)| (room_id, told(heads))).collect();
+            let left = match signer {
+                Some(signer) if !unshared.is_empty() => {
+                    departures(&links, signer, &origin, unshared).await?
+                }
+                _ => BTreeMap::new(),
+            };
             if !differ.is_empty() {
                 this.do_send(HeadsDiffer { server: origin, difference: hash.finish() });
             }
-            Ok(differ)
+            Ok(ComparedHeads { rooms: differ, left })
         })
     }
+}
+
+/// Returns the events by which a server's user is out of rooms that he asks about.
+async fn departures(
+    links: &RoomStateLinks,
+    signer: Arc<Signer>,
+    server: &OwnedServerName,
+    room_ids: Vec<OwnedRoomId>,
+) -> Result<BTreeMap<OwnedRoomId, Box<RawValue>>, RoomError> {
+    let read = ReadDepartures { user_id: user_of(server), room_ids };
+    let found = ask(&links.read_departures, read).await?;
+    let keys = Keys::find(&links.find_keys, signer, found.iter().map(|(_, event)| event)).await?;
+    let attached = found.iter().filter_map(|(id, event)| Some((id.clone(), keys.attach(event)?)));
+    Ok(attached.collect())
 }
 
 /// Chooses the heads that are told of a room: others each time where there are too many.
@@ -343,11 +373,6 @@ fn told(mut heads: Vec<OwnedEventId>) -> Vec<OwnedEventId> {
         heads.truncate(limits::HEADS);
     }
     heads
-}
-
-#[derive(Deserialize)]
-struct HeadsAnswer {
-    rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
 }
 
 /// An exchange with one server.
@@ -378,13 +403,32 @@ impl Exchange {
         let content = json!({"rooms": prints});
         let request =
             federation(&self.server, "POST", HEADS.to_owned(), content, limits::FEDERATION_WAIT)?;
-        let answer: HeadsAnswer = read(&self.server, ask(&self.links.federation, request).await?)?;
+        let answer: ComparedHeads =
+            read(&self.server, ask(&self.links.federation, request).await?)?;
+        let left = answer.left.into_iter().filter(|(room_id, _)| asked.contains(room_id));
+        self.take_departures(left.collect()).await;
         let theirs = answer.rooms.into_iter().filter(|(room_id, _)| asked.contains(room_id));
         let theirs = theirs.map(|(room_id, mut heads)| {
             heads.truncate(limits::HEADS);
             (room_id, heads)
         });
         self.fetch(theirs.collect()).await
+    }
+
+    /// Hands rooms the events by which our user is out of them, as the other server sees it.
+    async fn take_departures(&self, left: Vec<(OwnedRoomId, Box<RawValue>)>) {
+        let taken = left.into_iter().map(|(room_id, pdu)| {
+            let message = TakeDeparture { server_name: self.server.clone(), pdu };
+            let asked = self.rooms.send(Briefly(ToRoom { room_id, message }));
+            async move {
+                if let Ok(Ok(Err(error))) = asked.await {
+                    log::debug!("not taken for a departure: {error}");
+                }
+            }
+        });
+        let taken: Vec<_> = taken.collect();
+        let taken = futures::stream::iter(taken).buffer_unordered(FOLLOWED_AT_ONCE);
+        taken.collect::<Vec<()>>().await;
     }
 
     /// Fetches what is not here of the heads of another server. The inner error is that of a room.

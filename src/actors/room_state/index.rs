@@ -15,10 +15,12 @@ pub(super) struct Indexed {
     pub(super) servers: HashSet<OwnedServerName>,
     /// Anybody may come in.
     pub(super) public: bool,
+    /// Who can be asked about an invite that waits.
+    via: Vec<OwnedServerName>,
 }
 
 impl Indexed {
-    fn is_joined(&self) -> bool {
+    pub(super) fn is_joined(&self) -> bool {
         self.membership == Some(MembershipState::Join)
     }
 }
@@ -94,6 +96,21 @@ impl Index {
         }
         let with_it = self.joined().filter(|(_, room)| room.servers.contains(server));
         with_it.map(|(room_id, _)| room_id).collect()
+    }
+
+    /// Returns the rooms with an invite of which a server knows whether it still stands.
+    pub(super) fn invited_through(&self, server: &OwnedServerName) -> Vec<&OwnedRoomId> {
+        let waits = |room: &Indexed| {
+            room.membership == Some(MembershipState::Invite) && room.via.contains(server)
+        };
+        self.rooms.iter().filter(|(_, room)| waits(room)).map(|(room_id, _)| room_id).collect()
+    }
+
+    /// Takes note of who can be asked about an invite.
+    pub(super) fn invited(&mut self, room_id: &RoomId, via: Vec<OwnedServerName>) {
+        if let Some(room) = self.rooms.get_mut(room_id).filter(|_| !via.is_empty()) {
+            room.via = via;
+        }
     }
 
     /// Takes what changed of a room; what is `None` stays as it was.

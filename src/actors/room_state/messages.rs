@@ -7,6 +7,7 @@ use ruma::{
     CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
     events::room::member::MembershipState,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -82,7 +83,7 @@ pub struct CreateRoom {
     /// The state events after create and our join, in order: type, state key, content. Power
     /// levels have to be the first.
     pub initial_state: Vec<(String, String, CanonicalJsonObject)>,
-    /// Who is invited once the room stands; failures are logged.
+    /// Who is invited once the room stands. Where somebody cannot be reached there is no room.
     pub invite: Vec<OwnedUserId>,
     /// Mark the invites as a direct chat.
     pub is_direct: bool,
@@ -132,10 +133,9 @@ pub struct ServerOnline(pub OwnedServerName);
 pub struct ServerOffline(pub OwnedServerName);
 
 /// Compares the heads of rooms with those of another server, of which fingerprints came
-/// (`proto::heads`). Answered with ours, at most [`crate::config::limits::HEADS`] a room, of the rooms where they
-/// differ; only rooms that our user and the origin's have joined are looked at, and none is started.
+/// (`proto::heads`). Only rooms that our user has joined are looked at, and none is started.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<BTreeMap<OwnedRoomId, Vec<OwnedEventId>>, RoomError>")]
+#[rtype(result = "Result<ComparedHeads, RoomError>")]
 pub struct CompareHeads {
     /// Who asks.
     pub origin: OwnedServerName,
@@ -143,6 +143,18 @@ pub struct CompareHeads {
     pub rooms: BTreeMap<OwnedRoomId, String>,
     /// Place in the work budget.
     pub permit: Permit,
+}
+
+/// What a comparison of heads tells the other server; its answer on the wire.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct ComparedHeads {
+    /// Our heads, at most [`crate::config::limits::HEADS`] a room, of the rooms that both users have
+    /// joined and in which the heads differ.
+    pub rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
+    /// Rooms in which the other's user is not any more: the event by which he is out, which he may
+    /// have missed.
+    #[serde(default)]
+    pub left: BTreeMap<OwnedRoomId, Box<RawValue>>,
 }
 
 /// Asks for events that another server lacks. Only rooms that our user and the origin's have joined
@@ -198,6 +210,8 @@ pub struct Advanced {
     pub servers: Option<Vec<OwnedServerName>>,
     /// Whether anybody may come in, if that changed.
     pub public: Option<bool>,
+    /// Of a new invite: who can be asked about it.
+    pub via: Vec<OwnedServerName>,
 }
 
 impl Advanced {

@@ -5,9 +5,12 @@
 //! what was not asked for is not looked at; every further request is one that the answer before
 //! made fewer rooms of.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
-use actix::{Context, Handler, ResponseFuture};
+use actix::{Context, Handler, Recipient, ResponseFuture};
 use futures::StreamExt as _;
 use ruma::{OwnedRoomId, OwnedServerName};
 use serde::Deserialize;
@@ -25,7 +28,7 @@ use crate::{
         store::{MissingEvent, ReadMissing, RoomGaps},
     },
     config::limits,
-    proto::{heads::Gap, pdu::with_server_keys, signer::Signer},
+    proto::{heads::Gap, pdu::with_server_keys, server_keys::VerifiedServerKeys, signer::Signer},
 };
 
 /// Path of the request.
@@ -89,36 +92,47 @@ impl Handler<FindMissing> for RoomStateActor {
             let signer = signer.ok_or(RoomError::NotFound)?;
             let found = ask(&read_missing, ReadMissing(rooms.into_iter().collect())).await?;
             let senders = found.iter().flat_map(|(_, events)| events);
-            let servers: HashSet<OwnedServerName> = senders
-                .map(|event| event.sender.server_name().to_owned())
-                .filter(|server| server != signer.server_name())
-                .collect();
-            let find = FindServerKeys(servers.into_iter().collect());
-            let known = find_keys.send(find).await.map_err(|error| RoomError::Ask(error.into()))?;
-            let known: BTreeMap<OwnedServerName, String> = known
-                .into_iter()
-                .filter_map(|(server, keys)| {
-                    Some((server, serde_json::to_string(keys.json()).ok()?))
-                })
-                .collect();
+            let keys = Keys::find(&find_keys, signer, senders).await?;
             let rooms = found.into_iter().map(|(room_id, events)| {
-                (room_id, events.iter().filter_map(|event| wire(event, &signer, &known)).collect())
+                (room_id, events.iter().filter_map(|event| keys.attach(event)).collect())
             });
             Ok(rooms.collect())
         })
     }
 }
 
-/// Puts server_keys back on an event; nobody could verify one whose keys are not known any more.
-fn wire(
-    event: &MissingEvent,
-    signer: &Signer,
-    known: &BTreeMap<OwnedServerName, String>,
-) -> Option<Box<RawValue>> {
-    let server = event.sender.server_name();
-    let keys = match server == signer.server_name() {
-        true => signer.server_keys_text(),
-        false => known.get(server)?,
-    };
-    Some(with_server_keys(&event.json, keys))
+/// The server_keys of those who sent some events.
+pub(super) struct Keys {
+    signer: Arc<Signer>,
+    others: BTreeMap<OwnedServerName, String>,
+}
+
+impl Keys {
+    /// Finds them, as far as they are known.
+    pub(super) async fn find<'a>(
+        find_keys: &Recipient<FindServerKeys>,
+        signer: Arc<Signer>,
+        events: impl Iterator<Item = &'a MissingEvent>,
+    ) -> Result<Self, RoomError> {
+        let servers: HashSet<OwnedServerName> = events
+            .map(|event| event.sender.server_name().to_owned())
+            .filter(|server| server != signer.server_name())
+            .collect();
+        let find = FindServerKeys(servers.into_iter().collect());
+        let known = find_keys.send(find).await.map_err(|error| RoomError::Ask(error.into()))?;
+        let text = |(server, keys): (_, VerifiedServerKeys)| {
+            Some((server, serde_json::to_string(keys.json()).ok()?))
+        };
+        Ok(Self { others: known.into_iter().filter_map(text).collect(), signer })
+    }
+
+    /// Puts server_keys back on an event; nobody could verify one whose keys are not known any more.
+    pub(super) fn attach(&self, event: &MissingEvent) -> Option<Box<RawValue>> {
+        let server = event.sender.server_name();
+        let keys = match server == self.signer.server_name() {
+            true => self.signer.server_keys_text(),
+            false => self.others.get(server)?,
+        };
+        Some(with_server_keys(&event.json, keys))
+    }
 }

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{
     AckToDevice, Close, CommitRoom, Committed, CountToDevice, DirectoryEntry, FindLacking,
     ListRooms, LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent,
-    NameOwner, ReadHeads, ReadMissing, ReadRow, ReadSync, ReadTimeline, RoomEvents, RoomGaps,
+    NameOwner, ReadDepartures, ReadHeads, ReadMissing, ReadRow, ReadSync, ReadTimeline, RoomEvents, RoomGaps,
     RoomRow, Row, ScanRows, SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage,
     WatchStream, WriteRows, commit,
     database::{Database, WriteSet},
@@ -233,9 +233,9 @@ impl Handler<ReadTimeline> for StoreActor {
     type Result = ResponseFuture<Result<TimelinePage, StoreError>>;
 
     fn handle(&mut self, ask: ReadTimeline, _: &mut Self::Context) -> Self::Result {
-        let empty = TimelinePage { events: Vec::new(), next: None };
-        let page = self
-            .in_room(&ask.room_id, empty, |database, room| timeline::page(database, room, &ask));
+        let page = self.in_room(&ask.room_id, TimelinePage::default(), |database, room| {
+            timeline::page(database, room, &ask)
+        });
         self.when_durable(page)
     }
 }
@@ -310,6 +310,15 @@ impl Handler<ReadMissing> for StoreActor {
     fn handle(&mut self, ReadMissing(rooms): ReadMissing, _: &mut Self::Context) -> Self::Result {
         let events = self.open().and_then(|open| gaps::missing(&open.database, rooms));
         self.when_durable(events)
+    }
+}
+
+impl Handler<ReadDepartures> for StoreActor {
+    type Result = ResponseFuture<Result<Vec<(OwnedRoomId, MissingEvent)>, StoreError>>;
+
+    fn handle(&mut self, ask: ReadDepartures, _: &mut Self::Context) -> Self::Result {
+        let found = self.open().and_then(|open| gaps::departures(&open.database, ask));
+        self.when_durable(found)
     }
 }
 

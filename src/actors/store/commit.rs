@@ -16,9 +16,10 @@ use super::{
     directory,
     events::{EventRecord, event_key, pending_key, read_event, read_known},
     groups,
+    history::Placing,
     rooms::{
         Counters, HeadsRow, InviteRow, MembershipRow, RoomInfo, StateRow, TXNS, room_number,
-        to_json, txn_key,
+        to_json, txn_key, write_backward,
     },
     schema::{
         Change, Hash, Key, family, hash_of, hash_to_store, membership_code, put_changes, put_text,
@@ -27,7 +28,10 @@ use super::{
     timeline,
     unread::{self, Counts},
 };
-use crate::proto::pdu::{Pdu, StateKey};
+use crate::proto::{
+    pdu::{Pdu, StateKey},
+    stream::Order,
+};
 
 /// Adds a commit to a write set.
 pub(super) fn write(
@@ -70,7 +74,7 @@ pub(super) fn write(
         writes.put_long(&Key::room(family::SERVERS, room).done(), &to_json(servers)?)?;
     }
     if let Some(events) = &step.backward_extremities {
-        writes.put_long(&Key::room(family::BACKWARD, room).done(), &to_json(events)?)?;
+        write_backward(writes, room, events)?;
     }
     if let Some(keys) = &step.room_keys {
         writes.put_long(&Key::room(family::ROOM_KEYS, room).done(), keys)?;
@@ -151,7 +155,10 @@ fn write_events(
     counts: &mut Counts,
     events: &[NewEvent],
 ) -> Result<(), StoreError> {
-    let mut oldest = None;
+    let mut placing = match events.iter().any(|event| event.place == Place::Backfilled) {
+        true => Some(Placing::begin(writes, room)?),
+        false => None,
+    };
     let mut newest_state: HashMap<StateKey, Hash> = HashMap::new();
     for event in events {
         let hash = hash_to_store(&event.pdu.event_id)?;
@@ -160,15 +167,13 @@ fn write_events(
         let order = match (event.place, had) {
             // Who has a place keeps it, or clients would see the event twice.
             (Place::Live | Place::Backfilled, Some(order)) => Some(order),
-            (Place::Live, None) => Some(counters.log(writes, &Change::Room(room)).cast_signed()),
-            (Place::Backfilled, None) => {
-                let first = match oldest {
-                    Some(order) => order,
-                    None => timeline::oldest(writes.database(), room)?.unwrap_or(0).min(0),
-                };
-                oldest = Some(first.saturating_sub(1));
-                oldest
+            (Place::Live, None) => {
+                Some(Order::live(counters.log(writes, &Change::Room(room)).cast_signed()))
             }
+            (Place::Backfilled, None) => match &mut placing {
+                Some(placing) => Some(placing.place(writes, &hash)?),
+                None => None,
+            },
             (Place::Outlier | Place::SoftFailed | Place::Rejected, had) => {
                 if let Some(order) = had {
                     writes.remove(timeline::key(room, order));
@@ -177,7 +182,7 @@ fn write_events(
             }
         };
         let place = match order {
-            Some(order) if order < 0 => Place::Backfilled,
+            Some(order) if order.is_history() => Place::Backfilled,
             Some(_) => Place::Live,
             None => event.place,
         };
@@ -215,9 +220,9 @@ fn write_events(
             if place == Place::Live {
                 if event.txn.is_some() || info.user.as_ref() == Some(&event.pdu.sender) {
                     // Who writes has read.
-                    unread::clear(writes, counts, room, order)?;
+                    unread::clear(writes, counts, room, order.position)?;
                 } else if let Some(notify) = event.notify {
-                    unread::add(writes, counts, room, order, notify);
+                    unread::add(writes, counts, room, order.position, notify);
                 }
             }
         }
@@ -225,6 +230,9 @@ fn write_events(
             write_txn(writes, room, counts, txn, &hash)?;
         }
         writes.put(event_key(room, &hash), record.encode()?);
+        if let (Some(placing), Some(order)) = (&mut placing, order) {
+            placing.stands(writes, hash, &event.pdu.prev_events, order)?;
+        }
     }
     Ok(())
 }
@@ -250,22 +258,24 @@ fn write_txn(
 
 fn redact(writes: &mut WriteSet<'_>, room: u32, redaction: &Redaction) -> Result<(), StoreError> {
     // What is redacted is named by others: an id that no event can have redacts nothing.
-    let (Some(target), Some(because)) = (hash_of(&redaction.target), hash_of(&redaction.because))
-    else {
-        return Ok(());
-    };
-    let pending = pending_key(room, &target);
-    match (read_event(writes, room, &target)?, &redaction.redacted) {
-        (Some(mut record), Some(redacted)) => {
-            record.json = redacted.json.clone();
-            record.redacted_because = Some(because);
-            writes.put(event_key(room, &target), record.encode()?);
-            writes.remove(pending);
+    match redaction {
+        Redaction::Applies { because, redacted } => {
+            let (Some(target), Some(because)) = (hash_of(&redacted.event_id), hash_of(because))
+            else {
+                return Ok(());
+            };
+            if let Some(mut record) = read_event(writes, room, &target)? {
+                record.json = redacted.json.clone();
+                record.redacted_because = Some(because);
+                writes.put(event_key(room, &target), record.encode()?);
+                writes.remove(pending_key(room, &target));
+            }
         }
-        (Some(_), None) => {}
-        (None, _) => {
-            if writes.get(&pending)?.is_none() {
-                writes.put(pending, because.to_vec());
+        Redaction::Waits { target, because } => {
+            let Some(target) = hash_of(target) else { return Ok(()) };
+            if read_event(writes, room, &target)?.is_none() {
+                let because: Vec<Hash> = because.iter().filter_map(|id| hash_of(id)).collect();
+                writes.put(pending_key(room, &target), because.concat());
             }
         }
     }
@@ -348,7 +358,8 @@ fn change_membership(
         Some(hash) => read_event(writes, room, &hash)?,
         None => None,
     };
-    let order = event.and_then(|event| event.order).unwrap_or(counters.position.cast_signed());
+    let order = event.and_then(|event| event.order).map(|order| order.position);
+    let order = order.unwrap_or(counters.position.cast_signed());
     let row =
         MembershipRow { membership: own.membership.clone(), event_id: own.event_id.clone(), order };
     writes.put(MembershipRow::key(room), to_json(&row)?);

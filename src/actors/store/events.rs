@@ -11,8 +11,9 @@ use serde::Deserialize;
 use super::{
     ClientTxn, Lookup, Place, StoreError, StoredEvent,
     database::{Database, Rows},
-    schema::{Hash, Key, Parts, event_id_of, family, hash_of, put_text, take_text},
+    schema::{HASH_LEN, Hash, Key, Parts, event_id_of, family, hash_of, put_text, take_text},
 };
+use crate::proto::stream::Order;
 
 /// An event as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub(super) struct EventRecord {
     pub(super) place: Place,
     pub(super) spoilt: bool,
     pub(super) state_group: Option<u64>,
-    pub(super) order: Option<i64>,
+    pub(super) order: Option<Order>,
     pub(super) txn: Option<ClientTxn>,
     /// The redaction that applies.
     pub(super) redacted_because: Option<Hash>,
@@ -53,6 +54,7 @@ mod flag {
     pub(super) const TXN: u8 = 1 << 3;
     pub(super) const REDACTED: u8 = 1 << 4;
     pub(super) const REPLACES: u8 = 1 << 5;
+    pub(super) const HISTORY: u8 = 1 << 6;
 }
 
 impl EventRecord {
@@ -77,7 +79,11 @@ impl EventRecord {
         }
         if let Some(order) = self.order {
             flags |= flag::ORDER;
-            body.extend_from_slice(&Key::new(0).order(order).done().split_off(1));
+            body.extend_from_slice(&Key::new(0).order(order.position).done().split_off(1));
+            if order.history > 0 {
+                flags |= flag::HISTORY;
+                body.extend_from_slice(&order.history.to_be_bytes());
+            }
         }
         if let Some(txn) = &self.txn {
             flags |= flag::TXN;
@@ -113,7 +119,13 @@ impl EventRecord {
         let flags = parts.byte()?;
         let has = |flag| flags & flag != 0;
         let state_group = if has(flag::STATE_GROUP) { Some(parts.number()?) } else { None };
-        let order = if has(flag::ORDER) { Some(parts.order()?) } else { None };
+        let order = if has(flag::ORDER) {
+            let position = parts.order()?;
+            let history = if has(flag::HISTORY) { parts.number()? } else { 0 };
+            Some(Order { position, history })
+        } else {
+            None
+        };
         let txn = if has(flag::TXN) {
             let device_id = take_text(&mut parts)?.to_owned();
             Some(ClientTxn { device_id, txn_id: take_text(&mut parts)?.to_owned() })
@@ -194,9 +206,9 @@ pub(super) fn look_up(
     let Some(because) = database.get(&pending_key(room, &hash))? else {
         return Ok(Lookup::Absent);
     };
-    let because = Parts(&because).hash();
-    let because = because.ok_or(StoreError::Corrupt { what: "pending redaction" })?;
-    Ok(Lookup::RedactedBy(event_id_of(&because)))
+    let hash = |bytes: &[u8]| Parts(bytes).hash().ok_or(StoreError::Corrupt { what: "redaction" });
+    let because: Vec<Hash> = because.chunks(HASH_LEN).map(hash).collect::<Result<_, _>>()?;
+    Ok(Lookup::RedactedBy(because.iter().map(event_id_of).collect()))
 }
 
 /// Answers [`super::LoadAuthChain`].
@@ -243,7 +255,7 @@ mod tests {
             place: Place::Backfilled,
             spoilt: true,
             state_group: Some(7),
-            order: Some(-3),
+            order: Some(Order { position: 3, history: 4 }),
             txn: Some(ClientTxn { device_id: "D".to_owned(), txn_id: "ä".to_owned() }),
             redacted_because: Some([1; 32]),
             replaces: Some([2; 32]),

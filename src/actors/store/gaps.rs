@@ -6,15 +6,15 @@
 
 use std::collections::HashSet;
 
-use ruma::{OwnedEventId, OwnedUserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
 use serde::Deserialize;
 
 use super::{
-    Lookup, MissingEvent, Place, RoomEvents, RoomGaps, StoreError,
+    Lookup, MissingEvent, Place, ReadDepartures, RoomEvents, RoomGaps, StoreError,
     database::Database,
     events::{look_up, read_event, read_known},
     rooms::{StateRow, read_heads, room_number},
-    schema::{Hash, event_id_of, hash_of},
+    schema::{Hash, event_id_of, hash_of, membership_of_code},
 };
 use crate::{
     config::limits,
@@ -84,7 +84,7 @@ fn landmarks(database: &Database, room: u32) -> Result<Vec<OwnedEventId>, StoreE
 pub(super) fn missing(
     database: &Database,
     rooms: RoomGaps,
-) -> Result<Vec<(ruma::OwnedRoomId, Vec<MissingEvent>)>, StoreError> {
+) -> Result<Vec<(OwnedRoomId, Vec<MissingEvent>)>, StoreError> {
     let mut left = Left { events: limits::MISSING_EVENTS, len: limits::MISSING_LEN };
     let mut found = Vec::new();
     for (room_id, gap) in rooms {
@@ -97,6 +97,34 @@ pub(super) fn missing(
             false => Vec::new(),
         };
         found.push((room_id, events));
+    }
+    Ok(found)
+}
+
+/// Answers [`ReadDepartures`].
+pub(super) fn departures(
+    database: &Database,
+    ask: ReadDepartures,
+) -> Result<Vec<(OwnedRoomId, MissingEvent)>, StoreError> {
+    let mut left = Left { events: limits::MISSING_EVENTS, len: limits::MISSING_LEN };
+    let mut found = Vec::new();
+    for room_id in ask.room_ids {
+        if left.is_over() {
+            break;
+        }
+        let Some(room) = room_number(database, &room_id)? else { continue };
+        let place = ("m.room.member", ask.user_id.as_str());
+        let Some(row) = StateRow::read(database, room, place)? else { continue };
+        let is_out = matches!(
+            membership_of_code(row.membership),
+            Some(MembershipState::Leave | MembershipState::Ban)
+        );
+        if is_out {
+            let record = read_known(database, room, &row.hash)?;
+            left.take(record.json.len());
+            let sender = Step::read(&record.json)?.sender;
+            found.push((room_id, MissingEvent { sender, json: record.json }));
+        }
     }
     Ok(found)
 }

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::proto::{
     heads::Gap,
     pdu::{Pdu, StateKey},
+    stream::Order,
 };
 
 /// What went wrong in the Store. The node stops taking writes after a failed one.
@@ -154,7 +155,7 @@ pub enum StoreError {
 pub enum Place {
     /// In the timeline, as the newest event: gets the next stream position.
     Live,
-    /// In the timeline, as the oldest event: gets the next negative order.
+    /// In the timeline, before what follows it: gets a place between two positions.
     Backfilled,
     /// Known, but outside of the timeline (auth events, the state of a join answer).
     Outlier,
@@ -219,6 +220,15 @@ pub struct Extremity {
     pub state_group: u64,
 }
 
+/// A backward extremity: an event that is not here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackwardExtremity {
+    /// The event.
+    pub event_id: OwnedEventId,
+    /// The events of the timeline that follow it.
+    pub followed_by: Vec<OwnedEventId>,
+}
+
 /// The front of the event graph after a commit.
 #[derive(Debug, Clone)]
 pub struct Heads {
@@ -232,14 +242,22 @@ pub struct Heads {
 
 /// The redaction of an event.
 #[derive(Debug, Clone)]
-pub struct Redaction {
-    /// What is redacted.
-    pub target: OwnedEventId,
-    /// The redaction event.
-    pub because: OwnedEventId,
-    /// The target as it is from now on; none while the target itself is not here (kept as a
-    /// pending redaction, reported by [`LoadEvents`]).
-    pub redacted: Option<Arc<Pdu>>,
+pub enum Redaction {
+    /// It applies.
+    Applies {
+        /// The redaction event.
+        because: OwnedEventId,
+        /// The target as it is from now on.
+        redacted: Arc<Pdu>,
+    },
+    /// The target is not here: which events redact it, as far as they may, is kept and reported by
+    /// [`LoadEvents`].
+    Waits {
+        /// What is redacted.
+        target: OwnedEventId,
+        /// The redaction events, all of them.
+        because: Vec<OwnedEventId>,
+    },
 }
 
 /// The membership of this node's user, as `/sync` shows it. Its event (or invite) also tells the
@@ -269,7 +287,7 @@ pub struct InviteData {
 
 /// One step of one room: events, groups, heads, current state and all that hangs on them, in one
 /// transaction. Answered once it is durable.
-#[derive(Message, Debug)]
+#[derive(Message, Debug, Clone)]
 #[rtype(result = "Result<Committed, StoreError>")]
 pub struct CommitRoom {
     /// The room; created by its first commit.
@@ -290,9 +308,9 @@ pub struct CommitRoom {
     pub membership: Option<OwnMembership>,
     /// Set when the servers with a joined user changed: all of them.
     pub servers: Option<Vec<OwnedServerName>>,
-    /// Events that live ones refer to and that are not here: where backfill goes on. Replaces the
-    /// list when set.
-    pub backward_extremities: Option<Vec<OwnedEventId>>,
+    /// Events that those of the timeline refer to and that are not here: where backfill goes on.
+    /// Replaces the list when set. The list of before says where history of this commit goes.
+    pub backward_extremities: Option<Vec<BackwardExtremity>>,
     /// Set when the keys of the room changed: all of them, as the room writes them. With the
     /// servers in one step, so that no crash leaves a key to those who left.
     pub room_keys: Option<Vec<u8>>,
@@ -359,7 +377,7 @@ pub struct LoadedRoom {
     /// Our user's membership.
     pub membership: Option<OwnMembership>,
     /// Where backfill goes on.
-    pub backward_extremities: Vec<OwnedEventId>,
+    pub backward_extremities: Vec<BackwardExtremity>,
     /// The keys of the room, as they were committed.
     pub room_keys: Option<Vec<u8>>,
     /// The newest 1,000 client transactions.
@@ -377,9 +395,8 @@ pub struct StoredEvent {
     pub place: Place,
     /// The state group after it; none for outliers and backfilled events.
     pub state_group: Option<u64>,
-    /// Place in the timeline: the stream position of a live event, negative for a backfilled one;
-    /// none outside of the timeline.
-    pub order: Option<i64>,
+    /// Place in the timeline; none outside of it.
+    pub order: Option<Order>,
     /// This copy was changed on its way.
     pub spoilt: bool,
     /// The transaction of the client that sent it.
@@ -393,8 +410,8 @@ pub struct StoredEvent {
 pub enum Lookup {
     /// The event.
     Found(StoredEvent),
-    /// Nothing, but a redaction of it came already.
-    RedactedBy(OwnedEventId),
+    /// Nothing, but redactions of it came already.
+    RedactedBy(Vec<OwnedEventId>),
     /// Nothing.
     Absent,
 }
@@ -447,22 +464,26 @@ pub struct ReadTimeline {
     pub room_id: OwnedRoomId,
     /// Where to begin. Forward: events with a greater order. Backward: events with this order or
     /// a smaller one; none begins at the respective end.
-    pub from: Option<i64>,
+    pub from: Option<Order>,
     /// Where to stop: forward includes this order, backward excludes it.
-    pub to: Option<i64>,
+    pub to: Option<Order>,
+    /// Go on where history is missing at the begin of the page.
+    pub over_gap: bool,
     /// Which way.
     pub direction: Direction,
     /// Most events in the answer.
     pub limit: usize,
 }
 
-/// A page of a timeline.
-#[derive(Debug, Clone)]
+/// A page of a timeline. It ends where history is missing.
+#[derive(Debug, Clone, Default)]
 pub struct TimelinePage {
     /// In the direction that was asked for.
     pub events: Vec<StoredEvent>,
     /// Where the next page begins; none when the end was reached.
-    pub next: Option<i64>,
+    pub next: Option<Order>,
+    /// The event before which history is missing, where the page ends there.
+    pub gap: Option<OwnedEventId>,
 }
 
 /// Reads the forward extremities of rooms, started or not; those that are not known are left out.
@@ -491,13 +512,26 @@ pub type RoomGaps = Vec<(OwnedRoomId, Gap)>;
 #[rtype(result = "Result<Vec<(OwnedRoomId, Vec<MissingEvent>)>, StoreError>")]
 pub struct ReadMissing(pub RoomGaps);
 
-/// An event of [`ReadMissing`]; of each room, parents first.
+/// An event of [`ReadMissing`] (of each room, parents first) or of [`ReadDepartures`].
 #[derive(Debug, Clone)]
 pub struct MissingEvent {
     /// Whose server vouches for it.
     pub sender: OwnedUserId,
     /// Canonical JSON, without `server_keys` and `unsigned`.
     pub json: Box<str>,
+}
+
+/// Reads the event by which somebody is out of rooms (`leave` or `ban`), of each room where that is
+/// so, started or not, within [`limits::MISSING_LEN`]: the server that is out lacks it.
+///
+/// [`limits::MISSING_LEN`]: crate::config::limits::MISSING_LEN
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<(OwnedRoomId, MissingEvent)>, StoreError>")]
+pub struct ReadDepartures {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// Which rooms.
+    pub room_ids: Vec<OwnedRoomId>,
 }
 
 /// Reads all rooms, for those who keep an index of them.
@@ -518,6 +552,8 @@ pub struct RoomRow {
     pub invited_by: Option<(OwnedServerName, u64)>,
     /// Whether anybody may come in.
     pub public: bool,
+    /// Who can be asked about an invite that waits, the inviter's server first.
+    pub via: Vec<OwnedServerName>,
 }
 
 /// Finds people in the directory of shared rooms, by a part of name or id, any case.
@@ -621,10 +657,10 @@ pub struct JoinedRoom {
     pub room_id: OwnedRoomId,
     /// New events, oldest first.
     pub timeline: Vec<StoredEvent>,
-    /// Events between `since` and the timeline were left out.
+    /// Events between `since` and the timeline were left out, or are missing.
     pub limited: bool,
     /// Where `/messages` goes on backwards; none when the timeline is all there is.
-    pub prev_batch: Option<i64>,
+    pub prev_batch: Option<Order>,
     /// State between `since` and the begin of the timeline.
     pub state: Vec<StoredEvent>,
     /// Room account data that changed, by type.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::{
     StoreError,
     database::{Database, Disk, Rows, WriteSet},
+    history,
     schema::{Key, Parts, SCHEMA_VERSION, family},
 };
 
@@ -16,7 +17,7 @@ use super::{
 type Change = fn(&mut WriteSet<'_>, Option<&ServerName>) -> Result<(), StoreError>;
 
 /// The steps by the layout that they lead to, in order.
-const STEPS: &[(u32, Change)] = &[(2, name_owner)];
+const STEPS: &[(u32, Change)] = &[(2, name_owner), (3, history::name_followers)];
 
 fn meta(name: &str) -> Vec<u8> {
     Key::new(family::META).text(name).done()

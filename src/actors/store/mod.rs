@@ -19,6 +19,7 @@
 //! | `backwards` | ranges that are read from their end |
 //! | `commit` | what a step of a room changes |
 //! | `rooms`, `events`, `groups`, `timeline`, `unread` | the rows behind it, and reads of them |
+//! | `history` | where history goes that is fetched later |
 //! | `gaps` | what servers lack of each other's rooms |
 //! | `sync`, `sync_room`, `filter` | what changed since a position |
 //! | `rows`, `directory` | small rows of others, the user directory |
@@ -33,6 +34,7 @@ mod filter;
 mod flusher;
 mod gaps;
 mod groups;
+mod history;
 mod mark;
 mod messages;
 mod migrations;

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::{
-    ClientTxn, Extremity, Heads, InviteData, LoadedRoom, OwnMembership, RoomEvents, RoomRow,
-    StoreError,
+    BackwardExtremity, ClientTxn, Extremity, Heads, InviteData, LoadedRoom, OwnMembership,
+    RoomEvents, RoomRow, StoreError,
     database::{Database, Rows, WriteSet},
     events::{read_event, read_known},
     schema::{Change, Hash, Key, Parts, event_id_of, family, state_key, take_text},
@@ -198,7 +198,6 @@ pub(super) fn load(
         let hash = StateRow::decode(&row?.1)?.hash;
         state.push(read_known(database, room, &hash)?.into_stored(&hash));
     }
-    let backward: Option<_> = read_long_json(database, &Key::room(family::BACKWARD, room).done())?;
     Ok(Some(LoadedRoom {
         heads: heads.map(|row| Heads {
             extremities: row
@@ -211,7 +210,7 @@ pub(super) fn load(
         }),
         state,
         membership: load_membership(database, room, &info)?,
-        backward_extremities: backward.unwrap_or_default(),
+        backward_extremities: read_backward(database, room)?,
         room_keys: database.get_long(&Key::room(family::ROOM_KEYS, room).done())?,
         txns: load_txns(database, room)?,
         version: info.version,
@@ -302,11 +301,12 @@ pub(super) fn list(database: &Database) -> Result<Vec<RoomRow>, StoreError> {
             _ => None,
         };
         rooms.push(RoomRow {
-            invited_by: invite.and_then(|invite| {
+            invited_by: invite.as_ref().and_then(|invite| {
                 let date: Dated = serde_json::from_str(invite.event.get()).ok()?;
-                Some((invite.via.into_iter().next()?, date.origin_server_ts))
+                Some((invite.via.first()?.clone(), date.origin_server_ts))
             }),
             public: is_public(database, room)?,
+            via: invite.map(|invite| invite.via).unwrap_or_default(),
             room_id: info.room_id,
             membership: membership.map(|row| row.membership),
             servers: servers.unwrap_or_default(),
@@ -335,9 +335,53 @@ pub(super) fn read_heads(database: &Database, room: u32) -> Result<Option<HeadsR
     read_long_json(database, &Key::room(family::HEADS, room).done())
 }
 
-/// Tells whether history goes on where we have none.
-pub(super) fn has_backward_extremities(database: &Database, room: u32) -> Result<bool, StoreError> {
-    let events: Option<Vec<OwnedEventId>> =
-        read_long_json(database, &Key::room(family::BACKWARD, room).done())?;
-    Ok(events.is_some_and(|events| !events.is_empty()))
+/// A backward extremity as it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum BackwardRow {
+    /// With what follows it.
+    Named(OwnedEventId, Vec<OwnedEventId>),
+    /// As older programs wrote it.
+    Unnamed(OwnedEventId),
+}
+
+impl BackwardRow {
+    /// Returns the event, and what follows it.
+    pub(super) fn into_parts(self) -> (OwnedEventId, Vec<OwnedEventId>) {
+        match self {
+            Self::Named(event_id, followed_by) => (event_id, followed_by),
+            Self::Unnamed(event_id) => (event_id, Vec::new()),
+        }
+    }
+}
+
+/// Returns the key of the backward extremities.
+pub(super) fn backward_key(room: u32) -> Vec<u8> {
+    Key::room(family::BACKWARD, room).done()
+}
+
+/// Reads the backward extremities: where history goes on of which we have none.
+pub(super) fn read_backward(
+    rows: &impl Rows,
+    room: u32,
+) -> Result<Vec<BackwardExtremity>, StoreError> {
+    let rows: Option<Vec<BackwardRow>> = read_long_json(rows, &backward_key(room))?;
+    let extremity = |row: BackwardRow| {
+        let (event_id, followed_by) = row.into_parts();
+        BackwardExtremity { event_id, followed_by }
+    };
+    Ok(rows.into_iter().flatten().map(extremity).collect())
+}
+
+/// Writes the backward extremities.
+pub(super) fn write_backward(
+    writes: &mut WriteSet<'_>,
+    room: u32,
+    events: &[BackwardExtremity],
+) -> Result<(), StoreError> {
+    let row = |event: &BackwardExtremity| {
+        BackwardRow::Named(event.event_id.clone(), event.followed_by.clone())
+    };
+    let rows: Vec<_> = events.iter().map(row).collect();
+    writes.put_long(&backward_key(room), &to_json(&rows)?)
 }

@@ -17,7 +17,7 @@ use super::StoreError;
 use crate::proto::pdu::StateKey;
 
 /// The layout that this program writes, and the newest that it reads.
-pub(super) const SCHEMA_VERSION: u32 = 2;
+pub(super) const SCHEMA_VERSION: u32 = 3;
 
 /// The first byte of each key.
 pub(super) mod family {
@@ -33,7 +33,7 @@ pub(super) mod family {
     pub(in super::super) const SERVERS: u8 = b's';
     /// `room` → keys that seal and open its gossip (JSON, long).
     pub(in super::super) const ROOM_KEYS: u8 = b'k';
-    /// `room` → backward extremities (JSON, long).
+    /// `room` → backward extremities, and what follows them (JSON, long).
     pub(in super::super) const BACKWARD: u8 = b'b';
     /// `room` → our user's membership (JSON).
     pub(in super::super) const MEMBERSHIP: u8 = b'w';
@@ -43,15 +43,17 @@ pub(super) mod family {
     pub(in super::super) const COUNTS: u8 = b'c';
     /// `room, event hash` → event.
     pub(in super::super) const EVENT: u8 = b'e';
-    /// `room, order` → event hash.
+    /// `room, position` → event hash.
     pub(in super::super) const TIMELINE: u8 = b't';
+    /// `room, position, number` → event hash: history that stands behind a position.
+    pub(in super::super) const HISTORY: u8 = b'T';
     /// `room, group` → state group (long).
     pub(in super::super) const GROUP: u8 = b'g';
     /// `room, type, state key` → event hash and membership: the current state.
     pub(in super::super) const STATE: u8 = b'S';
     /// `room, position` → how the current state changed there (long).
     pub(in super::super) const STATE_LOG: u8 = b'l';
-    /// `room, event hash` → hash of the redaction that came before its target.
+    /// `room, event hash` → hashes of the redactions that came before their target.
     pub(in super::super) const PENDING_REDACTION: u8 = b'p';
     /// `room, number` → client transaction and event.
     pub(in super::super) const TXN: u8 = b'x';
@@ -91,7 +93,10 @@ pub(super) mod family {
 }
 
 /// The reference hash that an event id spells.
-pub(super) type Hash = [u8; 32];
+pub(super) type Hash = [u8; HASH_LEN];
+
+/// Its length.
+pub(super) const HASH_LEN: usize = 32;
 
 /// Returns the hash of an event id; none for the ids of room versions before 4 and other text.
 pub(super) fn hash_of(event_id: &EventId) -> Option<Hash> {

@@ -13,7 +13,7 @@ use super::{
     SyncRows,
     database::{Database, Rows as _},
     events::{EventRecord, read_event, read_known},
-    rooms::{InviteRow, MembershipRow, RoomInfo, StateRow, has_backward_extremities},
+    rooms::{InviteRow, MembershipRow, RoomInfo, StateRow},
     rows,
     schema::{
         Hash, Key, Parts, after, event_id_of, family, hash_of, membership_code, membership_of_code,
@@ -23,6 +23,7 @@ use super::{
     timeline,
     unread::Counts,
 };
+use crate::proto::stream::Order;
 
 /// Most timeline events that a filter is tried on for one room.
 const FILTERED: usize = 2000;
@@ -37,7 +38,7 @@ struct Window {
     /// Oldest first.
     events: Vec<(Hash, EventRecord)>,
     limited: bool,
-    prev_batch: Option<i64>,
+    prev_batch: Option<Order>,
     senders: BTreeSet<OwnedUserId>,
 }
 
@@ -84,8 +85,12 @@ impl RoomReader<'_> {
                 if membership_changed
                     || (self.ask.include_leave && (is_initial || self.ask.full_state)) =>
             {
-                let room = self.events(own.order)?;
-                answer.left.extend(room);
+                let (database, room) = (self.database, self.room);
+                let mut left = self.events(own.order)?;
+                if let Some(left) = &mut left {
+                    show_departure(database, room, &own, left)?;
+                }
+                answer.left.extend(left);
             }
             _ => {}
         }
@@ -155,12 +160,18 @@ impl RoomReader<'_> {
 
     /// Reads the newest events after `since`, up to `last`.
     fn window(&self, since: Option<i64>, last: i64) -> Result<Window, StoreError> {
-        let first = since.map_or(i64::MIN, |since| since.saturating_add(1));
+        let first = since.map_or(Order::FIRST, |since| Order { position: since, history: 1 });
+        let gaps = timeline::before_gaps(self.database, self.room)?;
         let mut window = Window::default();
-        let mut reached = last;
-        let rows = timeline::scan_back(self.database, self.room, last, first);
+        let mut reached = Order::live(last);
+        let rows = timeline::scan_back(self.database, self.room, reached, first);
         for (scanned, row) in rows.enumerate() {
             let (order, hash) = row?;
+            // History that was missing is no news: whoever pages finds it.
+            if since.is_some() && order.is_history() {
+                window.limited = true;
+                break;
+            }
             let record = read_known(self.database, self.room, &hash)?;
             let head = record.head()?;
             let is_shown = self.ask.timeline_filter.allows_head(&head);
@@ -168,18 +179,22 @@ impl RoomReader<'_> {
                 window.limited = true;
                 break;
             }
-            reached = order.saturating_sub(1);
+            reached = order.before();
             if is_shown {
                 window.senders.insert(head.sender);
                 window.events.push((hash, record));
             }
+            if gaps.contains(&hash) {
+                window.limited = true;
+                break;
+            }
         }
         window.events.reverse();
-        let has_older = timeline::scan(self.database, self.room, i64::MIN, reached)
+        let has_older = timeline::scan(self.database, self.room, Order::FIRST, reached)
             .next()
             .transpose()?
             .is_some()
-            || has_backward_extremities(self.database, self.room)?;
+            || !gaps.is_empty();
         window.prev_batch = Some(reached).filter(|_| has_older);
         if since.is_none() {
             window.limited = has_older;
@@ -220,7 +235,7 @@ impl RoomReader<'_> {
                 continue;
             }
             let record = read_known(self.database, self.room, &hash)?;
-            if record.order.is_none_or(|order| order <= last) {
+            if record.order.is_none_or(|order| order <= Order::live(last)) {
                 return Ok(Some((hash, record)));
             }
             next = record.replaces;
@@ -306,7 +321,8 @@ impl RoomReader<'_> {
                 continue;
             };
             // What it replaced within the window is known if it is older than `since`.
-            let is_known = is_in_window && record.order.is_none_or(|order| order <= since);
+            let is_known =
+                is_in_window && record.order.is_none_or(|order| order <= Order::live(since));
             if !is_known && shown.insert(hash) {
                 self.push_state(&mut state, &hash, record)?;
             }
@@ -423,6 +439,23 @@ impl RoomReader<'_> {
         }
         Ok(())
     }
+}
+
+/// Shows by which event an invite was taken back: it is in no timeline, since our user was not in
+/// the room.
+fn show_departure(
+    database: &Database,
+    room: u32,
+    own: &MembershipRow,
+    left: &mut JoinedRoom,
+) -> Result<(), StoreError> {
+    let Some(hash) = own.event_id.as_deref().and_then(hash_of) else { return Ok(()) };
+    if let Some(record) = read_event(database, room, &hash)?
+        && record.order.is_none()
+    {
+        left.timeline.push(record.into_stored(&hash));
+    }
+    Ok(())
 }
 
 fn receipt(value: &[u8]) -> Result<Receipt, StoreError> {

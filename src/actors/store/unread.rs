@@ -114,7 +114,7 @@ pub(super) fn on_receipt(
         Some(hash) => read_event(writes, room, &hash)?,
         None => None,
     };
-    if let Some(order) = event.and_then(|event| event.order) {
+    if let Some(order) = event.and_then(|event| event.order).map(|order| order.position) {
         let mut counts = Counts::read(writes, room)?;
         clear(writes, &mut counts, room, order)?;
         counts.write(writes, room);

@@ -40,7 +40,7 @@ use crate::{
         gateway::{Gateway, ask_room},
         ruma_glue::{Authed, Json},
     },
-    proto::stream::TimelineToken,
+    proto::stream::{Order, TimelineToken},
 };
 
 type Redactions = HashMap<OwnedEventId, StoredEvent>;
@@ -49,7 +49,7 @@ fn view<'a>(device_id: &'a str, room_id: &'a RoomId, redactions: &'a Redactions)
     View { now: now_ms(), device_id, room_id: Some(room_id), redactions, replaced: None }
 }
 
-fn token(token: Option<&str>) -> Result<Option<i64>, HttpError> {
+fn token(token: Option<&str>) -> Result<Option<Order>, HttpError> {
     Ok(token.map(TimelineToken::from_str).transpose()?.map(|token| token.0))
 }
 

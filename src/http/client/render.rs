@@ -156,7 +156,7 @@ pub(super) mod tests {
             json: Arc::from(json),
             place: Place::Live,
             state_group: None,
-            order: Some(1),
+            order: Some(crate::proto::stream::Order::live(1)),
             spoilt: false,
             txn: None,
             redacted_because: None,

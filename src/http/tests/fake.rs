@@ -22,7 +22,7 @@ use crate::{
         store::*,
     },
     http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
-    proto::{server_keys::tests::secret_keys, signer::Signer},
+    proto::{server_keys::tests::secret_keys, signer::Signer, stream::Order},
 };
 
 /// A server name of this network that is not ours.
@@ -127,7 +127,7 @@ pub(super) fn stored(event_id: &str, kind: &str, content: &str) -> StoredEvent {
         json: json.into(),
         place: Place::Live,
         state_group: None,
-        order: Some(3),
+        order: Some(Order::live(3)),
         spoilt: false,
         txn: None,
         redacted_because: None,
@@ -237,7 +237,7 @@ impl Handler<ReadSync> for Fake {
                 room_id: room_id!("!r:x").to_owned(),
                 timeline: vec![stored("$e", "m.room.topic", r#"{"topic":"T"}"#)],
                 limited: true,
-                prev_batch: Some(-3),
+                prev_batch: Some(Order { position: -3, history: u64::MAX }),
                 state: Vec::new(),
                 account_data: Vec::new(),
                 receipts: vec![Receipt {
@@ -387,8 +387,8 @@ room!(ReadMessages, Page, || Ok(Page {
         stored("$1", "m.room.message", r#"{"body":"one"}"#),
         stored("$2", "m.room.topic", r#"{"topic":"T"}"#)
     ],
-    start: 9,
-    next: Some(-4),
+    start: Order::live(9),
+    next: Some(Order { position: -4, history: u64::MAX }),
     redactions: HashMap::new(),
     members: vec![stored("$m", "m.room.member", "{}")],
 }));

@@ -77,15 +77,16 @@ impl Machine {
         }
         self.require(std::slice::from_ref(&pdu.event_id))?;
         self.require_target(pdu)?;
+        self.require_levels(std::slice::from_ref(&received.pdu.event_id))?;
         if let Some(known) = self.known(&pdu.event_id).cloned()
             && known.place != Place::Outlier
         {
             if known.spoilt && !received.spoilt {
-                return Ok(self.mend(received, &known));
+                let levels = self.levels_of(&known);
+                return Ok(self.mend(received, &known, levels));
             }
             return Ok(Ingested::Duplicate);
         }
-        self.require_redactions(std::slice::from_ref(&pdu.event_id))?;
         let mut missing = self.missing_of(&pdu.auth_events)?;
         if fetched.is_none() {
             let without_state: Vec<_> = {
@@ -98,15 +99,33 @@ impl Machine {
         }
         // An outlier is from before our time here, and so is what others followed already: their
         // place is in backfilled history. The create event, which nothing precedes, is one too.
-        let older = self.known(&pdu.event_id).is_some() || self.backward.contains(&pdu.event_id);
+        let is_history = self.backward.contains_key(&pdu.event_id) && fetched.is_none();
+        if is_history && !missing.is_empty() {
+            return self.ingest_history(received);
+        }
+        let older = self.known(&pdu.event_id).is_some();
         if older && fetched.is_none() && (!missing.is_empty() || pdu.prev_events.is_empty()) {
             return Ok(Ingested::Duplicate);
         }
         if !missing.is_empty() {
             return Ok(self.park(received, missing));
         }
-        let plan = self.plan(pdu, fetched)?;
+        let mut plan = self.plan(pdu, fetched)?;
+        // What others followed before it came is no news, and nothing goes on from it.
+        if is_history && plan.place != Place::Rejected {
+            plan.place = Place::Backfilled;
+            plan.front = None;
+        }
         Ok(self.commit_plan(received, plan))
+    }
+
+    /// Takes in an event that was missing before others, without the state before it.
+    fn ingest_history(&mut self, received: &Received) -> Result<Ingested, Stop> {
+        let change = self.backfilled(std::slice::from_ref(received))?;
+        Ok(match change.commit.events.is_empty() {
+            true => Ingested::Duplicate,
+            false => Ingested::New(Box::new(change), Place::Backfilled),
+        })
     }
 
     /// Returns the events of a list that are not here.
@@ -130,7 +149,12 @@ impl Machine {
 
     /// A full copy takes the place of one that was changed on its way, unless a redaction
     /// explains the difference.
-    fn mend(&mut self, received: &Received, known: &super::KnownEvent) -> Ingested {
+    fn mend(
+        &mut self,
+        received: &Received,
+        known: &super::KnownEvent,
+        levels: Option<Arc<Pdu>>,
+    ) -> Ingested {
         let mut change = self.change();
         let mut pdu = received.pdu.clone();
         pdu.rejected = known.pdu.rejected;
@@ -152,8 +176,8 @@ impl Machine {
         let pdu = Arc::clone(&new.pdu);
         change.commit.events.push(new);
         // A spoilt redaction may have lost the name of its target.
-        if known.place == Place::Live && pdu.kind == TimelineEventType::RoomRedaction {
-            self.redact(&mut change, &pdu);
+        if matches!(known.place, Place::Live | Place::Backfilled) {
+            self.redact(&mut change, &pdu, levels);
         }
         Ingested::New(Box::new(change), known.place)
     }
@@ -242,8 +266,7 @@ impl Machine {
     }
 
     /// Returns the forward extremities once an event is in: less what it follows, and less what
-    /// rejected and soft-failed events between follow; without itself where others followed it
-    /// before it came.
+    /// rejected and soft-failed events between follow.
     fn heads_after(&self, pdu: &Pdu, state_group: u64) -> Result<Vec<Extremity>, Stop> {
         let mut followed: HashSet<OwnedEventId> = HashSet::new();
         let mut level: Vec<OwnedEventId> = pdu.prev_events.clone();
@@ -263,10 +286,8 @@ impl Machine {
             .filter(|head| !followed.contains(&head.event_id))
             .cloned()
             .collect();
-        if heads.is_empty() || !self.backward.contains(&pdu.event_id) {
-            let (event_id, depth) = (pdu.event_id.clone(), pdu.depth);
-            heads.push(Extremity { event_id, depth, state_group });
-        }
+        let (event_id, depth) = (pdu.event_id.clone(), pdu.depth);
+        heads.push(Extremity { event_id, depth, state_group });
         self.in_order(heads, pdu)
     }
 
@@ -373,7 +394,7 @@ impl Machine {
     }
 
     /// Returns the create event.
-    pub(super) fn create_event(&self) -> Option<Arc<Pdu>> {
+    pub(crate) fn create_event(&self) -> Option<Arc<Pdu>> {
         self.state_event(&ruma::events::StateEventType::RoomCreate, "").cloned()
     }
 
@@ -398,6 +419,7 @@ impl Machine {
         pdu.rejected = plan.place == Place::Rejected;
         let pdu = Arc::new(pdu);
         let redacted_by = self.redacted_by(&pdu.event_id);
+        let levels = self.levels_in(&plan.before.view);
         let new = NewEvent {
             pdu: Arc::clone(&pdu),
             place: plan.place,
@@ -408,14 +430,15 @@ impl Machine {
         };
         self.append(&mut change, new, plan.new_groups, plan.next_group, plan.front);
         drop(plan.before);
-        if let Some(because) = redacted_by {
-            self.redact_late(&mut change, &pdu, because);
+        if matches!(plan.place, Place::Live | Place::Backfilled) {
+            self.redact(&mut change, &pdu, levels);
         }
-        let gaps_before = self.backward.len();
-        let filled = self.backward.remove(&pdu.event_id);
-        self.backward.extend(plan.gaps);
-        if filled || self.backward.len() != gaps_before {
-            change.commit.backward_extremities = Some(self.backward.iter().cloned().collect());
+        self.redact_late(&mut change, &pdu, redacted_by);
+        let filled = self.backward.remove(&pdu.event_id).is_some();
+        let gaps = !plan.gaps.is_empty();
+        self.note_gaps(&pdu.event_id, plan.gaps);
+        if filled || gaps {
+            self.note_backward(&mut change);
         }
         self.parked.remove(&pdu.event_id);
         self.note_unparked(&mut change);
@@ -433,9 +456,8 @@ impl Machine {
     ) {
         self.next_group = next_group;
         self.remember(&new);
-        let (pdu, place) = (Arc::clone(&new.pdu), new.place);
         if let Some(txn) = &new.txn {
-            self.remember_txn(txn.clone(), pdu.event_id.clone());
+            self.remember_txn(txn.clone(), new.pdu.event_id.clone());
         }
         if !new_groups.is_empty() {
             change.commit.groups.extend(new_groups);
@@ -448,9 +470,6 @@ impl Machine {
             self.unsettled = front.unsettled;
             self.apply_diff(change, front.diff);
             self.note_heads(change);
-        }
-        if place == Place::Live && pdu.kind == TimelineEventType::RoomRedaction {
-            self.redact(change, &pdu);
         }
     }
 

@@ -4,7 +4,7 @@
 //! other, and is checked here against its own auth events before it may count.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -24,11 +24,9 @@ use crate::{
         room::messages::RoomError,
         store::{Extremity, InviteData, NewEvent, NewGroup, OwnMembership, Place},
     },
+    config::limits,
     proto::pdu::{self, Draft, Pdu, Received, StateKey},
 };
-
-/// Servers that are kept to join through, of all who sent the same invite.
-const INVITE_VIA: usize = 8;
 
 /// A room state that another server gave.
 #[derive(Debug, Clone, Default)]
@@ -39,27 +37,20 @@ pub(crate) struct GivenState {
     pub auth_chain: Vec<Received>,
 }
 
-/// Events of a [`GivenState`] that passed.
-struct Accepted {
-    events: HashMap<OwnedEventId, (Arc<Pdu>, bool)>,
+/// Events of a [`GivenState`], with whether their copies are spoilt.
+pub(super) struct Accepted {
+    /// Those that passed.
+    pub(super) events: HashMap<OwnedEventId, (Arc<Pdu>, bool)>,
     rejected: Vec<(Arc<Pdu>, bool)>,
-    state: StateIds,
 }
 
 impl Machine {
-    /// Checks a given state: each event by its auth events, parents first; one create event, the
-    /// one of this room.
-    fn accept_state(&self, given: &GivenState) -> Result<Accepted, RoomError> {
-        let all: HashMap<OwnedEventId, &Received> = given
-            .auth_chain
-            .iter()
-            .chain(&given.state)
-            .map(|received| (received.pdu.event_id.clone(), received))
-            .collect();
+    /// Checks given events, each by its auth events, parents first.
+    pub(super) fn accept_events(&self, given: &GivenState, create: &Arc<Pdu>) -> Accepted {
+        let all = given.all();
         let mut events: HashMap<OwnedEventId, (Arc<Pdu>, bool)> = HashMap::new();
         let mut rejected: Vec<(Arc<Pdu>, bool)> = Vec::new();
         let mut refused: HashSet<OwnedEventId> = HashSet::new();
-        let create = self.find_create(&all)?;
         for id in parents_first(&all) {
             let Some(received) = all.get(&id) else { continue };
             // What was rejected here for the state before it stays so, whoever has it in a state.
@@ -75,7 +66,7 @@ impl Machine {
                 log::debug!(event_id:% = id; "event of a given state lacks its auth events");
                 continue;
             }
-            if let Err(error) = self.check_outlier(&pdu, &events, &create) {
+            if let Err(error) = self.check_outlier(&pdu, &events, create) {
                 log::debug!(event_id:% = id; "event of a given state rejected: {error}");
                 pdu.rejected = true;
                 refused.insert(id);
@@ -84,9 +75,17 @@ impl Machine {
             }
             events.insert(id, (Arc::new(pdu), received.spoilt));
         }
+        Accepted { events, rejected }
+    }
+
+    /// Checks a given state: one create event, the one of this room, and each event by its auth
+    /// events.
+    fn accept_state(&self, given: &GivenState) -> Result<(Accepted, StateIds), RoomError> {
+        let create = self.find_create(&given.all())?;
+        let accepted = self.accept_events(given, &create);
         let mut state = StateIds::new();
         for received in &given.state {
-            let Some((pdu, _)) = events.get(&received.pdu.event_id) else { continue };
+            let Some((pdu, _)) = accepted.events.get(&received.pdu.event_id) else { continue };
             let Some(place) = pdu.state_place() else { continue };
             if state.insert(place, pdu.event_id.clone()).is_some() {
                 return Err(RoomError::BadRequest(
@@ -100,11 +99,14 @@ impl Machine {
                 "the given state lacks the create event of the room".to_owned(),
             ));
         }
-        Ok(Accepted { events, rejected, state })
+        Ok((accepted, state))
     }
 
     /// Returns the create event of a given state: there is exactly one, and it is of this room.
-    fn find_create(&self, all: &HashMap<OwnedEventId, &Received>) -> Result<Arc<Pdu>, RoomError> {
+    pub(super) fn find_create(
+        &self,
+        all: &HashMap<OwnedEventId, &Received>,
+    ) -> Result<Arc<Pdu>, RoomError> {
         let mut creates = all
             .values()
             .map(|received| &received.pdu)
@@ -130,7 +132,7 @@ impl Machine {
         Ok(Arc::new(create.clone()))
     }
 
-    fn check_outlier(
+    pub(super) fn check_outlier(
         &self,
         pdu: &Pdu,
         events: &HashMap<OwnedEventId, (Arc<Pdu>, bool)>,
@@ -157,10 +159,8 @@ impl Machine {
         })
     }
 
-    /// Adds the events of an accepted state as outliers, and the state as a group of its own.
-    fn store_state(&mut self, change: &mut Change, accepted: &Accepted) -> u64 {
-        let group = self.next_group;
-        self.next_group += 1;
+    /// Adds accepted events as outliers.
+    pub(super) fn store_events(&mut self, change: &mut Change, accepted: &Accepted) {
         let outliers = accepted.events.values().map(|event| (event, Place::Outlier));
         let rejected = accepted.rejected.iter().map(|event| (event, Place::Rejected));
         for ((pdu, spoilt), place) in outliers.chain(rejected) {
@@ -179,20 +179,25 @@ impl Machine {
             let redacted_by = self.redacted_by(&pdu.event_id);
             self.remember(&new);
             change.commit.events.push(new);
-            if let Some(because) = redacted_by {
-                self.redact_late(change, pdu, because);
-            }
+            self.redact_late(change, pdu, redacted_by);
         }
+    }
+
+    /// Adds the events of an accepted state, and the state as a group of its own.
+    fn store_state(&mut self, change: &mut Change, accepted: &Accepted, state: &StateIds) -> u64 {
+        self.store_events(change, accepted);
+        let group = self.next_group;
+        self.next_group += 1;
         let mut changes: Vec<_> =
-            accepted.state.iter().map(|(place, id)| (place.clone(), Some(id.clone()))).collect();
+            state.iter().map(|(place, id)| (place.clone(), Some(id.clone()))).collect();
         changes.sort();
         change.commit.groups.push(NewGroup { id: group, parent: None, changes });
-        self.groups.insert(group, Arc::new(accepted.state.clone()));
+        self.groups.insert(group, Arc::new(state.clone()));
         group
     }
 
     /// Makes sure it is known which of the given events, and of their auth events, are here already.
-    fn require_given(&self, given: &GivenState) -> Result<(), Stop> {
+    pub(super) fn require_given(&mut self, given: &GivenState) -> Result<(), Stop> {
         let ids: Vec<_> = given
             .auth_chain
             .iter()
@@ -203,7 +208,7 @@ impl Machine {
             .cloned()
             .collect();
         self.require(&ids)?;
-        self.require_redactions(&ids)
+        self.require_levels(&ids)
     }
 
     /// Joins the room with the state of a send_join answer: it becomes the state before our join
@@ -212,19 +217,19 @@ impl Machine {
         self.require_given(given)?;
         self.require(std::slice::from_ref(&join.event_id))?;
         self.require(&join.prev_events)?;
-        let accepted = self.accept_state(given)?;
+        let (accepted, state) = self.accept_state(given)?;
         let place = join
             .state_place()
             .ok_or_else(|| RoomError::BadRequest("a join is a state event".to_owned()))?;
         let auth = |kind: &StateEventType, key: &str| {
-            let id = accepted.state.get(&(kind.clone(), key.to_owned()))?;
+            let id = state.get(&(kind.clone(), key.to_owned()))?;
             accepted.events.get(id).map(|(pdu, _)| Arc::clone(pdu))
         };
         check_state_dependent_auth_rules(&self.rules.authorization, &join, auth)
             .map_err(RoomError::Forbidden)?;
 
         let mut change = self.change();
-        let before = self.store_state(&mut change, &accepted);
+        let before = self.store_state(&mut change, &accepted, &state);
         let group = self.next_group;
         self.next_group += 1;
         let join = Arc::new(join);
@@ -243,7 +248,7 @@ impl Machine {
         };
         self.remember(&new);
         change.commit.events.push(new);
-        let mut after = accepted.state;
+        let mut after = state;
         after.insert(place, join.event_id.clone());
         let diff = super::state::diff(&self.current_ids(), &after);
         self.extremities = vec![Extremity {
@@ -255,8 +260,9 @@ impl Machine {
         self.unsettled = false;
         self.apply_diff(&mut change, diff);
         self.note_heads(&mut change);
-        self.backward.extend(self.gaps_before(&join));
-        change.commit.backward_extremities = Some(self.backward.iter().cloned().collect());
+        let gaps = self.gaps_before(&join);
+        self.note_gaps(&join.event_id, gaps);
+        self.note_backward(&mut change);
         self.note_unparked(&mut change);
         Ok(change)
     }
@@ -270,22 +276,25 @@ impl Machine {
     ) -> Result<(FetchedState, Change), Stop> {
         self.require_given(given)?;
         self.require(&event.prev_events)?;
-        let accepted = self.accept_state(given)?;
+        let (accepted, state) = self.accept_state(given)?;
         let mut change = self.change();
-        let group = self.store_state(&mut change, &accepted);
+        let group = self.store_state(&mut change, &accepted, &state);
         self.note_heads(&mut change);
         self.note_unparked(&mut change);
         change.unparked.retain(|id| *id != event.event_id);
         Ok((FetchedState(group), change))
     }
 
-    /// Adds history that was fetched backwards: newest first. Events are checked by their own auth
-    /// events; they change neither state nor extremities.
+    /// Adds history that was fetched: last one first. Events are checked by their own auth events;
+    /// they change neither state nor extremities.
     ///
     /// Only what comes before a gap is history. Anything else may be new, and would never count
     /// if it were taken for old.
     pub(crate) fn backfilled(&mut self, events: &[Received]) -> Result<Change, Stop> {
         let events: Vec<&Received> = self.behind_gaps(events);
+        if events.is_empty() {
+            return Ok(self.change());
+        }
         let ids: Vec<_> = events
             .iter()
             .flat_map(|received| {
@@ -295,7 +304,11 @@ impl Machine {
             .cloned()
             .collect();
         self.require(&ids)?;
-        self.require_redactions(&ids)?;
+        for received in &events {
+            self.require_target(&received.pdu)?;
+        }
+        let own: Vec<_> = events.iter().map(|received| received.pdu.event_id.clone()).collect();
+        self.require_levels(&own)?;
         let create = self.create_event().ok_or(RoomError::NotFound)?;
         let mut batch: HashMap<OwnedEventId, (Arc<Pdu>, bool)> = events
             .iter()
@@ -314,51 +327,63 @@ impl Machine {
             }
         }
         let mut change = self.change();
-        let mut order = events.clone();
-        order.sort_by_key(|received| std::cmp::Reverse(received.pdu.depth));
-        for received in order {
+        for received in children_first(&events) {
             let pdu = &received.pdu;
-            self.backward.remove(&pdu.event_id);
-            if self.known(&pdu.event_id).is_some_and(|known| known.place != Place::Outlier) {
-                continue;
-            }
-            let Some((mut pdu, mut spoilt)) = batch.get(&pdu.event_id).cloned() else { continue };
-            // An outlier may be redacted already: it stays what it is.
-            if let Some(known) = self.known(&pdu.event_id).filter(|known| !known.spoilt) {
-                (pdu, spoilt) = (Arc::clone(&known.pdu), false);
-            }
-            let redacted_by = self.redacted_by(&pdu.event_id);
-            let new = NewEvent {
-                pdu: Arc::clone(&pdu),
-                place: Place::Backfilled,
-                state_group: None,
-                spoilt,
-                txn: None,
-                notify: None,
+            let followers = self.backward.remove(&pdu.event_id).unwrap_or_default();
+            let known = self.known(&pdu.event_id).filter(|known| known.place != Place::Outlier);
+            let placed = match (known, batch.get(&pdu.event_id).cloned()) {
+                (Some(_), _) => continue,
+                // Where it was refused, what follows it follows what is before it.
+                (None, None) => false,
+                (None, Some((pdu, spoilt))) => {
+                    self.add_history(&mut change, pdu, spoilt);
+                    true
+                }
             };
-            self.remember(&new);
-            change.commit.events.push(new);
-            if let Some(because) = redacted_by {
-                self.redact_late(&mut change, &pdu, because);
-            }
-        }
-        for received in events {
-            for prev in &received.pdu.prev_events {
-                if self.known(prev).is_none_or(|known| known.place == Place::Outlier) {
-                    self.backward.insert(prev.clone());
+            let gaps = self.gaps_before(pdu);
+            match placed {
+                true => self.note_gaps(&pdu.event_id, gaps),
+                false => {
+                    for follower in &followers {
+                        self.note_gaps(follower, gaps.clone());
+                    }
                 }
             }
         }
-        change.commit.backward_extremities = Some(self.backward.iter().cloned().collect());
+        self.note_backward(&mut change);
+        self.note_unparked(&mut change);
         Ok(change)
     }
 
+    /// Adds one event of history.
+    fn add_history(&mut self, change: &mut Change, mut pdu: Arc<Pdu>, mut spoilt: bool) {
+        // An outlier may be redacted already: it stays what it is.
+        if let Some(known) = self.known(&pdu.event_id).filter(|known| !known.spoilt) {
+            (pdu, spoilt) = (Arc::clone(&known.pdu), false);
+        }
+        let redacted_by = self.redacted_by(&pdu.event_id);
+        let new = NewEvent {
+            pdu: Arc::clone(&pdu),
+            place: Place::Backfilled,
+            state_group: None,
+            spoilt,
+            txn: None,
+            notify: None,
+        };
+        self.parked.remove(&pdu.event_id);
+        self.remember(&new);
+        change.commit.events.push(new);
+        let levels = self.known(&pdu.event_id).and_then(|known| self.levels_of(known));
+        self.redact(change, &pdu, levels);
+        self.redact_late(change, &pdu, redacted_by);
+    }
+
     /// Returns the events that a gap leads to, itself or through others of them.
-    fn behind_gaps<'a>(&self, events: &'a [Received]) -> Vec<&'a Received> {
+    pub(super) fn behind_gaps<'a>(&self, events: &'a [Received]) -> Vec<&'a Received> {
         let mut all: HashMap<&OwnedEventId, &'a Received> =
             events.iter().map(|received| (&received.pdu.event_id, received)).collect();
         let mut behind = Vec::with_capacity(all.len());
-        let mut todo: Vec<&OwnedEventId> = self.backward.iter().collect();
+        let mut todo: Vec<&OwnedEventId> = self.backward.keys().collect();
         while let Some(id) = todo.pop() {
             if let Some(received) = all.remove(id) {
                 todo.extend(&received.pdu.prev_events);
@@ -406,10 +431,10 @@ impl Machine {
                 self.set_version(version)?;
             }
             // Who invites before who is only said to be in the room.
-            let mut via: Vec<OwnedServerName> = Vec::with_capacity(INVITE_VIA);
+            let mut via: Vec<OwnedServerName> = Vec::with_capacity(limits::INVITE_VIA);
             let (one, other) = (known.iter().take(1), others.iter().take(1));
             for server in one.chain(other).chain(&known).chain(&others) {
-                if via.len() < INVITE_VIA && !via.contains(server) {
+                if via.len() < limits::INVITE_VIA && !via.contains(server) {
                     via.push(server.clone());
                 }
             }
@@ -505,6 +530,13 @@ impl Machine {
         SHOWN.iter().filter_map(|kind| self.state_event(kind, "").cloned()).chain(own).collect()
     }
 
+    /// Returns the servers that can let somebody in beside ours, who is not in the room himself.
+    pub(crate) fn via_for(&self, invited: &OwnedServerName) -> Vec<OwnedServerName> {
+        let others =
+            |server: &&OwnedServerName| self.me.server_name() != **server && invited != *server;
+        self.joined.keys().filter(others).take(limits::INVITE_VIA).cloned().collect()
+    }
+
     /// Returns the servers that could be asked about the room, `first` before all others.
     pub(crate) fn candidates(&self, first: &[OwnedServerName]) -> Vec<OwnedServerName> {
         let invited = self.membership.as_ref().and_then(|own| own.invite.as_ref());
@@ -546,6 +578,40 @@ fn parents_first(all: &HashMap<OwnedEventId, &Received>) -> Vec<OwnedEventId> {
             }
             stack.push((id, true));
             stack.extend(received.pdu.auth_events.iter().map(|parent| (parent, false)));
+        }
+    }
+    order
+}
+
+/// Orders events so that each comes before those that it follows; of several the deepest first.
+fn children_first<'a>(events: &[&'a Received]) -> Vec<&'a Received> {
+    let all: HashMap<&OwnedEventId, &'a Received> =
+        events.iter().map(|received| (&received.pdu.event_id, *received)).collect();
+    let mut children: HashMap<&OwnedEventId, usize> = HashMap::new();
+    for received in all.values() {
+        let prevs: HashSet<&OwnedEventId> = received.pdu.prev_events.iter().collect();
+        for prev in prevs {
+            *children.entry(prev).or_default() += 1;
+        }
+    }
+    let key = |received: &'a Received| (received.pdu.depth, &received.pdu.event_id);
+    let mut ready: BTreeMap<_, _> = all
+        .values()
+        .filter(|received| !children.contains_key(&received.pdu.event_id))
+        .map(|received| (key(received), *received))
+        .collect();
+    let mut order = Vec::with_capacity(all.len());
+    while let Some((_, received)) = ready.pop_last() {
+        order.push(received);
+        let prevs: HashSet<&OwnedEventId> = received.pdu.prev_events.iter().collect();
+        for prev in prevs {
+            let Some(left) = children.get_mut(prev) else { continue };
+            *left = left.saturating_sub(1);
+            if *left == 0
+                && let Some(received) = all.get(prev)
+            {
+                ready.insert(key(received), *received);
+            }
         }
     }
     order

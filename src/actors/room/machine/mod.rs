@@ -13,6 +13,7 @@
 //! ([`Machine::front`]). Where an event came for which states have to be resolved, the room is
 //! *unsettled* until [`Machine::settle`] has done so: once for all that came until then.
 
+mod departure;
 mod ingest;
 mod join;
 mod notify;
@@ -40,13 +41,15 @@ use ruma::{
 };
 use serde::Deserialize;
 
+pub(super) use self::departure::departure;
 pub(crate) use self::{ingest::Ingested, join::GivenState, state::StateIds};
 use super::messages::RoomError;
 use crate::{
     actors::store::{
-        ClientTxn, CommitRoom, Extremity, Heads, LoadedRoom, Lookup, NewEvent, OwnMembership,
-        Place, StoredEvent,
+        BackwardExtremity, ClientTxn, CommitRoom, Extremity, Heads, LoadedRoom, Lookup, NewEvent,
+        OwnMembership, Place, StoredEvent,
     },
+    config::limits,
     proto::{
         pdu::{self, Draft, Pdu, StateKey},
         state_res::EventMap,
@@ -61,6 +64,8 @@ const CACHED_LEN: usize = 16 * 1024 * 1024;
 const CACHED_GROUPS: usize = 32;
 /// Resolutions that stay in memory: forks of one place in the graph ask for the same one.
 const CACHED_RESOLVED: usize = 32;
+/// Missing events that are remembered: beyond that, history is left out.
+const GAPS: usize = 1000;
 /// Client transactions that are remembered.
 const CACHED_TXNS: usize = 1000;
 
@@ -106,8 +111,8 @@ pub(crate) struct Change {
 pub(crate) enum Known {
     /// An event.
     Event(Arc<KnownEvent>),
-    /// Only that it was redacted by this event.
-    RedactedBy(OwnedEventId),
+    /// Only that these events redact it, as far as they may.
+    RedactedBy(Vec<OwnedEventId>),
     /// Nothing.
     Absent,
 }
@@ -177,7 +182,8 @@ pub(crate) struct Machine {
     /// Joined users of each server.
     joined: BTreeMap<OwnedServerName, usize>,
     membership: Option<OwnMembership>,
-    backward: BTreeSet<OwnedEventId>,
+    /// What events of the timeline follow and is not here, with what follows it.
+    backward: BTreeMap<OwnedEventId, BTreeSet<OwnedEventId>>,
     txns: HashMap<ClientTxn, OwnedEventId>,
     /// The same, oldest first.
     txn_order: VecDeque<ClientTxn>,
@@ -211,7 +217,7 @@ impl Machine {
             state: HashMap::new(),
             joined: BTreeMap::new(),
             membership: None,
-            backward: BTreeSet::new(),
+            backward: BTreeMap::new(),
             txns: HashMap::new(),
             txn_order: VecDeque::new(),
             known: HashMap::new(),
@@ -245,7 +251,10 @@ impl Machine {
             }
         }
         machine.membership = loaded.membership;
-        machine.backward = loaded.backward_extremities.into_iter().collect();
+        let missing = loaded.backward_extremities.into_iter();
+        machine.backward = missing
+            .map(|event| (event.event_id, event.followed_by.into_iter().collect()))
+            .collect();
         for (txn, event_id) in loaded.txns {
             machine.remember_txn(txn, event_id);
         }
@@ -289,8 +298,13 @@ impl Machine {
         &self.extremities
     }
 
-    pub(crate) fn backward_extremities(&self) -> impl Iterator<Item = &OwnedEventId> {
-        self.backward.iter()
+    /// Returns what is missing before an event, or before any where that is not said.
+    pub(crate) fn missing_before(&self, event_id: Option<&EventId>) -> Vec<OwnedEventId> {
+        let is_before = |followers: &BTreeSet<OwnedEventId>| {
+            event_id.is_none_or(|event_id| followers.iter().any(|id| id == event_id))
+        };
+        let missing = self.backward.iter().filter(|(_, followers)| is_before(followers));
+        missing.take(limits::HEADS).map(|(id, _)| id.clone()).collect()
     }
 
     /// Returns the event at a place of the current state.
@@ -471,6 +485,24 @@ impl Machine {
             current_group: self.current_group,
             next_group: self.next_group,
         });
+    }
+
+    /// Notes that an event of the timeline follows others that are not in it.
+    fn note_gaps(&mut self, event_id: &OwnedEventId, missing: Vec<OwnedEventId>) {
+        for id in missing {
+            if self.backward.contains_key(&id) || self.backward.len() < GAPS {
+                self.backward.entry(id).or_default().insert(event_id.clone());
+            }
+        }
+    }
+
+    /// Notes in a change what is missing.
+    fn note_backward(&self, change: &mut Change) {
+        let missing = self.backward.iter().map(|(id, followers)| BackwardExtremity {
+            event_id: id.clone(),
+            followed_by: followers.iter().cloned().collect(),
+        });
+        change.commit.backward_extremities = Some(missing.collect());
     }
 
     /// Keeps an event in memory as it will be stored.

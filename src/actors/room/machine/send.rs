@@ -173,7 +173,10 @@ impl Machine {
             txn,
             notify: None,
         };
+        let redaction = Arc::clone(&new.pdu);
         self.append(change, new, groups, next_group, Some(front));
+        let levels = self.levels_in(&View::Current);
+        self.redact(change, &redaction, levels);
         Ok(())
     }
 

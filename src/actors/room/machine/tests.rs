@@ -1,8 +1,10 @@
 //! Machines on their own: replicas of one room in memory, fed in every order.
 
 mod attacks;
+mod departures;
 mod forks;
 mod fuzz;
+mod redactions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -15,7 +17,7 @@ use serde_json::json;
 
 use super::{Change, Ingested, Known, KnownEvent, Machine, Need, Stop, join::GivenState, *};
 use crate::{
-    actors::room::messages::RoomError,
+    actors::{room::messages::RoomError, store::Redaction},
     proto::{
         pdu::{self, Draft, Position, Received},
         server_keys::{VerifiedServerKeys, tests::secret_keys},
@@ -35,6 +37,8 @@ pub(crate) struct Replica {
     clock: u64,
     /// Resolutions that were computed.
     resolved: usize,
+    /// What was stored, in order, for a real Store.
+    pub(crate) commits: Vec<CommitRoom>,
 }
 
 pub(crate) fn signer(seed: u8) -> Arc<Signer> {
@@ -54,18 +58,18 @@ pub(crate) fn draft(kind: &str, state_key: Option<&str>, content: serde_json::Va
     }
 }
 
-fn message(body: &str) -> Draft {
+pub(crate) fn message(body: &str) -> Draft {
     draft("m.room.message", None, json!({"msgtype": "m.text", "body": body}))
 }
 
-fn received(pdu: &Pdu, signer: &Signer) -> Received {
+pub(crate) fn received(pdu: &Pdu, signer: &Signer) -> Received {
     let server_keys = VerifiedServerKeys::verify(signer.server_keys().clone(), NOW).unwrap();
     Received { pdu: pdu.clone(), spoilt: false, server_keys }
 }
 
 impl Replica {
     /// Runs an operation to its end, giving it what it needs.
-    fn run<T>(
+    pub(crate) fn run<T>(
         &mut self,
         mut operation: impl FnMut(&mut Machine) -> Result<T, Stop>,
     ) -> Result<T, RoomError> {
@@ -114,7 +118,7 @@ impl Replica {
     }
 
     /// Stores a change.
-    fn store(&mut self, change: &Change) {
+    pub(crate) fn store(&mut self, change: &Change) {
         for group in &change.commit.groups {
             let mut state =
                 group.parent.map_or_else(HashMap::new, |parent| self.groups[&parent].clone());
@@ -136,18 +140,19 @@ impl Replica {
             self.events.insert(new.pdu.event_id.clone(), Known::Event(Arc::new(known)));
         }
         for redaction in &change.commit.redactions {
-            let old = self.events.get(&redaction.target).cloned();
-            let known = match (&redaction.redacted, old) {
-                (Some(pdu), Some(Known::Event(old))) => Known::Event(Arc::new(KnownEvent {
-                    pdu: Arc::clone(pdu),
-                    place: old.place,
-                    group: old.group,
-                    spoilt: false,
-                })),
-                _ => Known::RedactedBy(redaction.because.clone()),
-            };
-            self.events.insert(redaction.target.clone(), known);
+            match redaction {
+                Redaction::Applies { redacted, .. } => {
+                    let old = Arc::clone(self.known_event(&redacted.event_id).unwrap());
+                    let (pdu, place, group) = (Arc::clone(redacted), old.place, old.group);
+                    let event = KnownEvent { pdu, place, group, spoilt: false };
+                    self.events.insert(redacted.event_id.clone(), Known::Event(Arc::new(event)));
+                }
+                Redaction::Waits { target, because } => {
+                    self.events.insert(target.clone(), Known::RedactedBy(because.clone()));
+                }
+            }
         }
+        self.commits.push(change.commit.clone());
         self.machine.tidy();
         self.check_invariants();
     }
@@ -238,7 +243,7 @@ impl Replica {
         (state, heads)
     }
 
-    fn known_event(&self, id: &ruma::EventId) -> Option<&Arc<KnownEvent>> {
+    pub(crate) fn known_event(&self, id: &ruma::EventId) -> Option<&Arc<KnownEvent>> {
         match self.events.get(id) {
             Some(Known::Event(event)) => Some(event),
             _ => None,
@@ -275,6 +280,7 @@ pub(crate) fn room(version: &RoomVersionId, seed: u8) -> Replica {
         groups: HashMap::new(),
         clock: NOW,
         resolved: 0,
+        commits: Vec::new(),
     };
     let users = if v12 { json!({}) } else { json!({me.as_str(): 100}) };
     let drafts = vec![
@@ -285,6 +291,50 @@ pub(crate) fn room(version: &RoomVersionId, seed: u8) -> Replica {
     let change = replica.machine.create(create, drafts, &replica.signer, NOW).unwrap();
     replica.store(&change);
     replica
+}
+
+/// Returns the state before an event as `host` has it, and the auth chain of that.
+pub(crate) fn given_before(host: &mut Replica, pdu: &Pdu, of: &[Arc<Signer>]) -> GivenState {
+    let ids = host.run(|machine| machine.ids_before(pdu)).unwrap();
+    let by = |pdu: &Pdu| {
+        let name = pdu.sender.server_name();
+        let signer = of.iter().find(|signer| signer.server_name() == name).unwrap();
+        received(pdu, signer)
+    };
+    let event = |id: &OwnedEventId| Arc::clone(&host.known_event(id).unwrap().pdu);
+    let state: Vec<Received> = ids.values().map(|id| by(&event(id))).collect();
+    let mut todo: Vec<OwnedEventId> = ids.values().cloned().collect();
+    let mut seen = BTreeSet::new();
+    while let Some(id) = todo.pop() {
+        if seen.insert(id.clone()) {
+            todo.extend(event(&id).auth_events.iter().cloned());
+        }
+    }
+    GivenState { state, auth_chain: seen.iter().map(|id| by(&event(id))).collect() }
+}
+
+/// Lets a replica, which may have been in the room before, join through `host` and know no more
+/// than the answer tells. Returns the join.
+pub(crate) fn come_in(host: &mut Replica, replica: &mut Replica, of: &[Arc<Signer>]) -> Received {
+    let me = replica.machine.me.clone();
+    replica.clock = replica.clock.max(host.clock) + 1;
+    let content = draft("m.room.member", Some(me.as_str()), json!({"membership": "join"}));
+    let position = host.machine.position(&content, &me, replica.clock).unwrap();
+    let event = pdu::compose(content, &position, &replica.signer, host.machine.rules()).unwrap();
+    let given = given_before(host, &event, of);
+    let change = replica.run(|machine| machine.joined(event.clone(), &given)).unwrap();
+    replica.store(&change);
+    received(&event, &replica.signer)
+}
+
+/// Makes a replica of a room that it is not in.
+pub(crate) fn outside(host: &Replica, seed: u8) -> Replica {
+    let signer = signer(seed);
+    let (room_id, version) = (host.machine.room_id.clone(), host.machine.version.clone());
+    let machine = Machine::new(room_id, version, signer.user_id().clone()).unwrap();
+    let (events, groups) = (HashMap::new(), HashMap::new());
+    let (clock, commits, resolved) = (host.clock, Vec::new(), 0);
+    Replica { machine, signer, events, groups, clock, commits, resolved }
 }
 
 /// Lets another server join through `host`, as send_join does.
@@ -307,6 +357,7 @@ pub(crate) fn join(host: &mut Replica, seed: u8, others: &[Arc<Signer>]) -> Repl
         groups: HashMap::new(),
         clock: host.clock,
         resolved: 0,
+        commits: Vec::new(),
     };
     let change = replica.run(|machine| machine.joined(event.clone(), &given)).unwrap();
     replica.store(&change);
@@ -448,6 +499,7 @@ fn a_join_answer_with_a_forged_or_second_create_event_is_refused() {
             groups: HashMap::new(),
             clock: NOW,
             resolved: 0,
+            commits: Vec::new(),
         };
         let joined = replica.run(|machine| machine.joined(event.clone(), &given));
         assert_eq!(joined.is_ok(), good, "{what}: {joined:?}");

@@ -57,7 +57,7 @@ async fn writes_without_an_answer_yet_are_kept_by_close() {
     }
     world.restart().await;
     for (pdu, order) in pdus.iter().zip(1..) {
-        assert_eq!(world.event(&r, pdu).await.order, Some(order));
+        assert_eq!(world.event(&r, pdu).await.order, Some(Order::live(order)));
     }
 }
 
@@ -122,7 +122,7 @@ async fn a_damaged_snapshot_is_rebuilt_from_the_log() {
         fs::write(path, b"broken").unwrap();
     }
     world.store = start(world.folder.path()).unwrap();
-    assert_eq!(world.event(&r, &pdu).await.order, Some(1));
+    assert_eq!(world.event(&r, &pdu).await.order, Some(Order::live(1)));
 }
 
 #[actix::test]

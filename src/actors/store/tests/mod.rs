@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::*;
-use crate::proto::pdu::{Pdu, StateKey, rules_of};
+use crate::proto::{
+    pdu::{Pdu, StateKey, rules_of},
+    stream::Order,
+};
 
 mod gaps;
 mod life;

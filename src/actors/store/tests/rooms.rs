@@ -23,7 +23,8 @@ async fn a_room_comes_back_after_a_restart() {
     first.heads =
         Some(Heads { extremities: vec![extremity.clone()], current_group: 2, next_group: 3 });
     first.servers = Some(vec!["example.org".try_into().unwrap()]);
-    first.backward_extremities = Some(vec![id(&create)]);
+    let missing = BackwardExtremity { event_id: id(&create), followed_by: vec![id(&create)] };
+    first.backward_extremities = Some(vec![missing.clone()]);
     assert_eq!(world.commit(first).await, 3, "two events and a membership");
 
     for _ in 0..2 {
@@ -32,7 +33,7 @@ async fn a_room_comes_back_after_a_restart() {
         assert_eq!(heads.extremities, std::slice::from_ref(&extremity));
         assert_eq!((heads.current_group, heads.next_group), (2, 3));
         assert_eq!(loaded.version, RoomVersionId::V11);
-        assert_eq!(loaded.backward_extremities, [id(&create)]);
+        assert_eq!(loaded.backward_extremities, [missing.clone()]);
         assert_eq!(loaded.membership.unwrap().membership, MembershipState::Join);
         assert_eq!(ids(&loaded.state), [id(&create), id(&join)]);
         let state = world.ask(LoadState { room_id: r.clone(), group: 2 }).await.unwrap();
@@ -42,7 +43,7 @@ async fn a_room_comes_back_after_a_restart() {
         assert_eq!(rooms[0].membership, Some(MembershipState::Join));
         let stored = world.event(&r, &join).await;
         assert_eq!(*stored.json, *join.json);
-        assert_eq!((stored.order, stored.state_group), (Some(2), Some(2)));
+        assert_eq!((stored.order, stored.state_group), (Some(Order::live(2)), Some(2)));
         world.restart().await;
     }
     assert_eq!(world.commit(live(&r, &[&message(&r, OWN, 1)])).await, 4, "positions go on");
@@ -55,10 +56,10 @@ async fn events_stand_where_they_were_put_last() {
     let pdu = message(&r, OWN, 1);
     for (place, expected) in [
         (Place::Outlier, (Place::Outlier, None)),
-        (Place::Live, (Place::Live, Some(1))),
-        (Place::Backfilled, (Place::Live, Some(1))),
+        (Place::Live, (Place::Live, Some(Order::live(1)))),
+        (Place::Backfilled, (Place::Live, Some(Order::live(1)))),
         (Place::Rejected, (Place::Rejected, None)),
-        (Place::Backfilled, (Place::Backfilled, Some(-1))),
+        (Place::Backfilled, (Place::Backfilled, Some(behind(-1, 1)))),
         (Place::SoftFailed, (Place::SoftFailed, None)),
     ] {
         let mut step = step(&r);
@@ -72,8 +73,13 @@ async fn events_stand_where_they_were_put_last() {
     assert!(page.events.is_empty());
 }
 
-fn timeline(r: &OwnedRoomId, direction: Direction, from: Option<i64>) -> ReadTimeline {
-    ReadTimeline { room_id: r.clone(), from, to: None, direction, limit: 2 }
+fn timeline(r: &OwnedRoomId, direction: Direction, from: Option<Order>) -> ReadTimeline {
+    ReadTimeline { room_id: r.clone(), from, to: None, over_gap: false, direction, limit: 2 }
+}
+
+/// The `number`th place, counted from its end, of the history behind a position.
+fn behind(position: i64, number: u64) -> Order {
+    Order { position, history: (1 << 62) - number }
 }
 
 #[actix::test]
@@ -91,7 +97,9 @@ async fn pages_go_both_ways_over_live_and_backfilled() {
         world.restart().await;
     }
     world.commit(live(&r, &[&pdus[6]])).await;
-    let orders = [-4, -3, -2, -1, 1, 2, 4];
+    let live = Order::live;
+    let orders =
+        [behind(0, 4), behind(0, 3), behind(0, 2), behind(0, 1), live(1), live(2), live(4)];
     for (pdu, order) in pdus.iter().zip(orders) {
         assert_eq!(world.event(&r, pdu).await.order, Some(order));
     }
@@ -111,13 +119,25 @@ async fn pages_go_both_ways_over_live_and_backfilled() {
         expected.reverse();
     }
     for (direction, from, to, expected) in [
-        (Direction::Forward, Some(-3), Some(1), vec![-2, -1, 1]),
-        (Direction::Backward, Some(1), Some(-3), vec![1, -1, -2]),
-        (Direction::Forward, Some(4), None, vec![]),
-        (Direction::Backward, Some(-5), None, vec![]),
-        (Direction::Forward, Some(2), Some(-2), vec![]),
+        (
+            Direction::Forward,
+            Some(behind(0, 3)),
+            Some(live(1)),
+            vec![orders[2], orders[3], live(1)],
+        ),
+        (
+            Direction::Backward,
+            Some(live(1)),
+            Some(behind(0, 3)),
+            vec![live(1), orders[3], orders[2]],
+        ),
+        (Direction::Forward, Some(live(4)), None, vec![]),
+        (Direction::Backward, Some(behind(0, 5)), None, vec![]),
+        (Direction::Forward, Some(live(2)), Some(behind(0, 2)), vec![]),
+        (Direction::Backward, Some(live(4).before()), Some(live(1)), vec![live(2)]),
     ] {
-        let ask = ReadTimeline { room_id: r.clone(), from, to, direction, limit: 10 };
+        let over_gap = false;
+        let ask = ReadTimeline { room_id: r.clone(), from, to, over_gap, direction, limit: 10 };
         let page = world.ask(ask).await.unwrap();
         let orders: Vec<_> = page.events.iter().filter_map(|event| event.order).collect();
         assert_eq!(orders, expected, "{direction:?} {from:?} {to:?}");
@@ -212,7 +232,7 @@ async fn what_is_too_large_or_not_ours_is_refused() {
     let ask = LoadEvents { room_id: r.clone(), event_ids: vec![old.clone(), id(&good)] };
     let found = world.ask(ask).await.unwrap();
     assert!(matches!(found[..], [Lookup::Absent, Lookup::Found(_)]), "{found:?}");
-    let redaction = Redaction { target: old, because: id(&good), redacted: None };
+    let redaction = Redaction::Waits { target: old, because: vec![id(&good)] };
     world.commit(CommitRoom { redactions: vec![redaction], ..step(&r) }).await;
     assert_eq!(world.sync(None).await.position, 1, "failed commits take no position");
 }
@@ -281,10 +301,12 @@ async fn redactions_apply_before_and_after_their_target() {
     let rules = rules_of(&RoomVersionId::V11).unwrap();
     let (early, late) = (message(&r, OWN, "early"), message(&r, OWN, "late"));
     let redacts = event(&r, OWN, "m.room.redaction", None, json!({ "redacts": id(&early) }), &[]);
-    let redaction = |target: &Arc<Pdu>, is_here: bool| Redaction {
-        target: id(target),
-        because: id(&redacts),
-        redacted: is_here.then(|| Arc::new(target.redacted(&rules).unwrap())),
+    let redaction = |target: &Arc<Pdu>, is_here: bool| match is_here {
+        true => Redaction::Applies {
+            because: id(&redacts),
+            redacted: Arc::new(target.redacted(&rules).unwrap()),
+        },
+        false => Redaction::Waits { target: id(target), because: vec![id(&redacts), id(&early)] },
     };
     world.commit(live(&r, &[&early, &member(&r, OWN, "join")])).await;
     let mut both = live(&r, &[&redacts]);
@@ -293,7 +315,10 @@ async fn redactions_apply_before_and_after_their_target() {
     world.restart().await;
 
     let found = world.events(&r, &[&late]).await;
-    assert!(matches!(&found[0], Lookup::RedactedBy(by) if *by == id(&redacts)), "{found:?}");
+    assert!(
+        matches!(&found[0], Lookup::RedactedBy(by) if *by == [id(&redacts), id(&early)]),
+        "{found:?}"
+    );
     let mut arrives = live(&r, &[&late]);
     arrives.redactions = vec![redaction(&late, true)];
     world.commit(arrives).await;

@@ -46,6 +46,7 @@ async fn an_initial_sync_shows_the_newest_and_the_state_before() {
                 room_id: r.clone(),
                 from: Some(from),
                 to: None,
+                over_gap: false,
                 direction: Direction::Backward,
                 limit: 100,
             };
@@ -140,7 +141,9 @@ async fn a_room_joined_since_is_shown_whole() {
     let mut joins = live(&r, &[&join]);
     joins.events.splice(0..0, outside.iter().map(|pdu| new_event(pdu, Place::Outlier)));
     joins.state_changes.extend(changes(&[&outside[0], &outside[1]]));
-    joins.backward_extremities = Some(vec![id(&outside[0])]);
+    let followed_by = vec![id(&join)];
+    joins.backward_extremities =
+        Some(vec![BackwardExtremity { event_id: id(&message(&r, OWN, 0)), followed_by }]);
     world.commit(joins).await;
     let sync = world.sync(Some(since)).await;
     let joined = &sync.joined[0];

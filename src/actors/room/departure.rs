@@ -1,0 +1,161 @@
+//! Learning that our user was shown out, or is not invited any more: told by the request of whoever
+//! did it, by any member with whom heads are compared, or found out when a new invite comes.
+
+use actix::{Context, Handler, ResponseFuture};
+use ruma::{OwnedEventId, OwnedServerName, events::room::member::MembershipState};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use super::{
+    actor::RoomActor,
+    machine::{GivenState, departure},
+    messages::{RoomError, TakeDeparture},
+    receive::Worker,
+};
+use crate::{
+    actors::room_state::{ComparedHeads, HEADS},
+    proto::pdu::{Pdu, Received},
+};
+
+/// Events of the auth chain of a departure that are looked at: what was ever needed to give somebody
+/// the power to show others out.
+const AUTH_CHAIN: usize = 2000;
+
+#[derive(Deserialize)]
+struct AuthAnswer {
+    auth_chain: Vec<Box<RawValue>>,
+}
+
+impl Handler<TakeDeparture> for RoomActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    fn handle(&mut self, msg: TakeDeparture, ctx: &mut Context<Self>) -> Self::Result {
+        let TakeDeparture { server_name, pdu } = msg;
+        let worker = self.worker(ctx);
+        Box::pin(async move { worker.take_departure(pdu, &server_name).await })
+    }
+}
+
+impl Worker {
+    /// Tells whether an event shows our user out.
+    pub(super) fn is_departure(&self, pdu: &Pdu) -> bool {
+        departure(pdu).is_some() && pdu.state_key.as_deref() == Some(self.signer.user_id().as_str())
+    }
+
+    /// Returns the event of a transaction that looks like one which shows our user out.
+    pub(super) fn departure_among(&self, pdus: &[Box<RawValue>]) -> Option<Box<RawValue>> {
+        #[derive(Deserialize)]
+        struct Fields {
+            #[serde(rename = "type")]
+            kind: String,
+            state_key: Option<String>,
+        }
+        let ours = |pdu: &&Box<RawValue>| {
+            serde_json::from_str::<Fields>(pdu.get()).is_ok_and(|fields| {
+                fields.kind == "m.room.member"
+                    && fields.state_key.as_deref() == Some(self.signer.user_id().as_str())
+            })
+        };
+        pdus.iter().find(ours).cloned()
+    }
+
+    /// Takes a departure in of which a server tells that is no member here, or of which our user is
+    /// none.
+    pub(super) async fn hear_departure(&self, from: &OwnedServerName, pdu: Box<RawValue>) {
+        if let Err(error) = self.take_departure(pdu, from).await {
+            log::debug!(room_id:% = self.room_id, from:%; "not taken for a departure: {error}");
+        }
+    }
+
+    /// Asks a server whether our user is out of the room, and takes that in.
+    pub(super) async fn ask_for_departure(&self, from: &OwnedServerName) -> Result<(), RoomError> {
+        if !self.operate(|machine| Ok((machine.is_joined(), None))).await? {
+            return Ok(());
+        }
+        // No fingerprint of ours: the heads are of no interest.
+        let content = json!({"rooms": {self.room_id.as_str(): ""}});
+        let answer: ComparedHeads = self.request(from, "POST", HEADS.to_owned(), content).await?;
+        match answer.left.into_iter().find(|(room_id, _)| *room_id == self.room_id) {
+            Some((_, pdu)) => self.take_departure(pdu, from).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn take_departure(
+        &self,
+        pdu: Box<RawValue>,
+        from: &OwnedServerName,
+    ) -> Result<(), RoomError> {
+        let received = self.receive(vec![pdu], from).await?;
+        let received = received.into_iter().next().ok_or(RoomError::EventNotFound)?;
+        self.depart(received, from).await
+    }
+
+    /// Takes in a departure of which nothing is here that comes before it.
+    pub(super) async fn take_parked_departure(
+        &self,
+        event_id: OwnedEventId,
+        from: &OwnedServerName,
+    ) -> Result<(), RoomError> {
+        let parked = self.operate(move |machine| Ok((machine.parked_event(&event_id), None)));
+        match parked.await? {
+            Some(received) => self.depart(received, from).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn depart(&self, received: Received, from: &OwnedServerName) -> Result<(), RoomError> {
+        let pdu = received.pdu.clone();
+        let news = self
+            .operate(move |machine| {
+                let news = machine.is_departure(&pdu)?;
+                let membership = machine.membership().map(|own| own.membership.clone());
+                Ok((membership.filter(|_| news), None))
+            })
+            .await?;
+        let Some(membership) = news else { return Ok(()) };
+        let given = self.what_authorizes(&received.pdu, &membership, from).await?;
+        if membership == MembershipState::Invite {
+            return self
+                .operate(move |machine| {
+                    let change = machine.uninvited(&received, &given)?;
+                    Ok(((), Some(Box::new(change))))
+                })
+                .await;
+        }
+        let pdu = received.pdu.clone();
+        let named = self
+            .operate(move |machine| {
+                let (named, change) = machine.name_departure(&pdu, &given)?;
+                Ok((named, Some(Box::new(change))))
+            })
+            .await?;
+        self.operate(move |machine| {
+            if !machine.is_departure(&received.pdu)? {
+                return Ok(((), None));
+            }
+            let change = machine.depart(&received, named)?;
+            Ok(((), Some(Box::new(change))))
+        })
+        .await
+    }
+
+    /// Returns the auth chain of a departure, where it is not here.
+    async fn what_authorizes(
+        &self,
+        pdu: &Pdu,
+        membership: &MembershipState,
+        from: &OwnedServerName,
+    ) -> Result<GivenState, RoomError> {
+        let wanted = pdu.clone();
+        let here = self.operate(move |machine| Ok((machine.has_auth_events(&wanted)?, None)));
+        if here.await? && *membership == MembershipState::Join {
+            return Ok(GivenState::default());
+        }
+        let uri = format!("/_matrix/federation/v1/event_auth/{}/{}", self.room_id, pdu.event_id);
+        let mut answer: AuthAnswer = self.request(from, "GET", uri, json!({})).await?;
+        answer.auth_chain.truncate(AUTH_CHAIN);
+        let auth_chain = self.receive(answer.auth_chain, from).await?;
+        Ok(GivenState { state: Vec::new(), auth_chain })
+    }
+}
