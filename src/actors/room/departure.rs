@@ -50,13 +50,13 @@ impl Worker {
             kind: String,
             state_key: Option<String>,
         }
-        let ours = |pdu: &&Box<RawValue>| {
+        let ours = |pdu: &RawValue| {
             serde_json::from_str::<Fields>(pdu.get()).is_ok_and(|fields| {
                 fields.kind == "m.room.member"
                     && fields.state_key.as_deref() == Some(self.signer.user_id().as_str())
             })
         };
-        pdus.iter().find(ours).cloned()
+        pdus.iter().find(|pdu| ours(pdu)).cloned()
     }
 
     /// Takes a departure in of which a server tells that is no member here, or of which our user is
