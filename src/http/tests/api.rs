@@ -182,7 +182,7 @@ async fn rooms_are_made_joined_and_read() {
     assert_eq!((&page["start"], &page["end"]), (&json!("t9.0"), &json!("t-4")));
     assert_eq!(page["state"][0]["type"], "m.room.member");
     let last = told(&fake).await.pop().unwrap();
-    assert!(last.contains("from: Some(9)"), "{last}");
+    assert!(last.contains("from: Some(Order { position: 9, history: 0 })"), "{last}");
     let bad = get("/_matrix/client/v3/rooms/!r:x/messages?dir=b&from=nonsense");
     assert_eq!(send(&app, with(&token, bad)).await.errcode(), (400, "M_INVALID_PARAM".into()));
 }

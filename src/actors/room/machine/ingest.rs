@@ -100,7 +100,7 @@ impl Machine {
         // An outlier is from before our time here, and so is what others followed already: their
         // place is in backfilled history. The create event, which nothing precedes, is one too.
         let is_history = self.backward.contains_key(&pdu.event_id) && fetched.is_none();
-        if is_history && !missing.is_empty() {
+        if is_history && (!missing.is_empty() || pdu.prev_events.is_empty()) {
             return self.ingest_history(received);
         }
         let older = self.known(&pdu.event_id).is_some();
@@ -114,7 +114,6 @@ impl Machine {
         // What others followed before it came is no news, and nothing goes on from it.
         if is_history && plan.place != Place::Rejected {
             plan.place = Place::Backfilled;
-            plan.front = None;
         }
         Ok(self.commit_plan(received, plan))
     }
@@ -266,7 +265,8 @@ impl Machine {
     }
 
     /// Returns the forward extremities once an event is in: less what it follows, and less what
-    /// rejected and soft-failed events between follow.
+    /// rejected and soft-failed events between follow; without itself where others followed it
+    /// before it came.
     fn heads_after(&self, pdu: &Pdu, state_group: u64) -> Result<Vec<Extremity>, Stop> {
         let mut followed: HashSet<OwnedEventId> = HashSet::new();
         let mut level: Vec<OwnedEventId> = pdu.prev_events.clone();
@@ -286,8 +286,10 @@ impl Machine {
             .filter(|head| !followed.contains(&head.event_id))
             .cloned()
             .collect();
-        let (event_id, depth) = (pdu.event_id.clone(), pdu.depth);
-        heads.push(Extremity { event_id, depth, state_group });
+        if heads.is_empty() || !self.backward.contains_key(&pdu.event_id) {
+            let (event_id, depth) = (pdu.event_id.clone(), pdu.depth);
+            heads.push(Extremity { event_id, depth, state_group });
+        }
         self.in_order(heads, pdu)
     }
 

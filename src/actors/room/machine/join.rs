@@ -373,6 +373,13 @@ impl Machine {
         self.parked.remove(&pdu.event_id);
         self.remember(&new);
         change.commit.events.push(new);
+        // What others followed is no end of the graph, now that it is known.
+        let follows = |head: &Extremity| pdu.prev_events.contains(&head.event_id);
+        if self.extremities.iter().any(follows) && !self.extremities.iter().all(follows) {
+            self.extremities.retain(|head| !follows(head));
+            self.unsettled = true;
+            self.note_heads(change);
+        }
         let levels = self.known(&pdu.event_id).and_then(|known| self.levels_of(known));
         self.redact(change, &pdu, levels);
         self.redact_late(change, &pdu, redacted_by);
