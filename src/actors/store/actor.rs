@@ -19,9 +19,9 @@ use tokio::sync::watch;
 use super::{
     AckToDevice, Close, CommitRoom, Committed, CountToDevice, DirectoryEntry, FindLacking,
     ListRooms, LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent,
-    NameOwner, ReadDepartures, ReadHeads, ReadMissing, ReadRow, ReadSync, ReadTimeline, RoomEvents, RoomGaps,
-    RoomRow, Row, ScanRows, SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage,
-    WatchStream, WriteRows, commit,
+    NameOwner, ReadDepartures, ReadHeads, ReadMissing, ReadRow, ReadSync, ReadTimeline, RoomEvents,
+    RoomGaps, RoomRow, Row, ScanRows, SearchDirectory, StoreError, StoredEvent, SyncRows,
+    TimelinePage, WatchStream, WriteRows, commit,
     database::{Database, WriteSet},
     directory, events,
     flusher::{self, Flusher, Tell},
