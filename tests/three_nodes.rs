@@ -265,6 +265,53 @@ async fn who_cannot_exist_is_invited_nowhere_and_who_is_away_is_named() {
     assert!(matches!(made.status, 502 | 504), "{}", made.body);
     assert!(made.body["error"].as_str().unwrap().contains(&bob.me.user_id), "{}", made.body);
     assert_eq!(rooms().await, before, "no room is half made");
+    // Together with somebody who is there, and with oneself, who is in it anyway.
+    let invite = json!({"invite": [cleo.me.user_id, bob.me.user_id, ann.me.user_id]});
+    let made = ann.me.post("v3/createRoom", invite).await;
+    assert!(matches!(made.status, 502 | 504), "{}", made.body);
+    assert!(!made.body["error"].as_str().unwrap().contains(&cleo.me.user_id), "{}", made.body);
+    assert_eq!(rooms().await, before, "no room is half made");
+    let join = "v3/join/!nowhere?via=example.org&server_name=example.org";
+    let join = ann.me.post(join, json!({})).await;
+    assert_eq!(join.status, 400, "{}", join.body);
+}
+
+/// Who answers but takes no more invites leaves no empty room behind either.
+#[tokio::test]
+async fn a_room_whose_only_guest_refuses_is_not_made() {
+    let [ann, bob] = homes().await;
+    let invite = json!({"invite": [bob.me.user_id], "is_direct": true});
+    let mut made = 0;
+    let refused = loop {
+        let answer = ann.me.post("v3/createRoom", invite.clone()).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        made += 1;
+        assert!(made < 100, "strangers have few places for invites");
+    };
+    assert_eq!(refused.status, 429, "{}", refused.body);
+    assert!(refused.body["error"].as_str().unwrap().contains(&bob.me.user_id));
+    let rooms = ann.me.get("v3/joined_rooms").await.ok();
+    assert_eq!(rooms["joined_rooms"].as_array().unwrap().len(), made);
+}
+
+/// Who has just come back knows nobody yet: an invite waits until the other is found.
+#[tokio::test]
+async fn an_invite_in_the_first_second_waits_for_the_network() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create(json!({"preset": "private_chat"})).await;
+    for _ in 0..3 {
+        bob.node.stop().await;
+        ann.node.stop().await;
+        bob.node.spawn();
+        ann.node.start_again().await;
+        ann.me.invite(&room, &bob.me.user_id).await.ok();
+        bob.node.serves().await;
+        bob.me.is(&room, "invite").await;
+        bob.me.leave(&room).await.ok();
+        ann.me.sees_member(&room, &bob.me.user_id, "leave").await;
+    }
 }
 
 /// Who is invited by a state event hears of it like anybody.

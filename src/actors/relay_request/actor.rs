@@ -5,10 +5,7 @@ use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 use actix::prelude::*;
 use lru::LruCache;
 use ruma::{CanonicalJsonValue, OwnedServerName};
-use tokio::{
-    sync::{Semaphore, oneshot},
-    time::Instant,
-};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     AnswerWith, CarryWith, ClockSeen, ClockStatus, FederationError, InboundRequest, KeysSeen,
@@ -17,7 +14,7 @@ use super::{
     clocks::Clocks,
     kept::Kept,
     machine::Machine,
-    outbound::{Outbound, SETTLING, Way},
+    outbound::{Outbound, Way},
     pace::Pace,
 };
 use crate::{
@@ -72,8 +69,6 @@ pub struct RelayRequestActor {
     assembly: Arc<Semaphore>,
     pub(super) answer_with: Option<Recipient<InboundRequest>>,
     pub(super) signer: Option<Arc<Signer>>,
-    /// When the network has settled after the start, or the first login.
-    settled: Instant,
 }
 
 impl fmt::Debug for RelayRequestActor {
@@ -97,7 +92,6 @@ impl RelayRequestActor {
             assembly: Arc::new(Semaphore::new(ASSEMBLY_KIB)),
             answer_with: None,
             signer: None,
-            settled: Instant::now(),
         }
     }
 
@@ -112,7 +106,6 @@ impl RelayRequestActor {
             keys_seen: self.parts.keys_seen.clone(),
             clock_seen: ctx.address().recipient(),
             carry_with: self.carry_with.clone(),
-            settled: self.settled,
             assembly: Arc::clone(&self.assembly),
         }
     }
@@ -133,9 +126,7 @@ impl Handler<UseSigner> for RelayRequestActor {
     type Result = ();
 
     fn handle(&mut self, UseSigner(signer): UseSigner, _: &mut Context<Self>) {
-        if self.signer.replace(signer).is_none() {
-            self.settled = Instant::now() + SETTLING;
-        }
+        self.signer = Some(signer);
     }
 }
 

@@ -38,11 +38,6 @@ const KNOWN_HEAD_START: Duration = Duration::from_millis(20);
 /// connection that is dead, so others are asked too.
 const ANSWER_SHARE: u32 = 3;
 
-/// Pause between two looks for a server in the first seconds.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// How long the network of a node takes to know whom it can reach.
-pub(super) const SETTLING: Duration = Duration::from_secs(10);
-
 /// Whom an outgoing request needs.
 #[derive(Clone)]
 pub(super) struct Outbound {
@@ -54,8 +49,6 @@ pub(super) struct Outbound {
     pub(super) keys_seen: Recipient<KeysSeen>,
     pub(super) clock_seen: Recipient<ClockSeen>,
     pub(super) carry_with: Option<CarryWith>,
-    /// When the network of a node that started, or logged in, knows whom it can reach.
-    pub(super) settled: Instant,
     /// Memory for answers that come in pieces.
     pub(super) assembly: Arc<Semaphore>,
 }
@@ -227,20 +220,8 @@ impl Outbound {
         asked: &Asked,
         timeout: Duration,
     ) -> Result<PeerId, FederationError> {
-        let until = Instant::now() + timeout;
-        loop {
-            let timeout = until.saturating_duration_since(Instant::now());
-            let resolve = ResolveServer { server_name: asked.destination.clone(), timeout };
-            if let Some(peer) = self.resolve.send(resolve).await.ok().flatten() {
-                return Ok(peer);
-            }
-            // A node that has just started knows nobody yet.
-            let again = Instant::now() + LOOK_AGAIN;
-            if again > until || again > self.settled {
-                return Err(asked.unreachable());
-            }
-            sleep(LOOK_AGAIN).await;
-        }
+        let resolve = ResolveServer { server_name: asked.destination.clone(), timeout };
+        self.resolve.send(resolve).await.ok().flatten().ok_or_else(|| asked.unreachable())
     }
 
     /// Sends a request to a node, and verifies what it answers.

@@ -109,7 +109,7 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
     pub(super) fn began(&mut self, queries: usize) {
         self.queries += queries;
         self.waiting_to_retry = false;
-        self.tries += 1;
+        self.tries = self.tries.saturating_add(1);
         self.stirred += 1;
     }
 
@@ -184,8 +184,9 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
         self.stirred == stirred
     }
 
-    /// Tells whether anything can still come.
-    pub(super) fn standing(&mut self) -> Standing {
+    /// Tells whether anything can still come. While the network settles, a server is looked for as long
+    /// as somebody waits.
+    pub(super) fn standing(&mut self, settling: bool) -> Standing {
         if self.people && self.found.len() >= self.limit {
             return Standing::Over;
         }
@@ -196,7 +197,8 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
         if busy {
             return Standing::Open;
         }
-        if self.found.is_empty() && self.tries < TRIES {
+        let patient = settling && !self.people;
+        if self.found.is_empty() && (patient || self.tries < TRIES) {
             self.waiting_to_retry = true;
             return Standing::Retry;
         }
@@ -249,13 +251,13 @@ mod tests {
             assert!(!hunt.meet(server), "nobody is asked twice");
         }
         hunt.query_ended();
-        assert_eq!(hunt.standing(), Standing::Open, "profiles are being asked");
+        assert_eq!(hunt.standing(false), Standing::Open, "profiles are being asked");
         for (server, profile) in
             servers.iter().zip([shown("Ann"), shown("Ann"), shown("ann"), None])
         {
             hunt.profile(server, profile);
         }
-        assert_eq!(hunt.standing(), Standing::Over);
+        assert_eq!(hunt.standing(false), Standing::Over);
         let found: Vec<_> = hunt.found.iter().map(|person| person.user_id.as_str()).collect();
         assert_eq!(found, ["@p2p:1abcdefg", "@p2p:2abcdefg"]);
         hunt.profile(&servers[0], shown("Ann"));
@@ -276,14 +278,14 @@ mod tests {
         let mut hunt = Hunt::<u8>::new(suffix(), true, 1);
         for tried in 1..=TRIES {
             hunt.began(1);
-            assert_eq!(hunt.standing(), Standing::Open);
+            assert_eq!(hunt.standing(false), Standing::Open);
             hunt.candidate(7);
             hunt.query_ended();
-            assert_eq!(hunt.standing(), Standing::Open, "somebody is being connected");
+            assert_eq!(hunt.standing(false), Standing::Open, "somebody is being connected");
             assert!(hunt.settled(&7));
             assert!(!hunt.settled(&7));
             let expected = if tried < TRIES { Standing::Retry } else { Standing::Over };
-            assert_eq!(hunt.standing(), expected);
+            assert_eq!(hunt.standing(false), expected);
         }
     }
 
@@ -305,7 +307,7 @@ mod tests {
         hunt.candidate(8);
         hunt.query_ended();
         assert!(hunt.settled_since(stirred), "that is no news");
-        assert_eq!(hunt.standing(), Standing::Open);
+        assert_eq!(hunt.standing(false), Standing::Open);
         let mut node = Hunt::<u8>::new(suffix(), false, 10);
         node.profile(server_name!("1abcdefg"), shown("Ann"));
         assert_eq!(node.settle(), None, "only searches for people have something to show");
@@ -318,6 +320,6 @@ mod tests {
         assert!(hunt.meet(server_name!("1abcdefg")));
         assert!(!hunt.meet(server_name!("2abcdefg")), "one is enough");
         hunt.profile(server_name!("1abcdefg"), shown("Ann"));
-        assert_eq!(hunt.standing(), Standing::Over);
+        assert_eq!(hunt.standing(false), Standing::Over);
     }
 }

@@ -26,6 +26,9 @@ use crate::{
 
 /// How long a server that was not found is not looked for again.
 const FAILED_MS: u64 = 10_000;
+/// How long a network that came up takes to know whom it can reach: until then nobody counts as not
+/// found, and whoever asks waits.
+const SETTLING_MS: u64 = 10_000;
 /// A row of the address book is not written more often than this.
 const BOOK_EVERY_MS: u64 = 60_000;
 /// Nor than this where its addresses changed: a relay may have been found, or lost.
@@ -178,6 +181,8 @@ pub(super) struct Machine<P, A> {
     book_dialled: bool,
     failed: LruCache<OwnedServerName, u64>,
     hunts: BTreeMap<u64, Hunt<P>>,
+    /// When the network has settled after it came up.
+    settled: u64,
     /// When the input in hand came.
     now: u64,
 }
@@ -195,6 +200,7 @@ impl<P, A> Default for Machine<P, A> {
             book_dialled: false,
             failed: LruCache::new(SERVERS_MAX),
             hunts: BTreeMap::new(),
+            settled: 0,
             now: 0,
         }
     }
@@ -272,6 +278,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
             }
             Input::Tick => self.tick(now, &mut out),
             Input::Restarted => {
+                self.settled = now.saturating_add(SETTLING_MS);
                 let nodes = std::mem::take(&mut self.nodes);
                 for (peer, node) in nodes {
                     if let Some(proof) = node.proof {
@@ -286,7 +293,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
     }
 
     fn signer(&mut self, us: OwnedServerName, out: &mut Effects<P, A>) {
-        self.us = Some(us);
+        if self.us.replace(us).is_none() {
+            self.settled = self.now.saturating_add(SETTLING_MS);
+        }
         self.provide(out);
         // Whoever is there gets the new ones.
         for (peer, node) in &mut self.nodes {
@@ -630,8 +639,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
     }
 
     fn check(&mut self, ticket: u64, out: &mut Effects<P, A>) {
+        let settling = self.is_settling();
         let Some(hunt) = self.hunts.get_mut(&ticket) else { return };
-        match hunt.standing() {
+        match hunt.standing(settling) {
             Standing::Open => {
                 if let Some(stirred) = hunt.settle() {
                     out.push(Effect::SettleLater { ticket, stirred });
@@ -656,10 +666,15 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         }
     }
 
+    fn is_settling(&self) -> bool {
+        self.now < self.settled
+    }
+
     fn time_up(&mut self, ticket: u64, out: &mut Effects<P, A>) {
         // Another long search for a server that is off would end like this one.
         if let Some(hunt) = self.hunts.get(&ticket)
             && !hunt.people
+            && !self.is_settling()
             && let Goal::Server(server) = &hunt.goal
         {
             self.failed.put(server.clone(), self.now.saturating_add(FAILED_MS));

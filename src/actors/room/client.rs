@@ -50,7 +50,7 @@ impl Handler<SendEvent> for RoomActor {
 
     fn handle(&mut self, msg: SendEvent, ctx: &mut Context<Self>) -> Self::Result {
         let SendEvent { kind, state_key, mut content, redacts, txn, permit } = msg;
-        let mut invited = None;
+        let (mut invited, mut other) = (None, None);
         if kind == TimelineEventType::RoomMember {
             match member_of(state_key.as_deref()) {
                 Err(error) => return Box::pin(async move { Err(error) }),
@@ -60,7 +60,8 @@ impl Handler<SendEvent> for RoomActor {
                 }
                 Ok(user) => {
                     let membership = content.get("membership").and_then(|value| value.as_str());
-                    invited = Some(user).filter(|_| membership == Some("invite"));
+                    invited = Some(user.clone()).filter(|_| membership == Some("invite"));
+                    other = Some(user);
                 }
             }
         }
@@ -85,6 +86,9 @@ impl Handler<SendEvent> for RoomActor {
             if let Some(same) = machine.unchanged(&draft) {
                 return Ok((same, None));
             }
+            if let Some(user) = &other {
+                machine.check_somebody(user)?;
+            }
             let (id, change) = machine.send(draft.clone(), txn.clone(), &signer, now)?;
             Ok((id, Some(Box::new(change))))
         });
@@ -96,12 +100,10 @@ impl Handler<SendEvent> for RoomActor {
     }
 }
 
-/// Returns whose membership a state key names: somebody who can exist.
+/// Returns whose membership a state key names.
 fn member_of(state_key: Option<&str>) -> Result<OwnedUserId, RoomError> {
-    let user = OwnedUserId::try_from(state_key.unwrap_or_default())
-        .map_err(|error| RoomError::BadRequest(format!("the state key is no user: {error}")))?;
-    server_name::check_user(&user)?;
-    Ok(user)
+    OwnedUserId::try_from(state_key.unwrap_or_default())
+        .map_err(|error| RoomError::BadRequest(format!("the state key is no user: {error}")))
 }
 
 fn fill_profile(content: &mut ruma::CanonicalJsonObject, profile: &ProfileUpdated) {
@@ -156,9 +158,6 @@ impl Handler<ChangeMembership> for RoomActor {
 
     fn handle(&mut self, msg: ChangeMembership, ctx: &mut Context<Self>) -> Self::Result {
         let ChangeMembership { user_id, change, reason, is_direct, permit } = msg;
-        if let Err(error) = server_name::check_user(&user_id) {
-            return Box::pin(async move { Err(error.into()) });
-        }
         let signer = std::sync::Arc::clone(&self.signer);
         let links = self.links.clone();
         let room = ctx.address();
@@ -248,6 +247,22 @@ pub(in crate::actors) async fn profile_of(
     })
 }
 
+/// Returns the profile of who is invited, if it comes in time. Whoever cannot be found for it cannot be
+/// invited.
+async fn shown_in_invite(
+    links: &Links,
+    user_id: &OwnedUserId,
+) -> Result<Option<ProfileUpdated>, RoomError> {
+    // He is looked for as long as the invite may take: a look-up that ends early would count as
+    // one that found nobody.
+    let asked = profile_of(&links.federation, user_id, INVITE_WAIT);
+    match tokio::time::timeout(PROFILE_WAIT, asked).await {
+        Ok(Err(error)) if error.is_unreachable() => Err(error),
+        Ok(answer) => Ok(answer.ok()),
+        Err(_) => Ok(None),
+    }
+}
+
 #[derive(Deserialize)]
 struct InviteAnswer {
     event: Box<RawValue>,
@@ -261,9 +276,21 @@ async fn invite(
     mut draft: Draft,
     signer: std::sync::Arc<crate::proto::signer::Signer>,
 ) -> Result<OwnedEventId, RoomError> {
+    server_name::check_user(&user_id)?;
     let server = user_id.server_name().to_owned();
+    let (author, now) = (std::sync::Arc::clone(&signer), now_ms());
+    // What the room refuses is refused at once, without looking for anybody.
+    let refused = draft.clone();
+    operate(room, None, move |machine| {
+        if !machine.is_joined() {
+            return Err(RoomError::NotFound.into());
+        }
+        machine.compose(refused.clone(), &author, now)?;
+        Ok(((), None))
+    })
+    .await?;
     // Until he joins, the room shows him by what the invite says.
-    if let Ok(profile) = profile_of(&links.federation, &user_id, PROFILE_WAIT).await {
+    if let Some(profile) = shown_in_invite(links, &user_id).await? {
         fill_profile(&mut draft.content, &profile);
     }
     let author = std::sync::Arc::clone(&signer);

@@ -88,6 +88,7 @@ impl Handler<Join> for RoomActor {
             redacts: None,
         };
         let known = self.machine.is_some();
+        let impossible = via.iter().find_map(|server| server_name::digest(server).err());
         Box::pin(async move {
             let _permit = permit;
             let first = via.clone();
@@ -120,6 +121,9 @@ impl Handler<Join> for RoomActor {
                     servers.retain(|server| server != signer.server_name());
                     servers.retain(|server| server_name::digest(server).is_ok());
                     servers.truncate(CANDIDATES);
+                    if let (true, Some(error)) = (servers.is_empty(), impossible) {
+                        return Err(error.into());
+                    }
                     let wait = each_wait(servers.len());
                     let asker = Asker { links: &links, room_id: &room_id, signer: &signer, wait };
                     asker.join_through_any(&room, servers, &draft).await
@@ -207,21 +211,20 @@ impl Asker<'_> {
                 }
             })
             .collect();
-        let mut last = RoomError::NotFound;
+        let mut refused: Option<RoomError> = None;
         while let Some((server, composed)) = composed.next().await {
             let joined = match composed {
                 Ok((join, version)) => self.join_through(room, &server, join, version).await,
                 Err(error) => Err(error),
             };
-            match joined {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    log::debug!(room_id:%, server:%; "join failed: {error}");
-                    last = error;
-                }
+            let Err(error) = joined else { return Ok(()) };
+            log::debug!(room_id:%, server:%; "join failed: {error}");
+            // What somebody answers says more than that somebody is off.
+            if refused.as_ref().is_none_or(RoomError::is_unreachable) {
+                refused = Some(error);
             }
         }
-        Err(last)
+        Err(refused.unwrap_or(RoomError::NotFound))
     }
 
     /// Joins through one server, by an event composed at its template.

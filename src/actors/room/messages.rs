@@ -49,14 +49,14 @@ pub enum RoomError {
     /// The event is malformed or too large.
     #[error(transparent)]
     Proto(#[from] ProtoError),
-    /// Somebody who was to be invited to a new room.
-    #[error("{user_id} was not invited, and {outcome}: {why}")]
+    /// People who were to be invited to a new room.
+    #[error("{outcome}: {} could not be invited: {why}", names(users))]
     NotInvited {
         /// Who.
-        user_id: OwnedUserId,
+        users: Vec<OwnedUserId>,
         /// Whether there is a room now.
         outcome: &'static str,
-        /// Why not.
+        /// Why the first one was not.
         why: Box<RoomError>,
     },
     /// No other server could be asked, or all refused.
@@ -68,6 +68,18 @@ pub enum RoomError {
     /// The room restarted, or is overloaded.
     #[error(transparent)]
     Ask(#[from] AskError),
+}
+
+fn names(users: &[OwnedUserId]) -> String {
+    users.iter().map(|user| user.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+impl RoomError {
+    /// Tells whether another server was not reached at all, or not in time.
+    pub fn is_unreachable(&self) -> bool {
+        use FederationError::{Offline, TimedOut, Unreachable};
+        matches!(self, Self::Federation(Unreachable(_) | TimedOut(_) | Offline))
+    }
 }
 
 // ---------------------------------------------------------------- from http: changes

@@ -3,26 +3,25 @@
 //! Invariant: no two rooms get one id. In version 12 it is the hash of the create event, which has
 //! nothing in it that differs between two rooms of the same settings but the time.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use actix::{Context, Handler, Recipient, ResponseFuture};
-use futures::StreamExt as _;
+use actix::{AsyncContext as _, Context, Handler, Recipient, ResponseFuture};
 use rand::{RngExt as _, distr::Alphanumeric};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
     events::TimelineEventType,
 };
 
-use super::{actor::RoomStateActor, messages::CreateRoom};
+use super::{
+    actor::RoomStateActor,
+    messages::{CreateRoom, ForgetRoom},
+};
 use crate::{
     actors::{
         admission::Admission,
         clock::now_ms,
-        relay_request::{
-            FederationError::{Offline, TimedOut, Unreachable},
-            SendFederation,
-        },
-        room::{ChangeMembership, CreateInRoom, MemberChange, RoomError, profile_of},
+        relay_request::SendFederation,
+        room::{ChangeMembership, CreateInRoom, Leave, MemberChange, RoomError, profile_of},
     },
     proto::{
         pdu::{self, Draft, Position},
@@ -39,8 +38,6 @@ const AHEAD_MS: u64 = 10_000;
 
 /// Longest wait for somebody who is to be invited to a new room.
 const REACH_WAIT: Duration = Duration::from_secs(15);
-/// Of these, asked at the same time.
-const REACHED_AT_ONCE: usize = 16;
 
 /// When our last room was made.
 #[derive(Debug, Default)]
@@ -118,11 +115,14 @@ impl Handler<CreateRoom> for RoomStateActor {
     type Result = ResponseFuture<Result<OwnedRoomId, RoomError>>;
 
     fn handle(&mut self, msg: CreateRoom, ctx: &mut Context<Self>) -> Self::Result {
-        let CreateRoom { version, creation_content, initial_state, invite, is_direct, permit } =
+        let CreateRoom { version, creation_content, initial_state, mut invite, is_direct, permit } =
             msg;
         let Some(signer) = self.signer.as_ref().map(Arc::clone) else {
             return Box::pin(async { Err(RoomError::NotFound) });
         };
+        // Who makes the room is in it, and nobody is invited twice.
+        let mut named = HashSet::from([signer.user_id().clone()]);
+        invite.retain(|user_id| named.insert(user_id.clone()));
         if let Err(error) = invite.iter().try_for_each(|user_id| check_user(user_id)) {
             return Box::pin(async move { Err(error.into()) });
         }
@@ -146,12 +146,14 @@ impl Handler<CreateRoom> for RoomStateActor {
         let room_id = create.room_id.clone();
         let invites = Admission::new(invite.len().max(1));
         let federation = self.links.federation.clone();
+        let rooms = ctx.address();
         Box::pin(async move {
             let _permit = permit;
             reach(&federation, &invite).await?;
             let ask = CreateInRoom { version, create: Box::new(create), drafts };
             room.send(ask).await.map_err(|error| RoomError::Ask(error.into()))??;
-            for user_id in invite {
+            let mut refused = Vec::new();
+            for user_id in &invite {
                 let change = ChangeMembership {
                     user_id: user_id.clone(),
                     change: MemberChange::Invite,
@@ -161,11 +163,22 @@ impl Handler<CreateRoom> for RoomStateActor {
                 };
                 let invited = room.send(change).await.map_err(|error| RoomError::Ask(error.into()));
                 if let Err(error) = invited.and_then(|invited| invited) {
-                    let outcome = "the room was made without them";
-                    return Err(RoomError::NotInvited { user_id, outcome, why: Box::new(error) });
+                    refused.push((user_id.clone(), error));
                 }
             }
-            Ok(room_id)
+            if refused.is_empty() {
+                return Ok(room_id);
+            }
+            // A room without anybody in it would swallow what is said there first.
+            let outcome = if refused.len() < invite.len() {
+                "the room was made without everybody in it"
+            } else {
+                let leave = Leave { reason: None, permit: invites.admit()? };
+                room.send(leave).await.map_err(|error| RoomError::Ask(error.into()))??;
+                let _ = rooms.send(ForgetRoom(room_id.clone())).await;
+                "no room was made"
+            };
+            not_invited(refused, outcome).map(|()| room_id)
         })
     }
 }
@@ -175,29 +188,28 @@ async fn reach(
     federation: &Recipient<SendFederation>,
     invite: &[OwnedUserId],
 ) -> Result<(), RoomError> {
-    let asked = invite.iter().map(|user_id| async move {
-        let reached = profile_of(federation, user_id, REACH_WAIT).await;
-        match reached {
-            Err(why @ RoomError::Federation(Unreachable(_) | TimedOut(_) | Offline)) => {
-                let (user_id, outcome) = (user_id.clone(), "no room was made");
-                Err(RoomError::NotInvited { user_id, outcome, why: Box::new(why) })
-            }
-            // Whoever answers is there, whatever he says of himself.
-            _ => Ok(()),
-        }
+    let asked = invite.iter().map(|user_id| profile_of(federation, user_id, REACH_WAIT));
+    let answers = futures::future::join_all(asked).await;
+    // Whoever answers is there, whatever he says of himself.
+    let absent = invite.iter().zip(answers).filter_map(|(user_id, answer)| {
+        Some((user_id.clone(), answer.err().filter(RoomError::is_unreachable)?))
     });
-    let asked: Vec<_> = asked.collect();
-    let mut reached = futures::stream::iter(asked).buffer_unordered(REACHED_AT_ONCE);
-    while let Some(reached) = reached.next().await {
-        reached?;
+    not_invited(absent.collect(), "no room was made")
+}
+
+fn not_invited(
+    refused: Vec<(OwnedUserId, RoomError)>,
+    outcome: &'static str,
+) -> Result<(), RoomError> {
+    let (users, mut why): (Vec<_>, Vec<_>) = refused.into_iter().unzip();
+    if why.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    Err(RoomError::NotInvited { users, outcome, why: Box::new(why.swap_remove(0)) })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
     use crate::proto::server_keys::tests::secret_keys;
 

@@ -23,7 +23,7 @@ fn issued(seed: u8, peers: &[u8], at: u64) -> VerifiedServerKeys {
 /// A machine with an identity, and `peers` connected.
 fn machine(peers: &[u8]) -> M {
     let mut machine = M::default();
-    machine.handle(Input::Signer(server(100)), NOW);
+    machine.handle(Input::Signer(server(100)), NOW - SETTLING_MS);
     for peer in peers {
         machine.handle(seen(*peer), NOW);
     }
@@ -316,6 +316,27 @@ fn two_people_behind_one_string_are_both_shown_and_the_dead_are_not_waited_for()
     let [Effect::Searched { found, .. }] = &answered[..] else { panic!("{answered:?}") };
     let ids: Vec<_> = found.iter().map(|person| person.user_id.clone()).collect();
     assert_eq!(ids, [one, other].map(|seed| crate::proto::server_name::user_of(&server(seed))));
+}
+
+#[test]
+fn whoever_is_wanted_before_the_network_has_settled_is_looked_for_until_then() {
+    let mut machine = M::default();
+    machine.handle(Input::Signer(server(100)), NOW);
+    assert_eq!(told(machine.handle(resolve(1, 1), NOW)), ["providers 1"]);
+    for round in 0..10 {
+        let at = NOW + round * SETTLING_MS / 10;
+        assert_eq!(told(machine.handle(found(1, &[]), at)), ["retry 1"], "{round}");
+        assert_eq!(told(machine.handle(Input::Retry(1), at)), ["providers 1"], "{round}");
+    }
+    // A wait that ends early says nothing about who is there.
+    assert_eq!(told(machine.handle(resolve(2, 2), NOW)), ["providers 2"]);
+    assert_eq!(told(machine.handle(Input::TimeUp(2), NOW + 1)), ["resolved 2 None"]);
+    assert_eq!(told(machine.handle(resolve(3, 2), NOW + 2)), ["providers 3"]);
+    let over = told(machine.handle(found(1, &[]), NOW + SETTLING_MS));
+    assert_eq!(over, ["resolved 1 None"]);
+    machine.handle(Input::Restarted, NOW + SETTLING_MS);
+    let again = NOW + SETTLING_MS + FAILED_MS - 1;
+    assert_eq!(told(machine.handle(found(3, &[]), again)), ["retry 3"], "the network is new");
 }
 
 #[test]

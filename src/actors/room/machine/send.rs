@@ -15,6 +15,7 @@ use crate::{
     },
     proto::{
         pdu::{self, Draft, MAX_PREV_EVENTS, Pdu, Position},
+        server_name,
         signer::Signer,
     },
 };
@@ -93,6 +94,15 @@ impl Machine {
         Ok((event_id, change))
     }
 
+    /// Checks that a user can exist. Who is in the room under an impossible name, from a time when
+    /// that was let in, can be shown out.
+    pub(crate) fn check_somebody(&self, user: &ruma::UserId) -> Result<(), RoomError> {
+        if self.member(user).is_none() {
+            server_name::check_user(user)?;
+        }
+        Ok(())
+    }
+
     /// Tells whether a change fits somebody's membership. The auth rules take a leave of any kind
     /// for both kick and unban; who meant the one must not get the other.
     pub(crate) fn check_change(
@@ -101,6 +111,7 @@ impl Machine {
         change: MemberChange,
     ) -> Result<(), RoomError> {
         use ruma::events::room::member::MembershipState::{Ban, Invite, Join, Knock};
+        self.check_somebody(user)?;
         let known = self.member(user).map(|member| member.membership);
         match (change, known) {
             (MemberChange::Invite | MemberChange::Ban, _)
