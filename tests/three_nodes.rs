@@ -236,6 +236,7 @@ async fn an_invite_is_accepted_while_the_inviter_is_away() {
     let shown = ann.me.state(&room, "m.room.member", &cleo.me.user_id).await;
     assert_eq!(shown["displayname"], "Cleo", "an invite shows who is invited");
     cleo.me.is(&room, "invite").await;
+    bob.me.sees_member(&room, &cleo.me.user_id, "invite").await;
     ann.node.stop().await;
     cleo.me.join(&room).await.ok();
     bob.me.sees_member(&room, &cleo.me.user_id, "join").await;

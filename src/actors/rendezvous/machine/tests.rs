@@ -97,13 +97,13 @@ fn whoever_is_proven_is_compared_with_when_its_connections_change() {
 
 #[test]
 fn what_proves_nothing() {
-    for (what, peer, keys, now) in [
-        ("another node's", 2, issued(1, &[1], NOW), NOW),
-        ("expired", 1, issued(1, &[1], NOW), NOW + LIFETIME_MS + 1),
-        ("our own", 1, issued(100, &[1], NOW), NOW),
+    for (what, peer, keys, now, told) in [
+        ("another node's", 2, issued(1, &[1], NOW), NOW, vec![]),
+        ("expired", 1, issued(1, &[1], NOW), NOW + LIFETIME_MS + 1, vec![]),
+        ("our own", 1, issued(100, &[1], NOW), NOW, vec!["own"]),
     ] {
         let mut machine = machine(&[1, 2]);
-        assert_eq!(prove(&mut machine, peer, keys, now), [""; 0], "{what}");
+        assert_eq!(prove(&mut machine, peer, keys, now), told, "{what}");
         assert_eq!(machine.server_of(&peer), None, "{what}");
     }
     let mut machine = machine(&[]);
