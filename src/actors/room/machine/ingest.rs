@@ -166,12 +166,6 @@ impl Machine {
             notify: None,
         };
         self.remember(&new);
-        if let Some(place) = new.pdu.state_place()
-            && let Some(current) = self.state.get_mut(&place)
-            && current.event_id == new.pdu.event_id
-        {
-            *current = Arc::clone(&new.pdu);
-        }
         let pdu = Arc::clone(&new.pdu);
         change.commit.events.push(new);
         // A spoilt redaction may have lost the name of its target.

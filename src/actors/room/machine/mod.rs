@@ -515,6 +515,13 @@ impl Machine {
         };
         self.known_len += new.pdu.json.len();
         self.known.insert(new.pdu.event_id.clone(), Known::Event(Arc::new(known)));
+        // The current state shows the copy that is stored, not one that was changed on its way.
+        if let Some(place) = new.pdu.state_place()
+            && let Some(current) = self.state.get_mut(&place)
+            && current.event_id == new.pdu.event_id
+        {
+            *current = Arc::clone(&new.pdu);
+        }
     }
 
     /// Counts joined users of servers when one state event takes the place of another. Returns

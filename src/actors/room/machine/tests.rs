@@ -4,6 +4,7 @@ mod attacks;
 mod departures;
 mod forks;
 mod fuzz;
+mod redaction_orders;
 mod redactions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
