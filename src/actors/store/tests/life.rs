@@ -266,6 +266,7 @@ async fn a_flipped_bit_is_found_or_does_no_harm() {
                     room_id: r,
                     from: None,
                     to: None,
+                    over_gap: false,
                     direction: Direction::Forward,
                     limit: 1000,
                 };
