@@ -1,5 +1,7 @@
 //! Three people: a third joins through whoever is there, and everybody hears everybody.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
+
 use serde_json::{Value, json};
 
 mod common;
