@@ -100,6 +100,9 @@ pub mod limits {
     pub const ROOM_PARKED_LEN: usize = 16 * 1024 * 1024;
     /// Events asked for in one `get_missing_events` or `backfill`.
     pub const MISSING_PAGE: usize = 100;
+    /// Joined users of one server in one room: a household, and whatever works for it. Names cost
+    /// nothing to make up.
+    pub const ROOM_USERS_OF_SERVER: usize = 32;
     /// Rounds of fetching for one gap.
     pub const MISSING_ROUNDS: usize = 50;
     /// Rooms in one message that compares heads: about 20 KiB.

@@ -335,3 +335,8 @@ fn odd_text(random: &mut StdRng) -> String {
         _ => (*odd.choose(random).unwrap()).to_owned(),
     }
 }
+
+/// Says what became of an input.
+pub(crate) fn said<T, E: std::fmt::Display>(result: Result<T, E>) -> String {
+    result.map_or_else(|error| error.to_string(), |_| "good".to_owned())
+}

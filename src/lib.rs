@@ -10,6 +10,7 @@
 //! | [`control`] | how the command line speaks to the running node |
 //! | [`doctor`] | what is wrong with this machine, configuration or network |
 //! | [`network_secret`] | a secret for a private network |
+//! | [`log_lines`] | how a line of the log is written |
 //!
 //! ARCHITECTURE.md walks a PDU in, a message out, a `/sync` and a join through this tree.
 
@@ -19,6 +20,7 @@ pub mod control;
 pub mod data_folder;
 pub mod doctor;
 pub mod http;
+pub mod log_lines;
 pub mod network_secret;
 pub mod node;
 pub mod proto;

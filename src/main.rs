@@ -9,11 +9,10 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use messagehub::{
-    actors::store::DATABASE_LOG,
     config::{self, Config},
     control::{self, Command, Status},
     doctor::{self, Step},
-    network_secret, node,
+    log_lines, network_secret, node,
 };
 
 /// A Matrix homeserver with no server in the middle: it runs here, for you, and finds the others.
@@ -60,13 +59,7 @@ fn default_data() -> Option<PathBuf> {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::new()
-        .filter_module(DATABASE_LOG, log::LevelFilter::Off)
-        .parse_env(
-            env_logger::Env::default()
-                .default_filter_or("warn,messagehub=info,libp2p_kad=error,libp2p_autonat=error"),
-        )
-        .init();
+    log_lines::start();
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(code) => code,

@@ -32,6 +32,8 @@ use serde_json::{Value, json};
 mod common;
 #[path = "stranger/curious.rs"]
 mod curious;
+#[path = "stranger/deep.rs"]
+mod deep;
 #[path = "stranger/expired.rs"]
 mod expired;
 #[path = "stranger/floods.rs"]

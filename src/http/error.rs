@@ -10,7 +10,7 @@ use crate::{
         accounts::AccountError, error::AskError, identity::IdentityError,
         relay_request::FederationError, room::RoomError, store::StoreError,
     },
-    proto::ProtoError,
+    proto::{ProtoError, json::Unsound},
 };
 
 /// How long a client is asked to wait when the work budget is used up, in milliseconds.
@@ -209,6 +209,16 @@ impl From<FederationError> for HttpError {
     }
 }
 
+impl From<Unsound> for HttpError {
+    fn from(unsound: Unsound) -> Self {
+        let message = format!("the body cannot be taken: {unsound}");
+        match unsound {
+            Unsound::NoText | Unsound::NoJson(_) => Self::not_json(message),
+            Unsound::NoObject | Unsound::TooDeep(_) | Unsound::Reserved => Self::bad_json(message),
+        }
+    }
+}
+
 impl From<ProtoError> for HttpError {
     fn from(error: ProtoError) -> Self {
         let message = error.to_string();
@@ -230,6 +240,7 @@ impl From<RoomError> for HttpError {
             RoomError::NotFound | RoomError::Forbidden(_) => Self::forbidden(message),
             RoomError::EventNotFound => Self::not_found(message),
             RoomError::BadRequest(_) => Self::invalid_param(message),
+            RoomError::Internal(why) => Self::internal(why),
             RoomError::Full(_) => Self::limit_exceeded(message),
             RoomError::UnsupportedVersion(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION", message)
@@ -276,6 +287,9 @@ mod tests {
         );
         let large = ProtoError::TooLarge { what: "PDU", len: 2, limit: 1 };
         assert_eq!(seen(RoomError::Proto(large)), (413, "M_TOO_LARGE"));
+        assert_eq!(seen(RoomError::internal("a bug")), (500, "M_UNKNOWN"), "no fault of the asker");
+        assert_eq!(seen(Unsound::NoText), (400, "M_NOT_JSON"));
+        assert_eq!(seen(Unsound::TooDeep(64)), (400, "M_BAD_JSON"));
         assert_eq!(seen(StoreError::TooLarge(1)), (413, "M_TOO_LARGE"));
         assert_eq!(seen(FederationError::Unreachable(server())), (502, "M_UNKNOWN"));
         assert_eq!(seen(FederationError::TimedOut(server())), (504, "M_UNKNOWN"));

@@ -13,13 +13,13 @@ pub mod gateway;
 pub mod ruma_glue;
 pub mod sso;
 
-use std::{pin::Pin, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 
 use actix_web::{
     Error, HttpMessage as _, HttpResponse, ResponseError as _,
     body::{BoxBody, MessageBody},
     dev::{Payload, ServiceRequest, ServiceResponse},
-    error::PayloadError,
+    error::{InternalError, PayloadError},
     http::{
         Method, StatusCode,
         header::{
@@ -30,7 +30,7 @@ use actix_web::{
     middleware::Next,
     web::{self, Bytes, BytesMut},
 };
-use futures::{Stream, StreamExt as _, stream};
+use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use percent_encoding::percent_decode_str;
 use ruma::api::client as api;
 
@@ -188,7 +188,12 @@ pub async fn guard(
     let mut answer = match read_body(request.take_payload()).await {
         Ok(body) => {
             request.set_payload(body);
-            next.call(request).await?.map_into_boxed_body()
+            // Called within the future, so that whatever panics is caught.
+            let answered = async move { next.call(request).await };
+            match AssertUnwindSafe(answered).catch_unwind().await {
+                Ok(answer) => answer?.map_into_boxed_body(),
+                Err(panic) => return Err(panicked(panic.as_ref(), private)),
+            }
         }
         Err(error) => request.into_response(error.error_response()),
     };
@@ -196,6 +201,21 @@ pub async fn guard(
         allow_all_origins(answer.headers_mut());
     }
     Ok(answer)
+}
+
+/// Answers a request that made a handler panic: a fault of ours, of which the client hears, and
+/// which the panic hook has written to standard error.
+fn panicked(panic: &(dyn Any + Send), private: bool) -> Error {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    log::error!(why = text.unwrap_or("unknown"); "a request made a handler panic; please report it");
+    let why = "this request met a fault of the server, which its log describes";
+    let error = HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", why);
+    let mut answer = error.error_response();
+    if !private {
+        allow_all_origins(answer.headers_mut());
+    }
+    InternalError::from_response(why, answer).into()
 }
 
 /// Reads the body of a request before anything is answered.

@@ -16,11 +16,14 @@ use ruma::api::{
     error::{DeserializationError, FromHttpRequestError},
     path_builder::PathBuilder as _,
 };
-use serde::{Serialize, de::IgnoredAny};
+use serde::Serialize;
 use serde_json::error::Category;
 
 use super::{auth::authenticate, error::HttpError, gateway::Gateway};
-use crate::actors::{accounts::Session, admission::Permit};
+use crate::{
+    actors::{accounts::Session, admission::Permit},
+    proto::json,
+};
 
 type Extracted<T> = Pin<Box<dyn Future<Output = Result<T, HttpError>>>>;
 
@@ -100,9 +103,9 @@ async fn read_body<E: Into<actix_web::Error>>(
 
 /// Parses a request.
 fn read<T: IncomingRequest>(request: &HttpRequest, body: &[u8]) -> Result<T, HttpError> {
-    let is_json = T::METHOD != http::Method::GET && !body.is_empty();
-    if is_json && let Err(error) = serde_json::from_slice::<IgnoredAny>(body) {
-        return Err(HttpError::not_json(format!("the body is no JSON: {error}")));
+    // Before ruma's types look at it: they pass over what they do not know, and keep the rest raw.
+    if T::METHOD != http::Method::GET && !body.is_empty() {
+        json::check_object(body)?;
     }
     // Clients leave the body out where nothing in it is needed; half of ruma's types do not.
     let optional = matches!(T::METHOD, http::Method::POST | http::Method::DELETE);
@@ -132,10 +135,8 @@ fn read<T: IncomingRequest>(request: &HttpRequest, body: &[u8]) -> Result<T, Htt
 
 /// Parses a body that is not one of ruma's.
 pub fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
-    serde_json::from_slice(body).map_err(|error| match error.classify() {
-        Category::Data => HttpError::bad_json(error.to_string()),
-        _ => HttpError::not_json(format!("the body is no JSON: {error}")),
-    })
+    let text = json::check_object(body)?;
+    serde_json::from_str(text).map_err(|error| HttpError::bad_json(error.to_string()))
 }
 
 /// Returns the path arguments of a request, percent-decoded, in the order of the path.

@@ -1,10 +1,15 @@
 //! Events in the form that clients get (Client-Server API, "Room event format").
 
+use std::{borrow::Cow, collections::BTreeMap};
+
 use ruma::{EventId, RoomId};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
-use super::ProtoError;
+use super::{ProtoError, names};
+
+/// The type of memberships, as it stands in JSON.
+const MEMBER: &str = "\"m.room.member\"";
 
 /// What the server adds to an event, none of it signed.
 #[derive(Debug, Default, Clone)]
@@ -75,6 +80,44 @@ struct RedactsContent<'a> {
     redacts: Option<&'a RawValue>,
 }
 
+/// Returns the content of an event as clients get it. `kind` is its type as JSON. What people call
+/// themselves is theirs to choose, and no reason to refuse an event; shown is what is a name, and
+/// what is an avatar.
+pub fn shown_content<'a>(kind: &str, content: &'a RawValue) -> Cow<'a, RawValue> {
+    let unchanged = Cow::Borrowed(content);
+    if kind != MEMBER {
+        return unchanged;
+    }
+    let (mut changed, mut name) = (false, None);
+    let Ok(mut fields) = serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(content.get())
+    else {
+        return unchanged;
+    };
+    if let Some(given) = fields.get("displayname") {
+        match serde_json::from_str::<Option<Cow<'_, str>>>(given.get()) {
+            Ok(None) => {}
+            Ok(Some(given)) if names::check_name(&given).is_ok() => {}
+            Ok(Some(given)) => name = to_raw_value(&names::shown_name(&given)).ok(),
+            Err(_) => changed |= fields.remove("displayname").is_some(),
+        }
+    }
+    if let Some(given) = fields.get("avatar_url") {
+        let given = serde_json::from_str::<Option<Cow<'_, str>>>(given.get());
+        let good = given.is_ok_and(|given| {
+            given.is_none_or(|url| url.is_empty() || names::shown_avatar(&url).is_some())
+        });
+        changed |= !good && fields.remove("avatar_url").is_some();
+    }
+    if let Some(name) = &name {
+        fields.insert(Cow::Borrowed("displayname"), name);
+        changed = true;
+    }
+    match to_raw_value(&fields) {
+        Ok(fields) if changed => Cow::Owned(fields),
+        _ => unchanged,
+    }
+}
+
 /// Renders the JSON of a PDU for a client: the fields of the spec, taken over byte for byte.
 ///
 /// `room_id` is left out inside `/sync`, where the room is known from around. The target of a
@@ -100,8 +143,9 @@ pub fn render(
         && transaction_id.is_none()
         && prev_content.is_none()
         && redacted_because.is_none();
+    let content = shown_content(stored.kind.get(), stored.content);
     let rendered = Rendered {
-        content: stored.content,
+        content: &content,
         event_id,
         origin_server_ts: stored.origin_server_ts,
         redacts,
@@ -117,7 +161,7 @@ pub fn render(
             transaction_id: transaction_id.as_deref(),
         }),
     };
-    serde_json::value::to_raw_value(&rendered).map_err(malformed)
+    to_raw_value(&rendered).map_err(malformed)
 }
 
 /// Renders a state event as stripped state (`m.room.member` of an invite and the like).
@@ -133,8 +177,8 @@ pub fn stripped(json: &str) -> Result<Box<RawValue>, ProtoError> {
     let malformed = |error| ProtoError::malformed("stored event", error);
     let Stored { kind, state_key, sender, content, .. } =
         serde_json::from_str(json).map_err(malformed)?;
-    serde_json::value::to_raw_value(&Stripped { content, sender, state_key, kind })
-        .map_err(malformed)
+    let content = shown_content(kind.get(), content);
+    to_raw_value(&Stripped { content: &content, sender, state_key, kind }).map_err(malformed)
 }
 
 #[cfg(test)]
@@ -157,6 +201,30 @@ mod tests {
         let full = render(PDU, event_id!("$e"), Some(room_id!("!r:x")), &unsigned).unwrap();
         assert!(full.get().contains(r#""unsigned":{"age":3,"transaction_id":"t"}"#), "{full}");
         assert!(full.get().contains(r#""room_id":"!r:x""#), "{full}");
+    }
+
+    #[test]
+    fn names_and_avatars_are_cleaned_in_memberships_only() {
+        let shown = |kind: &str, content: &str| {
+            let pdu = PDU.replace("m.room.message", kind).replace(r#"{"body":"x"}"#, content);
+            let event = render(&pdu, event_id!("$e"), None, &Unsigned::default()).unwrap();
+            let event: serde_json::Value = serde_json::from_str(event.get()).unwrap();
+            event["content"].to_string()
+        };
+        let odd = r#"{"avatar_url":"javascript:alert(1)","displayname":"a\u202eb\nc","x":[1]}"#;
+        assert_eq!(shown("m.room.member", odd), r#"{"displayname":"abc","x":[1]}"#);
+        assert!(shown("m.other", odd).contains("javascript"));
+        for good in [
+            r#"{"avatar_url":"mxc://x/y","displayname":"Zoë","membership":"join"}"#,
+            r#"{"displayname":null,"membership":"leave"}"#,
+            r#"{"avatar_url":"","membership":"leave"}"#,
+        ] {
+            assert_eq!(shown("m.room.member", good), good);
+        }
+        let none = r#"{"avatar_url":["x"],"displayname":{"a":1}}"#;
+        assert_eq!(shown("m.room.member", none), "{}");
+        let long = format!(r#"{{"displayname":"{}"}}"#, "x".repeat(60_000));
+        assert!(shown("m.room.member", &long).len() < 300);
     }
 
     #[test]

@@ -6,8 +6,11 @@
 //! thin types that carry PDUs through the actors.
 
 pub mod client_event;
+pub mod edu;
 pub mod error;
 pub mod heads;
+pub mod json;
+pub mod names;
 pub mod pdu;
 pub mod rendezvous;
 pub mod room_key;

@@ -22,10 +22,18 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{ProtoError, server_keys::VerifiedServerKeys, signer::Signer};
+use super::{
+    ProtoError,
+    json::{self, MESSAGE_NESTING, NESTING, Unsound},
+    names,
+    server_keys::VerifiedServerKeys,
+    signer::Signer,
+};
 
 /// Longest raw PDU that is parsed, in bytes: 64 KiB of event and as much again around it.
 pub const MAX_RAW_LEN: usize = 128 * 1024;
+/// Longest event in canonical JSON, in bytes: the specification's.
+pub const MAX_EVENT_LEN: usize = 65_535;
 /// Most `prev_events` that an event of ours names; the spec allows 20.
 pub const MAX_PREV_EVENTS: usize = 20;
 
@@ -164,15 +172,37 @@ impl Pdu {
         })
     }
 
+    /// Reads an event that is new here: the one door through which every event comes in, ours and
+    /// those of others. What it refuses is refused by every node, and for good.
     fn from_object(
         object: &CanonicalJsonObject,
         rules: &RoomVersionRules,
     ) -> Result<Self, ProtoError> {
         let malformed = |error: &dyn std::fmt::Display| ProtoError::malformed("PDU", error);
+        let json = serde_json::to_string(object).map_err(|error| malformed(&error))?;
+        if json.len() > MAX_EVENT_LEN {
+            let (len, limit) = (json.len(), MAX_EVENT_LEN);
+            return Err(ProtoError::TooLarge { what: "event", len, limit });
+        }
+        if json::nesting(&json) > NESTING {
+            return Err(Unsound::TooDeep(NESTING).of("PDU"));
+        }
+        check_pdu_format(object, &rules.event_format).map_err(|error| malformed(&error))?;
         let hash = reference_hash(object, rules).map_err(|error| malformed(&error))?;
         let event_id = EventId::parse(format!("${hash}")).map_err(|error| malformed(&error))?;
-        let json = serde_json::to_string(object).map_err(|error| malformed(&error))?;
-        Self::from_json(event_id, &json, rules)
+        let pdu = Self::from_json(event_id, &json, rules)?;
+        names::check_user_id(&pdu.sender)?;
+        if pdu.kind == TimelineEventType::RoomMember {
+            let of = UserId::parse(pdu.state_key.as_deref().unwrap_or_default());
+            names::check_user_id(&of.map_err(|error| malformed(&error))?)?;
+        }
+        Ok(pdu)
+    }
+
+    /// Tells whether the event may be handed to others. Those from before there was a limit of
+    /// depth may not: nobody would take them.
+    pub fn fits(&self) -> bool {
+        json::nesting(&self.json) <= NESTING
     }
 
     /// Returns the place in the room state that the event fills, if it is a state event.
@@ -286,11 +316,12 @@ pub fn read(
     if len > MAX_RAW_LEN {
         return Err(ProtoError::TooLarge { what: "PDU", len, limit: MAX_RAW_LEN });
     }
+    // As deep as a message: what is around the event is no part of it, and is not counted.
+    json::check(raw.get(), MESSAGE_NESTING).map_err(|unsound| unsound.of("PDU"))?;
     let mut object: CanonicalJsonObject =
         serde_json::from_str(raw.get()).map_err(|error| malformed(&error))?;
     let attached = object.remove("server_keys");
     object.remove("unsigned");
-    check_pdu_format(&object, &rules.event_format).map_err(|error| malformed(&error))?;
 
     let pdu = Pdu::from_object(&object, rules)?;
     if pdu.room_id != room_id {
@@ -424,8 +455,6 @@ pub fn compose(
     event.insert("depth".to_owned(), number(position.depth)?);
     event.insert("origin_server_ts".to_owned(), number(position.origin_server_ts)?);
     signer.hash_and_sign(&mut event, &rules.redaction)?;
-    check_pdu_format(&event, &rules.event_format)
-        .map_err(|error| ProtoError::malformed("event", error))?;
     Pdu::from_object(&event, rules)
 }
 

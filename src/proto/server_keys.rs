@@ -16,7 +16,9 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ProtoError, server_name,
+    ProtoError,
+    json::{self, NESTING, Unsound},
+    server_name,
     signer::{NamedKey, SecretKeys},
 };
 
@@ -125,6 +127,10 @@ impl VerifiedServerKeys {
                 len: text.len(),
                 limit: MAX_LEN,
             });
+        }
+        // They travel within events, and must not make those too deep.
+        if json::nesting(&text) > NESTING {
+            return Err(Unsound::TooDeep(NESTING).of("server_keys"));
         }
         let content: Content = serde_json::from_str(&text)
             .map_err(|error| ProtoError::malformed("server_keys", error))?;

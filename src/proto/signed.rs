@@ -11,7 +11,12 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ProtoError, server_keys::VerifiedServerKeys, signer::Signer};
+use super::{
+    ProtoError,
+    json::{self, MESSAGE_NESTING, Unsound},
+    server_keys::VerifiedServerKeys,
+    signer::Signer,
+};
 
 /// How long a signed request or answer counts as fresh, in milliseconds, either way.
 pub const FRESH_MS: u64 = 5 * 60 * 1000;
@@ -131,8 +136,10 @@ fn verify<T: Signed>(bytes: &[u8], limit: usize, now: u64) -> Result<Verified<T>
         return Err(ProtoError::TooLarge { what: T::WHAT, len: bytes.len(), limit });
     }
     let malformed = |error: &dyn std::fmt::Display| ProtoError::malformed(T::WHAT, error);
+    let text = std::str::from_utf8(bytes).map_err(|_| Unsound::NoText.of(T::WHAT))?;
+    json::check(text, MESSAGE_NESTING).map_err(|unsound| unsound.of(T::WHAT))?;
     let mut object: CanonicalJsonObject =
-        serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+        serde_json::from_str(text).map_err(|error| malformed(&error))?;
     let Some(CanonicalJsonValue::Object(keys)) = object.get("server_keys") else {
         return Err(ProtoError::MissingServerKeys(T::WHAT.to_owned()));
     };
@@ -291,5 +298,15 @@ mod tests {
         assert!(verify(&eve, "1", &sent.hash).is_err());
         assert!(verify(&bob, "2", &sent.hash).is_err());
         assert!(verify(&bob, "1", "another").is_err());
+    }
+
+    #[test]
+    fn no_depth_of_a_message_does_harm() {
+        let ann = signer(1);
+        for levels in [126, 128, 1000, 500_000] {
+            let deep = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+            let bytes = format!(r#"{{"content":{deep},"server_keys":{}}}"#, ann.server_keys_text());
+            assert!(Request::verify(bytes.as_bytes(), NOW).is_err(), "{levels}");
+        }
     }
 }

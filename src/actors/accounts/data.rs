@@ -10,14 +10,15 @@ use super::{
     messages::{AccountError, EditPushRule, Profile, ProfileField},
     sessions::to_json,
 };
-use crate::{actors::store::Row, proto::server_name::LOCALPART};
+use crate::{
+    actors::store::Row,
+    proto::{names, server_name::LOCALPART},
+};
 
 /// The account data that holds the push rules.
 pub(super) const PUSH_RULES: &str = "m.push_rules";
 /// The room account data that holds the tags.
 pub(super) const TAGS: &str = "m.tag";
-/// Longest display name or avatar address, in bytes: they go into every membership event.
-const PROFILE_LEN: usize = 1024;
 
 impl ProfileField {
     fn key(self) -> &'static str {
@@ -64,10 +65,13 @@ impl Profile {
         value: Option<String>,
     ) -> Result<(Self, Row, Vec<u8>), AccountError> {
         let value = value.filter(|value| !value.is_empty());
-        if value.as_ref().is_some_and(|value| value.len() > PROFILE_LEN) {
-            let why = format!("{} is longer than {PROFILE_LEN} bytes", field.key());
-            return Err(AccountError::BadRequest(why));
-        }
+        // They go into every membership event.
+        let checked = match (field, &value) {
+            (_, None) => Ok(()),
+            (ProfileField::Displayname, Some(name)) => names::check_name(name),
+            (ProfileField::AvatarUrl, Some(url)) => names::check_avatar(url),
+        };
+        checked.map_err(AccountError::BadRequest)?;
         let mut profile = self.clone();
         let row = to_json(&value);
         *profile.field(field) = value;
@@ -179,7 +183,17 @@ mod tests {
         assert_eq!(none.displayname, None, "an empty name takes it away");
         assert_eq!(none.advertised(), "p2p");
         assert_eq!(Profile::load(vec![(row, value)]).unwrap(), none, "and it stays away");
-        assert!(none.with(ProfileField::AvatarUrl, Some("x".repeat(2000))).is_err());
+        for (field, bad) in [
+            (ProfileField::Displayname, "x".repeat(60_000)),
+            (ProfileField::Displayname, "a\u{202e}b".to_owned()),
+            (ProfileField::Displayname, "a\nb".to_owned()),
+            (ProfileField::AvatarUrl, "http://example.org/a.png".to_owned()),
+            (ProfileField::AvatarUrl, "javascript:alert(1)".to_owned()),
+        ] {
+            let found = none.with(field, Some(bad.clone()));
+            assert!(matches!(found, Err(AccountError::BadRequest(_))), "{bad:.40}");
+        }
+        assert!(none.with(ProfileField::AvatarUrl, Some("mxc://x/y".to_owned())).is_ok());
     }
 
     #[test]

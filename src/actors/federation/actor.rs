@@ -7,7 +7,7 @@ use ruma::{
     CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId,
     canonical_json::to_canonical_value,
 };
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use super::{
@@ -26,6 +26,7 @@ use crate::{
         room_state::{CompareHeads, FindMissing, FindSharing, IngestIntoRoom, ServeRoom},
     },
     config::limits,
+    proto::edu::{Edu, ToDevice},
 };
 
 /// Whom the queries are for.
@@ -103,6 +104,10 @@ impl From<RoomError> for Refusal {
             RoomError::UnsupportedVersion(_) => (400, "M_INCOMPATIBLE_ROOM_VERSION"),
             RoomError::BadRequest(_) | RoomError::Proto(_) => (400, "M_BAD_JSON"),
             RoomError::Full(_) | RoomError::Ask(AskError::Overloaded) => (429, "M_LIMIT_EXCEEDED"),
+            RoomError::Internal(why) => {
+                log::error!(why:%; "a request of another server failed");
+                (500, "M_UNKNOWN")
+            }
             RoomError::NotInvited { .. }
             | RoomError::Federation(_)
             | RoomError::Store(_)
@@ -145,6 +150,12 @@ impl From<Refusal> for InboundAnswer {
     }
 }
 
+/// An answer about many rooms.
+#[derive(Serialize)]
+struct Rooms<T> {
+    rooms: T,
+}
+
 impl FederationLinks {
     async fn answer(
         &self,
@@ -156,11 +167,7 @@ impl FederationLinks {
             Query::Room(room_id, query) => {
                 let request = RoomRequest { origin, query, permit };
                 let answer = self.serve.send(ServeRoom { room_id, request }).await;
-                let answer = answer.map_err(AskError::from)??;
-                serde_json::from_str(answer.get()).map_err(|error| {
-                    log::error!("an answer of a room is no canonical JSON: {error}");
-                    RoomError::BadRequest(error.to_string())
-                })?
+                answer.map_err(AskError::from)??
             }
             Query::Profile(user_id) => self.profile_of(user_id).await?,
             Query::ServerKeys => {
@@ -171,14 +178,12 @@ impl FederationLinks {
             Query::Heads(rooms) => {
                 let compared = self.heads.send(CompareHeads { origin, rooms, permit }).await;
                 let compared = compared.map_err(AskError::from)??;
-                to_canonical_value(compared)
-                    .map_err(|error| RoomError::BadRequest(error.to_string()))?
+                to_canonical_value(compared).map_err(RoomError::internal)?
             }
             Query::Missing(rooms) => {
                 let found = self.missing.send(FindMissing { origin, rooms, permit }).await;
                 let rooms = found.map_err(AskError::from)??;
-                to_canonical_value(json!({"rooms": rooms}))
-                    .map_err(|error| RoomError::BadRequest(error.to_string()))?
+                to_canonical_value(Rooms { rooms }).map_err(RoomError::internal)?
             }
             Query::ServerKeysOf(server) => self.server_keys_of(origin, server).await?,
             Query::Carry(destination, parcel) => {
@@ -238,11 +243,16 @@ impl FederationLinks {
                 rooms.entry(room_id).or_default().0.push(pdu);
             }
         }
-        let mut to_users = Vec::new();
-        for edu in edus {
-            match room_of_edu(&edu) {
-                Some(room_id) => rooms.entry(room_id).or_default().1.push(edu),
-                None => to_users.push(edu),
+        let mut to_devices = Vec::new();
+        for raw in edus {
+            match Edu::read(&raw) {
+                Ok(Edu::ToDevice(message)) => to_devices.push(message),
+                Ok(edu) => {
+                    if let Some(room_id) = edu.room_id() {
+                        rooms.entry(room_id.to_owned()).or_default().1.push(raw);
+                    }
+                }
+                Err(error) => log::debug!(origin:%; "an EDU is passed over: {error}"),
             }
         }
         for (room_id, (pdus, edus)) in rooms {
@@ -250,34 +260,22 @@ impl FederationLinks {
             let transaction = IngestTransaction { origin, pdus, edus, gossiped, permit };
             let _ = self.ingest.send(IngestIntoRoom { room_id, transaction }).await;
         }
-        for edu in to_users {
-            self.edu(&origin, &edu).await?;
+        for message in to_devices {
+            self.receive_to_device(&origin, message).await?;
         }
-        to_canonical_value(json!({"pdus": {}}))
-            .map_err(|error| RoomError::BadRequest(error.to_string()).into())
+        to_canonical_value(json!({"pdus": {}})).map_err(|error| RoomError::internal(error).into())
     }
 
-    /// EDUs that concern a user, not a room.
-    async fn edu(&self, origin: &OwnedServerName, edu: &RawValue) -> Result<(), Refusal> {
-        #[derive(Deserialize)]
-        struct Edu {
-            edu_type: String,
-            content: ToDevice,
-        }
-        #[derive(Deserialize)]
-        struct ToDevice {
-            sender: OwnedUserId,
-            message_id: String,
-            #[serde(rename = "type")]
-            kind: String,
-            messages: BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>,
-        }
-        let Ok(Edu { edu_type, content }) = serde_json::from_str(edu.get()) else { return Ok(()) };
+    async fn receive_to_device(
+        &self,
+        origin: &OwnedServerName,
+        message: ToDevice,
+    ) -> Result<(), Refusal> {
         // An EDU speaks for users of its origin only (CVE-2024-6301 and others).
-        if edu_type != "m.direct_to_device" || content.sender.server_name() != *origin {
+        if message.sender.server_name() != *origin {
             return Ok(());
         }
-        let ToDevice { sender, message_id, kind, messages } = content;
+        let ToDevice { sender, message_id, kind, messages } = message;
         let received = self.to_device.send(ReceiveToDevice { sender, message_id, kind, messages });
         match received.await {
             Ok(Err(AccountError::Full(what))) => Err(RoomError::Full(what).into()),
@@ -300,22 +298,6 @@ fn room_of(pdu: &RawValue) -> Option<OwnedRoomId> {
         room_id: OwnedRoomId,
     }
     serde_json::from_str::<Fields>(pdu.get()).ok().map(|fields| fields.room_id)
-}
-
-/// Returns the room that an EDU is about: where it is about several, the first.
-fn room_of_edu(edu: &RawValue) -> Option<OwnedRoomId> {
-    #[derive(Deserialize)]
-    #[serde(tag = "edu_type", content = "content")]
-    enum Edu {
-        #[serde(rename = "m.typing")]
-        Typing { room_id: OwnedRoomId },
-        #[serde(rename = "m.receipt")]
-        Receipt(BTreeMap<OwnedRoomId, IgnoredAny>),
-    }
-    match serde_json::from_str(edu.get()).ok()? {
-        Edu::Typing { room_id } => Some(room_id),
-        Edu::Receipt(rooms) => rooms.into_keys().next(),
-    }
 }
 
 impl Handler<InboundRequest> for FederationActor {

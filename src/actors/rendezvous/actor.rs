@@ -29,7 +29,7 @@ use crate::{
     },
     config::limits,
     proto::{
-        ProtoError,
+        ProtoError, names,
         rendezvous::{SearchTerm, record_key},
         server_keys::VerifiedServerKeys,
         server_name,
@@ -344,11 +344,12 @@ impl RendezvousActor {
 }
 
 fn read_profile(body: &CanonicalJsonObject) -> Profile {
-    let text = |key: &str| {
-        let value = body.get(key).and_then(CanonicalJsonValue::as_str);
-        value.filter(|text| !text.is_empty() && text.len() <= 1024).map(str::to_owned)
-    };
-    Profile { displayname: text("displayname"), avatar_url: text("avatar_url") }
+    let text = |key: &str| body.get(key).and_then(CanonicalJsonValue::as_str);
+    let name = text("displayname").filter(|name| !name.is_empty());
+    Profile {
+        displayname: name.map(|name| names::shown_name(name).into_owned()),
+        avatar_url: text("avatar_url").and_then(names::shown_avatar).map(str::to_owned),
+    }
 }
 
 impl Actor for RendezvousActor {

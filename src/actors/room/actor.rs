@@ -386,7 +386,7 @@ impl RoomActor {
                     let events = event_map(&chain, &rules)?;
                     Ok(state_res::resolve(&states, &events, &rules)?)
                 });
-                job.await.map_err(|error| RoomError::BadRequest(error.to_string()))?
+                job.await.map_err(RoomError::internal)?
             };
             resolved.into_actor(act)
         });

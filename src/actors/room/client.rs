@@ -373,8 +373,7 @@ pub(in crate::actors) fn federation(
     content: serde_json::Value,
     timeout: Duration,
 ) -> Result<SendFederation, RoomError> {
-    let content = CanonicalJsonValue::try_from(content)
-        .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+    let content = CanonicalJsonValue::try_from(content).map_err(RoomError::internal)?;
     Ok(SendFederation { destination: destination.clone(), method, uri, content, timeout })
 }
 
@@ -567,8 +566,7 @@ pub(super) async fn store_receipt(
     room_id: OwnedRoomId,
     receipt: &Receipt,
 ) -> Result<(), RoomError> {
-    let value =
-        serde_json::to_vec(receipt).map_err(|error| RoomError::BadRequest(error.to_string()))?;
+    let value = serde_json::to_vec(receipt).map_err(RoomError::internal)?;
     let row = Row::Receipt(
         room_id,
         receipt.user_id.clone(),

@@ -1,11 +1,9 @@
 //! EDUs: typing, receipts, presence, and our own announcement of heads.
 
+use std::collections::BTreeMap;
+
 use actix::{AsyncContext as _, Context};
-use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
-    api::federation::transactions::edu::{Edu, PresenceContent, ReceiptContent, TypingContent},
-};
-use serde::Deserialize;
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId};
 use serde_json::{json, value::RawValue};
 
 use super::{
@@ -21,17 +19,16 @@ use crate::{
         store::{Extremity, Receipt, Row, RowKind, ScanRows, WriteRows},
     },
     config::limits,
+    proto::edu::{self, Edu, HEADS, PresenceUpdate, ReadUpTo},
 };
 
 /// How long somebody types unless told otherwise, in milliseconds (as servers commonly take it).
 const TYPING_MS: u64 = 30_000;
-/// The type of our own EDU: forward extremities of a room.
-const HEADS: &str = "messagehub.heads";
 /// Most receipts that are taken from one EDU.
 const RECEIPTS_MAX: usize = 20;
 
 fn raw(value: &serde_json::Value) -> Result<Box<RawValue>, RoomError> {
-    serde_json::value::to_raw_value(value).map_err(|error| RoomError::BadRequest(error.to_string()))
+    serde_json::value::to_raw_value(value).map_err(RoomError::internal)
 }
 
 /// Makes the EDU that somebody types or stopped.
@@ -57,12 +54,7 @@ pub(super) fn receipt(room_id: &RoomId, receipt: &Receipt) -> Result<Box<RawValu
 
 /// Tells whether an EDU shows what somebody does in a room, rather than what servers tell each other.
 pub(super) fn is_of_people(edu: &RawValue) -> bool {
-    #[derive(Deserialize)]
-    struct Kind<'a> {
-        edu_type: &'a str,
-    }
-    let kind = serde_json::from_str::<Kind<'_>>(edu.get());
-    kind.is_ok_and(|kind| ["m.typing", "m.receipt"].contains(&kind.edu_type))
+    edu::is_of_type(edu, &["m.typing", "m.receipt"])
 }
 
 /// Keeps a receipt of somebody else. What a thread is, anybody can say: of each person those of some
@@ -97,18 +89,6 @@ fn surplus(kept: Vec<(Row, Vec<u8>)>, thread: &str) -> Vec<Row> {
     others.into_iter().take(count).map(|(_, row)| row).collect()
 }
 
-#[derive(Deserialize)]
-struct Heads {
-    edu_type: String,
-    content: HeadsContent,
-}
-
-#[derive(Deserialize)]
-struct HeadsContent {
-    room_id: OwnedRoomId,
-    extremities: Vec<OwnedEventId>,
-}
-
 impl RoomActor {
     /// Tells the other members our forward extremities, by gossip.
     pub(super) fn announce_heads(&mut self, ctx: &mut Context<Self>) {
@@ -139,21 +119,20 @@ impl RoomActor {
     ) {
         let mut heads = None;
         for edu in edus {
-            if let Ok(told) = serde_json::from_str::<Heads>(edu.get())
-                && told.edu_type == HEADS
-            {
-                if told.content.room_id == self.room_id {
-                    let mut extremities = told.content.extremities;
+            match Edu::read(edu) {
+                Ok(Edu::Heads { room_id, mut extremities }) if room_id == self.room_id => {
                     extremities.truncate(limits::HEADS);
                     heads = Some(extremities);
                 }
-                continue;
-            }
-            match serde_json::from_str::<Edu>(edu.get()) {
-                Ok(Edu::Typing(content)) => self.take_typing(origin, content),
-                Ok(Edu::Receipt(content)) => self.take_receipts(origin, content),
-                Ok(Edu::Presence(content)) => self.take_presence(origin, content),
-                Ok(_) | Err(_) => {}
+                Ok(Edu::Typing { room_id, user_id, typing }) if room_id == self.room_id => {
+                    self.take_typing(origin, user_id, typing);
+                }
+                Ok(Edu::Receipt(rooms)) => self.take_receipts(origin, rooms),
+                Ok(Edu::Presence(updates)) => self.take_presence(origin, updates),
+                Ok(Edu::Heads { .. } | Edu::Typing { .. } | Edu::ToDevice(_)) => {}
+                Err(error) => {
+                    log::debug!(room_id:% = self.room_id, origin:%; "an EDU is passed over: {error}");
+                }
             }
         }
         // Each announcement says all of it: the last one counts.
@@ -171,33 +150,32 @@ impl RoomActor {
             })
     }
 
-    fn take_typing(&mut self, origin: &OwnedServerName, content: TypingContent) {
-        if content.room_id != self.room_id || !self.is_members(origin, &content.user_id) {
+    fn take_typing(&mut self, origin: &OwnedServerName, user_id: OwnedUserId, typing: bool) {
+        if !self.is_members(origin, &user_id) {
             return;
         }
         self.links.typing.do_send(Typing {
-            room_id: content.room_id,
-            user_id: content.user_id,
-            timeout_ms: content.typing.then_some(TYPING_MS),
+            room_id: self.room_id.clone(),
+            user_id,
+            timeout_ms: typing.then_some(TYPING_MS),
         });
     }
 
-    fn take_receipts(&mut self, origin: &OwnedServerName, content: ReceiptContent) {
-        let Some(map) = content.receipts.get(&self.room_id) else { return };
-        let receipts: Vec<Receipt> = map
-            .read
-            .iter()
-            .filter(|(user, _)| self.is_members(origin, user))
-            .filter_map(|(user, data)| {
-                let receipt = serde_json::to_value(&data.data).ok()?;
-                let thread = receipt.get("thread_id").and_then(|id| id.as_str());
-                Some(Receipt {
-                    user_id: user.clone(),
-                    receipt_type: "m.read".to_owned(),
-                    event_id: data.event_ids.first()?.clone(),
-                    thread_id: thread.map(ToOwned::to_owned),
-                    ts: receipt.get("ts").and_then(serde_json::Value::as_u64).unwrap_or(now_ms()),
-                })
+    fn take_receipts(
+        &mut self,
+        origin: &OwnedServerName,
+        mut rooms: BTreeMap<OwnedRoomId, Vec<ReadUpTo>>,
+    ) {
+        let told = rooms.remove(&self.room_id).unwrap_or_default();
+        let receipts: Vec<Receipt> = told
+            .into_iter()
+            .filter(|told| self.is_members(origin, &told.user_id))
+            .map(|ReadUpTo { user_id, event_id, thread_id, ts }| Receipt {
+                user_id,
+                receipt_type: "m.read".to_owned(),
+                event_id,
+                thread_id,
+                ts: ts.unwrap_or_else(now_ms),
             })
             .take(RECEIPTS_MAX)
             .collect();
@@ -212,8 +190,8 @@ impl RoomActor {
         });
     }
 
-    fn take_presence(&mut self, origin: &OwnedServerName, content: PresenceContent) {
-        for update in content.push {
+    fn take_presence(&mut self, origin: &OwnedServerName, updates: Vec<PresenceUpdate>) {
+        for update in updates {
             if !self.is_members(origin, &update.user_id) {
                 continue;
             }
@@ -221,7 +199,7 @@ impl RoomActor {
                 user_id: update.user_id,
                 presence: update.presence,
                 status_msg: update.status_msg,
-                last_active_ago: Some(u64::from(update.last_active_ago)),
+                last_active_ago: Some(update.last_active_ago),
                 currently_active: update.currently_active,
             });
         }

@@ -181,8 +181,7 @@ impl Asker<'_> {
         event: &Arc<Pdu>,
     ) -> Result<(CanonicalJsonValue, Vec<Box<RawValue>>), RoomError> {
         let wire = self.links.wire(std::slice::from_ref(event), self.signer).await;
-        let content = serde_json::to_value(wire.first())
-            .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        let content = serde_json::to_value(wire.first()).map_err(RoomError::internal)?;
         let uri = format!("/_matrix/federation/v2/{endpoint}/{}/{}", self.room_id, event.event_id);
         let request = federation(server, "PUT", uri, content, self.wait)?;
         Ok((ask(&self.links.federation, request).await?, wire))

@@ -100,8 +100,9 @@ impl Links {
         self.find_keys.send(FindServerKeys(servers)).await.unwrap_or_default()
     }
 
-    /// Puts server_keys back on events, as they go on the wire. Events of servers whose keys are
-    /// not known any more are left out: nobody could verify them.
+    /// Puts server_keys back on events, as they go on the wire. Left out are events of servers whose
+    /// keys are not known any more, since nobody could verify them, and those that are too deep,
+    /// since nobody would take them.
     pub(super) async fn wire(&self, pdus: &[Arc<Pdu>], signer: &Signer) -> Vec<Box<RawValue>> {
         let servers: std::collections::HashSet<OwnedServerName> = pdus
             .iter()
@@ -117,7 +118,10 @@ impl Links {
             own if own == signer.server_name() => Some(signer.server_keys_text()),
             other => texts.get(other).map(String::as_str),
         };
-        pdus.iter().filter_map(|pdu| keys_of(pdu).map(|keys| pdu.to_wire(keys))).collect()
+        pdus.iter()
+            .filter(|pdu| pdu.fits())
+            .filter_map(|pdu| keys_of(pdu).map(|keys| pdu.to_wire(keys)))
+            .collect()
     }
 
     /// Checks events from outside up to the content hash, off this thread, and keeps what certifies
@@ -168,7 +172,7 @@ impl Links {
                 .map(|raw| verify(pdu::read(raw, &room_id, &rules)?, &rules, &mut known, now))
                 .collect()
         };
-        self.cpu.run_for_others(job).await.map_err(|error| RoomError::BadRequest(error.to_string()))
+        self.cpu.run_for_others(job).await.map_err(RoomError::internal)
     }
 
     /// Checks size and shape of events, which is quick, and works their ids out.
@@ -179,7 +183,7 @@ impl Links {
         rules: RoomVersionRules,
     ) -> Result<Vec<Result<Unverified, ProtoError>>, RoomError> {
         let job = move || raws.iter().map(|raw| pdu::read(raw, &room_id, &rules)).collect();
-        self.cpu.run_for_others(job).await.map_err(|error| RoomError::BadRequest(error.to_string()))
+        self.cpu.run_for_others(job).await.map_err(RoomError::internal)
     }
 
     /// Goes on with what [`Self::read`] found, as [`Self::receive`] does.
@@ -193,11 +197,7 @@ impl Links {
         let now = crate::actors::clock::now_ms();
         let job =
             move || events.into_iter().map(|one| verify(one, &rules, &mut known, now)).collect();
-        let results: Vec<_> = self
-            .cpu
-            .run_for_others(job)
-            .await
-            .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        let results: Vec<_> = self.cpu.run_for_others(job).await.map_err(RoomError::internal)?;
         self.keep_newest(&results);
         Ok(results)
     }

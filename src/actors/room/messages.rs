@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use actix::Message;
 use ruma::{
-    CanonicalJsonObject, OwnedEventId, OwnedServerName, OwnedUserId, RoomVersionId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName, OwnedUserId,
+    RoomVersionId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 use serde_json::value::RawValue;
@@ -40,6 +41,9 @@ pub enum RoomError {
     /// The request makes no sense.
     #[error("{0}")]
     BadRequest(String),
+    /// Something of ours is broken: a computation panicked, or what we made cannot be written.
+    #[error("internal error: {0}")]
+    Internal(String),
     /// The room version is not one that this server takes part in.
     #[error("room version {0} is not supported")]
     UnsupportedVersion(RoomVersionId),
@@ -79,6 +83,11 @@ impl RoomError {
     pub fn is_unreachable(&self) -> bool {
         use FederationError::{Offline, TimedOut, Unreachable};
         matches!(self, Self::Federation(Unreachable(_) | TimedOut(_) | Offline))
+    }
+
+    /// Makes the error for a fault of ours.
+    pub fn internal(why: impl std::fmt::Display) -> Self {
+        Self::Internal(why.to_string())
     }
 }
 
@@ -329,7 +338,7 @@ pub enum TransactionVerdict {
 
 /// A request of another server about this room, verified and fresh (`docs/PROTOCOL.md` §4).
 #[derive(Message, Debug)]
-#[rtype(result = "Result<Box<RawValue>, RoomError>")]
+#[rtype(result = "Result<CanonicalJsonValue, RoomError>")]
 pub struct RoomRequest {
     /// Who asks.
     pub origin: OwnedServerName,

@@ -672,7 +672,7 @@ impl Worker {
             receive_state(&self.links, &self.room_id, &rules, from, state.pdus, state.auth_chain)
                 .await?
         } else {
-            let mut pdus = self.links.wire(&known, &self.signer).await;
+            let mut pdus = self.wire(&known).await?;
             for id in &missing {
                 let uri = format!("/_matrix/federation/v1/event/{id}?room_id={}", self.room_id);
                 let answer: EventsAnswer = self.request(from, "GET", uri, json!({})).await?;
@@ -745,5 +745,54 @@ impl Worker {
             }
         }
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::CanonicalJsonValue;
+
+    use super::*;
+    use crate::actors::room::{keys::Given, serve::shown_state};
+
+    /// What other servers answer, and the state that comes with an invite.
+    #[test]
+    fn fuzz_answers() {
+        let pdu = json!({"type": "m.room.name", "state_key": "", "sender": "@a:x", "content": {}});
+        let list = [
+            json!({"pdus": [pdu], "origin": "x"}),
+            json!({"events": [pdu]}),
+            json!({"pdus": [pdu], "auth_chain": [pdu, pdu]}),
+            json!({"pdu_ids": ["$e"], "auth_chain_ids": ["$a", "$b"]}),
+            json!({"keys": [{"key": "AAAA", "made_ts": 1, "servers": ["x"]}]}),
+            json!({"rooms": {"!r:x": ["$e"]}}),
+            json!([pdu, {"type": "m.room.member", "state_key": "@a:x", "sender": "@a:x",
+                "content": {"displayname": "A", "avatar_url": "mxc://x/y"}}]),
+        ];
+        let server: OwnedServerName = "x".try_into().unwrap();
+        crate::fuzz::bytes(
+            "answers",
+            list.iter().map(|value| value.to_string().into_bytes()).collect(),
+            |input| {
+                let Ok(answer) = serde_json::from_slice::<CanonicalJsonValue>(input) else {
+                    return "no answer".to_owned();
+                };
+                let mut said = String::new();
+                said += &crate::fuzz::said(read::<EventsAnswer>(&server, answer.clone()));
+                said += &crate::fuzz::said(read::<StateAnswer>(&server, answer.clone()));
+                said += &crate::fuzz::said(read::<StateIdsAnswer>(&server, answer.clone()));
+                said += &crate::fuzz::said(read::<Vec<Given>>(&server, answer.clone()));
+                if let Ok(given) = read::<Vec<Box<RawValue>>>(&server, answer) {
+                    for event in shown_state(given) {
+                        assert!(
+                            crate::proto::json::nesting(event.get()) <= crate::proto::json::NESTING
+                        );
+                        let _ = json!({"invite_state": [event]});
+                    }
+                    said += "state";
+                }
+                said.chars().rev().take(60).collect()
+            },
+        );
     }
 }

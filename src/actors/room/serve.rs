@@ -6,7 +6,7 @@ use actix::{
     ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture, WrapFuture as _,
 };
 use ruma::{
-    EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomVersionId,
+    CanonicalJsonValue, EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomVersionId,
     events::{
         StateEventType, TimelineEventType,
         room::{history_visibility::HistoryVisibility, member::MembershipState},
@@ -32,7 +32,7 @@ use crate::{
     },
     config::limits,
     proto::{
-        client_event,
+        client_event, json,
         pdu::{self, Pdu, Received},
         room_key::KeyId,
     },
@@ -43,7 +43,7 @@ const INVITE_STATE_EVENTS: usize = 100;
 const INVITE_STATE_LEN: usize = 64 * 1024;
 
 impl Handler<RoomRequest> for RoomActor {
-    type Result = ResponseFuture<Result<Box<RawValue>, RoomError>>;
+    type Result = ResponseFuture<Result<CanonicalJsonValue, RoomError>>;
 
     fn handle(&mut self, msg: RoomRequest, ctx: &mut Context<Self>) -> Self::Result {
         let RoomRequest { origin, query, permit } = msg;
@@ -74,8 +74,7 @@ impl Handler<RoomRequest> for RoomActor {
                 }
             }
             let answer = worker.answer(origin, query).await?;
-            serde_json::value::to_raw_value(&answer)
-                .map_err(|error| RoomError::BadRequest(error.to_string()))
+            CanonicalJsonValue::try_from(answer).map_err(RoomError::internal)
         })
     }
 }
@@ -128,21 +127,21 @@ impl Worker {
             }
             RoomQuery::Backfill { from, limit } => {
                 let events = self.walk_back(&origin, from, &[], limit).await?;
-                Ok(self.transaction(&events).await)
+                self.transaction(&events).await
             }
             RoomQuery::MissingEvents { earliest, latest, limit } => {
                 let starts = self.load(&latest).await?;
                 let prevs = starts.iter().flat_map(|pdu| pdu.prev_events.clone()).collect();
                 let mut events = self.walk_back(&origin, prevs, &earliest, limit).await?;
                 events.sort_by_key(|pdu| pdu.depth);
-                Ok(json!({"events": self.links.wire(&events, &self.signer).await}))
+                Ok(json!({"events": self.wire(&events).await?}))
             }
             RoomQuery::Event { event_id } => {
                 let events = self.visible(&origin, std::slice::from_ref(&event_id)).await?;
                 if events.is_empty() {
                     return Err(RoomError::EventNotFound);
                 }
-                Ok(self.transaction(&events).await)
+                self.transaction(&events).await
             }
             RoomQuery::StateIds { event_id } => {
                 let (state, chain) = self.state_before(&event_id).await?;
@@ -154,8 +153,8 @@ impl Worker {
             RoomQuery::State { event_id } => {
                 let (state, chain) = self.state_before(&event_id).await?;
                 Ok(json!({
-                    "pdus": self.links.wire(&state, &self.signer).await,
-                    "auth_chain": self.links.wire(&chain, &self.signer).await,
+                    "pdus": self.wire(&state).await?,
+                    "auth_chain": self.wire(&chain).await?,
                 }))
             }
             RoomQuery::EventAuth { event_id } => {
@@ -165,7 +164,7 @@ impl Worker {
                 let create = self.operate(|machine| Ok((machine.create_event(), None))).await?;
                 let roots = create.iter().map(|create| &create.event_id).chain(&pdu.auth_events);
                 let chain = self.auth_chain(roots.cloned().collect()).await?;
-                Ok(json!({"auth_chain": self.links.wire(&chain, &self.signer).await}))
+                Ok(json!({"auth_chain": self.wire(&chain).await?}))
             }
             RoomQuery::TakeKeys { keys } => {
                 self.room.do_send(TakeKeys { from: origin, keys });
@@ -184,12 +183,30 @@ impl Worker {
         self.room.send(give).await.map_err(|error| RoomError::Ask(error.into()))
     }
 
-    async fn transaction(&self, events: &[Arc<Pdu>]) -> serde_json::Value {
-        json!({
+    async fn transaction(&self, events: &[Arc<Pdu>]) -> Result<serde_json::Value, RoomError> {
+        Ok(json!({
             "origin": self.signer.server_name(),
             "origin_server_ts": now_ms(),
-            "pdus": self.links.wire(events, &self.signer).await,
-        })
+            "pdus": self.wire(events).await?,
+        }))
+    }
+
+    /// Puts events into the form in which they travel. One from before there was a limit of depth
+    /// goes redacted: nobody would take it whole, and those that it allows would be left without it.
+    pub(super) async fn wire(&self, events: &[Arc<Pdu>]) -> Result<Vec<Box<RawValue>>, RoomError> {
+        if events.iter().all(|pdu| pdu.fits()) {
+            return Ok(self.links.wire(events, &self.signer).await);
+        }
+        let events = events.to_vec();
+        let events = self.operate(move |machine| {
+            let handed_on = |pdu: &Arc<Pdu>| match pdu.fits() {
+                true => Arc::clone(pdu),
+                // What is deep even so is left out.
+                false => pdu.redacted(machine.rules()).map_or_else(|_| Arc::clone(pdu), Arc::new),
+            };
+            Ok((events.iter().map(handed_on).collect::<Vec<_>>(), None))
+        });
+        Ok(self.links.wire(&events.await?, &self.signer).await)
     }
 
     /// `make_join` and `make_leave`.
@@ -294,8 +311,8 @@ impl Worker {
         Ok(json!({
             "origin": self.signer.server_name(),
             "members_omitted": false,
-            "state": self.links.wire(&state, &self.signer).await,
-            "auth_chain": self.links.wire(&chain, &self.signer).await,
+            "state": self.wire(&state).await?,
+            "auth_chain": self.wire(&chain).await?,
             "event": wire.first(),
             "messagehub.room_keys": self.give_keys(origin, Vec::new()).await?,
         }))
@@ -342,8 +359,8 @@ impl Worker {
         .await?;
         self.links.keep(&received.server_keys);
         // The inviter's server_keys go back on, and not ours: they certify the event's author.
-        let keys = serde_json::to_string(received.server_keys.json())
-            .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        let keys =
+            serde_json::to_string(received.server_keys.json()).map_err(RoomError::internal)?;
         Ok(json!({"event": signed.to_wire(&keys)}))
     }
 
@@ -484,7 +501,7 @@ struct Invite {
 
 /// Keeps of the stripped state of an invite what is stripped state at all, within limits. It is
 /// the inviter's word: shown to the user, never acted on.
-fn shown_state(given: Vec<Box<RawValue>>) -> Vec<Box<RawValue>> {
+pub(super) fn shown_state(given: Vec<Box<RawValue>>) -> Vec<Box<RawValue>> {
     #[derive(Deserialize)]
     #[expect(dead_code, reason = "only the shape is looked at")]
     struct Stripped {
@@ -498,6 +515,7 @@ fn shown_state(given: Vec<Box<RawValue>>) -> Vec<Box<RawValue>> {
     given
         .into_iter()
         .take(INVITE_STATE_EVENTS)
+        .filter(|event| json::check_object(event.get().as_bytes()).is_ok())
         .filter(|event| serde_json::from_str::<Stripped>(event.get()).is_ok())
         .filter_map(|event| client_event::stripped(event.get()).ok())
         .take_while(|event| {

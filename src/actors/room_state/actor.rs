@@ -12,8 +12,9 @@ use actix::{
     ResponseActFuture, ResponseFuture, WeakAddr, WrapFuture as _, fut,
 };
 use futures::StreamExt as _;
-use ruma::{OwnedRoomId, OwnedServerName, events::room::member::MembershipState};
-use serde_json::value::RawValue;
+use ruma::{
+    CanonicalJsonValue, OwnedRoomId, OwnedServerName, events::room::member::MembershipState,
+};
 
 use super::{
     create::Births,
@@ -405,7 +406,7 @@ impl Handler<IngestIntoRoom> for RoomStateActor {
 }
 
 impl Handler<ServeRoom> for RoomStateActor {
-    type Result = ResponseActFuture<Self, Result<Box<RawValue>, RoomError>>;
+    type Result = ResponseActFuture<Self, Result<CanonicalJsonValue, RoomError>>;
 
     fn handle(&mut self, msg: ServeRoom, ctx: &mut Self::Context) -> Self::Result {
         let ServeRoom { room_id, request } = msg;

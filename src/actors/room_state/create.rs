@@ -93,7 +93,7 @@ fn compose(
         let opaque: String =
             rand::rng().sample_iter(Alphanumeric).take(18).map(char::from).collect();
         let room_id = RoomId::parse(format!("!{opaque}:{}", signer.server_name()));
-        Some(room_id.map_err(|error| RoomError::BadRequest(error.to_string()))?)
+        Some(room_id.map_err(RoomError::internal)?)
     };
     let draft = Draft {
         kind: TimelineEventType::RoomCreate,

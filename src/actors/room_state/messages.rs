@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use actix::{Message, dev::MessageResponse};
 use ruma::{
-    CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
-    events::room::member::MembershipState,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName,
+    OwnedUserId, RoomVersionId, events::room::member::MembershipState,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -64,7 +64,7 @@ pub struct IngestIntoRoom {
 /// A request of another server about a room. Only rooms that are known here are started for it,
 /// but for an invite, which makes a room known.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<Box<RawValue>, RoomError>")]
+#[rtype(result = "Result<CanonicalJsonValue, RoomError>")]
 pub struct ServeRoom {
     /// Which room.
     pub room_id: OwnedRoomId,

@@ -14,7 +14,7 @@ use ruma::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{check_object, check_own};
+use super::check_own;
 use crate::{
     actors::accounts::{EditTag, ReadAccountData, ReadFilter, SaveFilter, SetAccountData},
     http::{
@@ -39,7 +39,6 @@ async fn write(
     kind: String,
     content: &RawValue,
 ) -> Result<Json<Empty>, HttpError> {
-    check_object(content)?;
     // These have endpoints of their own, which keep their content right.
     if matches!(kind.as_str(), "m.fully_read" | "m.push_rules") {
         return Err(HttpError::new(

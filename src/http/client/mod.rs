@@ -37,11 +37,3 @@ fn canonical(content: &RawValue) -> Result<CanonicalJsonObject, HttpError> {
 fn canonical_of<T>(content: &Raw<T>) -> Result<CanonicalJsonObject, HttpError> {
     canonical(content.json())
 }
-
-/// Refuses content that is no object.
-fn check_object(content: &RawValue) -> Result<(), HttpError> {
-    if !content.get().trim_start().starts_with('{') {
-        return Err(HttpError::bad_json("the content has to be a JSON object"));
-    }
-    Ok(())
-}

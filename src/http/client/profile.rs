@@ -11,6 +11,7 @@ use ruma::{
         profile::{delete_profile_field, get_profile, get_profile_field, set_profile_field},
         user_directory::search_users,
     },
+    presence::PresenceState,
     profile::{ProfileFieldName, ProfileFieldValue},
 };
 use serde::Serialize;
@@ -31,7 +32,11 @@ use crate::{
         gateway::{Gateway, ask},
         ruma_glue::{Authed, Empty, Json},
     },
+    proto::names,
 };
+
+/// Longest search term, in bytes: what names a person, an address included, is shorter.
+const SEARCH_TERM: usize = 1024;
 
 /// Reads a profile: ours from Accounts, another one from its server.
 async fn profile_of(
@@ -54,11 +59,16 @@ async fn profile_of(
         timeout: limits::FEDERATION_WAIT,
     };
     let answer = ask(&gateway.send_federation, request).await??;
-    let field = |key: &str| {
-        let fields = answer.as_object()?;
-        fields.get(key)?.as_str().map(ToOwned::to_owned)
-    };
-    Ok(Profile { displayname: field("displayname"), avatar_url: field("avatar_url") })
+    let field = |key: &str| answer.as_object()?.get(key)?.as_str();
+    Ok(shown(field("displayname"), field("avatar_url")))
+}
+
+/// Returns what others call themselves as it is shown.
+fn shown(displayname: Option<&str>, avatar_url: Option<&str>) -> Profile {
+    Profile {
+        displayname: displayname.map(|name| names::shown_name(name).into_owned()),
+        avatar_url: avatar_url.and_then(names::shown_avatar).map(ToOwned::to_owned),
+    }
 }
 
 #[derive(Serialize)]
@@ -152,13 +162,25 @@ pub(super) fn shown_presence(presence: &Presence) -> Value {
     shown
 }
 
+/// Refuses a state of presence that is none.
+pub(super) fn check_presence(presence: &PresenceState) -> Result<(), HttpError> {
+    match presence {
+        PresenceState::Online | PresenceState::Unavailable | PresenceState::Offline => Ok(()),
+        _ => Err(HttpError::invalid_param("presence is online, unavailable or offline")),
+    }
+}
+
 /// Sets our presence.
 pub async fn set_own_presence(
     request: Authed<set_presence::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
-    let online = body.presence == ruma::presence::PresenceState::Online;
+    check_presence(&body.presence)?;
+    if let Some(message) = &body.status_msg {
+        names::check_status(message).map_err(HttpError::invalid_param)?;
+    }
+    let online = body.presence == PresenceState::Online;
     let presence = Presence {
         user_id: session.user_id,
         presence: body.presence,
@@ -189,6 +211,10 @@ pub async fn search_people(
     let Authed { body, session, gateway, permit: _permit } = request;
     let limit = usize::try_from(u64::from(body.limit)).unwrap_or(usize::MAX).clamp(1, 50);
     let term = body.search_term;
+    if term.len() > SEARCH_TERM {
+        let why = format!("a search term has {SEARCH_TERM} bytes at most");
+        return Err(HttpError::invalid_param(why));
+    }
     // One more than is shown tells whether there are more.
     let network =
         SearchPeople { term: term.clone(), limit: limit + 1, timeout: limits::SEARCH_WAIT };
@@ -215,7 +241,8 @@ pub async fn search_people(
         Err(why) => log::debug!(why:%; "the network was not searched"),
     }
     for (user_id, entry) in known? {
-        let (display_name, avatar_url) = (entry.displayname, entry.avatar_url);
+        let Profile { displayname: display_name, avatar_url } =
+            shown(entry.displayname.as_deref(), entry.avatar_url.as_deref());
         add(ShownPerson { user_id, display_name, avatar_url });
     }
     let limited = people.len() > limit;

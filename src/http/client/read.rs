@@ -27,7 +27,7 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::render::{View, passes};
+use super::render::{View, content_of, passes};
 use crate::{
     actors::{
         clock::now_ms,
@@ -68,11 +68,6 @@ pub async fn state(
     Ok(Json(view(&session.device_id, &room_id, &Redactions::new()).events(&state)))
 }
 
-#[derive(Deserialize)]
-struct WithContent {
-    content: Box<RawValue>,
-}
-
 /// One place of the state: its content, or the event with `format=event`.
 pub async fn state_at(
     request: Authed<get_state_event_for_key::v3::Request>,
@@ -86,8 +81,12 @@ pub async fn state_at(
         let shown = view(&session.device_id, &room_id, &Redactions::new()).event(event);
         return Ok(Json(shown.ok_or_else(|| HttpError::internal("unreadable state"))?));
     }
-    let event: WithContent = serde_json::from_str(&event.json).map_err(HttpError::internal)?;
-    Ok(Json(event.content))
+    Ok(Json(content_of(&event.json).map_err(HttpError::internal)?))
+}
+
+#[derive(Serialize)]
+struct Members {
+    chunk: Vec<Box<RawValue>>,
 }
 
 /// Membership events.
@@ -102,13 +101,12 @@ pub async fn members(
     };
     let members = ask_room(&gateway.rooms.read_members, body.room_id.clone(), wanted).await?;
     let chunk = view(&session.device_id, &body.room_id, &Redactions::new()).events(&members);
-    Ok(Json(json!({"chunk": chunk})))
+    Ok(Json(Members { chunk }))
 }
 
 #[derive(Deserialize)]
 struct Member {
     state_key: String,
-    content: MemberContent,
 }
 
 #[derive(Deserialize)]
@@ -135,9 +133,12 @@ pub async fn joined(
     let members = ask_room(&gateway.rooms.read_members, body.room_id, wanted).await?;
     let joined: BTreeMap<String, ShownMember> = members
         .iter()
-        .filter_map(|event| serde_json::from_str::<Member>(&event.json).ok())
-        .map(|Member { state_key, content: MemberContent { displayname, avatar_url } }| {
-            (state_key, ShownMember { display_name: displayname, avatar_url })
+        .filter_map(|event| {
+            let Member { state_key } = serde_json::from_str(&event.json).ok()?;
+            let content = content_of(&event.json).ok()?;
+            let MemberContent { displayname, avatar_url } =
+                serde_json::from_str(content.get()).ok()?;
+            Some((state_key, ShownMember { display_name: displayname, avatar_url }))
         })
         .collect();
     Ok(Json(json!({"joined": joined})))
@@ -201,6 +202,18 @@ pub async fn event(
     Ok(Json(shown.ok_or_else(|| HttpError::internal("unreadable event"))?))
 }
 
+/// One event with what is around it. Events are written as they are: to make values of them would
+/// be to parse them again.
+#[derive(Serialize)]
+struct Around {
+    start: String,
+    end: String,
+    event: Option<Box<RawValue>>,
+    events_before: Vec<Box<RawValue>>,
+    events_after: Vec<Box<RawValue>>,
+    state: Vec<Box<RawValue>>,
+}
+
 /// One event with what is around it.
 pub async fn context(
     request: Authed<get_context::v3::Request>,
@@ -212,12 +225,12 @@ pub async fn context(
     let filtered = |events: &[StoredEvent]| {
         view.events(events.iter().filter(|event| passes(&body.filter, event)))
     };
-    Ok(Json(json!({
-        "start": TimelineToken(context.start).to_string(),
-        "end": TimelineToken(context.end).to_string(),
-        "event": view.event(&context.event),
-        "events_before": filtered(&context.before),
-        "events_after": filtered(&context.after),
-        "state": view.events(&context.state),
-    })))
+    Ok(Json(Around {
+        start: TimelineToken(context.start).to_string(),
+        end: TimelineToken(context.end).to_string(),
+        event: view.event(&context.event),
+        events_before: filtered(&context.before),
+        events_after: filtered(&context.after),
+        state: view.events(&context.state),
+    }))
 }

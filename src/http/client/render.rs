@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     actors::store::{EventFilter, StoredEvent},
-    proto::client_event::{Unsigned, render},
+    proto::client_event::{Unsigned, render, shown_content},
 };
 
 /// How events are shown: to whom, when, and with what around them.
@@ -34,8 +34,17 @@ struct Sent {
 }
 
 #[derive(Deserialize)]
-struct WithContent {
-    content: Box<RawValue>,
+struct WithContent<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: &'a RawValue,
+    #[serde(borrow)]
+    content: &'a RawValue,
+}
+
+/// Returns the content of a stored event as clients get it.
+pub(super) fn content_of(json: &str) -> serde_json::Result<Box<RawValue>> {
+    let WithContent { kind, content } = serde_json::from_str(json)?;
+    Ok(shown_content(kind.get(), content).into_owned())
 }
 
 impl View<'_> {
@@ -48,8 +57,7 @@ impl View<'_> {
             .and_then(|id| self.redactions.get(id))
             .and_then(|redaction| self.write(redaction, &self.bare(redaction)));
         if let Some(older) = self.replaced.and_then(|replaced| replaced.get(&event.event_id)) {
-            let content = serde_json::from_str::<WithContent>(&older.json).ok();
-            unsigned.prev_content = content.map(|older| older.content);
+            unsigned.prev_content = content_of(&older.json).ok();
             unsigned.replaces_state = Some(older.event_id.to_string());
         }
         self.write(event, &unsigned)

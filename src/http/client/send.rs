@@ -27,6 +27,7 @@ use crate::{
         gateway::{Gateway, ask_room},
         ruma_glue::{Authed, Empty, Json},
     },
+    proto::names,
 };
 
 /// Longest time for which somebody types after one request, in milliseconds.
@@ -52,15 +53,38 @@ pub async fn event(
     Ok(sent(&ask_room(&gateway.rooms.send, body.room_id, message).await?))
 }
 
+/// Checks what a client calls somebody in a membership: as it would be in a profile.
+fn check_member(content: &CanonicalJsonObject) -> Result<(), HttpError> {
+    type Check = fn(&str) -> Result<(), String>;
+    let fields: [(&str, Check); 2] =
+        [("displayname", names::check_name), ("avatar_url", names::check_avatar)];
+    for (key, check) in fields {
+        match content.get(key) {
+            None | Some(CanonicalJsonValue::Null) => {}
+            Some(CanonicalJsonValue::String(value)) if value.is_empty() => {}
+            Some(CanonicalJsonValue::String(value)) => {
+                check(value).map_err(HttpError::invalid_param)?;
+            }
+            Some(_) => return Err(HttpError::bad_json(format!("{key} is no string"))),
+        }
+    }
+    Ok(())
+}
+
 /// Sets state.
 pub async fn state(
     request: Authed<send_state_event::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, gateway, permit, .. } = request;
+    let kind = TimelineEventType::from(body.event_type.to_string());
+    let content = canonical_of(&body.body)?;
+    if kind == TimelineEventType::RoomMember {
+        check_member(&content)?;
+    }
     let message = SendEvent {
-        kind: TimelineEventType::from(body.event_type.to_string()),
+        kind,
         state_key: Some(body.state_key),
-        content: canonical_of(&body.body)?,
+        content,
         redacts: None,
         txn: None,
         permit,

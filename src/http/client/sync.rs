@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::{
+    profile::check_presence,
     render::Sieve as _,
     sync_body::{Body, Reader},
 };
@@ -125,6 +126,7 @@ async fn tell_presence(
     session: &Session,
     presence: PresenceState,
 ) -> Result<(), HttpError> {
+    check_presence(&presence)?;
     if presence == PresenceState::Offline {
         return Ok(());
     }

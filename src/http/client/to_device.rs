@@ -6,10 +6,10 @@ use actix_web::Responder;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ruma::{
-    CanonicalJsonValue, OwnedServerName, OwnedUserId, api::client::to_device::send_event_to_device,
-    to_device::DeviceIdOrAllDevices,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId,
+    api::client::to_device::send_event_to_device, to_device::DeviceIdOrAllDevices,
 };
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -24,10 +24,11 @@ use crate::{
         gateway::{Gateway, ask},
         ruma_glue::{Authed, Empty, Json},
     },
+    proto::edu,
 };
 
-/// The contents for the users of one server.
-type ByUser = BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>;
+/// The contents for the users of one server, by device.
+type ByUser = BTreeMap<OwnedUserId, CanonicalJsonObject>;
 
 /// Sends to-device messages. Answered when the queues of our devices are on disk and every other
 /// server has taken its part; a client that repeats the transaction repeats nothing that arrived.
@@ -36,15 +37,22 @@ pub async fn send(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     let kind = body.event_type.to_string();
+    if kind.len() > edu::FIELD_LEN {
+        let why = format!("an event type has {} bytes at most", edu::FIELD_LEN);
+        return Err(HttpError::invalid_param(why));
+    }
     let mut mine: BTreeMap<ToDeviceTarget, Box<RawValue>> = BTreeMap::new();
     let mut others: BTreeMap<OwnedServerName, ByUser> = BTreeMap::new();
     for (user_id, devices) in body.messages {
         for (device, content) in devices {
-            let content = content.into_json();
+            // Checked alike for whomever it is.
+            let content = edu::to_device_content(content.json())?;
             if user_id == session.user_id {
+                let content = to_raw_value(&content).map_err(HttpError::internal)?;
                 mine.insert(target(&device), content);
             } else if user_id.server_name() != session.user_id.server_name() {
                 let of_server = others.entry(user_id.server_name().to_owned()).or_default();
+                let content = CanonicalJsonValue::Object(content);
                 of_server.entry(user_id.clone()).or_default().insert(device.to_string(), content);
             }
         }
@@ -103,8 +111,7 @@ async fn send_to_server(
             },
         }],
     });
-    let content = CanonicalJsonValue::try_from(transaction)
-        .map_err(|error| HttpError::bad_json(error.to_string()))?;
+    let content = CanonicalJsonValue::try_from(transaction).map_err(HttpError::internal)?;
     let txn = utf8_percent_encode(id, NON_ALPHANUMERIC);
     let request = SendFederation {
         destination,

@@ -435,3 +435,132 @@ async fn reading_and_typing_reach_the_room() {
     let fully = send(&app, with(&token, get(&path))).await.json();
     assert_eq!(fully, json!({"event_id": "$a"}));
 }
+
+/// JSON that is nested so deep.
+fn nested(levels: usize) -> String {
+    format!("{}{{}}{}", r#"{"a":"#.repeat(levels - 1), "}".repeat(levels - 1))
+}
+
+fn raw(method: Method, path: &str, body: impl Into<Vec<u8>>) -> TestRequest {
+    TestRequest::with_uri(path).method(method).set_payload(body.into())
+}
+
+#[actix_web::test]
+async fn json_that_is_too_deep_or_no_object_is_refused_at_every_door() {
+    let (app, _, token) = node().await;
+    let p = "/_matrix/client/v3";
+    let user = format!("@p2p:{}", crate::proto::server_keys::tests::secret_keys(1).server_name());
+    let doors = [
+        (Method::PUT, format!("{p}/rooms/!r:x/send/m.x/1")),
+        (Method::PUT, format!("{p}/rooms/!r:x/state/m.x/")),
+        (Method::PUT, format!("{p}/user/{user}/account_data/m.x")),
+        (Method::PUT, format!("{p}/user/{user}/rooms/!r:x/account_data/m.x")),
+        (Method::POST, format!("{p}/user/{user}/filter")),
+        (Method::PUT, format!("{p}/sendToDevice/m.x/1")),
+        (Method::PUT, format!("{p}/rooms/!r:x/typing/{user}")),
+        (Method::PUT, format!("{p}/presence/{user}/status")),
+        (Method::PUT, format!("{p}/profile/{user}/displayname")),
+        (Method::PUT, format!("{p}/pushrules/global/override/x")),
+        (Method::POST, format!("{p}/createRoom")),
+        (Method::POST, format!("{p}/user_directory/search")),
+        (Method::POST, format!("{p}/login")),
+    ];
+    let wrong: [(Vec<u8>, &str); 8] = [
+        (nested(65).into(), "M_BAD_JSON"),
+        (
+            nested(100_000).into_bytes().into_iter().take(limits::CLIENT_BODY).collect(),
+            "M_BAD_JSON",
+        ),
+        (b"[true,3000]".to_vec(), "M_BAD_JSON"),
+        (b"{\"unread\":\"\xff\"}".to_vec(), "M_NOT_JSON"),
+        (br#"{"a":"\ud800"}"#.to_vec(), "M_NOT_JSON"),
+        (br#"{"a":1e400}"#.to_vec(), "M_NOT_JSON"),
+        (br#"{"a":{"$serde_json::private::RawValue":"[[[]]]"}}"#.to_vec(), "M_BAD_JSON"),
+        (b"{\"a\":".to_vec(), "M_NOT_JSON"),
+    ];
+    for (method, path) in doors {
+        for (body, errcode) in &wrong {
+            let shown: String = String::from_utf8_lossy(body).chars().take(40).collect();
+            let request = with(&token, raw(method.clone(), &path, body.clone()));
+            let reply = send(&app, request).await;
+            assert_eq!(reply.errcode(), (400, (*errcode).into()), "{method} {path} {shown}");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_message_to_devices_is_checked_alike_for_whomever_it_is() {
+    let (app, fake, token) = node().await;
+    let user = format!("@p2p:{}", crate::proto::server_keys::tests::secret_keys(1).server_name());
+    let other = format!("@p2p:{}", other_server());
+    let mut number = 0;
+    for to in [&user, &other] {
+        for (content, good) in [
+            (r#"{"a":9007199254740991}"#.to_owned(), true),
+            (nested(60), true),
+            (nested(61), false),
+            (r#"{"a":9007199254740993}"#.to_owned(), false),
+            (r#"{"a":0.5}"#.to_owned(), false),
+            (r#"{"a":"\ud83d"}"#.to_owned(), false),
+            ("5".to_owned(), false),
+        ] {
+            number += 1;
+            let body = format!(r#"{{"messages":{{"{to}":{{"D":{content}}}}}}}"#);
+            let path = format!("/_matrix/client/v3/sendToDevice/m.x/{number}");
+            let reply = send(&app, with(&token, raw(Method::PUT, &path, body))).await;
+            let shown: String = content.chars().take(40).collect();
+            assert_eq!(reply.status, if good { 200 } else { 400 }, "{to} {shown}: {reply:?}");
+        }
+    }
+    let told = told(&fake).await;
+    assert_eq!(told.iter().filter(|told| told.contains("m.direct_to_device")).count(), 2);
+}
+
+#[actix_web::test]
+async fn what_people_say_of_themselves_has_a_form() {
+    let (app, _, token) = node().await;
+    let user = format!("@p2p:{}", crate::proto::server_keys::tests::secret_keys(1).server_name());
+    let long = "x".repeat(50_000);
+    let presence = format!("presence/{user}/status");
+    for (path, body, good) in [
+        (&*presence, json!({"presence": "unavailable", "status_msg": "away"}), true),
+        (&presence, json!({"presence": "asleep"}), false),
+        (&presence, json!({"presence": long}), false),
+        (&presence, json!({"presence": "online", "status_msg": long}), false),
+        (&format!("profile/{user}/displayname"), json!({"displayname": "Zoë"}), true),
+        (&format!("profile/{user}/displayname"), json!({"displayname": long}), false),
+        (&format!("profile/{user}/displayname"), json!({"displayname": "a\u{202e}b"}), false),
+        (&format!("profile/{user}/avatar_url"), json!({"avatar_url": "mxc://x/y"}), true),
+        (&format!("profile/{user}/avatar_url"), json!({"avatar_url": ""}), true),
+        (&format!("profile/{user}/avatar_url"), json!({"avatar_url": "http://x"}), false),
+        (
+            &format!("rooms/!r:x/state/m.room.member/{user}"),
+            json!({"membership": "join", "avatar_url": "javascript:alert(1)"}),
+            false,
+        ),
+    ] {
+        let request = put(&format!("/_matrix/client/v3/{path}"), &body);
+        let reply = send(&app, with(&token, request)).await;
+        assert_eq!(reply.status, if good { 200 } else { 400 }, "{path} {body:.60}: {reply:?}");
+    }
+    let asleep = send(&app, with(&token, get("/_matrix/client/v3/sync?set_presence=asleep"))).await;
+    assert_eq!(asleep.errcode(), (400, "M_INVALID_PARAM".into()));
+}
+
+#[actix_web::test]
+async fn a_handler_that_panics_answers() {
+    use actix_web::{App, middleware::from_fn, web};
+    let app = App::new()
+        .app_data(web::Data::new(super::place()))
+        .wrap(from_fn(super::guard))
+        .route("/boom", web::get().to(async || -> &'static str { panic!("as if by a bug") }));
+    let app = actix_web::test::init_service(app).await;
+    let request = get("/boom").insert_header(("Host", super::HOST)).to_request();
+    let error = actix_web::test::try_call_service(&app, request).await;
+    let answer = error.map_or_else(|error| error.error_response(), |answer| answer.into());
+    assert_eq!(answer.status(), 500);
+    assert_eq!(answer.headers().get("access-control-allow-origin").unwrap(), "*");
+    let body = actix_web::body::to_bytes(answer.into_body()).await.unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["errcode"], "M_UNKNOWN");
+}

@@ -235,3 +235,146 @@ fn what_was_sent_passes() {
         assert_eq!(received.pdu.json, sent.pdu.json);
     }
 }
+
+/// Signs a changed event anew, as its hostile author would.
+fn signed_anew(value: &Value, signer: &Signer, rules: &RoomVersionRules) -> Option<Box<RawValue>> {
+    let mut object: CanonicalJsonObject = serde_json::from_value(value.clone()).ok()?;
+    for field in ["server_keys", "hashes", "signatures"] {
+        object.remove(field);
+    }
+    signer.hash_and_sign(&mut object, &rules.redaction).ok()?;
+    let keys = CanonicalJsonValue::Object(signer.server_keys().clone());
+    object.insert("server_keys".to_owned(), keys);
+    serde_json::value::to_raw_value(&object).ok()
+}
+
+/// Events by somebody who writes what he likes and signs it: refused, or whole in every way in
+/// which this node uses them.
+#[test]
+fn fuzz_pdus() {
+    use crate::proto::client_event::{Unsigned, render, stripped};
+    let signer = Signer::new(&secret_keys(1), &["peer".to_owned()], NOW).unwrap();
+    let all: Vec<Sent> =
+        (0..3).flat_map(|of| [sent(&version(of), true), sent(&version(of), false)]).collect();
+    let mut samples: Vec<Value> = all.iter().map(|sent| sent.wire.clone()).collect();
+    let mut member = samples[1].clone();
+    member["type"] = json!("m.room.member");
+    member["state_key"] = member["sender"].clone();
+    member["content"] =
+        json!({"membership": "join", "displayname": "Ann", "avatar_url": "mxc://x/y"});
+    samples.push(member);
+    crate::fuzz::bytes(
+        "pdus",
+        samples.iter().map(|value| value.to_string().into_bytes()).collect(),
+        |input| {
+            let Ok(text) = std::str::from_utf8(input) else { return "no text".to_owned() };
+            let Ok(raw) = RawValue::from_string(text.to_owned()) else {
+                return "no JSON".to_owned();
+            };
+            let mut said = String::new();
+            let value: Option<Value> = serde_json::from_str(text).ok();
+            for Sent { pdu, rules, .. } in all.iter().step_by(2) {
+                let anew = value.as_ref().and_then(|value| signed_anew(value, &signer, rules));
+                for raw in [Some(raw.clone()), anew].into_iter().flatten() {
+                    let room_id = match value.as_ref().and_then(|value| value["room_id"].as_str()) {
+                        Some(room_id) => RoomId::parse(room_id).unwrap_or(pdu.room_id.clone()),
+                        None => pdu.room_id.clone(),
+                    };
+                    let received = match receive(&raw, &room_id, rules, &HashMap::new(), NOW) {
+                        Ok(received) => received,
+                        Err(error) => {
+                            said = error.to_string();
+                            continue;
+                        }
+                    };
+                    said = format!("good {} {}", received.pdu.kind, received.spoilt);
+                    let taken = &received.pdu;
+                    assert!(taken.fits());
+                    assert!(taken.json.len() <= MAX_EVENT_LEN);
+                    let again = Pdu::from_json(taken.event_id.clone(), &taken.json, rules).unwrap();
+                    assert_eq!(again.json, taken.json);
+                    let wire = taken.to_wire(signer.server_keys_text());
+                    let theirs = receive(&wire, &room_id, rules, &HashMap::new(), NOW).unwrap();
+                    assert_eq!(theirs.pdu.event_id, taken.event_id, "the same at every node");
+                    let answer = json!({"content": {"pdus": [wire]}}).to_string();
+                    assert!(json::check(&answer, MESSAGE_NESTING).is_ok());
+                    taken.redacted(rules).unwrap();
+                    render(&taken.json, &taken.event_id, None, &Unsigned::default()).unwrap();
+                    let _ = stripped(&taken.json);
+                }
+            }
+            said
+        },
+    );
+}
+
+/// An event nested so deep, by whoever signs what he likes.
+fn nested(levels: usize, signer: &Signer, rules: &RoomVersionRules) -> Option<Box<RawValue>> {
+    let mut wire = sent(&RoomVersionId::V12, false).wire;
+    wire["content"] = (2..levels).fold(json!({}), |inner, _| json!({"a": inner}));
+    signed_anew(&wire, signer, rules)
+}
+
+#[test]
+fn an_event_that_is_too_deep_is_malformed_everywhere() {
+    let Sent { pdu, rules, .. } = sent(&RoomVersionId::V12, false);
+    let signer = Signer::new(&secret_keys(1), &["peer".to_owned()], NOW).unwrap();
+    let take = |raw: &RawValue| receive(raw, &pdu.room_id, &rules, &HashMap::new(), NOW);
+    let deepest = take(&nested(NESTING, &signer, &rules).unwrap()).unwrap();
+    assert!(!deepest.spoilt);
+    for levels in [NESTING + 1, 100, 124, 126] {
+        let deep = nested(levels, &signer, &rules).unwrap();
+        let found = take(&deep);
+        assert!(matches!(found, Err(ProtoError::Malformed { .. })), "{levels}: {found:?}");
+        // What is left of it once it is redacted is no deeper than others: it may be handed on.
+        let mut object: CanonicalJsonObject = serde_json::from_str(deep.get()).unwrap();
+        object.remove("server_keys");
+        let json = serde_json::to_string(&object).unwrap();
+        let kept = Pdu::from_json(pdu.event_id.clone(), &json, &rules).unwrap();
+        assert!(!kept.fits());
+        let redacted = kept.redacted(&rules).unwrap();
+        assert!(redacted.fits());
+        let taken = take(&redacted.to_wire(signer.server_keys_text())).unwrap();
+        assert!(taken.spoilt, "it counts as redacted");
+    }
+}
+
+#[test]
+fn around_an_event_nothing_is_counted() {
+    let Sent { pdu, rules, wire } = sent(&RoomVersionId::V12, false);
+    let deep = (0..100).fold(json!({}), |inner, _| json!({"a": inner}));
+    let mut odd = wire;
+    odd["unsigned"] = deep;
+    let raw = serde_json::value::to_raw_value(&odd).unwrap();
+    let received = receive(&raw, &pdu.room_id, &rules, &HashMap::new(), NOW).unwrap();
+    assert_eq!(received.pdu.json, pdu.json);
+}
+
+#[test]
+fn no_user_has_an_id_that_is_none() {
+    let Sent { pdu, rules, wire } = sent(&RoomVersionId::V12, false);
+    let signer = Signer::new(&secret_keys(1), &["peer".to_owned()], NOW).unwrap();
+    let server = pdu.sender.server_name();
+    let take = |wire: &Value| {
+        let raw = signed_anew(wire, &signer, &rules)?;
+        Some(receive(&raw, &pdu.room_id, &rules, &HashMap::new(), NOW).is_ok())
+    };
+    for (localpart, good) in [
+        ("p2p", true),
+        ("ann.b-c", true),
+        ("p2p\u{202e}", false),
+        ("a b", false),
+        ("", false),
+        ("Ann", false),
+    ] {
+        let id = json!(format!("@{localpart}:{server}"));
+        let mut sent = wire.clone();
+        sent["sender"] = id.clone();
+        assert_eq!(take(&sent).unwrap_or(false), good, "{id} sends");
+        let mut joined = wire.clone();
+        joined["type"] = json!("m.room.member");
+        joined["state_key"] = id.clone();
+        joined["content"] = json!({"membership": "invite"});
+        assert_eq!(take(&joined).unwrap_or(false), good, "{id} is invited");
+    }
+}

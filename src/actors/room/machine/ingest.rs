@@ -23,6 +23,7 @@ use crate::{
         room::messages::RoomError,
         store::{ClientTxn, Extremity, NewEvent, NewGroup, Place},
     },
+    config::limits,
     proto::pdu::{MAX_PREV_EVENTS, Pdu, Received, StateKey},
 };
 
@@ -386,7 +387,25 @@ impl Machine {
 
     /// Checks the auth rules against the current state: failing means soft-fail.
     pub(super) fn check_current(&self, pdu: &Pdu) -> Result<Result<(), String>, Stop> {
+        if self.is_crowded_by(pdu) {
+            return Ok(Err("its server has as many users here as it may have".to_owned()));
+        }
         self.check_state(pdu, &View::Current)
+    }
+
+    /// Tells whether an event would bring one user more of a server into the room than it may have
+    /// there. No auth rule says so, and two nodes may count at different moments: such an event
+    /// fails softly, so that a room which went on after it is the same everywhere.
+    fn is_crowded_by(&self, pdu: &Pdu) -> bool {
+        let joins = pdu.kind == TimelineEventType::RoomMember
+            && serde_json::from_str::<MemberContent>(pdu.content.get())
+                .is_ok_and(|content| content.membership == MembershipState::Join);
+        let user = pdu.state_key.as_deref().and_then(|key| <&ruma::UserId>::try_from(key).ok());
+        let Some(user) = user.filter(|_| joins) else { return false };
+        let count = self.joined.get(user.server_name()).copied().unwrap_or_default();
+        let is_in =
+            || self.member(user).is_some_and(|member| member.membership == MembershipState::Join);
+        count >= limits::ROOM_USERS_OF_SERVER && !is_in()
     }
 
     /// Returns the create event.

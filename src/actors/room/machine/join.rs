@@ -14,11 +14,7 @@ use ruma::{
     state_res::{check_state_dependent_auth_rules, check_state_independent_auth_rules},
 };
 
-use super::{
-    Change, Machine, Stop,
-    ingest::FetchedState,
-    state::{StateIds, View},
-};
+use super::{Change, Machine, Stop, ingest::FetchedState, state::StateIds};
 use crate::{
     actors::{
         room::messages::RoomError,
@@ -218,9 +214,8 @@ impl Machine {
         self.require(std::slice::from_ref(&join.event_id))?;
         self.require(&join.prev_events)?;
         let (accepted, state) = self.accept_state(given)?;
-        let place = join
-            .state_place()
-            .ok_or_else(|| RoomError::BadRequest("a join is a state event".to_owned()))?;
+        let place =
+            join.state_place().ok_or_else(|| RoomError::internal("a join is a state event"))?;
         let auth = |kind: &StateEventType, key: &str| {
             let id = state.get(&(kind.clone(), key.to_owned()))?;
             accepted.events.get(id).map(|(pdu, _)| Arc::clone(pdu))
@@ -511,15 +506,14 @@ impl Machine {
         });
         let text = template.to_string();
         // The auth rules look at no signature or hash, so a template can be checked as it is.
-        let unsigned_id = ruma::EventId::parse("$template")
-            .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        let unsigned_id = ruma::EventId::parse("$template").map_err(RoomError::internal)?;
         let pdu = Pdu::from_json(unsigned_id, &text, &self.rules)?;
-        match self.check_state(&pdu, &View::Current) {
+        match self.check_current(&pdu) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(RoomError::Forbidden(error)),
             Err(_) => return Err(RoomError::NotFound),
         }
-        serde_json::from_str(&text).map_err(|error| RoomError::BadRequest(error.to_string()))
+        serde_json::from_str(&text).map_err(RoomError::internal)
     }
 
     /// Returns the stripped state that goes with an invite (`invite_room_state`), as PDUs.

@@ -29,8 +29,8 @@ impl Machine {
         sender: &ruma::UserId,
         now: u64,
     ) -> Result<Position, RoomError> {
-        let content = serde_json::value::to_raw_value(&draft.content)
-            .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        let content =
+            serde_json::value::to_raw_value(&draft.content).map_err(RoomError::internal)?;
         let places = auth_types_for_event(
             &draft.kind,
             sender,

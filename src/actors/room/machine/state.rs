@@ -13,7 +13,10 @@ use crate::{
         room::messages::RoomError,
         store::{DirectoryEntry, Extremity, NewGroup, OwnMembership},
     },
-    proto::pdu::{MAX_PREV_EVENTS, Pdu, StateKey},
+    proto::{
+        names::{shown_avatar, shown_name},
+        pdu::{MAX_PREV_EVENTS, Pdu, StateKey},
+    },
 };
 
 /// A room state by event id.
@@ -295,8 +298,8 @@ impl Machine {
                 content.membership == ruma::events::room::member::MembershipState::Join
             })
             .map(|content| DirectoryEntry {
-                displayname: content.displayname,
-                avatar_url: content.avatar_url,
+                displayname: content.displayname.map(|name| shown_name(&name).into_owned()),
+                avatar_url: content.avatar_url.filter(|url| shown_avatar(url).is_some()),
             });
         change.commit.directory.push((user, entry));
     }
