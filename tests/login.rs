@@ -3,6 +3,8 @@
 //! Other accounts, user namespaces in which somebody calls himself root, other machines, and whatever a
 //! request says of itself. As root alone; the accounts need not exist.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
+
 use std::{fs, process::Command};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
