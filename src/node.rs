@@ -235,7 +235,15 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("RelayRequest", alive(&network.relay_request)),
     ];
     let relay_request = network.relay_request.clone().recipient();
-    let wired = Wired { network, rooms, identity: identity.clone(), store, parts };
+    if let Some(web) = web.look().await {
+        for line in status::banner(&web, config.file.as_deref(), data, keys.is_some()) {
+            log::info!(target: PERSON, "{line}");
+        }
+        if let Some(exposure) = web.exposure() {
+            log::warn!(target: PERSON, "{exposure}");
+        }
+    }
+    let wired = Wired { network, rooms, identity: identity.clone(), store, accounts, parts };
     node.send(Wire { wired, http }).await.map_err(|error| refused(&error))?;
     identity.do_send(AskWith(relay_request));
     identity.do_send(SubscribeSigner(node.clone().recipient()));
