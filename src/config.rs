@@ -2,7 +2,7 @@
 //!
 //! A key of the file is an environment variable too, in upper snake case with `__` for each dot:
 //! `libp2p.dht.bootstrapPeers` is `MESSAGEHUB__LIBP2P__DHT__BOOTSTRAP_PEERS`, its items separated
-//! by commas.
+//! by commas. What may stand where is in `config/keys.rs`.
 
 use std::{
     net::SocketAddr,
@@ -10,11 +10,16 @@ use std::{
     time::Duration,
 };
 
-use config::{File, FileFormat, Value, ValueKind};
+use config::{File, FileFormat};
 use libp2p::{Multiaddr, PeerId};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
+mod keys;
+pub mod local_accounts;
 mod secret;
+
+use self::local_accounts::LocalAccounts;
 
 /// The key of the secret of a private network.
 pub const PRIVATE_NETWORK_SECRET: &str = "libp2p.privateNetworkSecret";
@@ -157,18 +162,33 @@ pub mod limits {
 }
 
 /// The configuration of a node, checked.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
+    /// The file that it was read from; none where there was none.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
     /// Where the homeserver listens.
     #[serde(default)]
     pub listen_address: Option<SocketAddr>,
+    /// Logging in.
+    #[serde(default)]
+    pub login: LoginConfig,
     /// Element.
     #[serde(default)]
     pub element: ElementConfig,
     /// The network.
     #[serde(default)]
     pub libp2p: Libp2pConfig,
+}
+
+/// `login.*`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoginConfig {
+    /// Accounts of this machine that may log in without a token, besides the one that runs the node.
+    #[serde(default)]
+    pub local_accounts: LocalAccounts,
 }
 
 /// `element.*`.
@@ -388,24 +408,35 @@ impl Config {
             Some(path) => Some(path.to_owned()),
             None => Some(PathBuf::from("config.json")).filter(|path| path.exists()),
         };
-        if let Some(path) = path {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| ConfigError::File(path.clone(), error.to_string()))?;
-            if let Err(error) = serde_json::from_str::<serde_json::Value>(&text) {
-                return Err(ConfigError::File(path, format!("it is no JSON: {error}")));
-            }
+        if let Some(path) = &path {
+            let wrong = |why: String| ConfigError::File(path.clone(), why);
+            let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+            serde_json::from_str::<Map<String, Value>>(&text).map_err(|error| {
+                wrong(format!("it is no JSON object, such as {{\"libp2p\": {{}}}}: {error}"))
+            })?;
             builder = builder.add_source(File::from_str(&text, FileFormat::Json));
         }
-        for (key, value) in environment(std::env::vars_os()) {
-            builder = builder
-                .set_override(&key, value)
-                .map_err(|error| ConfigError::Key(one_line(&error)))?;
+        let environment = environment(std::env::vars_os());
+        for Variable { name, key, value } in &environment {
+            let wrong = |why: &dyn std::fmt::Display| ConfigError::Key(format!("{name}: {why}"));
+            let value: config::Value =
+                serde_json::from_value(value.clone()).map_err(|error| wrong(&error))?;
+            builder = builder.set_override(key, value).map_err(|error| wrong(&one_line(&error)))?;
         }
-        let config: Self = builder
-            .build()
-            .and_then(config::Config::try_deserialize)
+        let read = builder.build().and_then(config::Config::try_deserialize);
+        let read: Map<String, Value> = read.map_err(|error| ConfigError::Key(one_line(&error)))?;
+        let place = |key: &str| {
+            let variable = environment.iter().find(|variable| variable.key == key);
+            match (variable, &path) {
+                (Some(variable), _) => format!(" ({} in the environment)", variable.name),
+                (None, Some(path)) => format!(" (in {})", path.display()),
+                (None, None) => String::new(),
+            }
+        };
+        let checked = keys::check(read, &place).map_err(ConfigError::Key)?;
+        let config: Self = serde_json::from_value(Value::Object(checked))
             .map_err(|error| ConfigError::Key(one_line(&error)))?;
-        config.check()
+        Self { file: path, ..config }.check()
     }
 
     fn check(self) -> Result<Self, ConfigError> {
@@ -452,35 +483,28 @@ impl Config {
     }
 }
 
-/// Keys whose value is a list: in the environment its items are separated by commas.
-const LISTS: [&str; 5] = [
-    "libp2p.listenAddresses",
-    "libp2p.staticRelays",
-    "libp2p.externalAddresses",
-    "libp2p.blockedPeers",
-    "libp2p.dht.bootstrapPeers",
-];
+/// A variable of the environment that sets a key.
+#[derive(Debug)]
+struct Variable {
+    name: String,
+    key: String,
+    value: Value,
+}
 
-/// Returns the keys and values that the environment sets.
+/// Returns what the environment sets.
 ///
 /// The config crate's own source turns `LIBP2P` into `libp2P`, and cannot say null.
 fn environment(
     variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
-) -> Vec<(String, Value)> {
+) -> Vec<Variable> {
     let mut set = Vec::new();
     for (name, value) in variables {
         let (Ok(name), Ok(text)) = (name.into_string(), value.into_string()) else { continue };
         let Some(path) = name.strip_prefix("MESSAGEHUB__") else { continue };
         let key = path.split("__").map(camel).collect::<Vec<_>>().join(".");
-        let kind = if text == "null" {
-            ValueKind::Nil
-        } else if LISTS.contains(&key.as_str()) {
-            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            ValueKind::Array(items.map(Value::from).collect())
-        } else {
-            ValueKind::String(text)
-        };
-        set.push((key, Value::new(Some(&name), kind)));
+        let kind = keys::kind_of(&key).unwrap_or(keys::Kind::Secret);
+        let value = kind.of_text(&text);
+        set.push(Variable { name, key, value });
     }
     set
 }
@@ -497,8 +521,8 @@ fn camel(part: &str) -> String {
     })
 }
 
-/// The config crate's errors name the key; make them one line.
-fn one_line(error: &config::ConfigError) -> String {
+/// Makes an error one line.
+fn one_line(error: &impl std::fmt::Display) -> String {
     error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -508,6 +532,8 @@ pub const ASK_WAIT: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+
+    use serde_json::json;
 
     use super::*;
 
@@ -526,8 +552,22 @@ mod tests {
         assert_eq!(shipped.libp2p.listen_addresses.len(), DEFAULT_LIBP2P_LISTEN.len());
     }
 
+    /// Files of the first MessageHub are full of nulls.
     #[test]
-    fn null_and_missing_differ() {
+    fn null_is_the_default() {
+        let nulls = load(
+            r#"{"listenAddress":null,"login":null,"element":{"path":null},"libp2p":{
+                "listenAddresses":null,"mdns":null,"staticRelays":null,"relay":{"serve":null,
+                "maxCircuits":null},"blockedPeers":null,"dht":null}}"#,
+        );
+        let (nulls, none) = (nulls.unwrap(), load("{}").unwrap());
+        let shown = |config: &Config| format!("{:?}", Config { file: None, ..config.clone() });
+        assert_eq!(shown(&nulls), shown(&none));
+        assert!(load(r#"{"libp2p":null}"#).is_ok());
+    }
+
+    #[test]
+    fn null_turns_element_off() {
         assert_eq!(load("{}").unwrap().element.listen_address, None);
         let off = load(r#"{"element":{"listenAddress":null}}"#).unwrap();
         assert_eq!(off.element.listen_address, Some(None));
@@ -555,21 +595,31 @@ mod tests {
                 ("MESSAGEHUB__LIBP2P__DHT__BOOTSTRAP_PEERS", ""),
                 ("MESSAGEHUB__LIBP2P__STATIC_RELAYS", "/ip4/1.2.3.4/tcp/1, /ip4/1.2.3.5/tcp/1"),
                 ("MESSAGEHUB__LIBP2P__MDNS", "false"),
+                ("MESSAGEHUB__LIBP2P__RELAY__MAX_CIRCUITS", "7"),
+                ("MESSAGEHUB__LIBP2P__PRIVATE_NETWORK_SECRET", "12345"),
+                ("MESSAGEHUB__LOGIN__LOCAL_ACCOUNTS", "any"),
+                ("MESSAGEHUB__LIBP2P__FRESH_PEER_ID", "yes"),
                 ("PATH", "/bin"),
             ]
             .map(|(name, value)| (name.into(), value.into()))
             .into_iter(),
         );
-        let mut builder = config::Config::builder();
-        for (key, value) in set {
-            builder = builder.set_override(&key, value).unwrap();
-        }
-        let config: Config = builder.build().unwrap().try_deserialize().unwrap();
-        assert_eq!(config.listen_address, "127.0.0.1:1".parse().ok());
-        assert_eq!(config.element.listen_address, Some(None));
-        assert_eq!(config.libp2p.dht.bootstrap_peers, Some(vec![]));
-        assert_eq!(config.libp2p.static_relays.len(), 2);
-        assert!(!config.libp2p.mdns);
+        let set: Vec<(&str, Value)> =
+            set.iter().map(|set| (set.key.as_str(), set.value.clone())).collect();
+        assert_eq!(
+            set,
+            [
+                ("listenAddress", json!("127.0.0.1:1")),
+                ("element.listenAddress", json!(null)),
+                ("libp2p.dht.bootstrapPeers", json!([])),
+                ("libp2p.staticRelays", json!(["/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.5/tcp/1"])),
+                ("libp2p.mdns", json!(false)),
+                ("libp2p.relay.maxCircuits", json!(7)),
+                ("libp2p.privateNetworkSecret", json!("12345")),
+                ("login.localAccounts", json!(["any"])),
+                ("libp2p.freshPeerId", json!("yes")),
+            ]
+        );
     }
 
     #[test]
@@ -582,6 +632,10 @@ mod tests {
             (r#"{"libp2p":{"blockedPeers":["somebody"]}}"#, "blockedPeers"),
             (r#"{"libp2p":{"privateNetworkSecret":""}}"#, "privateNetworkSecret"),
             (r#"{"libp2p":{"listenAddresses":[]}}"#, "listenAddresses"),
+            (r#"{"login":{"localAccounts":["no such account"]}}"#, "login.localAccounts"),
+            (r#"{"login":{"localAccounts":["no-such-account"]}}"#, "no-such-account"),
+            (r#"{"libp2p":{"relay":{"strangerCircuits":0}}}"#, "strangerCircuits"),
+            ("[]", "no JSON object"),
             ("{", "no JSON"),
         ] {
             let error = load(json).unwrap_err().to_string();

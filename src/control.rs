@@ -22,7 +22,8 @@ use tokio::{
 };
 
 use crate::actors::{
-    accounts::MintLoginToken,
+    accounts::{LocalProfile, MintLoginToken},
+    http_gateway::WebPlaces,
     identity::{EnsureIdentity, ReadSigner},
     relay_request::ReadClock,
     rendezvous::{NetworkStatus, ReadNetwork},
@@ -30,6 +31,10 @@ use crate::actors::{
 };
 
 pub use crate::actors::relay_request::ClockStatus;
+use crate::{
+    proto::server_name::LOCALPART,
+    status::{WebStatus, found_as},
+};
 
 /// Name of the socket in the data folder.
 const SOCKET: &str = "control.sock";
@@ -55,6 +60,15 @@ pub struct Status {
     pub server_name: Option<OwnedServerName>,
     /// The user.
     pub user_id: Option<OwnedUserId>,
+    /// The name that the user shows; none where none was chosen.
+    #[serde(default)]
+    pub display_name: Option<String>,
+    /// By what others find the user: a short string, and one that is sure.
+    #[serde(default)]
+    pub found_as: Vec<String>,
+    /// Where clients find the node.
+    #[serde(default)]
+    pub web: Option<WebStatus>,
     /// The network.
     #[serde(flatten)]
     pub network: NetworkStatus,
@@ -97,6 +111,10 @@ pub struct ControlLinks {
     pub rooms: Recipient<CountRooms>,
     /// RelayRequest.
     pub clock: Recipient<ReadClock>,
+    /// Accounts: our user's name.
+    pub profile: Recipient<LocalProfile>,
+    /// Where the http servers are.
+    pub web: WebPlaces,
 }
 
 /// Serves the socket until the handle is aborted.
@@ -156,7 +174,14 @@ async fn status(links: &ControlLinks) -> Result<Status, String> {
     let network = links.network.send(ReadNetwork).await.map_err(failed)?;
     let rooms = links.rooms.send(CountRooms).await.map_err(failed)?;
     let clock = links.clock.send(ReadClock).await.map_err(failed)?;
+    let display_name = links.profile.send(LocalProfile).await.map_err(failed)?.displayname;
+    let shown = display_name.as_deref().unwrap_or(LOCALPART);
+    let found_as =
+        signer.as_ref().map_or_else(Vec::new, |signer| found_as(shown, signer.server_name()));
     Ok(Status {
+        found_as,
+        display_name,
+        web: links.web.look().await,
         server_name: signer.as_ref().map(|signer| signer.server_name().clone()),
         user_id: signer.as_ref().map(|signer| signer.user_id().clone()),
         network,

@@ -8,6 +8,7 @@
 //! | [`config`] | configuration, and every limit by name |
 //! | [`node`] | the only wiring, and the end of the node |
 //! | [`control`] | how the command line speaks to the running node |
+//! | [`status`] | what a person is told of a node: the first lines of its log, `messagehub status` |
 //! | [`doctor`] | what is wrong with this machine, configuration or network |
 //! | [`network_secret`] | a secret for a private network |
 //! | [`log_lines`] | how a line of the log is written |
@@ -24,6 +25,7 @@ pub mod log_lines;
 pub mod network_secret;
 pub mod node;
 pub mod proto;
+pub mod status;
 
 #[cfg(test)]
 mod fuzz;

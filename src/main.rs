@@ -12,7 +12,7 @@ use messagehub::{
     config::{self, Config},
     control::{self, Command, Status},
     doctor::{self, Step},
-    log_lines, network_secret, node,
+    log_lines, network_secret, node, status,
 };
 
 /// A Matrix homeserver with no server in the middle: it runs here, for you, and finds the others.
@@ -84,10 +84,10 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         Some(Ask::NetworkSecret) => new_secret(),
         Some(Ask::LoginToken) => print(&ask::<String>(&data, Command::LoginToken)?),
         Some(Ask::Status { json }) => {
-            let status: Status = ask(&data, Command::Status)?;
+            let reply: Status = ask(&data, Command::Status)?;
             match json {
-                true => print(&as_json(&status)?),
-                false => print(&in_words(&status)),
+                true => print(&as_json(&reply)?),
+                false => print(&status::in_words(&reply)),
             }
         }
     }
@@ -141,43 +141,4 @@ fn examine(config: Option<&Path>, data: &Path, json: bool) -> Result<ExitCode, S
         print(&as_json(&report)?)?;
     }
     Ok(ExitCode::from(report.exit_code))
-}
-
-fn in_words(status: &Status) -> String {
-    let Status { user_id, network, rooms, .. } = status;
-    let mut lines = Vec::new();
-    match user_id {
-        Some(user_id) => lines.push(format!("you are       {user_id}")),
-        None => {
-            lines.push("nobody has logged in yet; the first login makes your identity".to_owned())
-        }
-    }
-    lines.push(format!("peer id       {}", network.peer_id));
-    for address in &network.listen_addresses {
-        lines.push(format!("listening on  {address}"));
-    }
-    for address in &network.external_addresses {
-        lines.push(format!("reachable as  {address}"));
-    }
-    lines.push(format!("reachability  {}", network.reachability));
-    lines.push(format!("router (NAT)  {}", network.nat));
-    for relay in &network.relays {
-        lines.push(format!("relay         {}", relay.address));
-    }
-    lines.push(format!("rooms         {} joined, {} invites", rooms.joined, rooms.invited));
-    lines.push(format!(
-        "gossip        {} topics, {} of them meshed",
-        network.topics.subscribed, network.topics.meshed
-    ));
-    lines.push(format!("peers         {}", network.peers.len()));
-    for peer in &network.peers {
-        let name = peer.server_name.as_ref().map_or("not identified yet", |name| name.as_str());
-        let rtt = peer.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
-        let silent = if peer.answers { "" } else { "  (does not answer now)" };
-        lines.push(format!(
-            "  {name}  {}  {rtt}  {}  {}{silent}",
-            peer.way, peer.address, peer.peer_id
-        ));
-    }
-    lines.join("\n")
 }

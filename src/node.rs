@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     actors::{
-        accounts::{AccountError, AccountsActor, AccountsLinks},
+        accounts::{AccountError, AccountsActor, AccountsLinks, LocalProfile},
         admission::Admission,
         cpu::Cpu,
         ephemera::EphemeraActor,
@@ -41,6 +41,8 @@ use crate::{
     control::{self, ControlLinks},
     data_folder::{self, FolderError},
     http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
+    proto::server_name::LOCALPART,
+    status,
 };
 
 /// Exit code when a part of the node failed that cannot be restarted alone (`EX_SOFTWARE`).
@@ -51,6 +53,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const EXIT_COPY: i32 = 76;
 /// Exit code when the configuration cannot be followed (`EX_CONFIG`).
 const EXIT_CONFIG: i32 = 78;
+
+/// Under which target the log says what a person wants to know, whoever reads no code.
+const PERSON: &str = "messagehub";
 
 /// Why a node did not start: one line each, naming the key, file or address.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +89,9 @@ pub fn run(config: &Config, data: &Path) -> Result<i32, StartError> {
     umask(Mode::RWXG | Mode::RWXO);
     let system = System::new();
     system.block_on(start(config, data))?;
-    system.run_with_code().map_err(|error| StartError::System(error.to_string()))
+    let code = system.run_with_code().map_err(|error| StartError::System(error.to_string()))?;
+    log::info!(target: PERSON, "stopped");
+    Ok(code)
 }
 
 async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
@@ -98,7 +105,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
 
     data_folder::forget_last_word(data);
     let folder = data.to_owned();
-    let node = NodeActor::create(|_| NodeActor { data: folder, wired: None, http: None });
+    let node =
+        NodeActor::create(|_| NodeActor { data: folder, wired: None, http: None, greeted: false });
     let identity = IdentityActor::load(IdentityParts {
         data: data.to_owned(),
         peer_id: swarm::peer_id(&keypair),
@@ -194,6 +202,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     network.bind(deliver, federation.clone().recipient());
 
     let gateway = gateway(&store, &accounts, &rooms, &ephemera, &identity, &network);
+    let web = bound.places(data);
     let http = http_gateway::start(bound, gateway, data);
     let control = control::serve(
         data,
@@ -204,6 +213,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             network: network.rendezvous.clone().recipient(),
             rooms: rooms.clone().recipient(),
             clock: network.relay_request.clone().recipient(),
+            profile: accounts.clone().recipient(),
+            web: web.clone(),
         },
     );
     if let Err(error) = control {
@@ -224,7 +235,15 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("RelayRequest", alive(&network.relay_request)),
     ];
     let relay_request = network.relay_request.clone().recipient();
-    let wired = Wired { network, rooms, identity: identity.clone(), store, parts };
+    if let Some(web) = web.look().await {
+        for line in status::banner(&web, config.file.as_deref(), data, keys.is_some()) {
+            log::info!(target: PERSON, "{line}");
+        }
+        if let Some(exposure) = web.exposure() {
+            log::warn!(target: PERSON, "{exposure}");
+        }
+    }
+    let wired = Wired { network, rooms, identity: identity.clone(), store, accounts, parts };
     node.send(Wire { wired, http }).await.map_err(|error| refused(&error))?;
     identity.do_send(AskWith(relay_request));
     identity.do_send(SubscribeSigner(node.clone().recipient()));
@@ -301,6 +320,7 @@ struct Wired {
     rooms: Addr<RoomStateActor>,
     identity: Addr<IdentityActor>,
     store: Addr<StoreActor>,
+    accounts: Addr<AccountsActor>,
     /// All actors that are one of a kind.
     parts: Vec<Part>,
 }
@@ -322,6 +342,8 @@ struct NodeActor {
     data: PathBuf,
     wired: Option<Wired>,
     http: Option<Addr<HttpGatewayActor>>,
+    /// Whether the log says already how others find us.
+    greeted: bool,
 }
 
 #[derive(actix::Message)]
@@ -373,6 +395,15 @@ impl Handler<SignerIssued> for NodeActor {
 
     fn handle(&mut self, msg: SignerIssued, ctx: &mut Self::Context) {
         let Some(wired) = &self.wired else { return };
+        if !std::mem::replace(&mut self.greeted, true) {
+            let (accounts, server) = (wired.accounts.clone(), msg.0.server_name().clone());
+            actix::spawn(async move {
+                let Ok(profile) = accounts.send(LocalProfile).await else { return };
+                let name = profile.displayname.unwrap_or_else(|| LOCALPART.to_owned());
+                let found = status::found_as(&name, &server).join(" or ");
+                log::info!(target: PERSON, "others find you as {found}");
+            });
+        }
         // Rooms first, and until they know each other: from the network on, others may ask.
         let ready = wired.rooms.send(room_state::UseSigner(Arc::clone(&msg.0)));
         ctx.spawn(ready.into_actor(self).map(move |_, act, _| {

@@ -46,6 +46,12 @@ async fn a_wrong_configuration_is_named_and_nothing_is_written() {
             "libp2p.relay.strangerCircuits",
         ),
         (r#"{"listenAddress": "#, "config.json"),
+        (r#"{"listenAddress": "localhost:80"}"#, "such as \"127.0.0.1:8480\""),
+        (r#"{"libp2p": {"mdns": "yes"}}"#, "libp2p.mdns (in config.json) is \"yes\": write true"),
+        (r#"{"libp2p": {"privateNetworkSecret": 7}}"#, "write a text in quotes"),
+        (r#"{"libp2p": {"staticRelays": ["/ip4/1.2.3.4/tcp/1"]}}"#, "end with whose they are"),
+        (r#"{"libp2p": {"relay": {"serve": "always "}}}"#, "write one of \"auto\""),
+        (r#"{"login": {"localAccounts": ["no-such-account"]}}"#, "no-such-account"),
     ] {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("config.json"), config).unwrap();

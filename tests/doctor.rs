@@ -207,12 +207,12 @@ async fn on_a_lan_without_the_internet_it_says_what_works_and_what_does_not() {
         Said::read(&output)
     };
     let before = doctor(0);
-    assert_eq!(before.code, 2, "{before:?}");
+    assert_eq!(before.code, 1, "a LAN without the Internet is no fault: {before:?}");
     before.is("IPv4", "warning", "no way to the Internet");
     before.is("mDNS", "ok", "nobody answered");
     before.is("homeserver", "ok", "127.84.48.2:80 is free");
     before.is("libp2p ports", "ok", "TCP 0.0.0.0:4848, UDP 0.0.0.0:4848");
-    before.is("bootstrap", "problem", "none of 5");
+    before.is("bootstrap", "not-tested", "no way leads to the Internet");
 
     let start = |number: usize| {
         let folder = folders[number].path();

@@ -166,14 +166,14 @@ async fn public_dht(node: &Node, what: &str, is: impl Fn(&Value) -> bool) {
 }
 
 #[tokio::test]
-async fn a_dht_that_js_libp2p_serves_keeps_our_five_strings_and_gives_them_back() {
+async fn a_dht_that_js_libp2p_serves_keeps_our_strings_and_gives_them_back() {
     let Some(mut script) = Script::start("dht_of_js.mjs") else { return };
     let bootstrap = text(&script.tells().await["address"]);
     let (ann, address) = in_public_dht(&bootstrap).await;
     script.hears(person(&ann.me, &address)).await;
     script.tells().await;
     public_dht(&ann.node, "all strings read back", |dht| {
-        dht["strings"] == 5 && dht["published"] == 5 && dht["read_back"] == 5
+        dht["strings"] == 9 && dht["published"] == 9 && dht["read_back"] == 9
     })
     .await;
     script.hears(json!({})).await;

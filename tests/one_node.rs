@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    fs,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,10 @@ use serde_json::{Value, json};
 
 mod common;
 
-use common::{Client, Node, client, home};
+use common::{
+    Client, Node, client, eventually, home,
+    node::{free_port, own_address},
+};
 
 #[tokio::test]
 async fn a_login_token_makes_the_identity_and_counts_once() {
@@ -195,4 +199,42 @@ async fn status_tells_who_the_node_is_and_fails_when_none_runs() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(said.lines().count(), 1, "{command}: {said}");
     }
+}
+
+#[tokio::test]
+async fn a_node_says_what_to_open_who_one_is_and_that_it_stopped() {
+    let mut node = Node::new(&[]);
+    let element = format!("{}:{}", own_address(), free_port());
+    node.configure(|config| config["element"] = json!({"listenAddress": element}));
+    node.start_again().await;
+    let config = node.config_file();
+    let (open, from) =
+        (format!("open http://{element}"), format!("configured by {}", config.display()));
+    let missing = format!("its files belong into {}/element", node.data().display());
+    let first = node.log();
+    for words in [&from, "nobody has logged in yet", &open, &node.base(), &missing] {
+        assert!(first.contains(words), "{words} is not said: {first}");
+    }
+    let status = async |node: &Node| String::from_utf8(node.run(&["status"]).await.stdout).unwrap();
+    let early = status(&node).await;
+    assert!(early.lines().next().unwrap().contains(&open), "{early}");
+    assert!(early.contains("nobody yet") && !early.contains("peer id"), "{early}");
+
+    fs::create_dir(node.data().join("element")).unwrap();
+    fs::write(node.data().join("element/index.html"), "x").unwrap();
+    let me = node.log_in().await;
+    me.call_oneself("Ann").await;
+    let found = format!("Ann:{}", &me.server_name()[54..]);
+    let later = status(&node).await;
+    assert!(later.lines().next().unwrap().contains(&open) && later.contains(&found), "{later}");
+    assert!(later.contains(&format!("p2p:{}", me.server_name())), "{later}");
+    assert!(!later.contains("belong into"), "{later}");
+    let (exit, _) = node.stop().await;
+    assert!(exit.success());
+    assert!(node.log().lines().last().unwrap().contains("stopped"), "{}", node.log());
+    node.start_again().await;
+    eventually("by what others find one", async || node.log().contains(&found).then_some(())).await;
+    let again = node.log();
+    let again = again.rsplit("--- start").next().unwrap();
+    assert!(!again.contains("nobody has logged in"), "{again}");
 }

@@ -121,9 +121,10 @@ fn libp2p_stays_in_the_swarm() {
         "actors/rendezvous/",
         "actors/relay_request/",
         "actors/network",
-        "config.rs",
+        "config",
         "doctor/",
         "node.rs",
+        "status.rs",
     ];
     let why = "libp2p is the Swarm's alone";
     let mut except = vec!["actors/swarm/"];

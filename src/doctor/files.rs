@@ -155,11 +155,7 @@ mod tests {
 
     #[test]
     fn the_secret_is_judged_and_never_shown() {
-        let mut config = Config {
-            listen_address: None,
-            element: Default::default(),
-            libp2p: Default::default(),
-        };
+        let mut config = Config::default();
         assert_eq!(private_network(&config).level, Level::Ok);
         for (secret, level) in
             [("hunter2 hunter2", Level::Warning), ("wq7Zt-3kXb9-RmV2c-8LpYs", Level::Ok)]

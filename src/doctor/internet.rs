@@ -19,13 +19,27 @@ const CLOCK_APART_MS: u64 = 60 * 1000;
 /// From here on, others refuse what this node signs.
 const CLOCK_BROKEN_MS: u64 = crate::proto::signed::FRESH_MS;
 
+/// Tells whether nodes are dialled: those of the Internet are not from where no way leads there.
+pub(super) fn is_probed(config: &Config, online: bool) -> bool {
+    let public = config.libp2p.dht.bootstrap_peers.is_none();
+    (online || !public) && !config.bootstrap_peers().is_empty()
+}
+
 /// Dials the nodes through which the network is entered.
-pub(super) async fn bootstrap(config: &Config) -> Finding {
+pub(super) async fn bootstrap(config: &Config, online: bool) -> Finding {
     const CHECK: &str = "bootstrap";
     let addresses = config.bootstrap_peers();
     let secret = config.libp2p.private_network_secret.as_deref();
     if addresses.is_empty() {
         return Finding::ok(CHECK, "none is configured: only nodes of the LAN are found at first");
+    }
+    if !is_probed(config, online) {
+        return Finding::not_tested(
+            CHECK,
+            "no way leads to the Internet, where these nodes are; nodes of this LAN are found \
+             without them",
+            "connect this machine, where you want to meet people elsewhere",
+        );
     }
     match probe(&addresses, secret, BOOTSTRAP_WAIT).await {
         Ok(probed) => judge_bootstrap(&probed),
@@ -229,6 +243,9 @@ mod tests {
         Status {
             server_name: None,
             user_id: None,
+            display_name: None,
+            found_as: Vec::new(),
+            web: None,
             network: NetworkStatus {
                 listen_addresses: listen.iter().map(|text| text.parse().unwrap()).collect(),
                 confirmed_addresses: public.then(|| WORLD.parse().unwrap()).into_iter().collect(),
@@ -316,6 +333,17 @@ mod tests {
             assert_eq!(finding.level, level, "{finding:?}");
             assert_eq!(finding.text.contains("refused"), level >= Level::Warning, "{finding:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn without_the_internet_its_nodes_are_not_looked_for() {
+        let finding = bootstrap(&Config::default(), false).await;
+        assert_eq!(finding.level, Level::NotTested);
+        assert!(finding.text.contains("no way leads to the Internet"), "{finding:?}");
+        let mut own = Config::default();
+        own.libp2p.dht.bootstrap_peers = Some(vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()]);
+        assert!(is_probed(&own, false), "one's own may be on this LAN");
+        assert!(is_probed(&Config::default(), true));
     }
 
     #[test]

@@ -153,10 +153,11 @@ pub async fn examine(
         }
         let own = status.as_ref().map(|status| status.network.peer_id.as_str());
         found(vec![lan::mdns(config, own).await], tell);
-        if !config.bootstrap_peers().is_empty() {
+        let online = routes::is_online();
+        if internet::is_probed(config, online) {
             tell(Step::Working("connecting to the bootstrap nodes, 10 s at most"));
         }
-        found(vec![internet::bootstrap(config).await], tell);
+        found(vec![internet::bootstrap(config, online).await], tell);
     }
     let known = config.as_ref().ok().map(|(config, _)| config);
     let status = status.as_ref();
@@ -173,11 +174,14 @@ fn node(data: &Path, asked: Result<&Status, &ControlError>) -> Finding {
         Ok(Status { user_id: Some(user_id), .. }) => {
             Finding::ok(CHECK, format!("it runs, and you are {user_id}"))
         }
-        Ok(_) => Finding::warning(
-            CHECK,
-            "it runs, but nobody has logged in yet, so it speaks to no other node",
-            "log in with a Matrix client; `messagehub login-token` prints a token for it",
-        ),
+        Ok(status) => {
+            let open = status.web.as_ref().and_then(|web| web.open().into_iter().next());
+            Finding::warning(
+                CHECK,
+                "it runs, but nobody has logged in yet, so it speaks to no other node",
+                format!("log in: {}", open.as_deref().unwrap_or("open it with a Matrix client")),
+            )
+        }
         Err(ControlError::NotRunning(_)) => Finding::not_tested(
             CHECK,
             format!("no node runs with the data folder {}", data.display()),

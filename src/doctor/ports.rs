@@ -20,6 +20,7 @@ use super::Finding;
 use crate::{
     config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT},
     control::Status,
+    status::WebStatus,
 };
 
 /// Longest wait for an answer on loopback.
@@ -39,6 +40,7 @@ pub(super) async fn homeserver(config: &Config, node: Option<&Status>) -> Vec<Fi
     let (address, default) = (config.listen_address, DEFAULT_LISTEN);
     let port = Port { check: "homeserver", key: "listenAddress", path };
     let mut found = vec![port.look(address, default, node.is_some(), is_ours).await];
+    found.extend(exposed(address.or_else(|| default.parse().ok())));
     match config.element.listen_address {
         Some(None) => found.push(Finding::ok("Element", "it is turned off")),
         configured => {
@@ -55,6 +57,20 @@ pub(super) async fn homeserver(config: &Config, node: Option<&Status>) -> Vec<Fi
         }
     }
     found
+}
+
+/// Says what it means to listen where other machines can come.
+fn exposed(address: Option<SocketAddr>) -> Option<Finding> {
+    let homeserver = address?;
+    let web = WebStatus {
+        homeserver,
+        homeserver_url: String::new(),
+        element_url: None,
+        element_missing: None,
+    };
+    let advice = "set listenAddress to an address that begins with 127, unless other devices of \
+                  yours use this node; and then to one that only they can reach, as in a VPN";
+    Some(Finding::warning("homeserver", web.exposure()?, advice))
 }
 
 /// A port for HTTP.
@@ -302,6 +318,18 @@ mod tests {
         drop((tcp, udp));
         let found = free(&wanted);
         assert!(found.iter().all(|finding| finding.level == Level::Ok), "{found:?}");
+    }
+
+    #[test]
+    fn listening_where_others_come_is_a_warning() {
+        let look = |at: &str| exposed(at.parse().ok());
+        assert_eq!(look("127.84.48.2:80"), None);
+        assert_eq!(look("[::1]:80"), None);
+        for at in ["0.0.0.0:8008", "192.168.1.5:80", "[::]:80", "[fd00::1]:80"] {
+            let finding = look(at).unwrap();
+            assert_eq!(finding.level, Level::Warning);
+            assert!(finding.text.contains(at) && finding.text.contains("token"), "{finding:?}");
+        }
     }
 
     #[test]

@@ -92,6 +92,9 @@ mod tests {
         Status {
             server_name: None,
             user_id: None,
+            display_name: None,
+            found_as: Vec::new(),
+            web: None,
             network: NetworkStatus {
                 listen_addresses: vec![at("/ip4/192.168.1.2/tcp/4848")],
                 port_mapping,
@@ -137,11 +140,7 @@ mod tests {
 
     #[test]
     fn why_no_router_is_asked_is_said() {
-        let mut config = Config {
-            listen_address: None,
-            element: Default::default(),
-            libp2p: Default::default(),
-        };
+        let mut config = Config::default();
         assert_eq!(port_mapping(Some(&config), None).level, Level::NotTested);
         config.libp2p.port_mapping = false;
         assert!(port_mapping(Some(&config), None).text.contains("turned off"));

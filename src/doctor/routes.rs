@@ -15,6 +15,12 @@ pub(super) fn look() -> Vec<Finding> {
     judge(way_to(ANYWHERE_V4), way_to(ANYWHERE_V6))
 }
 
+/// Tells whether any way leads to the Internet.
+pub(super) fn is_online() -> bool {
+    let global_v6 = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if is_global_v6(*ip));
+    way_to(ANYWHERE_V4).is_some() || way_to(ANYWHERE_V6).filter(global_v6).is_some()
+}
+
 /// Returns the address of this machine that would be used.
 fn way_to(target: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = match target {

@@ -3,10 +3,7 @@
 //! Invariants: nothing outside of its folder is served, hidden files are not, and the folder is
 //! looked at anew for each request, so that Element can be put there while the node runs.
 
-use std::{
-    net::SocketAddr,
-    path::{Component, Path, PathBuf},
-};
+use std::path::{Component, Path, PathBuf};
 
 use actix_files::NamedFile;
 use actix_web::{
@@ -20,10 +17,7 @@ use actix_web::{
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::{
-    gateway::{Place, url_with},
-    sso::escape,
-};
+use super::{gateway::Place, login::pages::escape};
 
 const MISSING: &str = include_str!("../../assets/no-element.html");
 /// Asked again each time, and answered from the cache where nothing changed.
@@ -58,11 +52,11 @@ async fn serve(
     if name.starts_with("config.") && name.ends_with(".json") && !name.contains('/') {
         return HttpResponse::Ok()
             .insert_header((CACHE_CONTROL, REVALIDATE))
-            .json(client_config(&homeserver_url(&request, place.homeserver)));
+            .json(client_config(&place.url_seen_by(&request, place.homeserver)));
     }
     let Some(file) = locate(&files.0, name) else {
         if name == "index.html" {
-            return missing(&files.0, &homeserver_url(&request, place.homeserver));
+            return missing(&files.0, &place.url_seen_by(&request, place.homeserver));
         }
         return HttpResponse::NotFound().finish();
     };
@@ -105,20 +99,6 @@ fn caching(name: &str) -> &'static str {
     if hashed || name.starts_with("bundles/") { FOR_EVER } else { REVALIDATE }
 }
 
-/// Returns the address of the homeserver as seen from where the request came from.
-fn homeserver_url(request: &HttpRequest, homeserver: SocketAddr) -> String {
-    if !homeserver.ip().is_unspecified() {
-        return super::gateway::url_of(homeserver);
-    }
-    // Bound to every address: it is under the name under which Element was asked for.
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    url_with(name, homeserver.port())
-}
-
 /// Returns Element's `config.json`.
 fn client_config(homeserver: &str) -> Value {
     json!({
@@ -127,6 +107,8 @@ fn client_config(homeserver: &str) -> Value {
         "default_country_code": "US",
         "disable_custom_urls": true,
         "disable_guests": true,
+        // The server name is no DNS name: looking it up tells others who one is, and finds nothing.
+        "enable_client_well_known_lookups": false,
         "disable_3pid_login": true,
         "disable_login_language_selector": false,
         "default_federate": true,

@@ -8,6 +8,7 @@ use actix::{
     Addr, Message, Recipient,
     dev::{MessageResponse, ToEnvelope},
 };
+use actix_web::{HttpRequest, http::header::HOST};
 use tokio::sync::watch;
 
 use super::error::HttpError;
@@ -161,6 +162,21 @@ impl Place {
     /// Returns the address that clients use for the homeserver, without a slash at the end.
     pub fn homeserver_url(&self) -> String {
         url_of(self.homeserver)
+    }
+
+    /// Returns the URL of a server of ours as it is for whoever sent a request to one of them: one
+    /// that listens on all addresses is at the address where they found us.
+    pub fn url_seen_by(&self, request: &HttpRequest, server: SocketAddr) -> String {
+        if !server.ip().is_unspecified() {
+            return url_of(server);
+        }
+        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+        let host = host.unwrap_or_default();
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        url_with(name, server.port())
     }
 
     /// Tells whether a `Host` header names the server that listens at `listen`.

@@ -10,8 +10,8 @@ pub mod client;
 pub mod element;
 pub mod error;
 pub mod gateway;
+pub mod login;
 pub mod ruma_glue;
-pub mod sso;
 
 use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 
@@ -41,6 +41,7 @@ use self::{
     },
     error::HttpError,
     gateway::Place,
+    login::{pages, sso},
     ruma_glue::Routes,
 };
 use crate::config::limits;
@@ -60,6 +61,7 @@ fn routes() -> Routes {
         .endpoint::<api::sync::sync_events::v3::Request, _, _>(sync::sync)
         .endpoint::<api::message::get_message_events::v3::Request, _, _>(read::messages)
         // discovery
+        .at("GET", "/", pages::home)
         .endpoint::<api::discovery::get_supported_versions::Request, _, _>(discovery::versions)
         .at("GET", "/.well-known/matrix/client", discovery::well_known)
         .at("GET", "/_matrix/key/v2/server", discovery::server_keys)
@@ -154,7 +156,7 @@ fn routes() -> Routes {
         .endpoint::<api::context::get_context::v3::Request, _, _>(read::context)
 }
 
-/// Configures the homeserver. [`gateway::Gateway`], [`Place`] and [`sso::PageSecret`] have to be
+/// Configures the homeserver. [`gateway::Gateway`], [`Place`] and [`sso::Desk`] have to be
 /// there as app data, and [`guard`] around all of it.
 pub fn configure(config: &mut web::ServiceConfig) {
     config.app_data(web::PayloadConfig::new(limits::CLIENT_BODY));

@@ -25,7 +25,11 @@ use super::{
     configure,
     gateway::{Gateway, Place},
     guard,
-    sso::PageSecret,
+    login::{
+        pages::TokenCommand,
+        presence::Persons,
+        sso::{Desk, PageSecret},
+    },
 };
 
 const HOST: &str = "127.84.48.2";
@@ -68,6 +72,18 @@ fn place() -> Place {
     }
 }
 
+/// The account of the tests' person, who connects from a port of this number.
+const ME: u16 = 1000;
+
+/// Takes ports for accounts.
+fn desk() -> Desk {
+    let place = place();
+    let persons =
+        Persons::for_test(place.homeserver, &[ME.into()], |of, _| Ok(Some(of.port().into())));
+    let command = TokenCommand("messagehub login-token".to_owned());
+    Desk { place, persons, command, secret: PageSecret::random() }
+}
+
 /// A homeserver that requests can be sent to.
 struct Homeserver(Box<dyn Fn(TestRequest) -> LocalBoxFuture<'static, Reply>>);
 
@@ -77,7 +93,7 @@ async fn served(gateway: Gateway) -> Homeserver {
         App::new()
             .app_data(web::Data::new(gateway))
             .app_data(web::Data::new(place()))
-            .app_data(web::Data::new(PageSecret::random()))
+            .app_data(web::Data::new(desk()))
             .wrap(from_fn(guard))
             .configure(configure),
     );
@@ -86,6 +102,9 @@ async fn served(gateway: Gateway) -> Homeserver {
         let app = Rc::clone(&app);
         Box::pin(async move {
             let mut request = request.to_request();
+            if request.peer_addr().is_none() {
+                request.head_mut().peer_addr = Some(([127, 0, 0, 1], ME).into());
+            }
             if !request.headers().contains_key("host") {
                 let name = actix_web::http::header::HOST;
                 request.headers_mut().insert(name, HOST.parse().unwrap());

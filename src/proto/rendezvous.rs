@@ -1,21 +1,53 @@
 //! Rendezvous strings and their keys in the DHT (`docs/PROTOCOL.md` §6).
 
+use std::iter::once;
+
+use caseless::Caseless as _;
 use cid::{Cid, multihash::Multihash};
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use sha2::{Digest, Sha256};
+use unicode_normalization::UnicodeNormalization as _;
 
 use super::server_name;
 
 /// The suffix lengths that are advertised beside a display name.
 pub const SUFFIX_LENGTHS: std::ops::RangeInclusive<usize> = 7..=10;
 
-/// Returns the five strings under which a person can be found.
+/// Returns the strings under which a person can be found: five, and four more where the name does not
+/// look the same in all cases.
 pub fn strings(display_name: &str, name: &ServerName) -> Vec<String> {
+    let whole = format!("{}:{name}", server_name::LOCALPART);
     let name = name.as_str();
     let suffixes = SUFFIX_LENGTHS
-        .filter_map(|length| name.len().checked_sub(length).and_then(|at| name.get(at..)))
-        .map(|suffix| format!("{display_name}:{suffix}"));
-    std::iter::once(format!("{}:{name}", server_name::LOCALPART)).chain(suffixes).collect()
+        .filter_map(|length| name.len().checked_sub(length).and_then(|at| name.get(at..)));
+    let suffixes: Vec<&str> = suffixes.collect();
+    let named = spellings(display_name);
+    let named = named
+        .iter()
+        .flat_map(|shown| suffixes.iter().map(move |suffix| format!("{shown}:{suffix}")));
+    once(whole).chain(named).collect()
+}
+
+/// Returns the strings under which somebody with a name is looked for.
+pub fn looked_for(display_name: &str, suffix: &str) -> Vec<String> {
+    spellings(display_name).iter().map(|shown| format!("{shown}:{suffix}")).collect()
+}
+
+/// Tells whether two names are the same but for their case, or for how their letters are written.
+pub fn same_name(one: &str, other: &str) -> bool {
+    folded(one) == folded(other)
+}
+
+/// Returns a name as it is, and folded where that differs.
+fn spellings(display_name: &str) -> Vec<String> {
+    let folded = folded(display_name);
+    let differs = folded != display_name;
+    once(display_name.to_owned()).chain(differs.then_some(folded)).collect()
+}
+
+/// Unicode's compatibility caseless matching (D146), as one text: case folded, NFKC.
+fn folded(name: &str) -> String {
+    name.chars().nfd().default_case_fold().nfkd().default_case_fold().nfkc().collect()
 }
 
 /// Returns the key of a provider record: the sha2-256 multihash of the string (34 bytes).
@@ -71,11 +103,11 @@ impl SearchTerm {
         }
         if let Some((display_name, suffix)) = term.rsplit_once(':')
             && SUFFIX_LENGTHS.contains(&suffix.len())
-            && suffix.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'))
+            && suffix.bytes().all(|b| matches!(b.to_ascii_lowercase(), b'a'..=b'z' | b'2'..=b'7'))
         {
             return Self::Suffix {
                 display_name: display_name.to_owned(),
-                suffix: suffix.to_owned(),
+                suffix: suffix.to_ascii_lowercase(),
             };
         }
         Self::Text(term.to_owned())
@@ -89,18 +121,50 @@ mod tests {
     const NAME: &str = "bahwqcerawciaks5d2ox7bqfpmq7zjxfcgu2nrytapoklc3vs6vni6iwqjdna";
 
     #[test]
-    fn the_five_strings_of_the_seed() {
+    fn the_five_strings_of_the_seed_and_those_without_case() {
         let name = OwnedServerName::try_from(NAME).unwrap();
-        assert_eq!(
-            strings("Ann", &name),
-            [
-                format!("p2p:{NAME}").as_str(),
-                "Ann:iwqjdna",
-                "Ann:6iwqjdna",
-                "Ann:i6iwqjdna",
-                "Ann:ni6iwqjdna",
-            ]
-        );
+        let whole = format!("p2p:{NAME}");
+        let five = ["ann:iwqjdna", "ann:6iwqjdna", "ann:i6iwqjdna", "ann:ni6iwqjdna"];
+        let expected: Vec<String> = once(whole.clone()).chain(five.map(str::to_owned)).collect();
+        assert_eq!(strings("ann", &name), expected);
+        let exact = five.map(|string| string.replace("ann", "Ann"));
+        let expected: Vec<String> =
+            once(whole).chain(exact).chain(five.map(str::to_owned)).collect();
+        assert_eq!(strings("Ann", &name), expected);
+    }
+
+    /// Whoever is published under one spelling is looked for under every other.
+    #[test]
+    fn a_name_is_found_whatever_its_case() {
+        let name = OwnedServerName::try_from(NAME).unwrap();
+        for spellings in [
+            &["Ann", "ann", "ANN", "aNN"][..],
+            &["Straße", "STRASSE", "strasse"],
+            &["Ὀδυσσεύς", "ὈΔΥΣΣΕΎΣ", "ὀδυσσεύσ"],
+            &["José", "Jose\u{301}", "JOSÉ"],
+            &["Ａｎｎ", "ann"],
+            &["ﬁona", "FIONA"],
+            &["李", "李"],
+        ] {
+            for shown in spellings {
+                let published = strings(shown, &name);
+                for typed in spellings {
+                    let term = SearchTerm::parse(&format!("{typed}:IWQJDNA"));
+                    let SearchTerm::Suffix { display_name, suffix } = term else {
+                        panic!("{term:?}")
+                    };
+                    let wanted = looked_for(&display_name, &suffix);
+                    assert!(
+                        wanted.iter().any(|one| published.contains(one)),
+                        "{typed} finds no {shown}: {wanted:?} {published:?}"
+                    );
+                    assert!(same_name(shown, typed), "{shown} {typed}");
+                    assert!(published.contains(&format!("{shown}:iwqjdna")), "exact: {shown}");
+                }
+            }
+        }
+        assert!(!same_name("Ann", "Anna"));
+        assert_eq!(folded(&folded("ẞ ΐ ŉ ǰ ᾳ İ")), folded("ẞ ΐ ŉ ǰ ᾳ İ"), "folding ends");
     }
 
     #[test]

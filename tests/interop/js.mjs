@@ -162,7 +162,10 @@ export async function keyOf(string) {
 /** Returns the strings of a person. */
 export function stringsOf({ server_name, displayname }) {
     const suffixes = [7, 8, 9, 10].map((length) => server_name.slice(-length));
-    return [`p2p:${server_name}`, ...suffixes.map((suffix) => `${displayname}:${suffix}`)];
+    // Folded: for the names of these tests, lower case is that.
+    const names = [...new Set([displayname, displayname.toLowerCase()])];
+    const named = names.flatMap((name) => suffixes.map((suffix) => `${name}:${suffix}`));
+    return [`p2p:${server_name}`, ...named];
 }
 
 /** Looks for providers of a string in the DHT; returns which, where, and who said so. */

@@ -34,7 +34,7 @@ async fn people_are_found_through_a_dht_of_fifty_nodes() {
     for node in &nodes {
         until("its strings are published", async || {
             let dht = node.status().await.dht;
-            dht.first().is_some_and(|dht| dht.published == 5 && dht.nodes > 1).then_some(())
+            dht.first().is_some_and(|dht| dht.published == 9 && dht.nodes > 1).then_some(())
         })
         .await;
     }

@@ -128,7 +128,7 @@ struct Watcher {
 }
 
 #[actix::test]
-async fn attack_12_the_dht_is_told_the_five_strings_and_nothing_else() {
+async fn attack_12_the_dht_is_told_the_strings_of_a_name_and_nothing_else() {
     let (ann, bob) = pair().await;
     ann.join().await;
     bob.join().await;
@@ -158,7 +158,7 @@ async fn attack_12_the_dht_is_told_the_five_strings_and_nothing_else() {
     let mut told: HashSet<Vec<u8>> = HashSet::new();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     let mut enough = None;
-    // Whatever else there is to be told comes with the five, or soon after.
+    // Whatever else there is to be told comes with them, or soon after.
     while enough.is_none_or(|enough| tokio::time::Instant::now() < enough) {
         assert!(tokio::time::Instant::now() < deadline, "only {} strings came", told.len());
         let event = tokio::time::timeout(Duration::from_millis(100), swarm.select_next_some());

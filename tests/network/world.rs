@@ -30,7 +30,7 @@ use messagehub::{
         store::{Committed, Row, RowKind, ScanRows, StoreError, WriteRows},
         swarm::{self, SendRequest, SwarmFailed},
     },
-    config::{Config, DhtConfig, ElementConfig, Libp2pConfig, RelayConfig, RelayServe, limits},
+    config::{Config, DhtConfig, Libp2pConfig, RelayConfig, RelayServe, limits},
     proto::{
         room_key::{RoomKey, Secret},
         sealed::{self, Parcel},
@@ -342,8 +342,6 @@ impl Start {
         };
         let world = world.start();
         let config = Config {
-            listen_address: None,
-            element: ElementConfig::default(),
             libp2p: Libp2pConfig {
                 listen_addresses: self.listen.iter().map(|at| at.parse().unwrap()).collect(),
                 mdns: false,
@@ -354,6 +352,7 @@ impl Start {
                 dht: DhtConfig { bootstrap_peers: Some(self.bootstrap), advertise: !self.hides },
                 ..Libp2pConfig::default()
             },
+            ..Config::default()
         };
         let keypair = self.key.unwrap_or_else(|| {
             swarm::load_or_create_key(std::path::Path::new("/nowhere"), true).unwrap()

@@ -212,6 +212,20 @@ impl Handler<MintLoginToken> for AccountsActor {
     }
 }
 
+impl Handler<RenewLoginToken> for AccountsActor {
+    type Result = Result<String, AccountError>;
+
+    fn handle(&mut self, msg: RenewLoginToken, _: &mut Context<Self>) -> Self::Result {
+        let now = now_ms();
+        if !self.sessions.use_login_token(&TokenHash::of(&msg.0), now) {
+            return Err(AccountError::BadLoginToken);
+        }
+        let token = token(rand::random());
+        self.sessions.add_login_token(TokenHash::of(&token), now);
+        Ok(token)
+    }
+}
+
 impl Handler<LogIn> for AccountsActor {
     type Result = ResponseActFuture<Self, Result<LoggedIn, AccountError>>;
 

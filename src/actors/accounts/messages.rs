@@ -57,6 +57,12 @@ pub struct Authenticate(pub TokenHash);
 #[rtype(result = "String")]
 pub struct MintLoginToken;
 
+/// Trades a login token for a new one: somebody showed it on a login page, whose client gets the new
+/// one. The old one is used up.
+#[derive(Message)]
+#[rtype(result = "Result<String, AccountError>")]
+pub struct RenewLoginToken(pub String);
+
 /// Trades a login token for a device with an access token. The first one makes the identity.
 #[derive(Message)]
 #[rtype(result = "Result<LoggedIn, AccountError>")]

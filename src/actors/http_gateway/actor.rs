@@ -12,7 +12,7 @@ use actix_web::{
     middleware::from_fn,
     web,
 };
-use log::{error, info};
+use log::{debug, error};
 use tokio::sync::watch;
 
 use super::bind::Bound;
@@ -21,8 +21,11 @@ use crate::{
     http::{
         self,
         element::{self, ElementFiles},
-        gateway::{Gateway, Place, url_of},
-        sso::PageSecret,
+        gateway::{Gateway, Place},
+        login::{
+            pages::TokenCommand,
+            sso::{Desk, PageSecret},
+        },
     },
 };
 
@@ -57,10 +60,14 @@ pub fn start(bound: Bound, gateway: Gateway, data: &Path) -> Addr<HttpGatewayAct
     let homeserver_url = place.homeserver_url();
     let files = ElementFiles(bound.element_path.unwrap_or_else(|| data.join("element")));
 
-    info!(address:% = homeserver_url; "homeserver listens");
-    let mut servers = vec![homeserver(bound.homeserver, gateway, place.clone())];
-    if let Some((listener, address)) = bound.element {
-        info!(address:% = url_of(address), files:% = files.0.display(); "element is served");
+    let desk = Desk {
+        place: place.clone(),
+        persons: bound.persons,
+        command: TokenCommand(format!("messagehub login-token --data {}", data.display())),
+        secret: PageSecret::random(),
+    };
+    let mut servers = vec![homeserver(bound.homeserver, gateway, place.clone(), desk)];
+    if let Some((listener, _)) = bound.element {
         servers.push(element_server(listener, files, place));
     }
     HttpGatewayActor::create(|ctx| {
@@ -81,14 +88,19 @@ pub fn start(bound: Bound, gateway: Gateway, data: &Path) -> Addr<HttpGatewayAct
     })
 }
 
-fn homeserver(listener: TcpListener, gateway: Gateway, place: Place) -> io::Result<Server> {
+fn homeserver(
+    listener: TcpListener,
+    gateway: Gateway,
+    place: Place,
+    desk: Desk,
+) -> io::Result<Server> {
     let (gateway, place) = (web::Data::new(gateway), web::Data::new(place));
-    let secret = web::Data::new(PageSecret::random());
+    let desk = web::Data::new(desk);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(gateway.clone())
             .app_data(place.clone())
-            .app_data(secret.clone())
+            .app_data(desk.clone())
             .wrap(from_fn(http::guard))
             .configure(http::configure)
     });
@@ -121,7 +133,7 @@ impl Handler<Drain> for HttpGatewayActor {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
-        info!(address:% = self.homeserver_url; "http stops");
+        debug!(address:% = self.homeserver_url; "http stops");
         // Whoever waits in a /sync answers now.
         let _ = self.stopping.send(true);
         let stops: Vec<_> = self.servers.iter().map(|server| server.stop(true)).collect();

@@ -3,10 +3,14 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use crate::config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT};
+use crate::{
+    config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT},
+    http::{gateway::url_of, login::presence::Persons},
+    status::WebStatus,
+};
 
 /// Why a server cannot listen: one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,7 @@ pub struct Bound {
     pub(super) homeserver_address: SocketAddr,
     pub(super) element: Option<(TcpListener, SocketAddr)>,
     pub(super) element_path: Option<PathBuf>,
+    pub(super) persons: Persons,
 }
 
 impl Bound {
@@ -60,9 +65,40 @@ impl Bound {
         self.homeserver_address
     }
 
+    /// Returns where the servers are, for whoever is told; `data` is the folder with the node's data.
+    pub fn places(&self, data: &Path) -> WebPlaces {
+        let files = self.element_path.clone().unwrap_or_else(|| data.join("element"));
+        let element = self.element().map(|address| (address, files));
+        WebPlaces { homeserver: self.homeserver_address, element }
+    }
+
     /// Returns where Element is served.
     pub fn element(&self) -> Option<SocketAddr> {
         self.element.as_ref().map(|(_, address)| *address)
+    }
+}
+
+/// Where the servers are, and where Element's files belong.
+#[derive(Debug, Clone)]
+pub struct WebPlaces {
+    homeserver: SocketAddr,
+    element: Option<(SocketAddr, PathBuf)>,
+}
+
+impl WebPlaces {
+    /// Looks whether Element's files are there by now; none where the process ends.
+    pub async fn look(&self) -> Option<WebStatus> {
+        let Self { homeserver, element } = self.clone();
+        // A folder can be on a disk that sleeps.
+        let looked = tokio::task::spawn_blocking(move || WebStatus {
+            homeserver,
+            homeserver_url: url_of(homeserver),
+            element_url: element.as_ref().map(|(address, _)| url_of(*address)),
+            element_missing: element
+                .map(|(_, files)| files)
+                .filter(|files| !files.join("index.html").is_file()),
+        });
+        looked.await.ok()
     }
 }
 
@@ -81,7 +117,8 @@ pub fn bind(config: &Config) -> Result<Bound, BindError> {
         )?),
     };
     let element_path = config.element.path.clone();
-    Ok(Bound { homeserver, homeserver_address, element, element_path })
+    let persons = Persons::at(homeserver_address, &config.login.local_accounts);
+    Ok(Bound { homeserver, homeserver_address, element, element_path, persons })
 }
 
 fn listen(

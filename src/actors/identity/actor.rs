@@ -242,7 +242,8 @@ impl Handler<EnsureIdentity> for IdentityActor {
         Box::pin(issuing.into_actor(self).map(|issued, act, _| match issued {
             Ok(current) => {
                 if act.current.is_none() {
-                    log::info!("this node is {}", current.signer.user_id());
+                    let user_id = current.signer.user_id();
+                    log::info!(target: "messagehub", "from now on you are {user_id}");
                 }
                 act.use_signer(&current);
                 Ok(current.signer)

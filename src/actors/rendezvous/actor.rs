@@ -171,8 +171,8 @@ impl RendezvousActor {
             }
             Effect::Dial { peer, addresses } => self.parts.dial.do_send(Dial { peer, addresses }),
             Effect::FindProviders { ticket, rendezvous } => {
-                let key = record_key(&rendezvous);
-                self.parts.find_providers.do_send(FindProviders { ticket, key });
+                let keys = rendezvous.iter().map(|string| record_key(string)).collect();
+                self.parts.find_providers.do_send(FindProviders { ticket, keys });
             }
             Effect::FindNode { ticket, peer } => {
                 self.parts.find_node.do_send(FindNode { ticket, peer });

@@ -9,7 +9,7 @@ use std::{collections::HashSet, hash::Hash};
 use ruma::{OwnedServerName, ServerName};
 
 use super::FoundPerson;
-use crate::proto::server_name;
+use crate::proto::{rendezvous, server_name};
 
 /// Tries of a DHT that answers nothing: queries may end early, and tables fill in the first
 /// seconds of a node.
@@ -39,12 +39,12 @@ impl<P: PartialEq> Goal<P> {
         }
     }
 
-    /// Returns the rendezvous string to look for, if there is one.
-    pub(super) fn rendezvous(&self) -> Option<String> {
+    /// Returns the rendezvous strings to look for, if there are any.
+    pub(super) fn rendezvous(&self) -> Vec<String> {
         match self {
-            Self::Server(name) => Some(format!("{}:{name}", server_name::LOCALPART)),
-            Self::Suffix { display_name, suffix } => Some(format!("{display_name}:{suffix}")),
-            Self::Node(_) => None,
+            Self::Server(name) => vec![format!("{}:{name}", server_name::LOCALPART)],
+            Self::Suffix { display_name, suffix } => rendezvous::looked_for(display_name, suffix),
+            Self::Node(_) => Vec::new(),
         }
     }
 }
@@ -153,7 +153,7 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
             (Goal::Suffix { display_name, .. }, Some(profile)) => {
                 let name = profile.displayname.as_deref().unwrap_or(server_name::LOCALPART);
                 // Provider records outlive a name by hours: only the shown one counts.
-                if name != display_name {
+                if !rendezvous::same_name(name, display_name) {
                     return;
                 }
                 profile
@@ -233,11 +233,9 @@ mod tests {
         ] {
             assert_eq!(goal.matches(&peer, server), expected, "{goal:?} {peer} {server}");
         }
-        assert_eq!(suffix().rendezvous().as_deref(), Some("Ann:abcdefg"));
-        assert_eq!(
-            Goal::Server::<u8>(ann.to_owned()).rendezvous().as_deref(),
-            Some("p2p:xxabcdefg")
-        );
+        assert_eq!(suffix().rendezvous(), ["Ann:abcdefg", "ann:abcdefg"]);
+        assert_eq!(Goal::Server::<u8>(ann.to_owned()).rendezvous(), ["p2p:xxabcdefg"]);
+        assert!(Goal::Node(1).rendezvous().is_empty());
     }
 
     #[test]
@@ -253,7 +251,7 @@ mod tests {
         hunt.query_ended();
         assert_eq!(hunt.standing(false), Standing::Open, "profiles are being asked");
         for (server, profile) in
-            servers.iter().zip([shown("Ann"), shown("Ann"), shown("ann"), None])
+            servers.iter().zip([shown("Ann"), shown("ANN"), shown("Anna"), None])
         {
             hunt.profile(server, profile);
         }

@@ -121,7 +121,7 @@ pub(super) enum Effect<P, A> {
     /// Connect a node.
     Dial { peer: P, addresses: Vec<A> },
     /// Look for providers of a rendezvous string.
-    FindProviders { ticket: u64, rendezvous: String },
+    FindProviders { ticket: u64, rendezvous: Vec<String> },
     /// Look for a node.
     FindNode { ticket: u64, peer: P },
     /// Ask for a profile.
@@ -616,7 +616,8 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
     fn round(&mut self, ticket: u64, addresses: Vec<A>, out: &mut Effects<P, A>) {
         let Some(hunt) = self.hunts.get_mut(&ticket) else { return };
         hunt.began(1);
-        if let Some(rendezvous) = hunt.goal.rendezvous() {
+        let rendezvous = hunt.goal.rendezvous();
+        if !rendezvous.is_empty() {
             out.push(Effect::FindProviders { ticket, rendezvous });
         }
         match &hunt.goal {

@@ -402,8 +402,8 @@ impl Handler<Dial> for SwarmActor {
 impl Handler<FindProviders> for SwarmActor {
     type Result = ();
 
-    fn handle(&mut self, FindProviders { ticket, key }: FindProviders, _: &mut Context<Self>) {
-        let sent = self.tell(Command::FindProviders { ticket, key });
+    fn handle(&mut self, FindProviders { ticket, keys }: FindProviders, _: &mut Context<Self>) {
+        let sent = self.tell(Command::FindProviders { ticket, keys });
         self.found_nothing(sent.is_err(), ticket);
     }
 }

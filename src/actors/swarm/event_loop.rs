@@ -110,7 +110,7 @@ pub(super) enum Command {
     },
     FindProviders {
         ticket: u64,
-        key: Vec<u8>,
+        keys: Vec<Vec<u8>>,
     },
     FindNode {
         ticket: u64,
@@ -392,7 +392,7 @@ impl EventLoop {
                 let _ = self.swarm.behaviour_mut().federation.send_response(ticket.0, bytes);
             }
             Command::Dial { peer, addresses } => self.dial(peer, addresses),
-            Command::FindProviders { ticket, key } => self.find_providers(ticket, key),
+            Command::FindProviders { ticket, keys } => self.find_providers(ticket, &keys),
             Command::FindNode { ticket, peer } => self.find_node(ticket, peer),
             Command::Provide(keys) => self.provide(keys),
             Command::Status(reply) => {

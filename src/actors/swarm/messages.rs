@@ -130,14 +130,14 @@ pub struct Dial {
     pub addresses: Vec<Multiaddr>,
 }
 
-/// Looks for the providers of a key in every DHT, and connects those that it finds.
+/// Looks for the providers of some keys in every DHT, and connects those that it finds.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct FindProviders {
     /// Comes back in [`Discovery::Found`].
     pub ticket: u64,
-    /// The key: a multihash.
-    pub key: Vec<u8>,
+    /// The keys: multihashes.
+    pub keys: Vec<Vec<u8>>,
 }
 
 /// Looks for a node in every DHT, and connects it.

@@ -14,7 +14,7 @@ use libp2p::{
     core::upgrade::Version,
     identify, noise,
     pnet::{PnetConfig, PreSharedKey},
-    swarm::{ConnectionId, SwarmEvent, dial_opts::DialOpts},
+    swarm::{ConnectionId, DialError, SwarmEvent, dial_opts::DialOpts},
     tcp, yamux,
 };
 
@@ -74,7 +74,7 @@ pub async fn probe(
             Ok(()) => {
                 dialled.insert(connection, results.len());
             }
-            Err(error) => probed.result = Err(one_line(&error)),
+            Err(error) => probed.result = Err(in_words(&error)),
         }
         results.push(probed);
     }
@@ -82,7 +82,7 @@ pub async fn probe(
         while !dialled.is_empty() {
             let (connection, result) = match swarm.select_next_some().await {
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
-                    (connection_id, Err(one_line(&error)))
+                    (connection_id, Err(in_words(&error)))
                 }
                 SwarmEvent::Behaviour(identify::Event::Received {
                     connection_id, info, ..
@@ -152,11 +152,24 @@ fn build(network: Option<NetworkKey>) -> Result<Swarm<identify::Behaviour>, Swar
     Ok(swarm)
 }
 
-/// Returns the innermost cause of an error, in one line.
-fn one_line(error: &dyn std::fmt::Display) -> String {
+/// Says why somebody was not reached. The library's own words hold every layer of it.
+fn in_words(error: &DialError) -> String {
+    if matches!(error, DialError::WrongPeerId { .. }) {
+        return "another node is at this address".to_owned();
+    }
     let text = error.to_string();
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().take(200).collect()
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+    let known = [
+        ("refused", "nothing listens there"),
+        ("unreachable", "no way leads there"),
+        ("timed out", "no answer"),
+        ("timeout", "no answer"),
+        ("resolve", "its name was not found"),
+        ("record", "its name was not found"),
+        ("dns", "its name was not found"),
+    ];
+    let known = known.iter().find(|(sign, _)| line.contains(sign));
+    known.map_or_else(|| line.chars().take(120).collect(), |(_, words)| (*words).to_owned())
 }
 
 #[cfg(test)]
@@ -196,7 +209,8 @@ mod tests {
         let reached = found[0].result.as_ref().unwrap();
         assert_eq!(address::reach(&reached.observed), address::Reach::Loopback);
         assert!(!reached.dht);
-        assert!(found[1].result.is_err() && found[2].result.is_err(), "{found:?}");
+        assert_eq!(found[1].result, Err("nothing listens there".to_owned()));
+        assert_eq!(found[2].result, Err("another node is at this address".to_owned()));
         assert_eq!(found[0].address, there);
     }
 

@@ -1,7 +1,7 @@
 //! Logging in and out, and devices.
 //!
 //! A login takes a login token and nothing else; tokens are handed out by the pages of
-//! [`crate::http::sso`] and by the control socket, so no web page can log in by itself.
+//! [`crate::http::login`] and by the control socket, so no web page can log in by itself.
 //!
 //! Deleting a device asks for no second proof (user-interactive authentication): the node has one
 //! user and no password, and whoever holds an access token could fetch the second proof from the

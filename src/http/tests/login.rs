@@ -156,8 +156,20 @@ fn hidden_value(page: &str, name: &str) -> String {
 }
 
 fn confirm(redirect_url: &str, csrf: &str, cookie: Option<&str>) -> TestRequest {
+    confirm_with(redirect_url, csrf, cookie, None)
+}
+
+fn confirm_with(
+    redirect_url: &str,
+    csrf: &str,
+    cookie: Option<&str>,
+    token: Option<&str>,
+) -> TestRequest {
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let body = format!("redirect_url={}&csrf={}", encode(redirect_url), encode(csrf));
+    let mut body = format!("redirect_url={}&csrf={}", encode(redirect_url), encode(csrf));
+    if let Some(token) = token {
+        body += &format!("&token={}", encode(token));
+    }
     let request = TestRequest::post()
         .uri("/_messagehub/login/confirm")
         .insert_header(("Content-Type", "application/x-www-form-urlencoded"))
@@ -293,4 +305,117 @@ async fn two_who_use_a_login_token_at_once_are_one() {
     let mut statuses = [one.status, other.status];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 403]);
+}
+
+/// An account of this machine that is not the person's.
+const ANOTHER: &str = "127.0.0.1:1001";
+/// A machine elsewhere, by a port that would be the person's account.
+const ELSEWHERE: &str = "192.168.1.9:1000";
+
+fn from(peer: &str, request: TestRequest) -> TestRequest {
+    request.peer_addr(peer.parse().unwrap())
+}
+
+/// Whatever a request says of itself, it is the account behind the connection that counts.
+#[actix_web::test]
+async fn attack_2_another_account_or_machine_gets_no_token_by_being_there() {
+    let (_, gateway) = fake::start().await;
+    let app = served(gateway).await;
+    let forged: [&[(&str, &str)]; 4] = [
+        &[],
+        &[
+            ("Sec-Fetch-Mode", "navigate"),
+            ("Sec-Fetch-Site", "none"),
+            ("Sec-Fetch-Dest", "document"),
+        ],
+        &[("Sec-Fetch-Site", "same-origin"), ("Origin", "http://127.84.48.2")],
+        &[
+            ("X-Forwarded-For", "127.0.0.1"),
+            ("Forwarded", "for=127.0.0.1"),
+            ("X-Real-Ip", "127.0.0.1"),
+        ],
+    ];
+    for (peer, status, words) in
+        [(ANOTHER, 403, "belongs to the account"), (ELSEWHERE, 200, "cannot be told from here")]
+    {
+        for headers in forged {
+            for target in [ELEMENT, "http://client.example/"] {
+                let mut request = from(peer, redirect_to(target));
+                for header in headers {
+                    request = request.insert_header(*header);
+                }
+                let page = send(&app, request).await;
+                assert_eq!(page.status, status, "{peer} {headers:?}");
+                assert_eq!(page.header("location"), None, "{peer} {headers:?}");
+                assert_eq!(page.header("access-control-allow-origin"), None);
+                assert!(page.header("content-security-policy").unwrap().contains("'none'"));
+                let text = page.text();
+                assert!(
+                    text.contains("messagehub login-token") && text.contains(r#"name="token""#)
+                );
+                assert!(!text.contains("loginToken") && text.contains(words), "{text}");
+
+                // The button is for the person: without a token it is no way in.
+                let cookie = page.header("set-cookie").unwrap().split_once(';').unwrap().0;
+                let csrf = hidden_value(text, "csrf");
+                for token in [None, Some(""), Some("mh_made_up")] {
+                    let pressed = confirm_with(target, &csrf, Some(cookie), token);
+                    let again = send(&app, from(peer, pressed)).await;
+                    assert_eq!(again.header("location"), None, "{peer} {token:?}");
+                    assert!(again.text().contains(r#"name="token""#), "{}", again.text());
+                }
+            }
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_token_lets_the_person_in_from_anywhere_once() {
+    let (_, gateway) = fake::start().await;
+    let app = served(gateway.clone()).await;
+    for peer in [ANOTHER, ELSEWHERE] {
+        let target = "http://client.example/?x=1";
+        let page = send(&app, from(peer, redirect_to(target))).await;
+        let cookie = page.header("set-cookie").unwrap().split_once(';').unwrap().0.to_owned();
+        let csrf = hidden_value(page.text(), "csrf");
+        let token = gateway.ask_accounts(crate::actors::accounts::MintLoginToken).await.unwrap();
+        let typed = format!(" {token}\n");
+        let enter = |cookie: &str, csrf: &str| {
+            from(peer, confirm_with(target, csrf, Some(cookie), Some(&typed)))
+        };
+        let elsewhere = send(&app, enter("messagehub_login=x", &csrf)).await;
+        assert_eq!(elsewhere.status, 403, "the form is bound to its cookie");
+        let on = send(&app, enter(&cookie, &csrf)).await;
+        assert_eq!(on.status, 303, "{}", on.text());
+        let renewed = login_token_of(&on);
+        assert_ne!(renewed, token, "what was typed is not handed on");
+        assert_eq!(send(&app, token_login(&renewed)).await.status, 200);
+        assert_eq!(send(&app, token_login(&token)).await.status, 403, "used up");
+        let twice = send(&app, enter(&cookie, &csrf)).await;
+        assert_eq!(twice.status, 403);
+        assert!(twice.text().contains("was used already"), "{}", twice.text());
+    }
+}
+
+#[actix_web::test]
+async fn somebody_with_a_browser_sees_pages_and_a_program_sees_json() {
+    let (_, gateway) = fake::start().await;
+    let app = served(gateway).await;
+    let browser = |request: TestRequest| {
+        request.insert_header(("Accept", "text/html,application/xhtml+xml,*/*;q=0.8"))
+    };
+    let home = send(&app, browser(get("/"))).await;
+    assert_eq!(home.status, 200);
+    assert!(home.header("content-type").unwrap().starts_with("text/html"));
+    let text = home.text();
+    assert!(text.contains(r#"<a href="http://127.84.48.1">"#), "{text}");
+    assert!(text.contains("<code>http://127.84.48.2</code>"), "{text}");
+    assert_eq!(send(&app, get("/")).await.errcode(), (404, "M_UNRECOGNIZED".into()));
+
+    let bad = || redirect_to("javascript:alert('<x>')");
+    let page = send(&app, browser(bad())).await;
+    assert_eq!(page.status, 403);
+    assert!(page.text().contains("neither a web page nor an app"), "{}", page.text());
+    assert!(page.text().starts_with("<!DOCTYPE html>") && !page.text().contains("<x>"));
+    assert_eq!(send(&app, bad()).await.errcode(), (403, "M_FORBIDDEN".into()));
 }

@@ -56,6 +56,10 @@ async fn element_is_served_with_a_configuration_that_points_here() {
         let server = &config["default_server_config"]["m.homeserver"]["base_url"];
         assert_eq!(*server, served.homeserver, "{path}");
         assert_eq!(config["disable_custom_urls"], true);
+        // Nobody is told, by a look-up of the server name, who opened Element.
+        assert_eq!(config["enable_client_well_known_lookups"], false);
+        assert!(config.get("default_server_name").is_none());
+        assert!(config.pointer("/default_server_config/m.homeserver/server_name").is_none());
     }
     let bundle = "/bundles/0123456789abcdef/init.js";
     let whole = get(bundle).send().await.unwrap();

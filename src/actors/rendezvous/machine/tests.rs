@@ -247,7 +247,7 @@ fn nothing_is_looked_for_before_there_is_an_identity() {
     let search = Input::Search { ticket: 2, goal: Goal::Node(1), addresses: vec![], limit: 10 };
     assert_eq!(told(machine.handle(search, NOW)), ["searched 2 0"]);
     machine.handle(Input::Advertise("Ann".into()), NOW);
-    assert_eq!(told(machine.handle(Input::Signer(server(100)), NOW)), ["provide 5"]);
+    assert_eq!(told(machine.handle(Input::Signer(server(100)), NOW)), ["provide 9"]);
 }
 
 #[test]

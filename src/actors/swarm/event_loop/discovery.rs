@@ -178,19 +178,20 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn find_providers(&mut self, ticket: u64, key: Vec<u8>) {
-        let key = kad::RecordKey::new(&key);
-        self.hunt(ticket, |kad| kad.get_providers(key.clone()));
+    pub(super) fn find_providers(&mut self, ticket: u64, keys: &[Vec<u8>]) {
+        self.hunt(ticket, keys, |kad, key| kad.get_providers(kad::RecordKey::new(key)));
     }
 
     pub(super) fn find_node(&mut self, ticket: u64, peer: PeerId) {
-        self.hunt(ticket, |kad| kad.get_closest_peers(peer));
+        self.hunt(ticket, &[peer], |kad, peer| kad.get_closest_peers(*peer));
     }
 
-    fn hunt(
+    /// Asks every DHT for each of some things; done when all of them have answered.
+    fn hunt<T>(
         &mut self,
         ticket: u64,
-        mut start: impl FnMut(&mut kad::Behaviour<kad::store::MemoryStore>) -> kad::QueryId,
+        things: &[T],
+        start: impl Fn(&mut kad::Behaviour<kad::store::MemoryStore>, &T) -> kad::QueryId,
     ) {
         if self.queries.len() >= QUERIES_MAX {
             log::debug!("too many searches at once");
@@ -200,8 +201,9 @@ impl EventLoop {
             // A public DHT that never answered, as on a LAN without the Internet, would only have
             // whoever searches wait.
             if let Some(kad) = self.kad(dht).filter(|kad| dht == Dht::Lan || kad.is_alive()) {
-                let id = start(kad.kad());
-                self.queries.insert((dht, id), Query::Hunt { ticket, found: 0 });
+                let ids: Vec<_> = things.iter().map(|thing| start(kad.kad(), thing)).collect();
+                let begun = ids.into_iter().map(|id| ((dht, id), Query::Hunt { ticket, found: 0 }));
+                self.queries.extend(begun);
             }
         }
     }

@@ -216,7 +216,7 @@ impl World {
                         if *again <= now {
                             *again = now + PATIENCE;
                             let (ticket, key) = (*sought as u64, string(*sought));
-                            let find = Command::FindProviders { ticket, key };
+                            let find = Command::FindProviders { ticket, keys: vec![key] };
                             nodes[*seeker].commands.send(find).await.unwrap();
                         }
                     }
