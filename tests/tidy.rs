@@ -122,6 +122,8 @@ fn libp2p_stays_in_the_swarm() {
         "actors/relay_request/",
         "actors/network",
         "config",
+        // It names the file of the key.
+        "data_folder.rs",
         "doctor/",
         "node.rs",
         "status.rs",
