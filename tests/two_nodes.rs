@@ -281,7 +281,7 @@ async fn the_log_of_a_quiet_talk_says_what_a_person_wants_to_know_and_no_more() 
         let log = home.node.log();
         let lines: Vec<&str> = log.lines().filter(|line| !line.starts_with("---")).collect();
         for wanted in [
-            "homeserver listens".to_owned(),
+            "give a Matrix client the homeserver http://".to_owned(),
             format!("from now on you are {}", home.me.user_id),
             "listening on address=/ip4/".to_owned(),
             format!("connected to server={}", other.me.server_name()),

@@ -454,6 +454,11 @@ pub fn compose(
     event.insert("auth_events".to_owned(), ids(&position.auth_events));
     event.insert("depth".to_owned(), number(position.depth)?);
     event.insert("origin_server_ts".to_owned(), number(position.origin_server_ts)?);
+    // Said here with its size; with hash and signature it is looked at once more.
+    let len = serde_json::to_string(&event).map_or(0, |json| json.len());
+    if len > MAX_EVENT_LEN {
+        return Err(ProtoError::TooLarge { what: "event", len, limit: MAX_EVENT_LEN });
+    }
     signer.hash_and_sign(&mut event, &rules.redaction)?;
     Pdu::from_object(&event, rules)
 }

@@ -457,7 +457,8 @@ impl Node {
             method: "GET",
             uri: uri.to_owned(),
             content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
-            timeout: Duration::from_secs(10),
+            // Longer than a node that has just started goes on looking.
+            timeout: Duration::from_secs(15),
         };
         self.network.relay_request.send(ask).await.unwrap()
     }

@@ -79,8 +79,8 @@ impl std::fmt::Display for UsedElsewhere {
         let Self { server_name, peer_ids } = self;
         write!(
             f,
-            "a copy of this data folder was started elsewhere and is {server_name} now (libp2p \
-             node {}); two of them would lose messages, so this one ends. Keep one of them: stop \
+            "a copy of this data folder was started elsewhere and is {server_name} now \
+             (PeerId {}); two of them would lose messages, so this one ends. Keep one of them: stop \
              the other and delete its data folder, then start this one again, or leave this one off",
             peer_ids.join(", ")
         )
