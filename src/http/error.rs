@@ -230,6 +230,9 @@ impl From<RoomError> for HttpError {
             RoomError::NotFound | RoomError::Forbidden(_) => Self::forbidden(message),
             RoomError::EventNotFound => Self::not_found(message),
             RoomError::BadRequest(_) => Self::invalid_param(message),
+            RoomError::DuplicateAnnotation => {
+                Self::new(StatusCode::BAD_REQUEST, "M_DUPLICATE_ANNOTATION", message)
+            }
             RoomError::Full(_) => Self::limit_exceeded(message),
             RoomError::UnsupportedVersion(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION", message)

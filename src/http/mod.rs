@@ -10,6 +10,7 @@ pub mod client;
 pub mod element;
 pub mod error;
 pub mod gateway;
+mod quirks;
 pub mod ruma_glue;
 pub mod sso;
 

@@ -5,10 +5,12 @@
 //! notion of (self-certifying server names, `server_keys`, signed requests without HTTPS) and the
 //! thin types that carry PDUs through the actors.
 
+pub mod annotation;
 pub mod client_event;
 pub mod error;
 pub mod heads;
 pub mod pdu;
+pub mod push_rules;
 pub mod rendezvous;
 pub mod room_key;
 pub mod sealed;

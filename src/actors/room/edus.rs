@@ -10,15 +10,13 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     actor::RoomActor,
-    client::store_receipt,
-    links::{Links, ask},
     messages::{Publish, RoomError},
 };
 use crate::{
     actors::{
         clock::now_ms,
         ephemera::{Presence, Typing},
-        store::{Extremity, Receipt, Row, RowKind, ScanRows, WriteRows},
+        store::{Extremity, Receipt},
     },
     config::limits,
 };
@@ -63,38 +61,6 @@ pub(super) fn is_of_people(edu: &RawValue) -> bool {
     }
     let kind = serde_json::from_str::<Kind<'_>>(edu.get());
     kind.is_ok_and(|kind| ["m.typing", "m.receipt"].contains(&kind.edu_type))
-}
-
-/// Keeps a receipt of somebody else. What a thread is, anybody can say: of each person those of some
-/// threads are kept, and the oldest give way.
-async fn keep_receipt(links: &Links, room_id: &RoomId, receipt: &Receipt) -> Result<(), RoomError> {
-    let mut given_up = Vec::new();
-    if let Some(thread) = &receipt.thread_id {
-        let kind = RowKind::ReceiptsOf(room_id.to_owned(), receipt.user_id.clone());
-        let kept = ask(&links.store.scan_rows, ScanRows(kind)).await?;
-        given_up = surplus(kept, thread);
-    }
-    store_receipt(links, room_id.to_owned(), receipt).await?;
-    if !given_up.is_empty() {
-        let given_up = given_up.into_iter().map(|row| (row, None)).collect();
-        ask(&links.store.write_rows, WriteRows(given_up)).await?;
-    }
-    Ok(())
-}
-
-/// Returns the receipts of threads that give way to one of `thread`: those with the oldest dates.
-fn surplus(kept: Vec<(Row, Vec<u8>)>, thread: &str) -> Vec<Row> {
-    let mut others: Vec<(u64, Row)> = kept
-        .into_iter()
-        .filter(|(row, _)| matches!(row, Row::Receipt(.., Some(other)) if other != thread))
-        .map(|(row, value)| {
-            let receipt = serde_json::from_slice::<Receipt>(&value);
-            (receipt.map_or(0, |receipt| receipt.ts), row)
-        })
-        .collect();
-    let count = (others.len() + 1).saturating_sub(limits::RECEIPT_THREADS);
-    others.sort_by_key(|(ts, _)| *ts);
-    others.into_iter().take(count).map(|(_, row)| row).collect()
 }
 
 #[derive(Deserialize)]
@@ -151,7 +117,7 @@ impl RoomActor {
             }
             match serde_json::from_str::<Edu>(edu.get()) {
                 Ok(Edu::Typing(content)) => self.take_typing(origin, content),
-                Ok(Edu::Receipt(content)) => self.take_receipts(origin, content),
+                Ok(Edu::Receipt(content)) => self.take_receipts(origin, content, ctx),
                 Ok(Edu::Presence(content)) => self.take_presence(origin, content),
                 Ok(_) | Err(_) => {}
             }
@@ -182,7 +148,12 @@ impl RoomActor {
         });
     }
 
-    fn take_receipts(&mut self, origin: &OwnedServerName, content: ReceiptContent) {
+    fn take_receipts(
+        &mut self,
+        origin: &OwnedServerName,
+        content: ReceiptContent,
+        ctx: &mut Context<Self>,
+    ) {
         let Some(map) = content.receipts.get(&self.room_id) else { return };
         let receipts: Vec<Receipt> = map
             .read
@@ -201,15 +172,7 @@ impl RoomActor {
             })
             .take(RECEIPTS_MAX)
             .collect();
-        let links = self.links.clone();
-        let room_id = self.room_id.clone();
-        actix::spawn(async move {
-            for receipt in receipts {
-                if let Err(error) = keep_receipt(&links, &room_id, &receipt).await {
-                    log::error!(room_id:%; "cannot keep a receipt: {error}");
-                }
-            }
-        });
+        self.hear_receipts(receipts, ctx);
     }
 
     fn take_presence(&mut self, origin: &OwnedServerName, content: PresenceContent) {
@@ -225,40 +188,5 @@ impl RoomActor {
                 currently_active: update.currently_active,
             });
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ruma::{event_id, room_id, user_id};
-
-    use super::*;
-
-    #[test]
-    fn attack_13_of_endless_threads_the_newest_receipts_are_kept() {
-        let row = |number: u64, thread: Option<String>| {
-            let receipt = Receipt {
-                user_id: user_id!("@a:x").to_owned(),
-                receipt_type: "m.read".to_owned(),
-                event_id: event_id!("$e").to_owned(),
-                thread_id: thread.clone(),
-                ts: number,
-            };
-            let row = Row::Receipt(
-                room_id!("!r:x").to_owned(),
-                receipt.user_id.clone(),
-                receipt.receipt_type.clone(),
-                thread,
-            );
-            (row, serde_json::to_vec(&receipt).unwrap())
-        };
-        let most = u64::try_from(limits::RECEIPT_THREADS).unwrap();
-        // The oldest of all is of no thread, and so none of those that give way.
-        let mut kept = vec![row(0, None)];
-        kept.extend((1..=most).rev().map(|number| row(number, Some(format!("$thread{number}")))));
-        assert_eq!(surplus(kept.clone(), "$thread7"), [], "it is one of them");
-        assert_eq!(surplus(kept.clone(), "$new"), [row(1, Some("$thread1".to_owned())).0]);
-        kept.truncate(limits::RECEIPT_THREADS);
-        assert_eq!(surplus(kept, "$new"), []);
     }
 }

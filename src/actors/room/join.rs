@@ -27,8 +27,6 @@ use crate::{
     },
 };
 
-/// Room versions that we take part in, as a query.
-const VERSIONS: &str = "ver=10&ver=11&ver=12";
 /// Most prev and auth events that are taken over from a template.
 const TEMPLATE_PREV: usize = 20;
 const TEMPLATE_AUTH: usize = 10;
@@ -197,7 +195,8 @@ impl Asker<'_> {
         draft: &Draft,
     ) -> Result<(), RoomError> {
         let (room_id, user) = (self.room_id, self.signer.user_id());
-        let uri = format!("/_matrix/federation/v1/make_join/{room_id}/{user}?{VERSIONS}");
+        let versions = pdu::ROOM_VERSIONS.map(|version| format!("ver={version}")).join("&");
+        let uri = format!("/_matrix/federation/v1/make_join/{room_id}/{user}?{versions}");
         let (join, version) = self.compose_at(server, uri, None, draft.clone()).await?;
         let rules = pdu::rules_of(&version)
             .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;

@@ -21,7 +21,7 @@
 //! | `rooms`, `events`, `groups`, `timeline`, `unread` | the rows behind it, and reads of them |
 //! | `gaps` | what servers lack of each other's rooms |
 //! | `sync`, `sync_room`, `filter` | what changed since a position |
-//! | `rows`, `directory` | small rows of others, the user directory |
+//! | `rows`, `directory`, `receipts` | small rows of others, the user directory, who read how far |
 
 mod actor;
 mod backwards;
@@ -38,6 +38,7 @@ mod messages;
 mod migrations;
 mod open;
 mod owner;
+mod receipts;
 mod rooms;
 mod rows;
 mod schema;

@@ -48,7 +48,7 @@ impl Machine {
 
     /// Tells whether a redaction applies to an event: its sender wrote it (or his server did), or
     /// has the power to redact.
-    fn may_redact(&self, redaction: &Pdu, target: &Pdu) -> bool {
+    pub(super) fn may_redact(&self, redaction: &Pdu, target: &Pdu) -> bool {
         if redaction.sender.server_name() == target.sender.server_name() {
             return true;
         }

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::*;
-use crate::proto::pdu::{Pdu, StateKey, rules_of};
+use crate::proto::{
+    annotation::Annotation,
+    pdu::{Pdu, StateKey, rules_of},
+};
 
 mod gaps;
 mod life;
@@ -86,6 +89,7 @@ fn read_sync(since: Option<u64>) -> ReadSync {
         since,
         to_device_since: None,
         full_state: false,
+        state_after: false,
         timeline_limit: 10,
         timeline_filter: EventFilter::default(),
         state_filter: EventFilter::default(),
