@@ -2,14 +2,14 @@
 //! machine, and another machine do not.
 //!
 //! There is no password. Who uses a browser in an account of this machine that may log in
-//! ([`presence`]) is taken for the person; whoever else comes, from wherever, needs a token that
+//! (`presence.rs`) is taken for the person; whoever else comes, from wherever, needs a token that
 //! `messagehub login-token` prints to who may read the data folder. A browser that may log in can be
 //! led here by any page, so people are told from pages:
-//! - only top-level navigation gets anything ([`source`]); what a page can fetch or frame is refused;
-//! - Element, which this node serves itself, gets its token at once; any other address ([`target`]) is
-//!   named on a page ([`pages`]), and the person has to press a button there;
+//! - only top-level navigation gets anything (`source.rs`); what a page can fetch or frame is refused;
+//! - Element, which this node serves itself, gets its token at once; any other address (`target.rs`) is
+//!   named on a page (`pages.rs`), and the person has to press a button there;
 //! - pressing it sends a token that only the page held, bound to a `SameSite=Strict` cookie and to
-//!   that very address ([`sso`]);
+//!   that very address (`sso.rs`);
 //! - no answer here carries a CORS header (`http/mod.rs`), and a `Host` that is not ours is refused
 //!   for the whole server, so no page can get our origin by rebinding its domain.
 
