@@ -447,13 +447,23 @@ async fn an_invited_user_may_join_before_the_inviter_has_the_answer() {
         client::segment(&user)
     );
     let scene = async {
-        // The profile may be asked for first; that question stays without an answer.
+        // The profile may be asked for first.
         let (invite, answer_to) = loop {
             let (asked, answer_to) = bob.asked().await;
             let asked = Request::verify(&asked, now_ms()).unwrap();
             if asked.message.uri.contains("/invite/") {
                 break (asked, answer_to);
             }
+            let none = Answer {
+                request_id: asked.message.request_id.clone(),
+                request_hash: asked.hash.clone(),
+                status: 404,
+                content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
+                origin: bob.signer.server_name().clone(),
+                origin_server_ts: now_ms(),
+            };
+            let none = none.sign(&bob.signer).unwrap().bytes;
+            bob.swarm.behaviour_mut().federation.send_response(answer_to, none).unwrap();
         };
         let CanonicalJsonValue::Object(content) = &invite.message.content else { panic!() };
         let answer = Answer {
