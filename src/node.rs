@@ -203,6 +203,15 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
 
     let gateway = gateway(&store, &accounts, &rooms, &ephemera, &identity, &network);
     let web = bound.places(data);
+    // Before anybody is answered, so that whoever is finds it in the log.
+    if let Some(web) = web.look().await {
+        for line in status::banner(&web, config.file.as_deref(), data, keys.is_some()) {
+            log::info!(target: PERSON, "{line}");
+        }
+        if let Some(exposure) = web.exposure() {
+            log::warn!(target: PERSON, "{exposure}");
+        }
+    }
     let http = http_gateway::start(bound, gateway, data);
     let control = control::serve(
         data,
@@ -235,14 +244,6 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("RelayRequest", alive(&network.relay_request)),
     ];
     let relay_request = network.relay_request.clone().recipient();
-    if let Some(web) = web.look().await {
-        for line in status::banner(&web, config.file.as_deref(), data, keys.is_some()) {
-            log::info!(target: PERSON, "{line}");
-        }
-        if let Some(exposure) = web.exposure() {
-            log::warn!(target: PERSON, "{exposure}");
-        }
-    }
     let wired = Wired { network, rooms, identity: identity.clone(), store, accounts, parts };
     node.send(Wire { wired, http }).await.map_err(|error| refused(&error))?;
     identity.do_send(AskWith(relay_request));
