@@ -2,8 +2,8 @@
 
     forwarded.py BINARY [FOLDER]
 
-Ann is behind a port-restricted router that cannot be asked. AutoNAT finds that nobody reaches her, until
-the library's part of it has asked often enough and asks no more. Her node begins it anew after a while;
+Ann is behind a port-restricted router that cannot be asked. AutoNAT finds that nobody reaches her, or its
+answers are lost, and the library's part of it asks no more. Her node begins it anew after a while;
 then the router forwards her port. Her node has to notice by itself, without being started again and
 without any news of the network.
 """

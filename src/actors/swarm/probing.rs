@@ -6,7 +6,8 @@
 //! new one would fail at news of a connection of which it was never told, so it is told nothing of those
 //! that are older than itself. And it asks again and again, every few seconds for ever, where a server
 //! needed too long to say no, as they do where packets are dropped: so it may ask a bounded number of
-//! times before it is made anew. Invariants: only such an address is tested, and only
+//! times before it is made anew. And it waits for ever for an answer over a connection that has ended:
+//! so it is made anew after that too. Invariants: only such an address is tested, and only
 //! with a node that we dialled at one (a neighbour on the LAN would test our router from inside);
 //! for others we dial back only where we can be reached ourselves, a bounded number at once and a
 //! minute, and never into a private network.
@@ -22,7 +23,8 @@ use libp2p::{
     core::{Endpoint, transport::PortUse},
     swarm::{
         ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NewExternalAddrCandidate,
-        THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, derive_prelude::Either, dummy,
+        NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+        derive_prelude::Either, dummy,
     },
 };
 
@@ -57,6 +59,10 @@ pub(super) struct Probing<B> {
     waker: Option<Waker>,
     /// Tests that it asked for.
     tests: u32,
+    /// Connections over which it asked for them.
+    asked: HashSet<ConnectionId>,
+    /// One of these ended, most likely before the answer.
+    unanswered: bool,
     /// What it was offered and did not confirm, the newest last.
     candidates: VecDeque<Multiaddr>,
     /// Dials of the wrapped behaviour.
@@ -78,17 +84,17 @@ impl<B: NetworkBehaviour> Probing<B> {
 
     fn new(inner: B, side: Side) -> Self {
         let window = Instant::now();
-        let (known, dials) = (HashSet::new(), HashSet::new());
-        let (candidates, waker) = (VecDeque::new(), None);
         Self {
             inner,
             side,
             serving: false,
-            known,
-            waker,
+            known: HashSet::new(),
+            waker: None,
             tests: 0,
-            candidates,
-            dials,
+            asked: HashSet::new(),
+            unanswered: false,
+            candidates: VecDeque::new(),
+            dials: HashSet::new(),
             window,
             dialled: 0,
         }
@@ -100,7 +106,8 @@ impl<B: NetworkBehaviour> Probing<B> {
         self.inner = inner;
         self.known.clear();
         self.dials.clear();
-        self.tests = 0;
+        self.asked.clear();
+        (self.tests, self.unanswered) = (0, false);
         for addr in offered {
             let candidate = NewExternalAddrCandidate { addr };
             self.inner.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
@@ -115,9 +122,10 @@ impl<B: NetworkBehaviour> Probing<B> {
         self.candidates.iter()
     }
 
-    /// The same, where no more tests are asked for.
+    /// The same, where no more tests are asked for, or one has lost its answer. Of which address, the
+    /// library does not tell.
     pub(super) fn given_up(&self) -> impl Iterator<Item = &Multiaddr> {
-        self.unconfirmed().filter(|_| self.tests >= TESTS_MAX)
+        self.unconfirmed().filter(|_| self.tests >= TESTS_MAX || self.unanswered)
     }
 
     fn offered(&mut self, at: &Multiaddr) {
@@ -217,8 +225,11 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Probing<B> {
                 self.dials.remove(&made.connection_id);
                 self.known.insert(made.connection_id);
             }
-            FromSwarm::ConnectionClosed(closed) if !self.known.remove(&closed.connection_id) => {
-                return;
+            FromSwarm::ConnectionClosed(closed) => {
+                self.unanswered |= self.asked.remove(&closed.connection_id);
+                if !self.known.remove(&closed.connection_id) {
+                    return;
+                }
             }
             FromSwarm::DialFailure(failed) => {
                 self.dials.remove(&failed.connection_id);
@@ -248,13 +259,16 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Probing<B> {
         let polled = loop {
             let polled = self.inner.poll(cx);
             if self.side == Side::Client
-                && let Poll::Ready(ToSwarm::NotifyHandler { .. }) = &polled
+                && let Poll::Ready(ToSwarm::NotifyHandler { handler, .. }) = &polled
             {
                 // It waits for what comes of it then, and asks no more.
                 if self.tests >= TESTS_MAX {
                     continue;
                 }
                 self.tests += 1;
+                if let NotifyHandler::One(connection) = handler {
+                    self.asked.insert(*connection);
+                }
             }
             break polled.map(|action| action.map_in(Either::Left));
         };
@@ -275,47 +289,74 @@ mod tests {
     };
 
     use super::*;
+    use crate::actors::swarm::pulse;
+
+    const OLD: usize = 1;
+    const NEW: usize = 2;
 
     fn renewed() -> autonat::v2::client::Behaviour {
         autonat::v2::client::Behaviour::default()
     }
 
+    fn endpoint() -> ConnectedPoint {
+        ConnectedPoint::Listener {
+            local_addr: "/ip4/10.0.1.2/tcp/4848".parse().unwrap(),
+            send_back_addr: "/ip4/203.0.113.10/tcp/4848".parse().unwrap(),
+        }
+    }
+
+    fn made<B: NetworkBehaviour>(probing: &mut Probing<B>, connection: usize) {
+        probing.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+            peer_id: PeerId::random(),
+            connection_id: ConnectionId::new_unchecked(connection),
+            endpoint: &endpoint(),
+            failed_addresses: &[],
+            other_established: 0,
+        }));
+    }
+
+    fn closed<B: NetworkBehaviour>(probing: &mut Probing<B>, connection: usize) {
+        probing.on_swarm_event(FromSwarm::ConnectionClosed(ConnectionClosed {
+            peer_id: PeerId::random(),
+            connection_id: ConnectionId::new_unchecked(connection),
+            endpoint: &endpoint(),
+            cause: None,
+            remaining_established: 0,
+        }));
+    }
+
     #[test]
     fn who_is_made_anew_hears_nothing_of_older_connections() {
         let mut probing = Probing::client(renewed());
-        let (peer, endpoint) = (
-            PeerId::random(),
-            ConnectedPoint::Listener {
-                local_addr: "/ip4/10.0.1.2/tcp/4848".parse().unwrap(),
-                send_back_addr: "/ip4/203.0.113.10/tcp/4848".parse().unwrap(),
-            },
-        );
-        let [old, new] = [1, 2].map(ConnectionId::new_unchecked);
-        let made = |connection_id| {
-            FromSwarm::ConnectionEstablished(ConnectionEstablished {
-                peer_id: peer,
-                connection_id,
-                endpoint: &endpoint,
-                failed_addresses: &[],
-                other_established: 0,
-            })
-        };
-        let closed = |connection_id| {
-            FromSwarm::ConnectionClosed(ConnectionClosed {
-                peer_id: peer,
-                connection_id,
-                endpoint: &endpoint,
-                cause: None,
-                remaining_established: 0,
-            })
-        };
-        probing.on_swarm_event(made(old));
+        made(&mut probing, OLD);
         probing.renew(renewed(), &[]);
-        probing.on_swarm_event(made(new));
-        assert_eq!(probing.known, HashSet::from([new]));
+        made(&mut probing, NEW);
+        assert_eq!(probing.known, HashSet::from([ConnectionId::new_unchecked(NEW)]));
         // The library panics where it is told of the end of a connection that it does not know.
-        probing.on_swarm_event(closed(old));
-        probing.on_swarm_event(closed(new));
+        closed(&mut probing, OLD);
+        closed(&mut probing, NEW);
         assert!(probing.known.is_empty());
+    }
+
+    #[test]
+    fn a_test_that_lost_its_connection_has_come_to_nothing() {
+        // What it asks of whom is all that matters here.
+        let mut probing = Probing::client(pulse::Behaviour::default());
+        let at: Multiaddr = "/ip4/203.0.113.2/tcp/4848".parse().unwrap();
+        let candidate = NewExternalAddrCandidate { addr: &at };
+        probing.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
+        for connection in [OLD, NEW] {
+            made(&mut probing, connection);
+        }
+        let beat = pulse::Beat { wide: false, within: Duration::from_secs(1) };
+        probing.inner.beat(PeerId::random(), ConnectionId::new_unchecked(NEW), beat);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(probing.poll(&mut cx).is_ready(), "it asks");
+        closed(&mut probing, OLD);
+        assert_eq!(probing.given_up().count(), 0, "the answer may still come");
+        closed(&mut probing, NEW);
+        assert_eq!(probing.given_up().collect::<Vec<_>>(), [&at]);
+        probing.renew(pulse::Behaviour::default(), &[at]);
+        assert_eq!(probing.given_up().count(), 0, "it begins anew");
     }
 }
