@@ -108,6 +108,7 @@ impl World {
             timeline_limit: 10,
             timeline_filter: EventFilter::default(),
             state_filter: EventFilter::default(),
+            state_after: false,
             lazy_load_members: true,
             include_leave: false,
             rooms: None,

@@ -141,6 +141,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             load_state: store.clone().recipient(),
             load_auth_chain: store.clone().recipient(),
             read_timeline: store.clone().recipient(),
+            find_annotation: store.clone().recipient(),
+            keep_receipt: store.clone().recipient(),
             write_rows: store.clone().recipient(),
             scan_rows: store.clone().recipient(),
         },
@@ -269,6 +271,7 @@ fn gateway(
         rooms: RoomLinks {
             create: rooms.clone().recipient(),
             list: rooms.clone().recipient(),
+            membership: rooms.clone().recipient(),
             forget: rooms.clone().recipient(),
             send: rooms.clone().recipient(),
             change_membership: rooms.clone().recipient(),

@@ -22,7 +22,8 @@ use futures::{StreamExt as _, stream::FuturesOrdered};
 use messagehub::{
     actors::store::{
         ClientTxn, Close, CommitRoom, Direction, Extremity, Heads, LoadRoom, LoadState, NewEvent,
-        NewGroup, Place, ReadRow, ReadTimeline, Row, StoreActor, WatchStream, WriteRows, start,
+        NewGroup, Place, ReadRow, ReadTimeline, Row, StoreActor, TxnEndpoint, WatchStream,
+        WriteRows, start,
     },
     proto::pdu::{Pdu, rules_of},
 };
@@ -63,7 +64,7 @@ fn event(room_id: &OwnedRoomId, is_state: bool, n: u64) -> Arc<Pdu> {
 }
 
 fn txn(n: u64) -> ClientTxn {
-    ClientTxn { device_id: "DEVICE".to_owned(), txn_id: n.to_string() }
+    ClientTxn { device_id: "DEVICE".to_owned(), endpoint: TxnEndpoint::Send, txn_id: n.to_string() }
 }
 
 /// The commit number `n` of a room, counted from 1.

@@ -10,7 +10,10 @@ use actix_web::{
     Error, HttpRequest, HttpResponse,
     body::{BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue},
+    http::{
+        Method,
+        header::{ALLOW, CACHE_CONTROL, HOST, HeaderName, HeaderValue},
+    },
     middleware::Next,
     web,
 };
@@ -32,7 +35,7 @@ pub struct ElementFiles(pub PathBuf);
 /// Configures the server of Element. [`Place`] and [`ElementFiles`] have to be there as app data,
 /// and [`guard`] around all of it.
 pub fn configure(config: &mut web::ServiceConfig) {
-    config.default_service(web::get().to(serve));
+    config.default_service(web::to(serve));
 }
 
 /// Serves a file, the configuration, or the page that says what is missing.
@@ -41,6 +44,9 @@ async fn serve(
     place: web::Data<Place>,
     files: web::Data<ElementFiles>,
 ) -> HttpResponse {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return HttpResponse::MethodNotAllowed().insert_header((ALLOW, "GET, HEAD")).finish();
+    }
     let Ok(path) = percent_decode_str(request.path()).decode_utf8() else {
         return HttpResponse::NotFound().finish();
     };

@@ -241,6 +241,9 @@ impl From<RoomError> for HttpError {
             RoomError::EventNotFound => Self::not_found(message),
             RoomError::BadRequest(_) => Self::invalid_param(message),
             RoomError::Internal(why) => Self::internal(why),
+            RoomError::DuplicateAnnotation => {
+                Self::new(StatusCode::BAD_REQUEST, "M_DUPLICATE_ANNOTATION", message)
+            }
             RoomError::Full(_) => Self::limit_exceeded(message),
             RoomError::UnsupportedVersion(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION", message)

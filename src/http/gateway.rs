@@ -25,7 +25,7 @@ use crate::{
             ChangeMembership, Join, Leave, ReadContext, ReadMembers, ReadMessages, ReadState,
             RoomError, SendEvent, SetReceipt, SetTyping,
         },
-        room_state::{CreateRoom, ForgetRoom, ListRooms, ToRoom},
+        room_state::{CreateRoom, ForgetRoom, ListRooms, ReadMembership, ToRoom},
         store::{AckToDevice, ReadSync, SearchDirectory, WatchStream},
     },
     config::ASK_WAIT,
@@ -61,6 +61,8 @@ pub struct RoomLinks {
     pub create: Recipient<CreateRoom>,
     /// The user's rooms.
     pub list: Recipient<ListRooms>,
+    /// The user's membership of one.
+    pub membership: Recipient<ReadMembership>,
     /// Forget a room.
     pub forget: Recipient<ForgetRoom>,
     /// Send an event.

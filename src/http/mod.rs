@@ -11,6 +11,7 @@ pub mod element;
 pub mod error;
 pub mod gateway;
 pub mod login;
+mod quirks;
 pub mod ruma_glue;
 
 use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, time::Duration};

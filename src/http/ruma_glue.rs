@@ -19,7 +19,7 @@ use ruma::api::{
 use serde::Serialize;
 use serde_json::error::Category;
 
-use super::{auth::authenticate, error::HttpError, gateway::Gateway};
+use super::{auth::authenticate, error::HttpError, gateway::Gateway, quirks::settle};
 use crate::{
     actors::{accounts::Session, admission::Permit},
     proto::json,
@@ -110,12 +110,14 @@ fn read<T: IncomingRequest>(request: &HttpRequest, body: &[u8]) -> Result<T, Htt
     // Clients leave the body out where nothing in it is needed; half of ruma's types do not.
     let optional = matches!(T::METHOD, http::Method::POST | http::Method::DELETE);
     let body = if body.is_empty() && optional { b"{}" } else { body };
+    let path = unnamed(&request.match_pattern().unwrap_or_default());
+    let body = settle(&path, body)?;
     let mut copy =
         http::Request::builder().method(request.method().as_str()).uri(request.uri().to_string());
     for (name, value) in request.headers() {
         copy = copy.header(name.as_str(), value.as_bytes());
     }
-    let copy = copy.body(body).map_err(|error| HttpError::invalid_param(error.to_string()))?;
+    let copy = copy.body(&*body).map_err(|error| HttpError::invalid_param(error.to_string()))?;
     let arguments = path_arguments(request)?;
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     T::try_from_http_request(copy, &arguments).map_err(|error| {

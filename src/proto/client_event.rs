@@ -4,7 +4,10 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use ruma::{EventId, RoomId};
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{ProtoError, names};
 
@@ -24,6 +27,23 @@ pub struct Unsigned {
     pub replaces_state: Option<String>,
     /// The redaction of the event, already in client form.
     pub redacted_because: Option<Box<RawValue>>,
+}
+
+impl Unsigned {
+    fn rendered(&self) -> Option<RenderedUnsigned<'_>> {
+        let Self { age, transaction_id, prev_content, replaces_state, redacted_because } = self;
+        let empty = age.is_none()
+            && transaction_id.is_none()
+            && prev_content.is_none()
+            && redacted_because.is_none();
+        (!empty).then_some(RenderedUnsigned {
+            age: *age,
+            prev_content: prev_content.as_deref(),
+            redacted_because: redacted_because.as_deref(),
+            replaces_state: replaces_state.as_deref(),
+            transaction_id: transaction_id.as_deref(),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -121,7 +141,8 @@ pub fn shown_content<'a>(kind: &str, content: &'a RawValue) -> Cow<'a, RawValue>
 /// Renders the JSON of a PDU for a client: the fields of the spec, taken over byte for byte.
 ///
 /// `room_id` is left out inside `/sync`, where the room is known from around. The target of a
-/// redaction stands at the top level too, for clients from before room version 11.
+/// redaction stands both at the top level and in the content, for clients from before room version
+/// 11 and after.
 pub fn render(
     json: &str,
     event_id: &EventId,
@@ -138,12 +159,14 @@ pub fn render(
         }
         redacts => redacts,
     };
-    let Unsigned { age, transaction_id, prev_content, replaces_state, redacted_because } = unsigned;
-    let empty = age.is_none()
-        && transaction_id.is_none()
-        && prev_content.is_none()
-        && redacted_because.is_none();
-    let content = shown_content(stored.kind.get(), stored.content);
+    let content = match stored.redacts {
+        // And in the content, where those since version 11 look.
+        Some(target) if stored.kind.get() == "\"m.room.redaction\"" => {
+            with_field(stored.content.get(), "redacts", target).map_err(malformed)?
+        }
+        _ => None,
+    };
+    let content = shown_content(stored.kind.get(), content.as_deref().unwrap_or(stored.content));
     let rendered = Rendered {
         content: &content,
         event_id,
@@ -153,15 +176,41 @@ pub fn render(
         sender: stored.sender,
         state_key: stored.state_key,
         kind: stored.kind,
-        unsigned: (!empty).then_some(RenderedUnsigned {
-            age: *age,
-            prev_content: prev_content.as_deref(),
-            redacted_because: redacted_because.as_deref(),
-            replaces_state: replaces_state.as_deref(),
-            transaction_id: transaction_id.as_deref(),
-        }),
+        unsigned: unsigned.rendered(),
     };
     to_raw_value(&rendered).map_err(malformed)
+}
+
+/// Renders the JSON of a PDU as servers give it to one another, with what the server adds and the
+/// event id, by which clients tell events apart.
+pub fn render_federation(
+    json: &str,
+    event_id: &EventId,
+    unsigned: &Unsigned,
+) -> Result<Box<RawValue>, ProtoError> {
+    let malformed = |error| ProtoError::malformed("stored event", error);
+    let mut event: serde_json::Map<String, Value> =
+        serde_json::from_str(json).map_err(malformed)?;
+    event.insert("event_id".to_owned(), Value::from(event_id.as_str()));
+    if let Some(unsigned) = unsigned.rendered() {
+        let unsigned = serde_json::to_value(unsigned).map_err(malformed)?;
+        event.insert("unsigned".to_owned(), unsigned);
+    }
+    serde_json::value::to_raw_value(&event).map_err(malformed)
+}
+
+/// Adds a field to an object that does not have it.
+fn with_field(
+    json: &str,
+    name: &str,
+    value: &RawValue,
+) -> Result<Option<Box<RawValue>>, serde_json::Error> {
+    let mut object: serde_json::Map<String, Value> = serde_json::from_str(json)?;
+    if object.contains_key(name) {
+        return Ok(None);
+    }
+    object.insert(name.to_owned(), serde_json::from_str(value.get())?);
+    serde_json::value::to_raw_value(&object).map(Some)
 }
 
 /// Renders a state event as stripped state (`m.room.member` of an invite and the like).
@@ -225,6 +274,27 @@ mod tests {
         assert_eq!(shown("m.room.member", none), "{}");
         let long = format!(r#"{{"displayname":"{}"}}"#, "x".repeat(60_000));
         assert!(shown("m.room.member", &long).len() < 300);
+    }
+
+    #[test]
+    fn the_form_of_servers_has_everything_that_was_signed() {
+        let unsigned = Unsigned { age: Some(3), ..Default::default() };
+        let event = render_federation(PDU, event_id!("$e"), &unsigned).unwrap();
+        let mut event: Value = serde_json::from_str(event.get()).unwrap();
+        let fields = event.as_object_mut().unwrap();
+        assert_eq!(fields.remove("event_id").unwrap(), "$e");
+        assert_eq!(fields.remove("unsigned").unwrap()["age"], 3);
+        assert_eq!(event, serde_json::from_str::<Value>(PDU).unwrap());
+    }
+
+    #[test]
+    fn a_redaction_of_version_10_names_its_target_in_the_content_too() {
+        let pdu = PDU.replace("m.room.message", "m.room.redaction");
+        let pdu = pdu.replace(r#""room_id""#, r#""redacts":"$t","room_id""#);
+        let event = render(&pdu, event_id!("$e"), None, &Unsigned::default()).unwrap();
+        let event: Value = serde_json::from_str(event.get()).unwrap();
+        assert_eq!((&event["redacts"], &event["content"]["redacts"]), (&"$t".into(), &"$t".into()));
+        assert_eq!(event["content"]["body"], "x");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! notion of (self-certifying server names, `server_keys`, signed requests without HTTPS) and the
 //! thin types that carry PDUs through the actors.
 
+pub mod annotation;
 pub mod client_event;
 pub mod edu;
 pub mod error;
@@ -12,6 +13,7 @@ pub mod heads;
 pub mod json;
 pub mod names;
 pub mod pdu;
+pub mod push_rules;
 pub mod rendezvous;
 pub mod room_key;
 pub mod sealed;

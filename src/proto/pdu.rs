@@ -94,12 +94,22 @@ struct RedactsContent {
     redacts: Option<OwnedEventId>,
 }
 
-/// Returns the rules of a room version that this server takes part in: 10, 11 and 12.
+/// The room versions that this server takes part in, oldest first. Before version 6 numbers need
+/// not be integers that every JSON reader takes for the same, and before version 4 event ids need
+/// not fit into a path.
+pub const ROOM_VERSIONS: [RoomVersionId; 7] = [
+    RoomVersionId::V6,
+    RoomVersionId::V7,
+    RoomVersionId::V8,
+    RoomVersionId::V9,
+    RoomVersionId::V10,
+    RoomVersionId::V11,
+    RoomVersionId::V12,
+];
+
+/// Returns the rules of a room version that this server takes part in.
 pub fn rules_of(version: &RoomVersionId) -> Option<RoomVersionRules> {
-    match version {
-        RoomVersionId::V10 | RoomVersionId::V11 | RoomVersionId::V12 => version.rules(),
-        _ => None,
-    }
+    if ROOM_VERSIONS.contains(version) { version.rules() } else { None }
 }
 
 /// Returns the room id that a version 12 create event gives to its room.

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     data,
     messages::*,
+    polls::Polls,
     sessions::{Device, LoggedIn, Rows, Session, Sessions, TokenHash, token},
     to_device,
     txns::{self, Txns},
@@ -106,6 +107,7 @@ pub struct AccountsActor {
     pub(super) links: AccountsLinks,
     pub(super) sessions: Sessions,
     profile: Profile,
+    polls: Polls,
     last_turn: Option<oneshot::Receiver<()>>,
     /// To-device transactions that were handled; each is on disk when its turn ends.
     pub(super) txns: Txns,
@@ -121,10 +123,13 @@ impl AccountsActor {
         let tokens = links.scan(RowKind::AccessTokens).await?;
         let sessions = Sessions::load(devices, tokens).map_err(corrupt)?;
         let profile = Profile::load(links.scan(RowKind::Profile).await?).map_err(corrupt)?;
+        if let Some(user) = sessions.any_user() {
+            renew_push_rules(&links, &user).await?;
+        }
         let (txns, gone) = Txns::load(links.scan(RowKind::ToDeviceTxns).await?, now_ms());
         links.write(gone.into_iter().map(|txn| (txn, None)).collect()).await?;
-        let waiting = Waiting::default();
-        Ok(Self { links, sessions, profile, last_turn: None, txns, waiting }.start())
+        let (waiting, polls) = (Waiting::default(), Polls::default());
+        Ok(Self { links, sessions, profile, polls, last_turn: None, txns, waiting }.start())
     }
 
     pub(super) fn turn(&mut self) -> Turn {
@@ -199,6 +204,14 @@ impl Handler<Authenticate> for AccountsActor {
             }
             session
         }))
+    }
+}
+
+impl Handler<TakeWaitingPlace> for AccountsActor {
+    type Result = WaitingPlace;
+
+    fn handle(&mut self, msg: TakeWaitingPlace, _: &mut Context<Self>) -> Self::Result {
+        WaitingPlace(self.polls.begin(msg.0))
     }
 }
 
@@ -284,6 +297,18 @@ impl Handler<LogIn> for AccountsActor {
 fn new_device_id() -> String {
     let random: [u8; 10] = rand::random();
     random.iter().map(|byte| char::from(b'A' + byte % 26)).collect()
+}
+
+/// Gives the stored push rules what an older version did not have: clients read them as they are
+/// stored.
+async fn renew_push_rules(links: &AccountsLinks, user_id: &UserId) -> Result<(), AccountError> {
+    let row = Row::AccountData(data::PUSH_RULES.to_owned());
+    let Some(stored) = links.read(row.clone()).await? else { return Ok(()) };
+    let renewed = data::push_rules_row(data::push_rules(Some(&stored), user_id));
+    if renewed == stored {
+        return Ok(());
+    }
+    links.write(vec![(row, Some(renewed))]).await
 }
 
 /// Clients expect push rules from the first `/sync` on.

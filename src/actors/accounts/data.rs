@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     actors::store::Row,
-    proto::{names, server_name::LOCALPART},
+    proto::{names, push_rules, server_name::LOCALPART},
 };
 
 /// The account data that holds the push rules.
@@ -136,9 +136,14 @@ pub(super) fn push_rules_row(rules: Ruleset) -> Vec<u8> {
 
 /// Reads push rules: those of the spec unless there are others.
 pub(super) fn push_rules(content: Option<&[u8]>, user_id: &UserId) -> Ruleset {
-    content
-        .and_then(|content| serde_json::from_slice::<PushRules>(content).ok())
-        .map_or_else(|| Ruleset::server_default(user_id), |content| content.global)
+    content.and_then(|content| serde_json::from_slice::<PushRules>(content).ok()).map_or_else(
+        || push_rules::predefined(user_id),
+        |PushRules { global: mut rules }| {
+            // What an older version knew of may have grown; what the user chose stays.
+            rules.update_with_server_default(push_rules::predefined(user_id));
+            rules
+        },
+    )
 }
 
 /// Changes push rules.
@@ -212,6 +217,21 @@ mod tests {
         let filter = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
         assert_eq!(filter_id(&filter("{}")), filter_id(&filter("{}")));
         assert_ne!(filter_id(&filter("{}")), filter_id(&filter(r#"{"a":1}"#)));
+    }
+
+    #[test]
+    fn rules_of_an_older_version_get_what_is_new_and_keep_what_was_chosen() {
+        let user = user_id!("@p2p:x");
+        let mut old = Ruleset::server_default(user);
+        old.set_enabled(RuleKind::Underride, ".m.rule.message", false).unwrap();
+        let word = NewPatternedPushRule::new("word".into(), "cake".into(), Vec::new());
+        old.insert(NewPushRule::Content(word), None, None).unwrap();
+        let new = push_rules(Some(&push_rules_row(old)), user);
+        assert!(new.get(RuleKind::Override, ".m.rule.roomnotif").is_some());
+        assert!(!new.get(RuleKind::Underride, ".m.rule.message").unwrap().enabled());
+        assert!(new.get(RuleKind::Content, "word").is_some());
+        let row = push_rules_row(new);
+        assert_eq!(push_rules_row(push_rules(Some(&row), user)), row, "once is enough");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use ruma::{
     push::{Action, NewPushRule, RuleKind, Ruleset},
 };
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 
 use super::sessions::{Device, LoggedIn, Session, TokenHash};
 use crate::{
@@ -50,6 +51,16 @@ pub enum AccountError {
 #[derive(Message, Debug)]
 #[rtype(result = "Option<Session>")]
 pub struct Authenticate(pub TokenHash);
+
+/// Asks for a place among the requests of a device that wait.
+#[derive(Message, Debug)]
+#[rtype(result = "WaitingPlace")]
+pub struct TakeWaitingPlace(pub String);
+
+/// A place among those who wait. When it closes it is lost, and what was asked has to be answered:
+/// the device waits too often at once.
+#[derive(Debug, actix::dev::MessageResponse)]
+pub struct WaitingPlace(pub oneshot::Receiver<()>);
 
 /// Asks for a login token: single use, two minutes. Whoever asks has made sure that the person in
 /// front of this node wants it. Sent by the login pages and by the control socket.

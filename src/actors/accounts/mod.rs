@@ -8,6 +8,7 @@
 mod actor;
 mod data;
 mod messages;
+mod polls;
 mod receive;
 mod sessions;
 mod to_device;

@@ -102,7 +102,9 @@ impl From<RoomError> for Refusal {
             RoomError::NotFound | RoomError::EventNotFound => (404, "M_NOT_FOUND"),
             RoomError::Forbidden(_) => (403, "M_FORBIDDEN"),
             RoomError::UnsupportedVersion(_) => (400, "M_INCOMPATIBLE_ROOM_VERSION"),
-            RoomError::BadRequest(_) | RoomError::Proto(_) => (400, "M_BAD_JSON"),
+            RoomError::BadRequest(_) | RoomError::DuplicateAnnotation | RoomError::Proto(_) => {
+                (400, "M_BAD_JSON")
+            }
             RoomError::Full(_) | RoomError::Ask(AskError::Overloaded) => (429, "M_LIMIT_EXCEEDED"),
             RoomError::Internal(why) => {
                 log::error!(why:%; "a request of another server failed");

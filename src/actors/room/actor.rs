@@ -25,6 +25,7 @@ use super::{
     machine::{Change, Machine, Need, departure, event_map},
     messages::{Drain, Publish, RoomError},
     operate::{Next, Operation, Outcome, Queue, Queued, Step, Turn, operation, outcome},
+    receipts::{WaitingReceipts, keep_all},
     receive::Worker,
     spoilt::Spoilt,
 };
@@ -33,7 +34,9 @@ use crate::{
         clock::now_ms,
         down::DownGuard,
         room_state::{Advanced, ProfileUpdated, UseSigner},
-        store::{CommitRoom, LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError},
+        store::{
+            CommitRoom, FindAnnotation, LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError,
+        },
     },
     config::limits,
     proto::{
@@ -75,6 +78,8 @@ pub struct RoomActor {
     pub(super) spoilt: Spoilt,
     /// Servers to which gossip may not flow yet.
     pub(super) fresh: Fresh,
+    /// Receipts whose events have not come.
+    pub(super) receipts: WaitingReceipts,
     /// The announcement of our newest event.
     announce: Option<SpawnHandle>,
     _down: DownGuard<OwnedRoomId>,
@@ -126,6 +131,7 @@ impl RoomActor {
             fetching: HashMap::new(),
             spoilt: Spoilt::default(),
             fresh: Fresh::default(),
+            receipts: WaitingReceipts::default(),
             announce: None,
             _down: down,
         }
@@ -257,6 +263,7 @@ impl RoomActor {
         // Nobody gossips any more with those who left, and what told them may have passed them by.
         let gone: BTreeSet<OwnedServerName> = gone.into_iter().chain(out).collect();
         directly.extend(gone.into_iter().filter(|server| server != self.signer.server_name()));
+        let read_up_to = self.receipts.arrived(&commit.events);
         // Sent now, so that commits and the reads after them keep their order.
         let stored = self.links.store.commit.send(commit);
         let worker = self.worker(ctx);
@@ -270,6 +277,10 @@ impl RoomActor {
             if let Some(error) = refused {
                 operation.fail(error.into());
                 return false;
+            }
+            if !read_up_to.is_empty() {
+                let (links, room_id) = (worker.links.clone(), worker.room_id.clone());
+                actix::spawn(async move { keep_all(&links, &room_id, read_up_to).await });
             }
             // Who leaves says so before the topic is left; who joins, after it was joined.
             let leaves =
@@ -359,6 +370,15 @@ impl RoomActor {
                 self.resume(load, provide, ctx);
             }
             Need::Resolve(groups) => self.resolve(groups, ctx),
+            Need::Annotation(annotation) => {
+                let wanted = FindAnnotation { room_id, annotation: annotation.clone() };
+                let load = async move { ask(&links.store.find_annotation, wanted).await };
+                let provide = move |machine: &mut Machine, is_there| {
+                    machine.provide_annotation(annotation, is_there);
+                    Ok(())
+                };
+                self.resume(load, provide, ctx);
+            }
         }
     }
 

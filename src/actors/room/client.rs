@@ -18,16 +18,13 @@ use super::{
     machine::{Ingested, Machine},
     messages::{
         ChangeMembership, CreateInRoom, Forget, Leave, MemberChange, ProfileChanged, Publish,
-        RoomError, SendEvent, SetReceipt, SetTyping,
+        RoomError, SendEvent, SetTyping,
     },
 };
 use crate::{
     actors::{
-        clock::now_ms,
-        ephemera::Typing,
-        relay_request::SendFederation,
-        room_state::ProfileUpdated,
-        store::{Place, Receipt, Row, WriteRows},
+        clock::now_ms, ephemera::Typing, relay_request::SendFederation, room_state::ProfileUpdated,
+        store::Place,
     },
     config::limits,
     proto::{
@@ -504,7 +501,7 @@ impl Handler<ProfileChanged> for RoomActor {
 
 impl RoomActor {
     /// Returns what one works with who is joined; our user has to be.
-    fn joined(
+    pub(super) fn joined(
         &mut self,
         ctx: &mut Context<Self>,
     ) -> impl Future<Output = Result<(std::sync::Arc<Links>, OwnedRoomId, OwnedUserId), RoomError>> + use<>
@@ -533,48 +530,6 @@ impl Handler<SetTyping> for RoomActor {
             Ok(())
         })
     }
-}
-
-impl Handler<SetReceipt> for RoomActor {
-    type Result = ResponseFuture<Result<(), RoomError>>;
-
-    fn handle(&mut self, msg: SetReceipt, ctx: &mut Context<Self>) -> Self::Result {
-        let joined = self.joined(ctx);
-        let room = ctx.address();
-        Box::pin(async move {
-            let (links, room_id, user_id) = joined.await?;
-            let receipt = Receipt {
-                user_id,
-                receipt_type: msg.receipt_type,
-                event_id: msg.event_id,
-                thread_id: msg.thread_id,
-                ts: now_ms(),
-            };
-            store_receipt(&links, room_id.clone(), &receipt).await?;
-            if receipt.receipt_type == "m.read" {
-                let edus = vec![edus::receipt(&room_id, &receipt)?];
-                room.do_send(Publish::new(Vec::new(), edus));
-            }
-            Ok(())
-        })
-    }
-}
-
-/// Keeps a receipt, where `/sync` finds it.
-pub(super) async fn store_receipt(
-    links: &Links,
-    room_id: OwnedRoomId,
-    receipt: &Receipt,
-) -> Result<(), RoomError> {
-    let value = serde_json::to_vec(receipt).map_err(RoomError::internal)?;
-    let row = Row::Receipt(
-        room_id,
-        receipt.user_id.clone(),
-        receipt.receipt_type.clone(),
-        receipt.thread_id.clone(),
-    );
-    ask(&links.store.write_rows, WriteRows(vec![(row, Some(value))])).await?;
-    Ok(())
 }
 
 /// Returns the name of a state event type for lookups.

@@ -8,15 +8,13 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     actor::RoomActor,
-    client::store_receipt,
-    links::{Links, ask},
     messages::{Publish, RoomError},
 };
 use crate::{
     actors::{
         clock::now_ms,
         ephemera::{Presence, Typing},
-        store::{Extremity, Receipt, Row, RowKind, ScanRows, WriteRows},
+        store::{Extremity, Receipt},
     },
     config::limits,
     proto::edu::{self, Edu, HEADS, PresenceUpdate, ReadUpTo},
@@ -57,38 +55,6 @@ pub(super) fn is_of_people(edu: &RawValue) -> bool {
     edu::is_of_type(edu, &["m.typing", "m.receipt"])
 }
 
-/// Keeps a receipt of somebody else. What a thread is, anybody can say: of each person those of some
-/// threads are kept, and the oldest give way.
-async fn keep_receipt(links: &Links, room_id: &RoomId, receipt: &Receipt) -> Result<(), RoomError> {
-    let mut given_up = Vec::new();
-    if let Some(thread) = &receipt.thread_id {
-        let kind = RowKind::ReceiptsOf(room_id.to_owned(), receipt.user_id.clone());
-        let kept = ask(&links.store.scan_rows, ScanRows(kind)).await?;
-        given_up = surplus(kept, thread);
-    }
-    store_receipt(links, room_id.to_owned(), receipt).await?;
-    if !given_up.is_empty() {
-        let given_up = given_up.into_iter().map(|row| (row, None)).collect();
-        ask(&links.store.write_rows, WriteRows(given_up)).await?;
-    }
-    Ok(())
-}
-
-/// Returns the receipts of threads that give way to one of `thread`: those with the oldest dates.
-fn surplus(kept: Vec<(Row, Vec<u8>)>, thread: &str) -> Vec<Row> {
-    let mut others: Vec<(u64, Row)> = kept
-        .into_iter()
-        .filter(|(row, _)| matches!(row, Row::Receipt(.., Some(other)) if other != thread))
-        .map(|(row, value)| {
-            let receipt = serde_json::from_slice::<Receipt>(&value);
-            (receipt.map_or(0, |receipt| receipt.ts), row)
-        })
-        .collect();
-    let count = (others.len() + 1).saturating_sub(limits::RECEIPT_THREADS);
-    others.sort_by_key(|(ts, _)| *ts);
-    others.into_iter().take(count).map(|(_, row)| row).collect()
-}
-
 impl RoomActor {
     /// Tells the other members our forward extremities, by gossip.
     pub(super) fn announce_heads(&mut self, ctx: &mut Context<Self>) {
@@ -127,7 +93,7 @@ impl RoomActor {
                 Ok(Edu::Typing { room_id, user_id, typing }) if room_id == self.room_id => {
                     self.take_typing(origin, user_id, typing);
                 }
-                Ok(Edu::Receipt(rooms)) => self.take_receipts(origin, rooms),
+                Ok(Edu::Receipt(rooms)) => self.take_receipts(origin, rooms, ctx),
                 Ok(Edu::Presence(updates)) => self.take_presence(origin, updates),
                 Ok(Edu::Heads { .. } | Edu::Typing { .. } | Edu::ToDevice(_)) => {}
                 Err(error) => {
@@ -165,6 +131,7 @@ impl RoomActor {
         &mut self,
         origin: &OwnedServerName,
         mut rooms: BTreeMap<OwnedRoomId, Vec<ReadUpTo>>,
+        ctx: &mut Context<Self>,
     ) {
         let told = rooms.remove(&self.room_id).unwrap_or_default();
         let receipts: Vec<Receipt> = told
@@ -179,15 +146,7 @@ impl RoomActor {
             })
             .take(RECEIPTS_MAX)
             .collect();
-        let links = self.links.clone();
-        let room_id = self.room_id.clone();
-        actix::spawn(async move {
-            for receipt in receipts {
-                if let Err(error) = keep_receipt(&links, &room_id, &receipt).await {
-                    log::error!(room_id:%; "cannot keep a receipt: {error}");
-                }
-            }
-        });
+        self.hear_receipts(receipts, ctx);
     }
 
     fn take_presence(&mut self, origin: &OwnedServerName, updates: Vec<PresenceUpdate>) {
@@ -203,40 +162,5 @@ impl RoomActor {
                 currently_active: update.currently_active,
             });
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ruma::{event_id, room_id, user_id};
-
-    use super::*;
-
-    #[test]
-    fn attack_13_of_endless_threads_the_newest_receipts_are_kept() {
-        let row = |number: u64, thread: Option<String>| {
-            let receipt = Receipt {
-                user_id: user_id!("@a:x").to_owned(),
-                receipt_type: "m.read".to_owned(),
-                event_id: event_id!("$e").to_owned(),
-                thread_id: thread.clone(),
-                ts: number,
-            };
-            let row = Row::Receipt(
-                room_id!("!r:x").to_owned(),
-                receipt.user_id.clone(),
-                receipt.receipt_type.clone(),
-                thread,
-            );
-            (row, serde_json::to_vec(&receipt).unwrap())
-        };
-        let most = u64::try_from(limits::RECEIPT_THREADS).unwrap();
-        // The oldest of all is of no thread, and so none of those that give way.
-        let mut kept = vec![row(0, None)];
-        kept.extend((1..=most).rev().map(|number| row(number, Some(format!("$thread{number}")))));
-        assert_eq!(surplus(kept.clone(), "$thread7"), [], "it is one of them");
-        assert_eq!(surplus(kept.clone(), "$new"), [row(1, Some("$thread1".to_owned())).0]);
-        kept.truncate(limits::RECEIPT_THREADS);
-        assert_eq!(surplus(kept, "$new"), []);
     }
 }

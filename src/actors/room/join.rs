@@ -29,8 +29,6 @@ use crate::{
     },
 };
 
-/// Room versions that we take part in, as a query.
-const VERSIONS: &str = "ver=10&ver=11&ver=12";
 /// The next server is asked this long after one that has not answered yet.
 const NEXT_AFTER: Duration = Duration::from_secs(1);
 /// Most prev and auth events that are taken over from a template.
@@ -196,7 +194,8 @@ impl Asker<'_> {
         draft: &Draft,
     ) -> Result<(), RoomError> {
         let (room_id, user) = (self.room_id, self.signer.user_id());
-        let uri = format!("/_matrix/federation/v1/make_join/{room_id}/{user}?{VERSIONS}");
+        let versions = pdu::ROOM_VERSIONS.map(|version| format!("ver={version}")).join("&");
+        let uri = format!("/_matrix/federation/v1/make_join/{room_id}/{user}?{versions}");
         let mut begin = Duration::ZERO;
         let mut composed: FuturesUnordered<_> = servers
             .into_iter()

@@ -17,8 +17,8 @@ use crate::{
         relay_request::SendFederation,
         room_state::{Advanced, Carried, HeadsHeard},
         store::{
-            CommitRoom, LoadAuthChain, LoadEvents, LoadRoom, LoadState, ReadTimeline, ScanRows,
-            WriteRows,
+            CommitRoom, FindAnnotation, KeepReceipt, LoadAuthChain, LoadEvents, LoadRoom,
+            LoadState, ReadTimeline, ScanRows, WriteRows,
         },
     },
     proto::{
@@ -43,8 +43,12 @@ pub struct StoreLink {
     /// Reads.
     pub load_auth_chain: Recipient<LoadAuthChain>,
     /// Reads.
+    pub find_annotation: Recipient<FindAnnotation>,
+    /// Reads.
     pub read_timeline: Recipient<ReadTimeline>,
     /// Writes receipts.
+    pub keep_receipt: Recipient<KeepReceipt>,
+    /// Takes receipts away.
     pub write_rows: Recipient<WriteRows>,
     /// Reads receipts.
     pub scan_rows: Recipient<ScanRows>,

@@ -47,6 +47,9 @@ pub enum RoomError {
     /// The room version is not one that this server takes part in.
     #[error("room version {0} is not supported")]
     UnsupportedVersion(RoomVersionId),
+    /// Our user has said the same of the event already.
+    #[error("you have this reaction to the event already")]
+    DuplicateAnnotation,
     /// There is no place for it.
     #[error("too many {0}")]
     Full(&'static str),
@@ -248,6 +251,8 @@ pub struct ReadContext {
     pub event_id: OwnedEventId,
     /// Most events around it, before and after taken together; 0 for the event alone.
     pub limit: usize,
+    /// Leave members out of the state who sent none of these events.
+    pub lazy_load_members: bool,
 }
 
 /// An event with its surroundings.

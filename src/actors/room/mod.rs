@@ -4,8 +4,8 @@
 //! `machine/` has the rules and does no I/O; the files beside it are the shell: `actor` (queue,
 //! needs, effects), `client` (what our user does), `departure` (how he learns that he was shown
 //! out), `reads` (what our user reads), `receive` (PDUs from others, missing events), `serve` (what
-//! other servers ask), `join`, `edus`, `sealing` (what is published, and the keys for it, by the
-//! rules of `keys`), `spoilt` (copies of which whole ones are looked for).
+//! other servers ask), `join`, `edus`, `receipts` (who read how far), `sealing` (what is published,
+//! and the keys for it, by the rules of `keys`), `spoilt` (copies of which whole ones are looked for).
 //!
 //! Invariant: nothing is answered or published before it is durable in the Store.
 
@@ -23,6 +23,7 @@ mod machine;
 mod messages;
 mod operate;
 mod reads;
+mod receipts;
 mod receive;
 mod sealing;
 mod serve;

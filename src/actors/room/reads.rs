@@ -272,7 +272,17 @@ impl Worker {
         let last = after.last().unwrap_or(&event);
         let state = match (limit, last.state_group) {
             (0, _) | (_, None) => Vec::new(),
-            (_, Some(group)) => self.state_at(group, |_, _| true).await?,
+            (_, Some(group)) => {
+                let shown = before.iter().chain(&after).chain(std::iter::once(&event));
+                let senders: HashSet<String> =
+                    shown.filter_map(sender_of).map(|sender| sender.to_string()).collect();
+                let is_shown = |kind: &StateEventType, key: &str| {
+                    !msg.lazy_load_members
+                        || *kind != StateEventType::RoomMember
+                        || senders.contains(key)
+                };
+                self.state_at(group, is_shown).await?
+            }
         };
         let around = before.iter().chain(&after).chain(std::iter::once(&event));
         let redactions = self.redactions(around).await?;

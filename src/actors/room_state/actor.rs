@@ -8,8 +8,8 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, Recipient,
-    ResponseActFuture, ResponseFuture, WeakAddr, WrapFuture as _, fut,
+    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, MessageResult,
+    Recipient, ResponseActFuture, ResponseFuture, WeakAddr, WrapFuture as _, fut,
 };
 use futures::StreamExt as _;
 use ruma::{
@@ -25,7 +25,7 @@ use super::{
     invites::{Invites, Place},
     messages::{
         Advanced, Briefly, CountRooms, FindSharing, ForgetRoom, IngestIntoRoom, ListRooms,
-        ProfileUpdated, RoomCounts, ServeRoom, Sharing, ToRoom, UseSigner,
+        ProfileUpdated, ReadMembership, RoomCounts, ServeRoom, Sharing, ToRoom, UseSigner,
     },
     presence::{self, OwnPresence},
     sharing,
@@ -558,6 +558,15 @@ impl Handler<ListRooms> for RoomStateActor {
     fn handle(&mut self, _: ListRooms, _: &mut Self::Context) -> Self::Result {
         let known = self.rooms.iter();
         known.filter_map(|(id, room)| Some((id.clone(), room.membership.clone()?))).collect()
+    }
+}
+
+impl Handler<ReadMembership> for RoomStateActor {
+    type Result = MessageResult<ReadMembership>;
+
+    fn handle(&mut self, msg: ReadMembership, _: &mut Self::Context) -> Self::Result {
+        let room = self.rooms.get(&msg.0);
+        MessageResult(room.and_then(|room| room.membership.clone()))
     }
 }
 

@@ -219,7 +219,7 @@ mod tests {
     fn equal_rooms_of_one_moment_have_ids_of_their_own() {
         let signer = Signer::new(&secret_keys(1), &["peer".to_owned()], NOW).unwrap();
         let content = CanonicalJsonObject::new();
-        for version in [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12] {
+        for version in pdu::ROOM_VERSIONS {
             let mut births = Births::default();
             let ids: HashSet<_> = (0..1000)
                 .map(|_| compose(&version, content.clone(), &signer, births.next(NOW)).unwrap())

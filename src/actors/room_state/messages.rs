@@ -96,6 +96,11 @@ pub struct CreateRoom {
 #[rtype(result = "Vec<(OwnedRoomId, MembershipState)>")]
 pub struct ListRooms;
 
+/// Asks for our user's membership of a room; none where the user has nothing to do with it.
+#[derive(Message, Debug)]
+#[rtype(result = "Option<MembershipState>")]
+pub struct ReadMembership(pub OwnedRoomId);
+
 /// Forgets a room that was left: it shows in no list any more.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]

@@ -17,16 +17,18 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, Serv
 use tokio::sync::watch;
 
 use super::{
-    AckToDevice, Close, CommitRoom, Committed, CountToDevice, DirectoryEntry, FindLacking,
-    ListRooms, LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent,
-    NameOwner, ReadDepartures, ReadHeads, ReadMissing, ReadRow, ReadSync, ReadTimeline, RoomEvents,
-    RoomGaps, RoomRow, Row, ScanRows, SearchDirectory, StoreError, StoredEvent, SyncRows,
-    TimelinePage, WatchStream, WriteRows, commit,
+    AckToDevice, Close, CommitRoom, Committed, CountToDevice, DirectoryEntry, FindAnnotation,
+    FindLacking, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom, LoadState,
+    LoadedRoom, Lookup, MissingEvent, NameOwner, ReadDepartures, ReadHeads, ReadMissing, ReadRow,
+    ReadSync, ReadTimeline, ReceiptPlace, RoomEvents, RoomGaps, RoomRow, Row, ScanRows,
+    SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage, WatchStream, WriteRows,
+    commit,
     database::{Database, WriteSet},
     directory, events,
     flusher::{self, Flusher, Tell},
     gaps, groups, mark, migrations,
     open::{Opened, open},
+    receipts,
     rooms::{self, Counters},
     rows, sync, timeline,
 };
@@ -209,6 +211,22 @@ impl Handler<WriteRows> for StoreActor {
     }
 }
 
+impl Handler<KeepReceipt> for StoreActor {
+    type Result = ResponseFuture<Result<ReceiptPlace, StoreError>>;
+
+    fn handle(&mut self, ask: KeepReceipt, _: &mut Self::Context) -> Self::Result {
+        let judged = self.open().and_then(|open| receipts::judge(&open.database, &ask));
+        if !matches!(judged, Ok(ReceiptPlace::Ahead)) {
+            return self.when_durable(judged);
+        }
+        let written = self.write(|writes, counters| {
+            let value = rooms::to_json(&ask.receipt)?;
+            rows::write(writes, counters, vec![(ask.receipt.row(&ask.room_id), Some(value))])
+        });
+        Box::pin(async move { written.await.map(|_| ReceiptPlace::Ahead) })
+    }
+}
+
 impl Handler<AckToDevice> for StoreActor {
     type Result = Result<(), StoreError>;
 
@@ -266,6 +284,16 @@ impl Handler<LoadState> for StoreActor {
         let database = &self.open()?.database;
         let room = rooms::room_number(database, &ask.room_id)?;
         groups::load(database, room.ok_or(StoreError::Corrupt { what: "state group" })?, ask.group)
+    }
+}
+
+impl Handler<FindAnnotation> for StoreActor {
+    type Result = Result<bool, StoreError>;
+
+    fn handle(&mut self, ask: FindAnnotation, _: &mut Self::Context) -> Self::Result {
+        self.in_room(&ask.room_id, false, |database, room| {
+            events::is_annotated(database, room, &ask.annotation)
+        })
     }
 }
 

@@ -14,12 +14,12 @@ use super::{
     ClientTxn, CommitRoom, NewEvent, OwnMembership, Place, Redaction, StoreError,
     database::{Rows, WriteSet},
     directory,
-    events::{EventRecord, event_key, pending_key, read_event, read_known},
+    events::{EventRecord, annotation_key, event_key, pending_key, read_event, read_known},
     groups,
     history::Placing,
     rooms::{
-        Counters, HeadsRow, InviteRow, MembershipRow, RoomInfo, StateRow, TXNS, room_number,
-        to_json, txn_key, write_backward,
+        Counters, HeadsRow, InviteRow, MembershipRow, RoomInfo, StateRow, TXNS, endpoint_code,
+        room_number, to_json, txn_key, write_backward,
     },
     schema::{
         Change, Hash, Key, family, hash_of, hash_to_store, membership_code, put_changes, put_text,
@@ -29,6 +29,7 @@ use super::{
     unread::{self, Counts},
 };
 use crate::proto::{
+    annotation::Annotation,
     pdu::{Pdu, StateKey},
     stream::Order,
 };
@@ -221,6 +222,14 @@ fn write_events(
                 if event.txn.is_some() || info.user.as_ref() == Some(&event.pdu.sender) {
                     // Who writes has read.
                     unread::clear(writes, counts, room, order.position)?;
+                    let Pdu { kind, content, .. } = &*event.pdu;
+                    let annotation = Annotation::of(&kind.to_string(), content.get());
+                    if let Some(annotation) = annotation
+                        && let Some(target) = hash_of(&annotation.target)
+                    {
+                        let key = annotation_key(room, &target, &annotation);
+                        writes.put(key, hash.to_vec());
+                    }
                 } else if let Some(notify) = event.notify {
                     unread::add(writes, counts, room, order.position, notify);
                 }
@@ -252,6 +261,7 @@ fn write_txn(
     let mut value = hash.to_vec();
     put_text(&mut value, &txn.device_id)?;
     put_text(&mut value, &txn.txn_id)?;
+    value.push(endpoint_code(txn.endpoint));
     writes.put(txn_key(room, number), value);
     Ok(())
 }

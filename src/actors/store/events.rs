@@ -9,11 +9,11 @@ use ruma::{OwnedEventId, OwnedUserId};
 use serde::Deserialize;
 
 use super::{
-    ClientTxn, Lookup, Place, StoreError, StoredEvent,
+    ClientTxn, Lookup, Place, StoreError, StoredEvent, TxnEndpoint,
     database::{Database, Rows},
     schema::{HASH_LEN, Hash, Key, Parts, event_id_of, family, hash_of, put_text, take_text},
 };
-use crate::proto::stream::Order;
+use crate::proto::{annotation::Annotation, stream::Order};
 
 /// An event as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,8 @@ mod flag {
     pub(super) const REDACTED: u8 = 1 << 4;
     pub(super) const REPLACES: u8 = 1 << 5;
     pub(super) const HISTORY: u8 = 1 << 6;
+    /// The transaction is one of `PUT redact`.
+    pub(super) const REDACT_TXN: u8 = 1 << 7;
 }
 
 impl EventRecord {
@@ -87,6 +89,9 @@ impl EventRecord {
         }
         if let Some(txn) = &self.txn {
             flags |= flag::TXN;
+            if txn.endpoint == TxnEndpoint::Redact {
+                flags |= flag::REDACT_TXN;
+            }
             put_text(&mut body, &txn.device_id)?;
             put_text(&mut body, &txn.txn_id)?;
         }
@@ -128,7 +133,9 @@ impl EventRecord {
         };
         let txn = if has(flag::TXN) {
             let device_id = take_text(&mut parts)?.to_owned();
-            Some(ClientTxn { device_id, txn_id: take_text(&mut parts)?.to_owned() })
+            let redact = has(flag::REDACT_TXN);
+            let endpoint = if redact { TxnEndpoint::Redact } else { TxnEndpoint::Send };
+            Some(ClientTxn { device_id, endpoint, txn_id: take_text(&mut parts)?.to_owned() })
         } else {
             None
         };
@@ -211,6 +218,26 @@ pub(super) fn look_up(
     Ok(Lookup::RedactedBy(because.iter().map(event_id_of).collect()))
 }
 
+/// Returns the key of an annotation of our user's.
+pub(super) fn annotation_key(room: u32, target: &Hash, annotation: &Annotation) -> Vec<u8> {
+    Key::room(family::ANNOTATION, room).hash(target).hash(&annotation.digest).done()
+}
+
+/// Answers [`super::FindAnnotation`].
+pub(super) fn is_annotated(
+    database: &Database,
+    room: u32,
+    annotation: &Annotation,
+) -> Result<bool, StoreError> {
+    let Some(target) = hash_of(&annotation.target) else { return Ok(false) };
+    let Some(hash) = database.get(&annotation_key(room, &target, annotation))? else {
+        return Ok(false);
+    };
+    let hash = Parts(&hash).hash().ok_or(StoreError::Corrupt { what: "annotation" })?;
+    let event = read_event(database, room, &hash)?;
+    Ok(event.is_some_and(|event| event.redacted_because.is_none()))
+}
+
 /// Answers [`super::LoadAuthChain`].
 pub(super) fn auth_chain(
     database: &Database,
@@ -256,7 +283,11 @@ mod tests {
             spoilt: true,
             state_group: Some(7),
             order: Some(Order { position: 3, history: 4 }),
-            txn: Some(ClientTxn { device_id: "D".to_owned(), txn_id: "ä".to_owned() }),
+            txn: Some(ClientTxn {
+                device_id: "D".to_owned(),
+                endpoint: TxnEndpoint::Redact,
+                txn_id: "ä".to_owned(),
+            }),
             redacted_because: Some([1; 32]),
             replaces: Some([2; 32]),
             json: r#"{"a":"b"}"#.into(),

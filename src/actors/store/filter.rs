@@ -1,6 +1,9 @@
 //! Which events a filter lets through.
 
-use ruma::OwnedUserId;
+use std::collections::HashMap;
+
+use ruma::{OwnedUserId, RoomId};
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{EventFilter, events::Head};
 
@@ -17,10 +20,42 @@ impl EventFilter {
             && !is_from(&self.not_senders)
     }
 
-    /// Tells whether a stored event passes.
-    pub(super) fn allows_head(&self, head: &Head) -> bool {
-        self.allows(&head.kind, Some(head.sender.as_str()))
+    /// Tells whether events of a room pass at all.
+    pub fn allows_room(&self, room_id: &RoomId) -> bool {
+        self.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|room| room == room_id))
+            && !self.not_rooms.iter().any(|room| room == room_id)
     }
+
+    /// Tells whether a stored event of a room that passes does.
+    pub fn allows_event(&self, json: &str) -> bool {
+        serde_json::from_str(json).is_ok_and(|head| self.allows_head(&head, json))
+    }
+
+    /// Tells the same, where the head of the event was read before.
+    pub(super) fn allows_head(&self, head: &Head, json: &str) -> bool {
+        self.allows(&head.kind, Some(head.sender.as_str()))
+            && self.contains_url.is_none_or(|wanted| has_url(json) == wanted)
+    }
+
+    /// Tells whether nothing is left out.
+    pub(super) fn allows_all(&self) -> bool {
+        self.types.is_none()
+            && self.not_types.is_empty()
+            && self.senders.is_none()
+            && self.not_senders.is_empty()
+            && self.contains_url.is_none()
+            && self.rooms.is_none()
+            && self.not_rooms.is_empty()
+    }
+}
+
+/// Tells whether the content of an event has a `url`.
+fn has_url(json: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Event {
+        content: HashMap<String, IgnoredAny>,
+    }
+    serde_json::from_str::<Event>(json).is_ok_and(|event| event.content.contains_key("url"))
 }
 
 /// Tells whether `text` is `pattern`, whose stars stand for any characters.
@@ -47,6 +82,8 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use ruma::room_id;
+
     use super::*;
 
     #[test]
@@ -74,11 +111,8 @@ mod tests {
 
     #[test]
     fn every_part_of_a_filter_counts() {
-        let head = Head {
-            sender: "@ann:example.org".try_into().unwrap(),
-            kind: "m.room.message".to_owned(),
-            state_key: None,
-        };
+        let json = r#"{"sender":"@ann:example.org","type":"m.room.message","content":{"url":"mxc://x/y"}}"#;
+        let head: Head = serde_json::from_str(json).unwrap();
         let strings = |text: &str| vec![text.to_owned()];
         let ann = || vec!["@ann:example.org".try_into().unwrap()];
         let none = EventFilter::default;
@@ -90,8 +124,16 @@ mod tests {
             (EventFilter { senders: Some(ann()), ..none() }, true),
             (EventFilter { senders: Some(vec![]), ..none() }, false),
             (EventFilter { not_senders: ann(), ..none() }, false),
+            (EventFilter { contains_url: Some(true), ..none() }, true),
+            (EventFilter { contains_url: Some(false), ..none() }, false),
         ] {
-            assert_eq!(filter.allows_head(&head), expected, "{filter:?}");
+            assert_eq!(filter.allows_head(&head, json), expected, "{filter:?}");
+            assert_eq!(filter.allows_event(json), expected, "{filter:?}");
         }
+        assert!(none().allows_room(room_id!("!a:x")));
+        let only = EventFilter { rooms: Some(vec![room_id!("!a:x").to_owned()]), ..none() };
+        assert!(only.allows_room(room_id!("!a:x")) && !only.allows_room(room_id!("!b:x")));
+        let not = EventFilter { not_rooms: vec![room_id!("!a:x").to_owned()], ..only };
+        assert!(!not.allows_room(room_id!("!a:x")), "what is excluded stays out");
     }
 }

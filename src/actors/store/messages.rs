@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::proto::{
+    annotation::Annotation,
     heads::Gap,
     pdu::{Pdu, StateKey},
     stream::Order,
@@ -165,11 +166,22 @@ pub enum Place {
     Rejected,
 }
 
-/// The id that a client gave to its request.
+/// The endpoint that a client's transaction id counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TxnEndpoint {
+    /// `PUT send`.
+    Send,
+    /// `PUT redact`.
+    Redact,
+}
+
+/// The id that a client gave to its request. It counts for one device and endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientTxn {
     /// The device that sent it.
     pub device_id: String,
+    /// Where.
+    pub endpoint: TxnEndpoint,
     /// The `txnId` of the path.
     pub txn_id: String,
 }
@@ -569,9 +581,15 @@ pub struct SearchDirectory {
 // ---------------------------------------------------------------- sync: read by http
 
 /// Which events a filter lets through (Client-Server API, "Filtering"). `*` in `types` stands for
-/// any characters. Rooms are chosen by [`ReadSync::rooms`].
+/// any characters.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
+    /// Events of these rooms only.
+    pub rooms: Option<Vec<OwnedRoomId>>,
+    /// Events of none of these rooms.
+    pub not_rooms: Vec<OwnedRoomId>,
+    /// Only events with (or without) a `url` in their content.
+    pub contains_url: Option<bool>,
     /// Only these types.
     pub types: Option<Vec<String>>,
     /// None of these types.
@@ -596,6 +614,9 @@ pub struct ReadSync {
     pub to_device_since: Option<u64>,
     /// Send the whole state of each room.
     pub full_state: bool,
+    /// Show the state after the timeline, as it is, instead of the state before it, to which a
+    /// client adds what the timeline sets.
+    pub state_after: bool,
     /// Most timeline events a room.
     pub timeline_limit: usize,
     /// Timeline events.
@@ -661,7 +682,8 @@ pub struct JoinedRoom {
     pub limited: bool,
     /// Where `/messages` goes on backwards; none when the timeline is all there is.
     pub prev_batch: Option<Order>,
-    /// State between `since` and the begin of the timeline.
+    /// State between `since` and the begin of the timeline, or its end
+    /// ([`ReadSync::state_after`]).
     pub state: Vec<StoredEvent>,
     /// Room account data that changed, by type.
     pub account_data: Vec<(String, Box<RawValue>)>,
@@ -669,7 +691,7 @@ pub struct JoinedRoom {
     pub receipts: Vec<Receipt>,
     /// Unread counts.
     pub unread: Unread,
-    /// Set when members changed.
+    /// Set when members or the name changed.
     pub summary: Option<Summary>,
     /// Redaction events by id, for `redacted_because` of the events above.
     pub redactions: HashMap<OwnedEventId, StoredEvent>,
@@ -720,6 +742,38 @@ pub struct Receipt {
     pub thread_id: Option<String>,
     /// When, in milliseconds.
     pub ts: u64,
+}
+
+/// Keeps a receipt unless that would take somebody back: it counts only where its event stands after
+/// the one that is read already. Answered once durable.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<ReceiptPlace, StoreError>")]
+pub struct KeepReceipt {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The receipt.
+    pub receipt: Receipt,
+}
+
+/// Asks whether our user has an annotation in a room, one that was not redacted.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<bool, StoreError>")]
+pub struct FindAnnotation {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Which.
+    pub annotation: Annotation,
+}
+
+/// Where the event of a receipt stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiptPlace {
+    /// After what was read before: the receipt is kept.
+    Ahead,
+    /// There, or before it: nothing changed.
+    Behind,
+    /// Not in the timeline, so that nobody can tell: nothing changed.
+    Unknown,
 }
 
 /// Asks for the watch of the durable stream position: it changes after each durable write that a

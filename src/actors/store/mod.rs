@@ -22,7 +22,7 @@
 //! | `history` | where history goes that is fetched later |
 //! | `gaps` | what servers lack of each other's rooms |
 //! | `sync`, `sync_room`, `filter` | what changed since a position |
-//! | `rows`, `directory` | small rows of others, the user directory |
+//! | `rows`, `directory`, `receipts` | small rows of others, the user directory, who read how far |
 
 mod actor;
 mod backwards;
@@ -40,6 +40,7 @@ mod messages;
 mod migrations;
 mod open;
 mod owner;
+mod receipts;
 mod rooms;
 mod rows;
 mod schema;

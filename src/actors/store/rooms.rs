@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{
     BackwardExtremity, ClientTxn, Extremity, Heads, InviteData, LoadedRoom, OwnMembership,
-    RoomEvents, RoomRow, StoreError,
+    RoomEvents, RoomRow, StoreError, TxnEndpoint,
     database::{Database, Rows, WriteSet},
     events::{read_event, read_known},
     schema::{Change, Hash, Key, Parts, event_id_of, family, state_key, take_text},
@@ -244,19 +244,43 @@ fn load_membership(
     Ok(Some(own))
 }
 
+/// Returns how the endpoint of a transaction is written.
+pub(super) fn endpoint_code(endpoint: TxnEndpoint) -> u8 {
+    match endpoint {
+        TxnEndpoint::Send => 0,
+        TxnEndpoint::Redact => 1,
+    }
+}
+
+fn endpoint_of(code: u8) -> TxnEndpoint {
+    if code == endpoint_code(TxnEndpoint::Redact) { TxnEndpoint::Redact } else { TxnEndpoint::Send }
+}
+
+/// Reads event, device, id and endpoint of a transaction. 0.1.0 wrote no endpoint.
+fn parse_txn(value: &[u8]) -> Option<(Hash, String, String, Option<u8>)> {
+    let mut parts = Parts(value);
+    let hash = parts.hash()?;
+    let device_id = take_text(&mut parts)?.to_owned();
+    let txn_id = take_text(&mut parts)?.to_owned();
+    Some((hash, device_id, txn_id, parts.byte()))
+}
+
 /// Reads the client transactions, oldest first.
 fn load_txns(database: &Database, room: u32) -> Result<Vec<(ClientTxn, OwnedEventId)>, StoreError> {
     let mut txns = Vec::new();
     for row in database.scan_prefix(&Key::room(family::TXN, room).done()) {
         let (_, value) = row?;
-        let mut parts = Parts(&value);
-        let mut parse = || {
-            let event_id = event_id_of(&parts.hash()?);
-            let device_id = take_text(&mut parts)?.to_owned();
-            let txn_id = take_text(&mut parts)?.to_owned();
-            Some((ClientTxn { device_id, txn_id }, event_id))
+        let (hash, device_id, txn_id, endpoint) =
+            parse_txn(&value).ok_or(StoreError::Corrupt { what: "transaction" })?;
+        let endpoint = match endpoint {
+            Some(code) => endpoint_of(code),
+            // Written by 0.1.0, which did not say: the event does.
+            None => match read_known(database, room, &hash)?.head()?.kind.as_str() {
+                "m.room.redaction" => TxnEndpoint::Redact,
+                _ => TxnEndpoint::Send,
+            },
         };
-        txns.push(parse().ok_or(StoreError::Corrupt { what: "transaction" })?);
+        txns.push((ClientTxn { device_id, endpoint, txn_id }, event_id_of(&hash)));
     }
     Ok(txns)
 }
@@ -384,4 +408,23 @@ pub(super) fn write_backward(
     };
     let rows: Vec<_> = events.iter().map(row).collect();
     writes.put_long(&backward_key(room), &to_json(&rows)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::store::schema::put_text;
+
+    #[test]
+    fn transactions_of_0_1_0_are_read() {
+        let mut value = [7; 32].to_vec();
+        put_text(&mut value, "DEVICE").unwrap();
+        put_text(&mut value, "t1").unwrap();
+        let (hash, device_id, txn_id, endpoint) = parse_txn(&value).unwrap();
+        assert_eq!((hash, endpoint), ([7; 32], None));
+        assert_eq!((device_id.as_str(), txn_id.as_str()), ("DEVICE", "t1"));
+        value.push(endpoint_code(TxnEndpoint::Redact));
+        let (.., endpoint) = parse_txn(&value).unwrap();
+        assert_eq!(endpoint.map(endpoint_of), Some(TxnEndpoint::Redact));
+    }
 }

@@ -55,6 +55,8 @@ pub(super) mod family {
     pub(in super::super) const STATE_LOG: u8 = b'l';
     /// `room, event hash` → hashes of the redactions that came before their target.
     pub(in super::super) const PENDING_REDACTION: u8 = b'p';
+    /// `room, event hash, annotation` → hash of our user's annotation of the event.
+    pub(in super::super) const ANNOTATION: u8 = b'n';
     /// `room, number` → client transaction and event.
     pub(in super::super) const TXN: u8 = b'x';
     /// `room, order` → whether the unread event is a highlight.

@@ -1,7 +1,9 @@
 //! What a sync shows of one room.
 //!
-//! Invariants: what the timeline shows is not in the state; the state is that before the
-//! timeline's first event; a room that was left shows nothing from after the leave.
+//! Invariants: state and timeline together give the state in force, in both forms that a client can
+//! ask for: the state before the timeline's first event, without what the timeline shows, or that
+//! after its last one; whom a room is named after is in it; a room that was left shows nothing from
+//! after the leave.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -12,7 +14,7 @@ use super::{
     InvitedRoom, JoinedRoom, ReadSync, Receipt, Row, RowKind, StoreError, StoredEvent, Summary,
     SyncRows,
     database::{Database, Rows as _},
-    events::{EventRecord, read_event, read_known},
+    events::{EventRecord, Head, read_event, read_known},
     rooms::{InviteRow, MembershipRow, RoomInfo, StateRow},
     rows,
     schema::{
@@ -31,6 +33,9 @@ const FILTERED: usize = 2000;
 const HEROES: usize = 5;
 
 const MEMBER: &str = "m.room.member";
+const REDACTION: &str = "m.room.redaction";
+/// State that rooms are named by.
+const NAMING: [&str; 3] = [MEMBER, "m.room.name", "m.room.canonical_alias"];
 
 /// The part of a timeline that is shown.
 #[derive(Debug, Default)]
@@ -40,6 +45,10 @@ struct Window {
     limited: bool,
     prev_batch: Option<Order>,
     senders: BTreeSet<OwnedUserId>,
+    /// A redaction is among them.
+    redacts: bool,
+    /// The place of a state event that the timeline would end with, though it is not in force.
+    superseded: Option<(String, String)>,
 }
 
 impl Window {
@@ -108,14 +117,25 @@ impl RoomReader<'_> {
         let is_fresh = self.is_fresh();
         let since = self.ask.since.filter(|_| !is_fresh).map(u64::cast_signed);
         let window = self.window(since, last)?;
-        let changes = match since {
+        let mut changes = match since {
             Some(since) => self.state_changes(since, last)?,
-            None => Vec::new(),
+            None => BTreeSet::new(),
         };
-        let state = if is_fresh || self.ask.full_state {
-            self.full_state(&window, last)?
+        changes.extend(window.superseded.clone());
+        let counts = Counts::read(self.database, self.room)?;
+        let is_whole = is_fresh || self.ask.full_state;
+        let is_named_anew = changes.iter().any(|(kind, _)| NAMING.contains(&kind.as_str()));
+        // What is redacted may have been the name.
+        let summary = if is_whole || is_named_anew || window.redacts {
+            Some(self.summary(&counts)?)
         } else {
-            self.state_since(&window, since.unwrap_or(0), last, &changes)?
+            None
+        };
+        let members = self.shown_members(&window, summary.as_ref(), is_whole);
+        let state = if is_whole {
+            self.full_state(&window, last, &members)?
+        } else {
+            self.state_since(&window, since.unwrap_or(0), last, &changes, &members)?
         };
         let room_id = self.info.room_id.clone();
         let (account_data, receipts) = if is_fresh {
@@ -138,9 +158,6 @@ impl RoomReader<'_> {
         {
             return Ok(None);
         }
-        let counts = Counts::read(self.database, self.room)?;
-        let members_changed = is_fresh || changes.iter().any(|(kind, _)| kind == MEMBER);
-        let summary = if members_changed { Some(self.summary(&counts)?) } else { None };
         let mut room = JoinedRoom {
             room_id,
             timeline: Vec::with_capacity(window.events.len()),
@@ -163,7 +180,11 @@ impl RoomReader<'_> {
         let first = since.map_or(Order::FIRST, |since| Order { position: since, history: 1 });
         let gaps = timeline::before_gaps(self.database, self.room)?;
         let mut window = Window::default();
+        if !self.ask.timeline_filter.allows_room(&self.info.room_id) {
+            return Ok(window);
+        }
         let mut reached = Order::live(last);
+        let mut places = HashSet::new();
         let rows = timeline::scan_back(self.database, self.room, reached, first);
         for (scanned, row) in rows.enumerate() {
             let (order, hash) = row?;
@@ -174,13 +195,19 @@ impl RoomReader<'_> {
             }
             let record = read_known(self.database, self.room, &hash)?;
             let head = record.head()?;
-            let is_shown = self.ask.timeline_filter.allows_head(&head);
+            let is_shown = self.ask.timeline_filter.allows_head(&head, &record.json);
             if scanned >= FILTERED || (is_shown && window.events.len() >= self.ask.timeline_limit) {
+                window.limited = true;
+                break;
+            }
+            if let Some(place) = self.superseded(&head, &hash, last, &mut places)? {
+                window.superseded = Some(place);
                 window.limited = true;
                 break;
             }
             reached = order.before();
             if is_shown {
+                window.redacts |= head.kind == REDACTION;
                 window.senders.insert(head.sender);
                 window.events.push((hash, record));
             }
@@ -202,8 +229,42 @@ impl RoomReader<'_> {
         Ok(window)
     }
 
+    /// Returns the place of an event that a client would take for the state in force, while state
+    /// resolution gave the place to another one. `places` are those of newer events.
+    ///
+    /// The client adds what a timeline sets to the state before it, so a timeline must not end so
+    /// for any place: it begins after the event, which is found further back, and the state before
+    /// it says what is so. Who gets the state after the timeline has it from there. Where a filter
+    /// leaves events out, no client can tell the state from its timeline.
+    fn superseded(
+        &self,
+        head: &Head,
+        hash: &Hash,
+        last: i64,
+        places: &mut HashSet<(String, String)>,
+    ) -> Result<Option<(String, String)>, StoreError> {
+        if self.ask.state_after || !self.ask.timeline_filter.allows_all() {
+            return Ok(None);
+        }
+        let Some(key) = head.state_key.clone() else { return Ok(None) };
+        let place = (head.kind.clone(), key);
+        if !places.insert(place.clone()) {
+            return Ok(None);
+        }
+        let row = StateRow::read(self.database, self.room, (&place.0, &place.1))?;
+        let in_force = match row {
+            Some(row) => self.before_window(&HashMap::new(), last, row.hash)?,
+            None => None,
+        };
+        Ok(in_force.is_none_or(|(now, _)| now != *hash).then_some(place))
+    }
+
     /// Reads the places of the current state that changed after `since`, as type and key.
-    fn state_changes(&self, since: i64, last: i64) -> Result<Vec<(String, String)>, StoreError> {
+    fn state_changes(
+        &self,
+        since: i64,
+        last: i64,
+    ) -> Result<BTreeSet<(String, String)>, StoreError> {
         let key = |position: i64| {
             Key::room(family::STATE_LOG, self.room)
                 .number(position.saturating_add(1).cast_unsigned())
@@ -211,14 +272,14 @@ impl RoomReader<'_> {
         };
         let mut places = BTreeSet::new();
         if since >= last {
-            return Ok(Vec::new());
+            return Ok(places);
         }
         for row in self.database.scan_long(key(since), key(last)) {
             let changes = take_changes(Parts(&row?.1));
             let changes = changes.ok_or(StoreError::Corrupt { what: "state log" })?;
             places.extend(changes.into_iter().map(|((kind, key), _)| (kind.to_string(), key)));
         }
-        Ok(places.into_iter().collect())
+        Ok(places)
     }
 
     /// Steps back from the current event of a place to the one before the window.
@@ -249,20 +310,34 @@ impl RoomReader<'_> {
         hash: &Hash,
         record: EventRecord,
     ) -> Result<(), StoreError> {
-        if self.ask.state_filter.allows_head(&record.head()?) {
+        if self.ask.state_filter.allows_head(&record.head()?, &record.json) {
             state.push(record.into_stored(hash));
         }
         Ok(())
     }
 
-    /// Reads the state at the begin of the window.
-    fn full_state(&self, window: &Window, last: i64) -> Result<Vec<StoredEvent>, StoreError> {
-        let in_window = window.position_of();
+    /// Returns the events that the state is read without: those of the window, which the client
+    /// adds by itself, unless it wants the state after them.
+    fn left_to_client<'w>(&self, window: &'w Window) -> HashMap<Hash, &'w EventRecord> {
+        if self.ask.state_after { HashMap::new() } else { window.position_of() }
+    }
+
+    /// Reads the whole state.
+    fn full_state(
+        &self,
+        window: &Window,
+        last: i64,
+        shown_members: &BTreeSet<OwnedUserId>,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        if !self.ask.state_filter.allows_room(&self.info.room_id) {
+            return Ok(Vec::new());
+        }
+        let in_window = self.left_to_client(window);
         let all = Key::room(family::STATE, self.room).done();
         let members = Key::room(family::STATE, self.room).text(MEMBER).done();
         let mut rows = Vec::new();
         if self.ask.lazy_load_members {
-            for user_id in self.shown_members(window) {
+            for user_id in shown_members {
                 let place = (MEMBER, user_id.as_str());
                 rows.extend(StateRow::read(self.database, self.room, place)?);
             }
@@ -287,14 +362,23 @@ impl RoomReader<'_> {
         Ok(state)
     }
 
-    /// Who is shown to a client that loads members lazily.
-    fn shown_members(&self, window: &Window) -> BTreeSet<OwnedUserId> {
+    /// Who is shown to a client that loads members lazily: who spoke, whom the room is named after,
+    /// and in a whole state our user.
+    fn shown_members(
+        &self,
+        window: &Window,
+        summary: Option<&Summary>,
+        is_whole: bool,
+    ) -> BTreeSet<OwnedUserId> {
         let mut shown = window.senders.clone();
-        shown.insert(self.ask.user_id.clone());
+        shown.extend(summary.into_iter().flat_map(|summary| summary.heroes.iter().cloned()));
+        if is_whole {
+            shown.insert(self.ask.user_id.clone());
+        }
         shown
     }
 
-    /// Reads the state between `since` and the begin of the window.
+    /// Reads the state between `since` and the begin of the window, or its end.
     ///
     /// Members who changed there are always shown, also to a client that loads members lazily:
     /// it encrypts for those whom it knows to be in the room.
@@ -303,9 +387,13 @@ impl RoomReader<'_> {
         window: &Window,
         since: i64,
         last: i64,
-        changes: &[(String, String)],
+        changes: &BTreeSet<(String, String)>,
+        shown_members: &BTreeSet<OwnedUserId>,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        let in_window = window.position_of();
+        if !self.ask.state_filter.allows_room(&self.info.room_id) {
+            return Ok(Vec::new());
+        }
+        let in_window = self.left_to_client(window);
         let mut state = Vec::new();
         let mut shown = HashSet::new();
         for (kind, key) in changes {
@@ -328,7 +416,7 @@ impl RoomReader<'_> {
             }
         }
         if self.ask.lazy_load_members {
-            for user_id in &window.senders {
+            for user_id in shown_members {
                 let place = (MEMBER, user_id.as_str());
                 let Some(row) = StateRow::read(self.database, self.room, place)? else {
                     continue;

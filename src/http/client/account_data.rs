@@ -8,13 +8,13 @@ use ruma::{
             get_global_account_data, get_room_account_data, set_global_account_data,
             set_room_account_data,
         },
-        filter::{create_filter, get_filter},
+        filter::{EventFormat, FilterDefinition, create_filter, get_filter},
         tag::{create_tag, delete_tag, get_tags},
     },
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::check_own;
+use super::{check_own, check_room};
 use crate::{
     actors::accounts::{EditTag, ReadAccountData, ReadFilter, SaveFilter, SetAccountData},
     http::{
@@ -76,6 +76,7 @@ pub async fn of_room(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
+    check_room(&gateway, &body.room_id).await?;
     read(&gateway, Some(body.room_id), body.event_type.to_string()).await
 }
 
@@ -85,6 +86,7 @@ pub async fn set_of_room(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
+    check_room(&gateway, &body.room_id).await?;
     write(&gateway, Some(body.room_id), body.event_type.to_string(), body.data.json()).await
 }
 
@@ -92,6 +94,7 @@ pub async fn set_of_room(
 pub async fn tags(request: Authed<get_tags::v3::Request>) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
+    check_room(&gateway, &body.room_id).await?;
     let wanted = ReadAccountData { room_id: Some(body.room_id), kind: "m.tag".to_owned() };
     let none = || RawValue::from_string(r#"{"tags":{}}"#.to_owned());
     match gateway.ask_accounts(wanted).await?? {
@@ -106,6 +109,7 @@ pub async fn set_tag(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
+    check_room(&gateway, &body.room_id).await?;
     let info = to_raw_value(&body.tag_info).map_err(HttpError::internal)?;
     let message = EditTag { room_id: body.room_id, tag: body.tag, info: Some(info) };
     gateway.ask_accounts(message).await??;
@@ -118,9 +122,18 @@ pub async fn remove_tag(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
+    check_room(&gateway, &body.room_id).await?;
     let message = EditTag { room_id: body.room_id, tag: body.tag, info: None };
     gateway.ask_accounts(message).await??;
     Ok(Json(Empty {}))
+}
+
+/// Refuses a filter that asks for what there is not.
+pub(super) fn check_filter(filter: &FilterDefinition) -> Result<(), HttpError> {
+    match filter.event_format {
+        EventFormat::Client | EventFormat::Federation => Ok(()),
+        _ => Err(HttpError::invalid_param("event_format is client or federation")),
+    }
 }
 
 /// Stores a filter.
@@ -129,6 +142,7 @@ pub async fn save_filter(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
+    check_filter(&body.filter)?;
     let filter = to_raw_value(&body.filter).map_err(HttpError::internal)?;
     let id = gateway.ask_accounts(SaveFilter(filter)).await??;
     Ok(Json(serde_json::json!({"filter_id": id})))

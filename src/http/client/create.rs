@@ -12,7 +12,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{canonical, canonical_of};
+use super::{canonical, canonical_of, check_kind};
 use crate::{
     actors::{
         admission::Permit,
@@ -23,7 +23,7 @@ use crate::{
         gateway::ask,
         ruma_glue::{Authed, Json},
     },
-    proto::pdu::rules_of,
+    proto::pdu::{ROOM_VERSIONS, rules_of},
 };
 
 const POWER_LEVELS: &str = "m.room.power_levels";
@@ -97,6 +97,7 @@ fn compose(request: Request, creator: &UserId, permit: Permit) -> Result<CreateR
             let why = format!("{} cannot be in initial_state", event.kind);
             return Err(HttpError::invalid_param(why));
         }
+        check_kind(&event.kind)?;
         state.set(&event.kind, &event.state_key, canonical(&event.content)?);
     }
     if let Some(name) = request.name {
@@ -123,13 +124,25 @@ fn unsupported(version: &RoomVersionId) -> HttpError {
     HttpError::new(
         actix_web::http::StatusCode::BAD_REQUEST,
         "M_UNSUPPORTED_ROOM_VERSION",
-        format!("room version {version} is not supported: use 10, 11 or 12"),
+        format!(
+            "room version {version} is not supported: use one of {}",
+            ROOM_VERSIONS.map(|version| version.to_string()).join(", ")
+        ),
     )
 }
 
 fn refuse_what_is_not_here(request: &Request) -> Result<(), HttpError> {
     if request.room_alias_name.is_some() {
         return Err(HttpError::invalid_param("there are no room aliases here"));
+    }
+    use RoomPreset::{PrivateChat, PublicChat, TrustedPrivateChat};
+    if !matches!(request.preset, None | Some(PrivateChat | PublicChat | TrustedPrivateChat)) {
+        return Err(HttpError::invalid_param(
+            "preset is private_chat, public_chat or trusted_private_chat",
+        ));
+    }
+    if !matches!(request.visibility, Visibility::Private | Visibility::Public) {
+        return Err(HttpError::invalid_param("visibility is private or public"));
     }
     if !request.invite_3pid.is_empty() {
         return Err(HttpError::invalid_param("people are invited by user id only"));
@@ -335,7 +348,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        assert!(composed(|r| r.room_version = Some(RoomVersionId::V9)).is_err());
+        assert!(composed(|r| r.room_version = Some(RoomVersionId::V5)).is_err());
         assert!(composed(|r| r.room_alias_name = Some("a".into())).is_err());
         let named = json!({"users": {"@p2p:me": 100}});
         let overridden = |r: &mut Request| r.power_level_content_override = Some(raw(&named));
@@ -347,6 +360,11 @@ mod tests {
         assert!(eleven.is_ok());
         let forged = json!({"type": "m.room.create", "content": {}});
         assert!(composed(|r| r.initial_state = vec![raw(&forged)]).is_err());
+        let encrypted = json!({"type": "m.room.encryption", "content": {"algorithm": "x"}});
+        let refused = composed(|r| r.initial_state = vec![raw(&encrypted)]).unwrap_err();
+        assert!(refused.to_string().contains("cannot encrypt"), "{refused}");
+        assert!(composed(|r| r.preset = Some("nonsense".into())).is_err());
+        assert!(composed(|r| r.visibility = "nonsense".into()).is_err());
         let float = json!({"type": "m.x", "content": {"a": 0.5}});
         assert!(composed(|r| r.initial_state = vec![raw(&float)]).is_err());
     }

@@ -1,29 +1,30 @@
 //! What this server is and can do, and true answers about what it does not have.
 
 use actix_web::{Responder, web};
-use ruma::{
-    RoomVersionId,
-    api::client::{
-        account::get_3pids,
-        alias::get_alias,
-        directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility},
-        discovery::{get_capabilities, get_supported_versions},
-        push::get_pushers,
-        room::aliases,
-        thirdparty::get_protocols,
-        voip::get_turn_server_info,
-    },
+use ruma::api::client::{
+    account::get_3pids,
+    alias::get_alias,
+    directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility},
+    discovery::{get_capabilities, get_supported_versions},
+    push::get_pushers,
+    room::aliases,
+    thirdparty::get_protocols,
+    voip::get_turn_server_info,
 };
 use serde_json::{Map, Value, json};
 
+use super::check_joined;
 use crate::{
-    actors::{identity::ReadSigner, room_state::DEFAULT_VERSION},
+    actors::{
+        identity::ReadSigner,
+        room_state::{DEFAULT_VERSION, ReadMembership},
+    },
     http::{
         error::HttpError,
         gateway::{Gateway, Place, ask},
         ruma_glue::{Authed, Empty, Json, Open},
     },
-    proto::pdu::rules_of,
+    proto::pdu::ROOM_VERSIONS,
 };
 
 /// Which versions of the spec are met. What an endpoint does not do yet it does not pretend: its
@@ -44,12 +45,8 @@ pub async fn well_known(place: web::Data<Place>) -> impl Responder {
 
 /// What the user can do here.
 pub async fn capabilities(_: Authed<get_capabilities::v3::Request>) -> impl Responder {
-    let versions = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
-    let available: Map<String, Value> = versions
-        .iter()
-        .filter(|version| rules_of(version).is_some())
-        .map(|version| (version.to_string(), Value::from("stable")))
-        .collect();
+    let available: Map<String, Value> =
+        ROOM_VERSIONS.iter().map(|version| (version.to_string(), Value::from("stable"))).collect();
     Json(json!({"capabilities": {
         "m.room_versions": {"default": DEFAULT_VERSION, "available": available},
         "m.change_password": {"enabled": false},
@@ -105,12 +102,20 @@ pub async fn alias(_: Open<get_alias::v3::Request>) -> Result<Json<Empty>, HttpE
     Err(HttpError::not_found("there are no room aliases here"))
 }
 
-/// Rooms have no aliases here.
-pub async fn aliases_of_room(_: Authed<aliases::v3::Request>) -> impl Responder {
-    Json(json!({"aliases": []}))
+/// Rooms have no aliases here, as members of one are told.
+pub async fn aliases_of_room(
+    request: Authed<aliases::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    check_joined(&request.gateway, &request.body.room_id).await?;
+    Ok(Json(json!({"aliases": []})))
 }
 
 /// No room is published.
-pub async fn room_visibility(_: Open<get_room_visibility::v3::Request>) -> impl Responder {
-    Json(json!({"visibility": "private"}))
+pub async fn room_visibility(
+    request: Open<get_room_visibility::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let wanted = ReadMembership(request.body.room_id);
+    let membership = ask(&request.gateway.rooms.membership, wanted).await?;
+    membership.ok_or_else(|| HttpError::not_found("no such room"))?;
+    Ok(Json(json!({"visibility": "private"})))
 }

@@ -14,11 +14,20 @@ pub mod sync;
 mod sync_body;
 pub mod to_device;
 
-use ruma::{CanonicalJsonObject, UserId, serde::Raw};
+use ruma::{
+    CanonicalJsonObject, OwnedRoomId, UserId,
+    api::client::filter::{LazyLoadOptions, RoomEventFilter},
+    events::room::member::MembershipState,
+    presence::PresenceState,
+    serde::Raw,
+};
 use serde_json::value::RawValue;
 
-use super::error::HttpError;
-use crate::actors::accounts::Session;
+use super::{
+    error::HttpError,
+    gateway::{Gateway, ask},
+};
+use crate::actors::{accounts::Session, room_state::ReadMembership};
 
 /// Refuses what concerns another user than the one who asks.
 fn check_own(session: &Session, user_id: &UserId) -> Result<(), HttpError> {
@@ -26,6 +35,56 @@ fn check_own(session: &Session, user_id: &UserId) -> Result<(), HttpError> {
         return Err(HttpError::forbidden("that is another user's"));
     }
     Ok(())
+}
+
+/// Refuses what concerns a room that the user has nothing to do with, whether or not it is.
+async fn check_room(gateway: &Gateway, room_id: &OwnedRoomId) -> Result<(), HttpError> {
+    let membership = ask(&gateway.rooms.membership, ReadMembership(room_id.clone())).await?;
+    membership.map(drop).ok_or_else(|| HttpError::forbidden("you are in no such room"))
+}
+
+/// Refuses what only members may ask.
+async fn check_joined(gateway: &Gateway, room_id: &OwnedRoomId) -> Result<(), HttpError> {
+    let membership = ask(&gateway.rooms.membership, ReadMembership(room_id.clone())).await?;
+    if membership != Some(MembershipState::Join) {
+        return Err(HttpError::forbidden("you are not in the room"));
+    }
+    Ok(())
+}
+
+/// Nothing here can encrypt yet. A room that says it is encrypted takes that back for nobody, so
+/// that nothing could be said in it any more.
+fn check_kind(kind: &str) -> Result<(), HttpError> {
+    if kind == "m.room.encryption" {
+        return Err(HttpError::forbidden(
+            "this server cannot encrypt yet, and a room that is encrypted stays so for ever: \
+             leave encryption off",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a presence that the specification does not have.
+fn known_presence(presence: &PresenceState) -> Result<(), HttpError> {
+    use PresenceState::{Offline, Online, Unavailable};
+    match presence {
+        Offline | Online | Unavailable => Ok(()),
+        _ => Err(HttpError::invalid_param("presence is online, offline or unavailable")),
+    }
+}
+
+/// Refuses a membership that the specification does not have.
+fn known_membership(membership: Option<&MembershipState>) -> Result<(), HttpError> {
+    use MembershipState::{Ban, Invite, Join, Knock, Leave};
+    match membership {
+        None | Some(Ban | Invite | Join | Knock | Leave) => Ok(()),
+        _ => Err(HttpError::invalid_param("membership is join, invite, knock, leave or ban")),
+    }
+}
+
+/// Tells whether a client loads members lazily.
+fn is_lazy(filter: &RoomEventFilter) -> bool {
+    filter.lazy_load_options != LazyLoadOptions::Disabled
 }
 
 /// Reads content that goes into an event: an object in canonical JSON, so without floats.

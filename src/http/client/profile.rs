@@ -22,9 +22,9 @@ use crate::{
     actors::{
         accounts::{LocalProfile, Profile, ProfileField, Session, SetProfile},
         ephemera::{Presence, ReadPresence},
-        relay_request::SendFederation,
+        relay_request::{FederationError, SendFederation},
         rendezvous::SearchPeople,
-        store::SearchDirectory,
+        store::{DirectoryEntry, SearchDirectory},
     },
     config::limits,
     http::{
@@ -32,7 +32,7 @@ use crate::{
         gateway::{Gateway, ask},
         ruma_glue::{Authed, Empty, Json},
     },
-    proto::names,
+    proto::{names, server_name},
 };
 
 /// Longest search term, in bytes: what names a person, an address included, is shorter.
@@ -50,6 +50,10 @@ async fn profile_of(
     if user_id.server_name() == session.user_id.server_name() {
         return Err(HttpError::not_found("this server has one user only"));
     }
+    // A name that is no hash of a key is nobody's, and never will be.
+    if server_name::digest(user_id.server_name()).is_err() {
+        return Err(HttpError::not_found("there can be nobody of this name"));
+    }
     let encoded = utf8_percent_encode(user_id.as_str(), NON_ALPHANUMERIC);
     let request = SendFederation {
         destination: user_id.server_name().to_owned(),
@@ -58,7 +62,10 @@ async fn profile_of(
         content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
         timeout: limits::FEDERATION_WAIT,
     };
-    let answer = ask(&gateway.send_federation, request).await??;
+    let answer = match ask(&gateway.send_federation, request).await? {
+        Ok(answer) => answer,
+        Err(why) => return known_profile(gateway, user_id, why).await,
+    };
     let field = |key: &str| answer.as_object()?.get(key)?.as_str();
     Ok(shown(field("displayname"), field("avatar_url")))
 }
@@ -68,6 +75,27 @@ fn shown(displayname: Option<&str>, avatar_url: Option<&str>) -> Profile {
     Profile {
         displayname: displayname.map(|name| names::shown_name(name).into_owned()),
         avatar_url: avatar_url.and_then(names::shown_avatar).map(ToOwned::to_owned),
+    }
+}
+
+/// The profile of somebody who cannot be asked, as shared rooms have it. Failing that, nobody can tell
+/// whether there is such a person: clients have words for a profile that is not disclosed, and let
+/// one invite all the same.
+async fn known_profile(
+    gateway: &Gateway,
+    user_id: &UserId,
+    why: FederationError,
+) -> Result<Profile, HttpError> {
+    if matches!(why, FederationError::Refused { .. }) {
+        return Err(why.into());
+    }
+    let known = SearchDirectory { term: user_id.to_string(), limit: 1 };
+    let known = ask(&gateway.store.search_directory, known).await??;
+    match known.into_iter().find(|(known, _)| known == user_id) {
+        Some((_, DirectoryEntry { displayname, avatar_url })) => {
+            Ok(shown(displayname.as_deref(), avatar_url.as_deref()))
+        }
+        None => Err(HttpError::forbidden(format!("{user_id} is not known here: {why}"))),
     }
 }
 
@@ -138,11 +166,13 @@ pub async fn delete_field(
 pub async fn presence(
     request: Authed<get_presence::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let known = ask(&request.gateway.ephemera.read_presence, ReadPresence(request.body.user_id));
-    Ok(Json(match known.await? {
-        Some(presence) => shown_presence(&presence),
-        None => json!({"presence": "offline"}),
-    }))
+    let Authed { body, session, gateway, permit: _permit } = request;
+    let is_own = body.user_id == session.user_id;
+    match ask(&gateway.ephemera.read_presence, ReadPresence(body.user_id)).await? {
+        Some(presence) => Ok(Json(shown_presence(&presence))),
+        None if is_own => Ok(Json(json!({"presence": "offline"}))),
+        None => Err(HttpError::not_found("nothing is known of this person's presence")),
+    }
 }
 
 /// Returns presence as clients get it.

@@ -12,7 +12,6 @@ use ruma::{
         Direction as AskedDirection,
         client::{
             context::get_context,
-            filter::LazyLoadOptions,
             membership::{get_member_events, joined_members},
             message::get_message_events,
             room::get_room_event,
@@ -27,7 +26,10 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::render::{View, content_of, passes};
+use super::{
+    check_joined, is_lazy, known_membership,
+    render::{View, content_of, passing},
+};
 use crate::{
     actors::{
         clock::now_ms,
@@ -46,7 +48,14 @@ use crate::{
 type Redactions = HashMap<OwnedEventId, StoredEvent>;
 
 fn view<'a>(device_id: &'a str, room_id: &'a RoomId, redactions: &'a Redactions) -> View<'a> {
-    View { now: now_ms(), device_id, room_id: Some(room_id), redactions, replaced: None }
+    View {
+        now: now_ms(),
+        device_id,
+        room_id: Some(room_id),
+        redactions,
+        replaced: None,
+        form: None,
+    }
 }
 
 fn token(token: Option<&str>) -> Result<Option<Order>, HttpError> {
@@ -73,11 +82,16 @@ pub async fn state_at(
     request: Authed<get_state_event_for_key::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
+    let whole = match body.format {
+        StateEventFormat::Content => false,
+        StateEventFormat::Event => true,
+        _ => return Err(HttpError::invalid_param("format is content or event")),
+    };
     let room_id = body.room_id;
     let wanted = ReadState { wanted: Some((body.event_type.to_string(), body.state_key)) };
     let state = ask_room(&gateway.rooms.read_state, room_id.clone(), wanted).await?;
     let event = state.first().ok_or_else(|| HttpError::not_found("no such state"))?;
-    if matches!(body.format, StateEventFormat::Event) {
+    if whole {
         let shown = view(&session.device_id, &room_id, &Redactions::new()).event(event);
         return Ok(Json(shown.ok_or_else(|| HttpError::internal("unreadable state"))?));
     }
@@ -94,6 +108,8 @@ pub async fn members(
     request: Authed<get_member_events::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
+    known_membership(body.membership.as_ref())?;
+    known_membership(body.not_membership.as_ref())?;
     let wanted = ReadMembers {
         membership: body.membership,
         not_membership: body.not_membership,
@@ -128,6 +144,7 @@ pub async fn joined(
     request: Authed<joined_members::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, gateway, permit: _permit, .. } = request;
+    check_joined(&gateway, &body.room_id).await?;
     let wanted =
         ReadMembers { membership: Some(MembershipState::Join), not_membership: None, at: None };
     let members = ask_room(&gateway.rooms.read_members, body.room_id, wanted).await?;
@@ -167,18 +184,17 @@ pub async fn messages(
             AskedDirection::Forward => Direction::Forward,
             AskedDirection::Backward => Direction::Backward,
         },
-        limit: page_limit(body.limit).max(1),
+        limit: page_limit(body.filter.limit.map_or(body.limit, |of| of.min(body.limit))).max(1),
     };
     let room_id = body.room_id;
     let page = ask_room(&gateway.rooms.read_messages, room_id.clone(), wanted).await?;
     let view = view(&session.device_id, &room_id, &page.redactions);
-    let events = page.events.iter().filter(|event| passes(&body.filter, event));
-    let lazy = body.filter.lazy_load_options != LazyLoadOptions::Disabled;
+    let events = passing(&body.filter, &room_id, &page.events);
     Ok(Json(Page {
         start: TimelineToken(page.start).to_string(),
         end: page.next.map(|next| TimelineToken(next).to_string()),
         chunk: view.events(events),
-        state: if lazy { view.events(&page.members) } else { Vec::new() },
+        state: if is_lazy(&body.filter) { view.events(&page.members) } else { Vec::new() },
     }))
 }
 
@@ -187,8 +203,10 @@ async fn read_context(
     room_id: OwnedRoomId,
     event_id: OwnedEventId,
     limit: usize,
+    lazy_load_members: bool,
 ) -> Result<room::Context, HttpError> {
-    ask_room(&gateway.rooms.read_context, room_id, ReadContext { event_id, limit }).await
+    let wanted = ReadContext { event_id, limit, lazy_load_members };
+    ask_room(&gateway.rooms.read_context, room_id, wanted).await
 }
 
 /// One event.
@@ -196,7 +214,7 @@ pub async fn event(
     request: Authed<get_room_event::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
-    let context = read_context(&gateway, body.room_id.clone(), body.event_id, 0).await?;
+    let context = read_context(&gateway, body.room_id.clone(), body.event_id, 0, false).await?;
     let view = view(&session.device_id, &body.room_id, &context.redactions);
     let shown = view.event(&context.event);
     Ok(Json(shown.ok_or_else(|| HttpError::internal("unreadable event"))?))
@@ -220,11 +238,11 @@ pub async fn context(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     let limit = page_limit(body.limit);
-    let context = read_context(&gateway, body.room_id.clone(), body.event_id, limit).await?;
+    let lazy = is_lazy(&body.filter);
+    let context = read_context(&gateway, body.room_id.clone(), body.event_id, limit, lazy).await?;
     let view = view(&session.device_id, &body.room_id, &context.redactions);
-    let filtered = |events: &[StoredEvent]| {
-        view.events(events.iter().filter(|event| passes(&body.filter, event)))
-    };
+    let filtered =
+        |events: &[StoredEvent]| view.events(passing(&body.filter, &body.room_id, events));
     Ok(Json(Around {
         start: TimelineToken(context.start).to_string(),
         end: TimelineToken(context.end).to_string(),

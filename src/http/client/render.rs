@@ -7,12 +7,109 @@ use ruma::{
     api::client::filter::{Filter, RoomEventFilter, UrlFilter},
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 use crate::{
     actors::store::{EventFilter, StoredEvent},
-    proto::client_event::{Unsigned, render, shown_content},
+    proto::client_event::{Unsigned, render, render_federation, shown_content},
 };
+
+/// In which form a client wants its events (`event_format` and `event_fields` of a filter).
+#[derive(Debug, Default)]
+pub(super) struct Form {
+    /// As servers give them to one another.
+    pub(super) federation: bool,
+    /// Only these fields, each as the names on the way to it; none: all.
+    pub(super) fields: Option<Vec<Vec<String>>>,
+}
+
+impl Form {
+    /// Reads the fields: names on a way are parted by dots, and a dot in a name is written `\.`.
+    pub(super) fn new(federation: bool, fields: Option<&[String]>) -> Self {
+        let fields = fields.map(|fields| fields.iter().map(|field| way_to(field)).collect());
+        Self { federation, fields }
+    }
+
+    /// Leaves out what is not wanted, but for what no event is understood without: a server may give
+    /// more than it was asked for, and the definitions of events call it required.
+    fn only(&self, event: Box<RawValue>) -> Option<Box<RawValue>> {
+        let Some(fields) = &self.fields else { return Some(event) };
+        let event: Value = serde_json::from_str(event.get()).ok()?;
+        let mut kept = Map::new();
+        for name in NEEDED {
+            copy(&event, &[name.to_owned()], &mut kept);
+        }
+        copy(&event, &["unsigned".to_owned(), "redacted_because".to_owned()], &mut kept);
+        kept.insert("content".to_owned(), needed_content(&event));
+        for way in fields {
+            copy(&event, way, &mut kept);
+        }
+        to_raw_value(&kept).ok()
+    }
+}
+
+/// Fields of every event that are always shown.
+const NEEDED: [&str; 7] =
+    ["event_id", "origin_server_ts", "redacts", "room_id", "sender", "state_key", "type"];
+/// Fields of the content of messages that are always shown.
+const NEEDED_OF_MESSAGES: [&str; 6] = ["body", "file", "geo_uri", "info", "msgtype", "url"];
+
+/// Returns the part of the content that is always shown: all of it where the specification defines
+/// it, or where it is state.
+fn needed_content(event: &Value) -> Value {
+    let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();
+    let content = event.get("content").unwrap_or(&Value::Null);
+    match kind {
+        _ if event.get("state_key").is_some() => content.clone(),
+        "m.room.message" => {
+            let mut kept = Map::new();
+            for name in NEEDED_OF_MESSAGES {
+                copy(content, &[name.to_owned()], &mut kept);
+            }
+            Value::Object(kept)
+        }
+        _ if kind.starts_with("m.") => content.clone(),
+        _ => Value::Object(Map::new()),
+    }
+}
+
+fn way_to(field: &str) -> Vec<String> {
+    let mut way = vec![String::new()];
+    let mut letters = field.chars();
+    while let Some(letter) = letters.next() {
+        let name = match (letter, way.last_mut()) {
+            ('.', _) => {
+                way.push(String::new());
+                continue;
+            }
+            (_, Some(name)) => name,
+            (_, None) => break,
+        };
+        match letter {
+            '\\' => name.extend(letters.next()),
+            letter => name.push(letter),
+        }
+    }
+    way
+}
+
+/// Copies what is at the end of a way, with all on the way; nothing where there is no such thing.
+fn copy(from: &Value, way: &[String], to: &mut Map<String, Value>) {
+    let Some((name, rest)) = way.split_first() else { return };
+    let there = way.iter().try_fold(from, |at, name| at.get(name));
+    let (Some(value), Some(_)) = (from.get(name), there) else { return };
+    if rest.is_empty() {
+        to.insert(name.clone(), value.clone());
+        return;
+    }
+    let inner = to.entry(name.clone()).or_insert_with(|| Value::Object(Map::new()));
+    if let Value::Object(inner) = inner {
+        copy(value, rest, inner);
+    }
+}
 
 /// How events are shown: to whom, when, and with what around them.
 pub(super) struct View<'a> {
@@ -26,6 +123,8 @@ pub(super) struct View<'a> {
     pub(super) redactions: &'a HashMap<OwnedEventId, StoredEvent>,
     /// Replaced state events by the id of the newer one.
     pub(super) replaced: Option<&'a HashMap<OwnedEventId, StoredEvent>>,
+    /// The form of the events; none for that of clients, whole.
+    pub(super) form: Option<&'a Form>,
 }
 
 #[derive(Deserialize)]
@@ -60,7 +159,11 @@ impl View<'_> {
             unsigned.prev_content = content_of(&older.json).ok();
             unsigned.replaces_state = Some(older.event_id.to_string());
         }
-        self.write(event, &unsigned)
+        let shown = self.write(event, &unsigned)?;
+        match self.form {
+            Some(form) => form.only(shown),
+            None => Some(shown),
+        }
     }
 
     /// Renders events.
@@ -82,7 +185,13 @@ impl View<'_> {
     }
 
     fn write(&self, event: &StoredEvent, unsigned: &Unsigned) -> Option<Box<RawValue>> {
-        match render(&event.json, &event.event_id, self.room_id, unsigned) {
+        let written = match self.form {
+            Some(Form { federation: true, .. }) => {
+                render_federation(&event.json, &event.event_id, unsigned)
+            }
+            _ => render(&event.json, &event.event_id, self.room_id, unsigned),
+        };
+        match written {
             Ok(shown) => Some(shown),
             Err(why) => {
                 log::error!(event_id:% = event.event_id, why:%; "a stored event is unreadable");
@@ -94,7 +203,7 @@ impl View<'_> {
 
 /// What the filters here and in the Store look at.
 pub(super) trait Sieve {
-    /// `types`, `not_types`, `senders`, `not_senders`.
+    /// All that is looked at.
     fn parts(&self) -> EventFilter;
 
     /// Tells whether an event with this type and sender is let through.
@@ -106,6 +215,9 @@ pub(super) trait Sieve {
 impl Sieve for RoomEventFilter {
     fn parts(&self) -> EventFilter {
         EventFilter {
+            rooms: self.rooms.clone(),
+            not_rooms: self.not_rooms.clone(),
+            contains_url: self.url_filter.as_ref().map(|url| *url == UrlFilter::EventsWithUrl),
             types: self.types.clone(),
             not_types: self.not_types.clone(),
             senders: self.senders.clone(),
@@ -121,32 +233,25 @@ impl Sieve for Filter {
             not_types: self.not_types.clone(),
             senders: self.senders.clone(),
             not_senders: self.not_senders.clone(),
+            ..EventFilter::default()
         }
     }
 }
 
-#[derive(Deserialize)]
-struct Filtered<'a> {
-    #[serde(rename = "type")]
-    kind: String,
-    sender: String,
-    #[serde(borrow)]
-    content: HashMap<String, &'a RawValue>,
-}
-
-/// Tells whether a filter lets a stored event through.
-pub(super) fn passes(filter: &RoomEventFilter, event: &StoredEvent) -> bool {
+/// Returns the events of a room that a filter lets through.
+pub(super) fn passing<'e>(
+    filter: &RoomEventFilter,
+    room_id: &RoomId,
+    events: &'e [StoredEvent],
+) -> Vec<&'e StoredEvent> {
     if filter.is_empty() {
-        return true;
+        return events.iter().collect();
     }
-    let Ok(seen) = serde_json::from_str::<Filtered<'_>>(&event.json) else { return false };
-    let url = seen.content.contains_key("url");
-    filter.allows(&seen.kind, Some(&seen.sender))
-        && match filter.url_filter {
-            None => true,
-            Some(UrlFilter::EventsWithUrl) => url,
-            Some(UrlFilter::EventsWithoutUrl) => !url,
-        }
+    let parts = filter.parts();
+    if !parts.allows_room(room_id) {
+        return Vec::new();
+    }
+    events.iter().filter(|event| parts.allows_event(&event.json)).collect()
 }
 
 #[cfg(test)]
@@ -156,7 +261,7 @@ pub(super) mod tests {
     use ruma::{event_id, room_id};
 
     use super::*;
-    use crate::actors::store::{ClientTxn, Place};
+    use crate::actors::store::{ClientTxn, Place, TxnEndpoint};
 
     pub(crate) fn stored(event_id: &str, json: &str) -> StoredEvent {
         StoredEvent {
@@ -176,7 +281,11 @@ pub(super) mod tests {
     #[test]
     fn unsigned_has_age_txn_prev_content_and_redaction() {
         let mut event = stored("$e", TOPIC);
-        event.txn = Some(ClientTxn { device_id: "D".into(), txn_id: "t".into() });
+        event.txn = Some(ClientTxn {
+            device_id: "D".into(),
+            endpoint: TxnEndpoint::Send,
+            txn_id: "t".into(),
+        });
         event.redacted_because = Some(event_id!("$r").to_owned());
         let old = stored("$old", &TOPIC.replace("new", "old"));
         let redaction = stored(
@@ -191,6 +300,7 @@ pub(super) mod tests {
             room_id: Some(room_id!("!r:x")),
             redactions: &redactions,
             replaced: Some(&replaced),
+            form: None,
         };
         let shown: serde_json::Value =
             serde_json::from_str(view("D").event(&event).unwrap().get()).unwrap();
@@ -212,25 +322,76 @@ pub(super) mod tests {
             room_id: None,
             redactions: &HashMap::new(),
             replaced: None,
+            form: None,
         };
         assert_eq!(view.events(&[stored("$a", "{}"), stored("$b", TOPIC)]).len(), 1);
     }
 
     #[test]
-    fn filters_look_at_type_sender_and_url() {
+    fn filters_look_at_room_type_sender_and_url() {
         let image = stored(
             "$i",
             r#"{"content":{"url":"mxc://x/y"},"sender":"@a:x","type":"m.room.message"}"#,
         );
+        let passes = |filter: &RoomEventFilter| {
+            !passing(filter, room_id!("!r:x"), std::slice::from_ref(&image)).is_empty()
+        };
         let mut filter = RoomEventFilter::default();
-        assert!(passes(&filter, &image));
+        assert!(passes(&filter));
         filter.url_filter = Some(UrlFilter::EventsWithUrl);
-        assert!(passes(&filter, &image));
+        assert!(passes(&filter));
         filter.not_senders = vec!["@a:x".try_into().unwrap()];
-        assert!(!passes(&filter, &image));
+        assert!(!passes(&filter));
         let types = Some(vec!["m.room.member".to_owned()]);
         let mut filter = RoomEventFilter::default();
         filter.types = types;
-        assert!(!passes(&filter, &image));
+        assert!(!passes(&filter));
+        let mut filter = RoomEventFilter::default();
+        filter.not_rooms = vec![room_id!("!r:x").to_owned()];
+        assert!(!passes(&filter));
+    }
+
+    fn only(event: &Value, fields: &[&str]) -> Value {
+        let fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).collect();
+        let only = Form::new(false, Some(&fields)).only(to_raw_value(event).unwrap()).unwrap();
+        serde_json::from_str(only.get()).unwrap()
+    }
+
+    #[test]
+    fn fields_are_chosen_by_the_way_to_them() {
+        let event = serde_json::json!({
+            "type": "org.x", "sender": "@a:x", "unsigned": {"age": 5},
+            "content": {"a.b": 1, "c": {"d": 2, "e": 3}, "f": 4},
+        });
+        for (fields, content) in [
+            (&["content.c.d", "content.f"][..], serde_json::json!({"c": {"d": 2}, "f": 4})),
+            (&[r"content.a\.b"], serde_json::json!({"a.b": 1})),
+            (&["content.f.g", "none", ""], serde_json::json!({})),
+            (&[], serde_json::json!({})),
+            (&["content"], event["content"].clone()),
+        ] {
+            let shown = only(&event, fields);
+            let expected =
+                serde_json::json!({"type": "org.x", "sender": "@a:x", "content": content});
+            assert_eq!(shown, expected, "{fields:?}");
+        }
+        assert_eq!(only(&event, &["unsigned.age"])["unsigned"]["age"], 5);
+    }
+
+    #[test]
+    fn an_event_keeps_what_it_is_not_understood_without() {
+        let message = serde_json::json!({
+            "type": "m.room.message",
+            "content": {"msgtype": "m.text", "body": "x", "format": "f", "m.mentions": {}},
+            "unsigned": {"age": 5, "redacted_because": {"type": "m.room.redaction"}},
+        });
+        let shown = only(&message, &["type"]);
+        assert_eq!(shown["content"], serde_json::json!({"msgtype": "m.text", "body": "x"}));
+        assert!(shown["unsigned"]["age"].is_null(), "{shown}");
+        assert!(shown["unsigned"]["redacted_because"].is_object(), "{shown}");
+        let member = serde_json::json!({
+            "type": "m.room.member", "state_key": "@a:x", "content": {"membership": "join"},
+        });
+        assert_eq!(only(&member, &["type"]), member);
     }
 }

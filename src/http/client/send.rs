@@ -15,12 +15,12 @@ use ruma::{
 };
 use serde_json::{json, value::to_raw_value};
 
-use super::{canonical_of, check_own};
+use super::{canonical_of, check_joined, check_kind, check_own};
 use crate::{
     actors::{
         accounts::SetAccountData,
         room::{SendEvent, SetReceipt, SetTyping},
-        store::ClientTxn,
+        store::{ClientTxn, TxnEndpoint},
     },
     http::{
         error::HttpError,
@@ -42,14 +42,18 @@ pub async fn event(
     request: Authed<send_message_event::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit } = request;
-    let message = SendEvent {
-        kind: TimelineEventType::from(body.event_type.to_string()),
-        state_key: None,
-        content: canonical_of(&body.body)?,
-        redacts: None,
-        txn: Some(ClientTxn { device_id: session.device_id, txn_id: body.txn_id.to_string() }),
-        permit,
+    let kind = TimelineEventType::from(body.event_type.to_string());
+    let mut content = canonical_of(&body.body)?;
+    let redacts = match kind {
+        TimelineEventType::RoomRedaction => Some(take_redacts(&mut content)?),
+        _ => None,
     };
+    let txn = ClientTxn {
+        device_id: session.device_id,
+        endpoint: TxnEndpoint::Send,
+        txn_id: body.txn_id.to_string(),
+    };
+    let message = SendEvent { kind, state_key: None, content, redacts, txn: Some(txn), permit };
     Ok(sent(&ask_room(&gateway.rooms.send, body.room_id, message).await?))
 }
 
@@ -71,12 +75,24 @@ fn check_member(content: &CanonicalJsonObject) -> Result<(), HttpError> {
     Ok(())
 }
 
+/// Takes the target of a redaction out of its content: where it stands in the event the room version
+/// says.
+fn take_redacts(content: &mut CanonicalJsonObject) -> Result<OwnedEventId, HttpError> {
+    let target = match content.remove("redacts") {
+        Some(CanonicalJsonValue::String(target)) => OwnedEventId::try_from(target).ok(),
+        _ => None,
+    };
+    target.ok_or_else(|| HttpError::bad_json("a redaction says in `redacts` what it redacts"))
+}
+
 /// Sets state.
 pub async fn state(
     request: Authed<send_state_event::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, gateway, permit, .. } = request;
-    let kind = TimelineEventType::from(body.event_type.to_string());
+    let kind = body.event_type.to_string();
+    check_kind(&kind)?;
+    let kind = TimelineEventType::from(kind);
     let content = canonical_of(&body.body)?;
     if kind == TimelineEventType::RoomMember {
         check_member(&content)?;
@@ -101,12 +117,17 @@ pub async fn redact(
     if let Some(reason) = body.reason {
         content.insert("reason".to_owned(), CanonicalJsonValue::String(reason));
     }
+    let txn = ClientTxn {
+        device_id: session.device_id,
+        endpoint: TxnEndpoint::Redact,
+        txn_id: body.txn_id.to_string(),
+    };
     let message = SendEvent {
         kind: TimelineEventType::RoomRedaction,
         state_key: None,
         content,
         redacts: Some(body.event_id),
-        txn: Some(ClientTxn { device_id: session.device_id, txn_id: body.txn_id.to_string() }),
+        txn: Some(txn),
         permit,
     };
     Ok(sent(&ask_room(&gateway.rooms.send, body.room_id, message).await?))
@@ -144,6 +165,7 @@ async fn set_fully_read(
     room_id: OwnedRoomId,
     event_id: OwnedEventId,
 ) -> Result<(), HttpError> {
+    check_joined(gateway, &room_id).await?;
     let content = to_raw_value(&json!({"event_id": event_id})).map_err(HttpError::internal)?;
     let kind = "m.fully_read".to_owned();
     let message = SetAccountData { room_id: Some(room_id), kind, content };
@@ -159,6 +181,9 @@ pub async fn receipt(
         ReceiptThread::Unthreaded => None,
         thread => thread.as_str().map(ToOwned::to_owned),
     };
+    if thread_id.as_deref().is_some_and(|thread| thread != "main" && !thread.starts_with('$')) {
+        return Err(HttpError::invalid_param("thread_id is `main` or the id of an event"));
+    }
     match body.receipt_type {
         ReceiptType::FullyRead => {
             if thread_id.is_some() {
@@ -180,6 +205,7 @@ pub async fn read_markers(
     request: Authed<set_read_marker::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, gateway, permit: _permit, .. } = request;
+    check_joined(&gateway, &body.room_id).await?;
     if let Some(event_id) = body.fully_read {
         set_fully_read(&gateway, body.room_id.clone(), event_id).await?;
     }

@@ -2,27 +2,30 @@
 
 use std::time::Duration;
 
-use actix_web::{Responder, web};
+use actix_web::{HttpRequest, Responder, web};
 use ruma::{
     api::client::{
-        filter::{FilterDefinition, LazyLoadOptions, RoomEventFilter},
+        filter::{EventFormat, FilterDefinition},
         sync::sync_events::v3::{Filter, Request},
     },
     presence::PresenceState,
 };
+use serde::Deserialize;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
 
 use super::{
+    account_data::check_filter,
+    is_lazy, known_presence,
     profile::check_presence,
-    render::Sieve as _,
-    sync_body::{Body, Reader},
+    render::{Form, Sieve as _},
+    sync_body::{Body, Reader, StateAt},
 };
 use crate::{
     actors::{
-        accounts::{ReadFilter, Session},
+        accounts::{ReadFilter, Session, TakeWaitingPlace},
         clock::now_ms,
         ephemera::{EphemeralRows, Presence, ReadEphemera, ReadPresence, WatchEphemera},
         store::{AckToDevice, ReadSync, SyncRows, WatchStream},
@@ -39,12 +42,34 @@ use crate::{
 /// Timeline events a room where the filter does not say.
 const TIMELINE_LIMIT: usize = 10;
 
+/// What ruma's request does not have.
+#[derive(Deserialize)]
+struct Unstable {
+    /// `use_state_after`, as clients that were written before version 1.16 of the specification
+    /// call it.
+    #[serde(default, rename = "org.matrix.msc4222.use_state_after")]
+    use_state_after: bool,
+}
+
+fn state_at(request: &HttpRequest, body: &Request) -> StateAt {
+    if body.use_state_after {
+        return StateAt::End;
+    }
+    match web::Query::<Unstable>::from_query(request.query_string()) {
+        Ok(unstable) if unstable.use_state_after => StateAt::UnstableEnd,
+        _ => StateAt::Begin,
+    }
+}
+
 /// Answers what changed since the last answer, as soon as anything did.
 pub async fn sync(
     request: Authed<Request>,
     place: web::Data<Place>,
+    http: HttpRequest,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit } = request;
+    let state_at = state_at(&http, &body);
+    known_presence(&body.set_presence)?;
     let since = body.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
     let filter = read_filter(&gateway, body.filter).await?;
     tell_presence(&gateway, &session, body.set_presence).await?;
@@ -59,7 +84,11 @@ pub async fn sync(
     let at_once = since.is_none() || body.full_state;
     let wait = Wait {
         gateway: &gateway,
-        wanted: || wanted(&session, since, body.full_state, &filter),
+        device_id: &session.device_id,
+        wanted: || ReadSync {
+            state_after: state_at != StateAt::Begin,
+            ..wanted(&session, since, body.full_state, &filter)
+        },
         ephemeral_since: since.filter(|since| since.boot == gateway.boot).map(|s| s.ephemeral),
         timeout: if at_once { Duration::ZERO } else { asked },
         stopping: place.stopping.clone(),
@@ -71,7 +100,14 @@ pub async fn sync(
         ephemeral: ephemeral.position,
         boot: gateway.boot,
     };
-    let reader = Reader { now: now_ms(), device_id: &session.device_id, filter: &filter };
+    let federation = filter.event_format == EventFormat::Federation;
+    let reader = Reader {
+        now: now_ms(),
+        device_id: &session.device_id,
+        filter: &filter,
+        form: Form::new(federation, filter.event_fields.as_deref()),
+        state_at,
+    };
     let body: Body = reader.body(rows, ephemeral, next_batch);
     Ok(Json(body))
 }
@@ -84,7 +120,6 @@ fn wanted(
     filter: &FilterDefinition,
 ) -> ReadSync {
     let room = &filter.room;
-    let lazy = |filter: &RoomEventFilter| filter.lazy_load_options != LazyLoadOptions::Disabled;
     let limit = room.timeline.limit.map_or(TIMELINE_LIMIT, |limit| {
         usize::try_from(u64::from(limit)).unwrap_or(usize::MAX).min(limits::SYNC_TIMELINE)
     });
@@ -94,10 +129,11 @@ fn wanted(
         since: since.map(|since| since.position),
         to_device_since: since.map(|since| since.to_device),
         full_state,
+        state_after: false,
         timeline_limit: limit,
         timeline_filter: room.timeline.parts(),
         state_filter: room.state.parts(),
-        lazy_load_members: lazy(&room.state) || lazy(&room.timeline),
+        lazy_load_members: is_lazy(&room.state) || is_lazy(&room.timeline),
         include_leave: room.include_leave,
         rooms: room.rooms.clone(),
         not_rooms: room.not_rooms.clone(),
@@ -110,7 +146,10 @@ async fn read_filter(
     filter: Option<Filter>,
 ) -> Result<FilterDefinition, HttpError> {
     match filter {
-        Some(Filter::FilterDefinition(filter)) => Ok(filter),
+        Some(Filter::FilterDefinition(filter)) => {
+            check_filter(&filter)?;
+            Ok(filter)
+        }
         Some(Filter::FilterId(id)) => {
             let filter = gateway.ask_accounts(ReadFilter(id)).await??;
             let filter = filter.ok_or_else(|| HttpError::invalid_param("no such filter"))?;
@@ -147,6 +186,7 @@ async fn tell_presence(
 
 struct Wait<'a, Wanted> {
     gateway: &'a Gateway,
+    device_id: &'a str,
     /// What is read, after each wake-up anew.
     wanted: Wanted,
     ephemeral_since: Option<u64>,
@@ -157,6 +197,7 @@ struct Wait<'a, Wanted> {
 impl<Wanted: Fn() -> ReadSync> Wait<'_, Wanted> {
     async fn run(mut self) -> Result<(SyncRows, EphemeralRows), HttpError> {
         let deadline = Instant::now() + self.timeout;
+        let mut place = None;
         let mut stream = ask(&self.gateway.store.watch, WatchStream).await?;
         let mut typing = ask(&self.gateway.ephemera.watch, WatchEphemera).await?;
         loop {
@@ -171,6 +212,14 @@ impl<Wanted: Fn() -> ReadSync> Wait<'_, Wanted> {
             if news || stopping || Instant::now() >= deadline {
                 return Ok((rows, ephemeral));
             }
+            // Where one client waits too often at once, the oldest of its requests are answered.
+            let place = match &mut place {
+                Some(place) => place,
+                none => {
+                    let wait = TakeWaitingPlace(self.device_id.to_owned());
+                    none.insert(self.gateway.ask_accounts(wait).await?.0)
+                }
+            };
             // A watch whose sender is gone never changes again: its branch ends the wait, since
             // the node is stopping.
             let ended = tokio::select! {
@@ -178,6 +227,7 @@ impl<Wanted: Fn() -> ReadSync> Wait<'_, Wanted> {
                 changed = typing.changed() => changed.is_err(),
                 changed = self.stopping.changed() => changed.is_err(),
                 () = sleep_until(deadline) => false,
+                _ = place => true,
             };
             if ended {
                 return Ok((rows, ephemeral));

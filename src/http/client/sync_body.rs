@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ruma::{OwnedRoomId, OwnedUserId, api::client::filter::FilterDefinition};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, api::client::filter::FilterDefinition};
 use serde::Serialize;
 use serde_json::{
     Map, Value, json,
@@ -11,7 +11,7 @@ use serde_json::{
 
 use super::{
     profile::shown_presence,
-    render::{Sieve as _, View},
+    render::{Form, Sieve as _, View},
 };
 use crate::{
     actors::{
@@ -57,16 +57,53 @@ struct Rooms {
 struct Joined {
     summary: ShownSummary,
     timeline: Timeline,
-    state: Events,
+    #[serde(flatten)]
+    state: ShownState,
     account_data: Events,
     ephemeral: Events,
-    unread_notifications: ShownUnread,
+    /// Left out where the room was not looked at: a count is right, or it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread_notifications: Option<ShownUnread>,
+}
+
+/// State, under the name that says where it stands.
+#[derive(Serialize, Default)]
+struct ShownState {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<Events>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_after: Option<Events>,
+    #[serde(rename = "org.matrix.msc4222.state_after", skip_serializing_if = "Option::is_none")]
+    unstable_state_after: Option<Events>,
+}
+
+/// Where the state of a room stands that a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StateAt {
+    /// Before the timeline.
+    Begin,
+    /// After it (`use_state_after`).
+    End,
+    /// After it, under the name from before version 1.16 of the specification.
+    UnstableEnd,
+}
+
+impl ShownState {
+    fn new(at: StateAt, events: Vec<Box<RawValue>>) -> Self {
+        let events = Some(Events { events });
+        match at {
+            StateAt::Begin => Self { state: events, ..Self::default() },
+            StateAt::End => Self { state_after: events, ..Self::default() },
+            StateAt::UnstableEnd => Self { unstable_state_after: events, ..Self::default() },
+        }
+    }
 }
 
 #[derive(Serialize)]
 struct Left {
     timeline: Timeline,
-    state: Events,
+    #[serde(flatten)]
+    state: ShownState,
     account_data: Events,
 }
 
@@ -130,6 +167,10 @@ pub(super) struct Reader<'a> {
     pub(super) device_id: &'a str,
     /// Its filter.
     pub(super) filter: &'a FilterDefinition,
+    /// The form of its events.
+    pub(super) form: Form,
+    /// Which state it wants.
+    pub(super) state_at: StateAt,
 }
 
 impl Reader<'_> {
@@ -151,10 +192,13 @@ impl Reader<'_> {
         for (room_id, typing) in ephemeral.typing {
             // Nobody types for somebody who is not in the room.
             let elsewhere = leave.contains_key(&room_id) || invite.contains_key(&room_id);
-            if elsewhere || !self.wants_room(&room_id) || !self.wants_ephemeral("m.typing") {
+            if elsewhere
+                || !self.wants_room(&room_id)
+                || !self.wants_ephemeral(&room_id, "m.typing")
+            {
                 continue;
             }
-            let room = join.entry(room_id).or_default();
+            let room = join.entry(room_id).or_insert_with(|| self.untouched());
             room.ephemeral.events.extend(event("m.typing", json!({"user_ids": typing})));
         }
         let presence = ephemeral.presence.iter().filter(|presence| {
@@ -187,51 +231,60 @@ impl Reader<'_> {
             && !room.not_rooms.contains(room_id)
     }
 
-    fn wants_ephemeral(&self, kind: &str) -> bool {
-        self.filter.room.ephemeral.allows(kind, None)
+    fn wants_ephemeral(&self, room_id: &RoomId, kind: &str) -> bool {
+        let filter = self.filter.room.ephemeral.parts();
+        filter.allows_room(room_id) && filter.allows(kind, None)
     }
 
-    fn timeline(&self, room: &JoinedRoom) -> (Timeline, Events) {
+    /// A room of which nothing was read.
+    fn untouched(&self) -> Joined {
+        Joined { state: ShownState::new(self.state_at, Vec::new()), ..Joined::default() }
+    }
+
+    fn timeline(&self, room: &JoinedRoom) -> (Timeline, ShownState) {
         let view = View {
             now: self.now,
             device_id: self.device_id,
             room_id: None,
             redactions: &room.redactions,
             replaced: Some(&room.replaced),
+            form: Some(&self.form),
         };
         let timeline = Timeline {
             events: view.events(&room.timeline),
             limited: room.limited,
             prev_batch: room.prev_batch.map(|order| TimelineToken(order).to_string()),
         };
-        (timeline, Events { events: view.events(&room.state) })
+        (timeline, ShownState::new(self.state_at, view.events(&room.state)))
     }
 
-    fn room_data(&self, account_data: Vec<(String, Box<RawValue>)>) -> Events {
-        let filter = &self.filter.room.account_data;
-        data_events(account_data.into_iter().filter(|(kind, _)| filter.allows(kind, None)))
+    fn room_data(&self, room_id: &RoomId, account_data: Vec<(String, Box<RawValue>)>) -> Events {
+        let filter = self.filter.room.account_data.parts();
+        let passes = |kind: &str| filter.allows_room(room_id) && filter.allows(kind, None);
+        data_events(account_data.into_iter().filter(|(kind, _)| passes(kind)))
     }
 
     fn joined(&self, room: JoinedRoom) -> (OwnedRoomId, Joined) {
         let (timeline, state) = self.timeline(&room);
         let mut ephemeral = Events::default();
-        if !room.receipts.is_empty() && self.wants_ephemeral("m.receipt") {
+        if !room.receipts.is_empty() && self.wants_ephemeral(&room.room_id, "m.receipt") {
             ephemeral.events.extend(event("m.receipt", receipts(&room.receipts)));
         }
         let joined = Joined {
             summary: room.summary.map(Into::into).unwrap_or_default(),
             timeline,
             state,
-            account_data: self.room_data(room.account_data),
+            account_data: self.room_data(&room.room_id, room.account_data),
             ephemeral,
-            unread_notifications: room.unread.into(),
+            unread_notifications: Some(room.unread.into()),
         };
         (room.room_id, joined)
     }
 
     fn left(&self, room: JoinedRoom) -> (OwnedRoomId, Left) {
         let (timeline, state) = self.timeline(&room);
-        (room.room_id, Left { timeline, state, account_data: self.room_data(room.account_data) })
+        let account_data = self.room_data(&room.room_id, room.account_data);
+        (room.room_id, Left { timeline, state, account_data })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix_web::{http::Method, test::TestRequest};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     fake::{self, Told, other_server},
@@ -56,7 +56,10 @@ async fn discovery() {
     let versions = &capabilities.json()["capabilities"]["m.room_versions"];
     assert_eq!(
         *versions,
-        json!({"default": "12", "available": {"10": "stable", "11": "stable", "12": "stable"}})
+        json!({"default": "12", "available": {
+            "6": "stable", "7": "stable", "8": "stable", "9": "stable",
+            "10": "stable", "11": "stable", "12": "stable",
+        }})
     );
     for (path, expected) in [
         ("/_matrix/client/v3/voip/turnServer", json!({})),
@@ -149,11 +152,15 @@ async fn a_transaction_names_its_device() {
     let path = "/_matrix/client/v3/rooms/!r:x/send/m.room.message/txn1";
     send(&app, with(&token, put(path, &json!({"body": "x"})))).await;
     let last = told(&fake).await.pop().unwrap();
-    assert!(last.contains(r#"ClientTxn { device_id: "D", txn_id: "txn1" }"#), "{last}");
+    assert!(
+        last.contains(r#"ClientTxn { device_id: "D", endpoint: Send, txn_id: "txn1" }"#),
+        "{last}"
+    );
     let path = "/_matrix/client/v3/rooms/!r:x/redact/%24e/txn2";
     send(&app, with(&token, put(path, &json!({"reason": "R"})))).await;
     let last = told(&fake).await.pop().unwrap();
     assert!(last.contains(r#"redacts: Some("$e")"#), "{last}");
+    assert!(last.contains(r#"endpoint: Redact, txn_id: "txn2""#), "{last}");
 }
 
 #[actix_web::test]
@@ -563,4 +570,84 @@ async fn a_handler_that_panics_answers() {
     let body = actix_web::body::to_bytes(answer.into_body()).await.unwrap();
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(body["errcode"], "M_UNKNOWN");
+}
+
+#[actix_web::test]
+async fn what_is_not_there_is_neither_shown_nor_kept() {
+    let (app, _, token) = node().await;
+    let me = send(&app, with(&token, get("/_matrix/client/v3/account/whoami"))).await.json();
+    let me = format!("user/{}", me["user_id"].as_str().unwrap());
+    let encryption = json!({"algorithm": "m.megolm.v1.aes-sha2"});
+    let initial = json!([{"type": "m.room.encryption", "content": encryption}]);
+    let filter = "%7B%22event_format%22%3A%22nonsense%22%7D";
+    let none = Value::Null;
+    for (path, body, expected) in [
+        ("directory/list/room/!r:none", &none, (404, "M_NOT_FOUND")),
+        ("rooms/!r:none/aliases", &none, (403, "M_FORBIDDEN")),
+        ("rooms/!r:none/joined_members", &none, (403, "M_FORBIDDEN")),
+        ("presence/@a:x/status", &none, (404, "M_NOT_FOUND")),
+        ("profile/@a:example.org", &none, (404, "M_NOT_FOUND")),
+        ("POST rooms/!r:none/read_markers", &json!({"m.fully_read": "$e"}), (403, "M_FORBIDDEN")),
+        (&format!("PUT {me}/rooms/!r:none/account_data/m.x"), &json!({}), (403, "M_FORBIDDEN")),
+        (&format!("PUT {me}/rooms/!r:none/tags/u.x"), &json!({}), (403, "M_FORBIDDEN")),
+        ("rooms/!r:x/members?membership=nonsense", &none, (400, "M_INVALID_PARAM")),
+        ("rooms/!r:x/members?not_membership=nonsense", &none, (400, "M_INVALID_PARAM")),
+        ("rooms/!r:x/state/m.x/?format=nonsense", &none, (400, "M_INVALID_PARAM")),
+        ("POST createRoom", &json!({"preset": "nonsense"}), (400, "M_INVALID_PARAM")),
+        ("POST createRoom", &json!({"visibility": "nonsense"}), (400, "M_INVALID_PARAM")),
+        ("sync?set_presence=asleep", &none, (400, "M_INVALID_PARAM")),
+        (&format!("sync?filter={filter}"), &none, (400, "M_INVALID_PARAM")),
+        (&format!("POST {me}/filter"), &json!({"event_format": "x"}), (400, "M_INVALID_PARAM")),
+        ("POST rooms/!r:x/receipt/m.read/$e", &json!({"thread_id": ""}), (400, "M_INVALID_PARAM")),
+        ("PUT rooms/!r:x/send/m.room.redaction/1", &json!({}), (400, "M_BAD_JSON")),
+        ("PUT rooms/!r:x/state/m.room.encryption/", &encryption, (403, "M_FORBIDDEN")),
+        ("POST createRoom", &json!({"initial_state": initial}), (403, "M_FORBIDDEN")),
+        ("POST publicRooms", &json!({"include_all_networks": 1}), (400, "M_BAD_JSON")),
+    ] {
+        let (method, path) = path.split_once(' ').unwrap_or(("GET", path));
+        let path = format!("/_matrix/client/v3/{path}");
+        let request = match method {
+            "PUT" => put(&path, body),
+            "POST" => post(&path, body),
+            _ => get(&path),
+        };
+        let (status, errcode) = send(&app, with(&token, request)).await.errcode();
+        assert_eq!((status, errcode.as_str()), expected, "{method} {path}");
+    }
+    for (path, body) in [
+        (format!("rooms/!r:x/typing/{}", me.trim_start_matches("user/")), json!({"typing": true})),
+        ("pushrules/global/override/always".to_owned(), json!({"actions": []})),
+    ] {
+        let request = put(&format!("/_matrix/client/v3/{path}"), &body);
+        let reply = send(&app, with(&token, request)).await;
+        assert_eq!(reply.status, 200, "what is optional may be left out: {path}: {reply:?}");
+    }
+}
+
+#[actix_web::test]
+async fn a_sync_has_the_state_and_the_form_that_were_asked_for() {
+    let (app, _, token) = node().await;
+    let room = async |query: &str| {
+        let path = format!("/_matrix/client/v3/sync?{query}");
+        let sync = send(&app, with(&token, get(&path))).await.json();
+        sync["rooms"]["join"]["!r:x"].clone()
+    };
+    for (query, name) in [
+        ("", "state"),
+        ("use_state_after=true", "state_after"),
+        ("org.matrix.msc4222.use_state_after=true", "org.matrix.msc4222.state_after"),
+    ] {
+        let shown = room(query).await;
+        let names = ["state", "state_after", "org.matrix.msc4222.state_after"];
+        for other in names {
+            assert_eq!(shown[other].is_object(), other == name, "{query}: {other}");
+        }
+    }
+    let only =
+        room("filter=%7B%22event_fields%22%3A%5B%22type%22%2C%22content.topic%22%5D%7D").await;
+    let event = &only["timeline"]["events"][0];
+    assert_eq!(event["content"]["topic"], "T");
+    assert!(event["unsigned"].is_null(), "nobody asked for it: {event}");
+    let raw = room("filter=%7B%22event_format%22%3A%22federation%22%7D").await;
+    assert_eq!(raw["timeline"]["events"][0]["event_id"], "$e");
 }

@@ -17,7 +17,8 @@ use crate::{
         rendezvous::{Advertise, FoundPerson, SearchPeople},
         room::*,
         room_state::{
-            CreateRoom, FindSharing, ForgetRoom, ListRooms, ProfileUpdated, Sharing, ToRoom,
+            CreateRoom, FindSharing, ForgetRoom, ListRooms, ProfileUpdated, ReadMembership,
+            Sharing, ToRoom,
         },
         store::*,
     },
@@ -84,6 +85,7 @@ pub(super) async fn start() -> (Addr<Fake>, Gateway) {
         rooms: RoomLinks {
             create: fake.clone().recipient(),
             list: fake.clone().recipient(),
+            membership: fake.clone().recipient(),
             forget: fake.clone().recipient(),
             send: fake.clone().recipient(),
             change_membership: fake.clone().recipient(),
@@ -346,6 +348,16 @@ impl Handler<ListRooms> for Fake {
             (room_id!("!in:x").to_owned(), MembershipState::Join),
             (room_id!("!invited:x").to_owned(), MembershipState::Invite),
         ])
+    }
+}
+
+/// The user is in all rooms but those of `none`.
+impl Handler<ReadMembership> for Fake {
+    type Result = MessageResult<ReadMembership>;
+    fn handle(&mut self, msg: ReadMembership, _: &mut Context<Self>) -> Self::Result {
+        use ruma::events::room::member::MembershipState;
+        let is_in = !msg.0.as_str().ends_with(":none");
+        MessageResult(is_in.then_some(MembershipState::Join))
     }
 }
 

@@ -74,6 +74,14 @@ async fn element_is_served_with_a_configuration_that_points_here() {
     for path in ["/../identity.key", "/..%2Fidentity.key", "/bundles/", "/nothing.js"] {
         assert_eq!(get(path).send().await.unwrap().status(), 404, "{path}");
     }
+    for method in ["POST", "PUT", "DELETE", "TRACE", "PATCH"] {
+        let request = client.request(method.parse().unwrap(), format!("{}/", served.element));
+        let refused = request.send().await.unwrap();
+        assert_eq!(refused.status(), 405, "{method}");
+        assert_eq!(refused.headers()["allow"], "GET, HEAD");
+    }
+    let head = client.head(format!("{}/", served.element)).send().await.unwrap();
+    assert_eq!(head.status(), 200);
     let foreign = get("/").header("Host", "evil.example").send().await.unwrap();
     assert_eq!(foreign.status(), 403);
     served.server.send(Drain).await.unwrap();

@@ -170,7 +170,7 @@ fn apply(value: &mut Value, change: &Change) {
 }
 
 fn version(number: usize) -> RoomVersionId {
-    [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12][number].clone()
+    ROOM_VERSIONS[number].clone()
 }
 
 proptest! {
@@ -178,7 +178,7 @@ proptest! {
 
     #[test]
     fn no_changed_json_passes_for_what_was_sent(
-        of in 0..3_usize,
+        of in 0..ROOM_VERSIONS.len(),
         create in any::<bool>(),
         changes in proptest::collection::vec(any_change(), 1..4),
     ) {

@@ -51,6 +51,7 @@ use crate::{
     },
     config::limits,
     proto::{
+        annotation::Annotation,
         pdu::{self, Draft, Pdu, StateKey},
         state_res::EventMap,
     },
@@ -78,6 +79,8 @@ pub(crate) enum Need {
     State(u64),
     /// The resolution of the states of these groups: [`Machine::provide_resolved`].
     Resolve(Vec<u64>),
+    /// Whether our user has an annotation: [`Machine::provide_annotation`].
+    Annotation(Annotation),
 }
 
 /// Why an operation did not complete.
@@ -192,6 +195,8 @@ pub(crate) struct Machine {
     known_len: usize,
     groups: HashMap<u64, Arc<StateIds>>,
     resolved: HashMap<Vec<u64>, Arc<StateIds>>,
+    /// Whether our user has an annotation that is being sent.
+    annotations: HashMap<Annotation, bool>,
     /// Events whose prev or auth events are not here, by id.
     parked: HashMap<OwnedEventId, parked::Parked>,
 }
@@ -224,6 +229,7 @@ impl Machine {
             known_len: 0,
             groups: HashMap::new(),
             resolved: HashMap::new(),
+            annotations: HashMap::new(),
             parked: HashMap::new(),
         })
     }
@@ -409,6 +415,11 @@ impl Machine {
         self.resolved.insert(groups, Arc::new(state));
     }
 
+    /// Provides whether our user has an annotation.
+    pub(crate) fn provide_annotation(&mut self, annotation: Annotation, is_there: bool) {
+        self.annotations.insert(annotation, is_there);
+    }
+
     /// Forgets what is only cached, where that has grown large. Called between operations.
     pub(crate) fn tidy(&mut self) {
         if self.known.len() > CACHED_EVENTS || self.known_len > CACHED_LEN {
@@ -421,6 +432,7 @@ impl Machine {
         if self.resolved.len() > CACHED_RESOLVED {
             self.resolved.clear();
         }
+        self.annotations.clear();
     }
 
     /// Keeps the event that a client transaction made, and forgets the oldest one.

@@ -4,16 +4,16 @@ use futures::FutureExt as _;
 use ruma::{
     OwnedUserId,
     events::{AnySyncTimelineEvent, StateEventType},
-    push::{
-        Action, HighlightTweakValue, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset,
-        Tweak,
-    },
+    push::{Action, HighlightTweakValue, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Tweak},
     serde::Raw,
 };
 use serde_json::value::RawValue;
 
 use super::Machine;
-use crate::{actors::store::Notify, proto::pdu::Pdu};
+use crate::{
+    actors::store::Notify,
+    proto::{pdu::Pdu, push_rules},
+};
 
 impl Machine {
     /// Evaluates the user's push rules for an event of somebody else.
@@ -33,7 +33,7 @@ impl Machine {
         );
         context.power_levels = self.push_power_levels();
         // Made anew each time: it takes microseconds, and some KiB would be held by each room.
-        let rules = Ruleset::server_default(&self.me);
+        let rules = push_rules::predefined(&self.me);
         let actions = rules.get_actions(&raw, &context).now_or_never()?;
         actions.iter().any(Action::should_notify).then(|| Notify {
             highlight: actions.iter().any(|action| {

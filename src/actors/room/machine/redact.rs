@@ -118,7 +118,12 @@ impl Machine {
 
     /// Tells whether a redaction applies to an event: its sender wrote it (or his server did), or
     /// had the power to redact.
-    fn may_redact(&self, redaction: &Pdu, target: &Pdu, levels: Option<&Arc<Pdu>>) -> bool {
+    pub(super) fn may_redact(
+        &self,
+        redaction: &Pdu,
+        target: &Pdu,
+        levels: Option<&Arc<Pdu>>,
+    ) -> bool {
         redaction.sender.server_name() == target.sender.server_name()
             || self.has_power(redaction, levels)
     }

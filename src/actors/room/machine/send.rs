@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ruma::{OwnedEventId, events::TimelineEventType, state_res::auth_types_for_event};
 
 use super::{
-    Change, Machine, Stop,
+    Change, Machine, Need, Stop,
     state::{Before, View},
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         store::{ClientTxn, Extremity, NewEvent, NewGroup, Place},
     },
     proto::{
+        annotation::Annotation,
         pdu::{self, Draft, MAX_PREV_EVENTS, Pdu, Position},
         server_name,
         signer::Signer,
@@ -88,7 +89,9 @@ impl Machine {
             return Err(RoomError::Forbidden("a room is created once".to_owned()).into());
         }
         self.require(draft.redacts.as_slice())?;
+        self.check_annotation(&draft)?;
         let pdu = self.compose(draft, signer, now)?;
+        self.check_redaction(&pdu)?;
         let event_id = pdu.event_id.clone();
         let change = self.send_composed(pdu, txn)?;
         Ok((event_id, change))
@@ -101,6 +104,33 @@ impl Machine {
             server_name::check_user(user)?;
         }
         Ok(())
+    }
+
+    /// Refuses a redaction of ours that would not apply: the auth rules let it in all the same.
+    fn check_redaction(&self, pdu: &Pdu) -> Result<(), RoomError> {
+        let Some(target) = &pdu.redacts else { return Ok(()) };
+        let known = self.known(target).ok_or(RoomError::EventNotFound)?;
+        if self.may_redact(pdu, &known.pdu, self.levels_in(&View::Current).as_ref()) {
+            return Ok(());
+        }
+        Err(RoomError::Forbidden("that takes the power to redact the events of others".to_owned()))
+    }
+
+    /// Refuses an annotation that our user has made already.
+    fn check_annotation(&self, draft: &Draft) -> Result<(), Stop> {
+        if !draft.content.contains_key("m.relates_to") {
+            return Ok(());
+        }
+        let content = serde_json::to_string(&draft.content)
+            .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        let Some(annotation) = Annotation::of(&draft.kind.to_string(), &content) else {
+            return Ok(());
+        };
+        match self.annotations.get(&annotation) {
+            Some(true) => Err(RoomError::DuplicateAnnotation.into()),
+            Some(false) => Ok(()),
+            None => Err(Stop::Need(Need::Annotation(annotation))),
+        }
     }
 
     /// Tells whether a change fits somebody's membership. The auth rules take a leave of any kind

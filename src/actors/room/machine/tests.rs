@@ -20,7 +20,7 @@ use super::{Change, Ingested, Known, KnownEvent, Machine, Need, Stop, join::Give
 use crate::{
     actors::{room::messages::RoomError, store::Redaction},
     proto::{
-        pdu::{self, Draft, Position, Received},
+        pdu::{self, Draft, Position, ROOM_VERSIONS, Received},
         server_keys::{VerifiedServerKeys, tests::secret_keys},
         signer::Signer,
         state_res,
@@ -92,6 +92,7 @@ impl Replica {
                     self.machine.known.insert(id, known);
                 }
             }
+            Need::Annotation(annotation) => self.machine.provide_annotation(annotation, false),
             Need::State(group) => {
                 self.machine.provide_state(group, self.groups[&group].clone());
             }
@@ -368,13 +369,9 @@ pub(crate) fn join(host: &mut Replica, seed: u8, others: &[Arc<Signer>]) -> Repl
     replica
 }
 
-fn versions() -> [RoomVersionId; 3] {
-    [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12]
-}
-
 #[test]
 fn a_room_begins_and_others_join_it() {
-    for version in versions() {
+    for version in ROOM_VERSIONS {
         let mut ann = room(&version, 1);
         let mut bob = join(&mut ann, 2, &[]);
         assert_eq!(ann.view().0, bob.view().0, "{version}");
@@ -425,7 +422,7 @@ fn two_sends_of_equal_body_in_one_millisecond_are_two_events() {
 
 #[test]
 fn a_moderator_cannot_raise_himself_nor_set_state_keyed_to_another() {
-    for version in versions() {
+    for version in ROOM_VERSIONS {
         let mut ann = room(&version, 1);
         let mut bob = join(&mut ann, 2, &[]);
         let (ann_id, bob_id) = (ann.machine.me.clone(), bob.machine.me.clone());
@@ -454,7 +451,7 @@ fn a_moderator_cannot_raise_himself_nor_set_state_keyed_to_another() {
 
 #[test]
 fn a_second_create_event_changes_nothing() {
-    for version in versions() {
+    for version in ROOM_VERSIONS {
         let mut ann = room(&version, 1);
         let bob = join(&mut ann, 2, &[]);
         let before = ann.view();
@@ -511,7 +508,7 @@ fn a_join_answer_with_a_forged_or_second_create_event_is_refused() {
 
 #[test]
 fn redactions_really_redact_in_whichever_order_they_come() {
-    for version in versions() {
+    for version in ROOM_VERSIONS {
         let mut ann = room(&version, 1);
         let mut bob = join(&mut ann, 2, &[]);
         let mut eve = join(&mut ann, 3, &[Arc::clone(&bob.signer)]);
@@ -532,7 +529,8 @@ fn redactions_really_redact_in_whichever_order_they_come() {
 
         // Without power, of another's event: the event counts, the redaction does not apply.
         eve.ingest(&received(&sent, &ann.signer));
-        let forged = eve.send(redact).unwrap();
+        let forged = attacks::placed(&eve, redact, &[&sent], |_| ());
+        eve.ingest(&received(&forged, &eve.signer));
         assert_ne!(eve.known_event(&sent.event_id).unwrap().pdu.content.get(), "{}");
         ann.ingest(&received(&forged, &eve.signer));
     }
@@ -731,9 +729,9 @@ proptest! {
     fn replicas_with_the_same_events_agree(
         steps in proptest::collection::vec(step(3), 1..24),
         shuffle in any::<u64>(),
-        version in 0..3_usize,
+        version in 0..ROOM_VERSIONS.len(),
     ) {
-        play(&versions()[version], &steps, shuffle);
+        play(&ROOM_VERSIONS[version], &steps, shuffle);
     }
 }
 
@@ -749,4 +747,58 @@ fn the_create_event_and_older_state_come_again_and_do_no_harm() {
         assert!(harmless, "{taken:?}");
     }
     assert_eq!(bob.view(), before);
+}
+
+#[test]
+fn a_redaction_that_would_not_apply_is_refused_to_our_user() {
+    for version in ROOM_VERSIONS {
+        let mut ann = room(&version, 1);
+        let mut bob = join(&mut ann, 2, &[]);
+        let hers = ann.send(message("hers")).unwrap();
+        bob.ingest(&received(&hers, &ann.signer));
+        let redact = |target: &str| {
+            let mut redact = draft("m.room.redaction", None, json!({}));
+            redact.redacts = Some(OwnedEventId::try_from(target).unwrap());
+            redact
+        };
+        let refused = bob.send(redact(hers.event_id.as_str()));
+        assert!(matches!(refused, Err(RoomError::Forbidden(_))), "{version}: {refused:?}");
+        let his = bob.send(message("his")).unwrap();
+        assert!(bob.send(redact(his.event_id.as_str())).is_ok(), "{version}: his own");
+        ann.ingest(&received(&his, &bob.signer));
+        assert!(ann.send(redact(his.event_id.as_str())).is_ok(), "{version}: with power");
+        assert!(matches!(bob.send(redact("$nothing")), Err(RoomError::EventNotFound)));
+    }
+}
+
+#[test]
+fn our_user_annotates_once() {
+    let mut ann = room(&RoomVersionId::V12, 1);
+    let said = ann.send(message("said")).unwrap();
+    let relation = json!({"rel_type": "m.annotation", "event_id": said.event_id, "key": "+"});
+    let reaction = draft("m.reaction", None, json!({"m.relates_to": relation}));
+    let signer = Arc::clone(&ann.signer);
+    for is_there in [false, true] {
+        let mut asked = 0;
+        let sent = loop {
+            match ann.machine.send(reaction.clone(), None, &signer, NOW) {
+                Err(Stop::Need(Need::Annotation(annotation))) => {
+                    asked += 1;
+                    ann.machine.provide_annotation(annotation, is_there);
+                }
+                Err(Stop::Need(need)) => ann.provide(need),
+                done => break done,
+            }
+        };
+        assert_eq!(asked, 1);
+        match sent {
+            Ok((_, change)) => {
+                assert!(!is_there);
+                ann.store(&change);
+            }
+            Err(Stop::Refused(RoomError::DuplicateAnnotation)) => assert!(is_there),
+            other => panic!("{other:?}"),
+        }
+        ann.machine.tidy();
+    }
 }

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::proto::{
+    annotation::Annotation,
     pdu::{Pdu, StateKey, rules_of},
     stream::Order,
 };
@@ -89,6 +90,7 @@ fn read_sync(since: Option<u64>) -> ReadSync {
         since,
         to_device_since: None,
         full_state: false,
+        state_after: false,
         timeline_limit: 10,
         timeline_filter: EventFilter::default(),
         state_filter: EventFilter::default(),

@@ -3,7 +3,11 @@
 use super::*;
 
 fn txn(number: usize) -> ClientTxn {
-    ClientTxn { device_id: "DEVICE".to_owned(), txn_id: format!("t{number}") }
+    ClientTxn {
+        device_id: "DEVICE".to_owned(),
+        endpoint: TxnEndpoint::Send,
+        txn_id: format!("t{number}"),
+    }
 }
 
 #[actix::test]

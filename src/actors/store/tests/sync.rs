@@ -367,3 +367,188 @@ async fn a_sync_never_runs_ahead_of_the_disk() {
         assert_eq!(ids(&sync.joined[0].timeline).last(), message_ids(&r, [n]).first());
     }
 }
+
+/// After both sides of a cut have set the topic, one of the two events is in the timeline and not in
+/// the state: a client must not take it for the topic.
+#[actix::test]
+async fn a_timeline_never_ends_with_state_that_lost() {
+    let world = World::new();
+    let r = joined_room(&world, "r", 1).await;
+    let (won, lost) = (
+        state(&r, "m.room.topic", "won"),
+        event(&r, "@ann:a.org", "m.room.topic", Some(""), json!({"topic": "lost"}), &[]),
+    );
+    world.commit(live(&r, &[&won])).await;
+    let since = world.sync(None).await.position;
+    let mut beaten = step(&r);
+    beaten.events.push(new_event(&lost, Place::Live));
+    world.commit(beaten).await;
+    for (later, timeline) in [(false, vec![]), (true, message_ids(&r, [9]))] {
+        if later {
+            world.commit(live(&r, &[&message(&r, OWN, 9)])).await;
+        }
+        for from in [Some(since), None] {
+            let sync = world.ask(ReadSync { timeline_limit: 50, ..read_sync(from) }).await.unwrap();
+            let joined = &sync.joined[0];
+            assert_eq!(ids(&joined.timeline), timeline, "from {from:?}");
+            assert!(joined.limited && ids(&joined.state).contains(&id(&won)), "from {from:?}");
+            assert!(!ids(&joined.state).contains(&id(&lost)));
+            let back = ReadTimeline {
+                room_id: r.clone(),
+                from: joined.prev_batch,
+                to: None,
+                over_gap: false,
+                direction: Direction::Backward,
+                limit: 1,
+            };
+            assert_eq!(ids(&world.ask(back).await.unwrap().events), [id(&lost)]);
+        }
+        // Who asks for the state after the timeline gets both.
+        let ask = ReadSync { state_after: true, ..read_sync(Some(since)) };
+        let joined = world.ask(ask).await.unwrap().joined.remove(0);
+        assert_eq!(ids(&joined.timeline), [vec![id(&lost)], timeline].concat());
+        assert!(!joined.limited && joined.state.is_empty(), "the topic did not change");
+    }
+}
+
+#[actix::test]
+async fn the_state_after_a_timeline_has_what_the_timeline_set() {
+    let world = World::new();
+    let r = joined_room(&world, "r", 0).await;
+    let since = world.sync(None).await.position;
+    let topic = |n: u64| state(&r, "m.room.topic", &n.to_string());
+    for n in 0..3 {
+        world.commit(live(&r, &[&topic(n)])).await;
+    }
+    for (from, limit, state) in
+        [(Some(since), 10, vec![id(&topic(2))]), (Some(since), 1, vec![id(&topic(2))])]
+    {
+        let ask = ReadSync { state_after: true, timeline_limit: limit, ..read_sync(from) };
+        assert_eq!(ids(&world.ask(ask).await.unwrap().joined[0].state), state);
+    }
+    let ask = ReadSync { state_after: true, timeline_limit: 50, ..read_sync(None) };
+    let whole = world.ask(ask).await.unwrap().joined.remove(0);
+    assert_eq!((whole.timeline.len(), whole.state.len()), (6, 4), "all of both");
+    assert!(ids(&whole.state).contains(&id(&topic(2))));
+}
+
+#[actix::test]
+async fn whom_a_room_is_named_after_is_in_its_state() {
+    let world = World::new();
+    let r = joined_room(&world, "r", 0).await;
+    let users: Vec<_> = (0..9).map(|n| format!("@u{n}:a.org")).collect();
+    let members: Vec<_> = users.iter().map(|user| member(&r, user, "join")).collect();
+    world.commit(live(&r, &members.iter().collect::<Vec<_>>())).await;
+    for n in 0..3 {
+        world.commit(live(&r, &[&message(&r, OWN, n)])).await;
+    }
+    let lazy = |since| ReadSync { lazy_load_members: true, timeline_limit: 1, ..read_sync(since) };
+    let since = world.sync(None).await.position;
+    // Named: nobody is needed. Then the name goes, by a new event or by a redaction.
+    let unnamed = state(&r, "m.room.name", "");
+    world.commit(live(&r, &[&unnamed])).await;
+    for ask in [lazy(None), lazy(Some(since)), ReadSync { state_after: true, ..lazy(Some(since)) }]
+    {
+        let joined = world.ask(ask).await.unwrap().joined.remove(0);
+        let summary = joined.summary.unwrap();
+        assert_eq!(summary.heroes.len(), 5);
+        let shown = ids(&joined.state);
+        assert!(members[..5].iter().all(|member| shown.contains(&id(member))), "{shown:?}");
+        assert!(!shown.contains(&id(&members[5])), "the others are loaded when they speak");
+    }
+    world.commit(live(&r, &[&state(&r, "m.room.name", "again")])).await;
+    let since = world.sync(None).await.position;
+    let redaction = event(&r, OWN, "m.room.redaction", None, json!({"redacts": "$x"}), &[]);
+    world.commit(live(&r, &[&redaction])).await;
+    assert!(world.sync(Some(since)).await.joined[0].summary.is_some());
+}
+
+#[actix::test]
+async fn filters_look_at_rooms_and_urls() {
+    let world = World::new();
+    let r = joined_room(&world, "r", 2).await;
+    let image = event(&r, OWN, "m.room.message", None, json!({"url": "mxc://x/y"}), &[]);
+    world.commit(live(&r, &[&image])).await;
+    let mut ask = read_sync(None);
+    ask.timeline_filter.contains_url = Some(true);
+    assert_eq!(ids(&world.ask(ask).await.unwrap().joined[0].timeline), [id(&image)]);
+    let mut ask = read_sync(None);
+    ask.timeline_filter.contains_url = Some(false);
+    assert!(!ids(&world.ask(ask).await.unwrap().joined[0].timeline).contains(&id(&image)));
+    let mut ask = ReadSync { timeline_limit: 1, ..read_sync(None) };
+    ask.timeline_filter.not_rooms = vec![r.clone()];
+    ask.state_filter.rooms = Some(vec![room("other")]);
+    let joined = world.ask(ask).await.unwrap().joined.remove(0);
+    assert!(joined.timeline.is_empty() && joined.state.is_empty());
+}
+
+#[actix::test]
+async fn receipts_only_go_forward() {
+    let world = World::new();
+    let r = joined_room(&world, "r", 0).await;
+    let said: Vec<_> = (0..3).map(|n| message(&r, OWN, n)).collect();
+    for pdu in &said {
+        world.commit(live(&r, &[pdu])).await;
+    }
+    let old = message(&r, OWN, 100);
+    world.commit(CommitRoom { events: vec![new_event(&old, Place::Backfilled)], ..step(&r) }).await;
+    let unknown = message(&r, OWN, 200);
+    let outlier = message(&r, OWN, 300);
+    world
+        .commit(CommitRoom { events: vec![new_event(&outlier, Place::Outlier)], ..step(&r) })
+        .await;
+    let keep = async |at: &Arc<Pdu>, thread: Option<&str>| {
+        let receipt = Receipt {
+            user_id: user("@ann:a.org"),
+            receipt_type: "m.read".to_owned(),
+            event_id: id(at),
+            thread_id: thread.map(ToOwned::to_owned),
+            ts: 1,
+        };
+        world.ask(KeepReceipt { room_id: r.clone(), receipt }).await.unwrap()
+    };
+    // One of 0.1.0, of an event that is not here.
+    world.write(vec![receipt(&r, "@ann:a.org", "m.read", &unknown)]).await;
+    for (at, place) in [
+        (&unknown, ReceiptPlace::Unknown),
+        (&outlier, ReceiptPlace::Unknown),
+        (&said[1], ReceiptPlace::Ahead),
+        (&said[1], ReceiptPlace::Behind),
+        (&said[0], ReceiptPlace::Behind),
+        (&old, ReceiptPlace::Behind),
+        (&said[2], ReceiptPlace::Ahead),
+        (&said[1], ReceiptPlace::Behind),
+    ] {
+        let before = world.sync(None).await.position;
+        assert_eq!(keep(at, None).await, place);
+        let told = !world.sync(Some(before)).await.joined.is_empty();
+        assert_eq!(told, place == ReceiptPlace::Ahead, "what changes nothing is not told");
+    }
+    assert_eq!(keep(&said[0], Some("main")).await, ReceiptPlace::Ahead, "threads by themselves");
+    let receipts = world.sync(None).await.joined.remove(0).receipts;
+    let at: Vec<_> = receipts.iter().map(|receipt| receipt.event_id.clone()).collect();
+    assert_eq!(at, [id(&said[2]), id(&said[0])]);
+}
+
+#[actix::test]
+async fn an_annotation_is_found_until_it_is_redacted() {
+    let world = World::new();
+    let r = joined_room(&world, "r", 1).await;
+    let target = id(&message(&r, OWN, 0));
+    let content = |key: &str| json!({"m.relates_to": {"rel_type": "m.annotation", "event_id": target, "key": key}});
+    let mine = event(&r, OWN, "m.reaction", None, content("+"), &[]);
+    let theirs = event(&r, "@ann:a.org", "m.reaction", None, content("-"), &[]);
+    world.commit(live(&r, &[&mine, &theirs])).await;
+    let find = async |key: &str| {
+        let annotation = Annotation::of("m.reaction", &content(key).to_string()).unwrap();
+        world.ask(FindAnnotation { room_id: r.clone(), annotation }).await.unwrap()
+    };
+    assert!(find("+").await && !find("-").await && !find("?").await);
+    let redaction = event(&r, OWN, "m.room.redaction", None, json!({}), &[]);
+    let mut step = live(&r, &[&redaction]);
+    let rules = rules_of(&RoomVersionId::V11).unwrap();
+    let redacted = Arc::new(mine.redacted(&rules).unwrap());
+    step.redactions = vec![Redaction::Applies { because: id(&redaction), redacted }];
+    world.commit(step).await;
+    assert!(!find("+").await);
+}

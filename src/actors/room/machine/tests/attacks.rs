@@ -220,7 +220,9 @@ fn what_was_said_just_before_our_join_is_history() {
 
 #[test]
 fn backfill_brings_no_redacted_content_back() {
-    for (version, outlier) in versions().into_iter().flat_map(|v| [(v.clone(), true), (v, false)]) {
+    for (version, outlier) in
+        ROOM_VERSIONS.into_iter().flat_map(|v| [(v.clone(), true), (v, false)])
+    {
         let mut ann = room(&version, 1);
         let sent = ann.send(message("secret")).unwrap();
         let mut bob = join(&mut ann, 2, &[]);
@@ -289,7 +291,9 @@ fn a_room_that_cannot_be_made_leaves_nothing_behind() {
 fn the_newest_client_transactions_are_remembered() {
     let mut ann = room(&RoomVersionId::V11, 1);
     let signer = Arc::clone(&ann.signer);
-    let txn = |number: usize| ClientTxn { device_id: "D".into(), txn_id: number.to_string() };
+    let endpoint = crate::actors::store::TxnEndpoint::Send;
+    let txn =
+        |number: usize| ClientTxn { device_id: "D".into(), endpoint, txn_id: number.to_string() };
     let last = 2 * CACHED_TXNS;
     for number in 0..=last {
         let sent = ann.run(|machine| machine.send(message("x"), Some(txn(number)), &signer, NOW));
@@ -489,7 +493,7 @@ fn attack_13_a_lattice_of_events_is_walked_once() {
 /// were good then: where an event stands counts, never when it claims to be from.
 #[test]
 fn attack_08_a_backdated_event_has_no_rights_of_its_date() {
-    for version in versions() {
+    for version in ROOM_VERSIONS {
         let mut ann = room(&version, 1);
         let mut bob = join(&mut ann, 2, &[]);
         let (ann_id, bob_id) = (ann.machine.me.clone(), bob.machine.me.clone());

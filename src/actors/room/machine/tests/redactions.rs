@@ -14,7 +14,7 @@ fn is_redacted(replica: &Replica, id: &ruma::EventId) -> bool {
 
 #[test]
 fn a_redaction_that_comes_with_history_applies_and_the_original_changes_nothing() {
-    for version in versions() {
+    for version in ROOM_VERSIONS {
         let mut ann = room(&version, 1);
         let said = ann.send(message("secret")).unwrap();
         let redaction = ann.send(redacts(&said)).unwrap();
@@ -35,7 +35,7 @@ fn a_redaction_that_comes_with_history_applies_and_the_original_changes_nothing(
 
 #[test]
 fn all_redactions_that_came_before_their_target_are_tried() {
-    for version in versions() {
+    for version in ROOM_VERSIONS {
         let mut ann = room(&version, 1);
         let mut eve = join(&mut ann, 3, &[]);
         let mut bob = join(&mut ann, 2, &[Arc::clone(&eve.signer)]);
