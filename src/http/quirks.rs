@@ -10,17 +10,17 @@ use super::{error::HttpError, ruma_glue::parse};
 
 /// What is so about a field of a body.
 enum Field {
-    /// ruma wants it, the specification does not: what it is where it is left out, as JSON.
-    Optional(&'static str),
+    /// ruma wants it, the specification does not: what it is where it is left out.
+    Optional(fn() -> Value),
     /// ruma takes any JSON type: these are right.
     Of(fn(&Value) -> bool, &'static str),
 }
 
 /// End of the path with its arguments unnamed, field, what is so about it.
 const FIELDS: [(&str, &str, Field); 5] = [
-    ("/rooms/{}/typing/{}", "timeout", Field::Optional("30000")),
+    ("/rooms/{}/typing/{}", "timeout", Field::Optional(|| Value::from(30_000))),
     // A rule without conditions always matches.
-    ("/pushrules/global/{}/{}", "conditions", Field::Optional("[]")),
+    ("/pushrules/global/{}/{}", "conditions", Field::Optional(|| Value::Array(Vec::new()))),
     ("/publicRooms", "include_all_networks", Field::Of(Value::is_boolean, "a boolean")),
     ("/publicRooms", "third_party_instance_id", Field::Of(Value::is_string, "a string")),
     ("/publicRooms", "filter", Field::Of(Value::is_object, "an object")),
@@ -37,7 +37,7 @@ pub(super) fn settle<'a>(path: &str, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Ht
     for (_, name, field) in rows {
         match (field, fields.get(*name)) {
             (Field::Optional(default), None) => {
-                fields.insert((*name).to_owned(), parse(default.as_bytes())?);
+                fields.insert((*name).to_owned(), default());
                 changed = true;
             }
             (Field::Of(is_right, what), Some(value)) if !value.is_null() && !is_right(value) => {

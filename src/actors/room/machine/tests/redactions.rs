@@ -41,7 +41,7 @@ fn all_redactions_that_came_before_their_target_are_tried() {
         let mut bob = join(&mut ann, 2, &[Arc::clone(&eve.signer)]);
         let said = ann.send(message("secret")).unwrap();
         eve.ingest(&received(&said, &ann.signer));
-        let powerless = eve.send(redacts(&said)).unwrap();
+        let powerless = attacks::placed(&eve, redacts(&said), &[&said], |_| ());
         let moderator = ann.send(redacts(&said)).unwrap();
         let given =
             ann.given(&[Arc::clone(&ann.signer), Arc::clone(&eve.signer), Arc::clone(&bob.signer)]);
