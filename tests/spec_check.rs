@@ -10,7 +10,6 @@ mod common;
 use common::{Home, homes, skip};
 
 #[tokio::test]
-#[ignore = "some answers are not as defined yet: cargo nextest run --test spec_check --run-ignored all"]
 async fn the_answers_are_as_the_specification_defines_them() {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/spec_check"));
     let python = folder.join(".venv/bin/python");

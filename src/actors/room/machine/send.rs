@@ -141,11 +141,10 @@ impl Machine {
         change: MemberChange,
     ) -> Result<(), RoomError> {
         use ruma::events::room::member::MembershipState::{Ban, Invite, Join, Knock};
-        self.check_somebody(user)?;
         let known = self.member(user).map(|member| member.membership);
         match (change, known) {
-            (MemberChange::Invite | MemberChange::Ban, _)
-            | (MemberChange::Kick, Some(Join | Invite | Knock))
+            (MemberChange::Invite | MemberChange::Ban, _) => self.check_somebody(user),
+            (MemberChange::Kick, Some(Join | Invite | Knock))
             | (MemberChange::Unban, Some(Ban)) => Ok(()),
             (MemberChange::Kick, _) => {
                 Err(RoomError::Forbidden("the user is not in the room".to_owned()))
