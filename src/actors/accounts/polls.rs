@@ -1,4 +1,4 @@
-//! The requests of clients that wait for news. Pure.
+//! The requests of clients that wait for news. Knows no clock and no network.
 //!
 //! Invariant: of one device a few wait at once. A client that begins one more has given the oldest
 //! up, or should have: it is answered, and holds no connection any longer.
