@@ -173,6 +173,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         scan_rows: store.clone().recipient(),
         ack_to_device: store.clone().recipient(),
         count_to_device: store.clone().recipient(),
+        drop_to_device: store.clone().recipient(),
         ensure_identity: identity.clone().recipient(),
         profile_updated: rooms.clone().recipient(),
         advertise: network.rendezvous.clone().recipient(),

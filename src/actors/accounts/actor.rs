@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{
     data,
+    login_tokens::LoginTokens,
     messages::*,
     polls::Polls,
     sessions::{Device, LoggedIn, Rows, Session, Sessions, TokenHash, token},
@@ -19,13 +20,14 @@ use super::{
 };
 use crate::{
     actors::{
-        clock::now_ms,
+        clock::{now_ms, uptime_ms},
         error::AskError,
         identity::EnsureIdentity,
         rendezvous::Advertise,
         room_state::{FindSharing, ProfileUpdated},
         store::{
-            AckToDevice, CountToDevice, ReadRow, Row, RowKind, ScanRows, StoreError, WriteRows,
+            AckToDevice, CountToDevice, DropToDevice, ReadRow, Row, RowKind, ScanRows, StoreError,
+            WriteRows,
         },
     },
     config::{ASK_WAIT, limits},
@@ -44,6 +46,8 @@ pub struct AccountsLinks {
     pub ack_to_device: Recipient<AckToDevice>,
     /// Store: what waits, by server.
     pub count_to_device: Recipient<CountToDevice>,
+    /// Store: drops what waited too long.
+    pub drop_to_device: Recipient<DropToDevice>,
     /// Identity: made at the first login.
     pub ensure_identity: Recipient<EnsureIdentity>,
     /// RoomState: tells the rooms of a new name.
@@ -106,6 +110,7 @@ impl Turn {
 pub struct AccountsActor {
     pub(super) links: AccountsLinks,
     pub(super) sessions: Sessions,
+    login_tokens: LoginTokens,
     profile: Profile,
     polls: Polls,
     last_turn: Option<oneshot::Receiver<()>>,
@@ -128,8 +133,11 @@ impl AccountsActor {
         }
         let (txns, gone) = Txns::load(links.scan(RowKind::ToDeviceTxns).await?, now_ms());
         links.write(gone.into_iter().map(|txn| (txn, None)).collect()).await?;
-        let (waiting, polls) = (Waiting::default(), Polls::default());
-        Ok(Self { links, sessions, profile, polls, last_turn: None, txns, waiting }.start())
+        let login_tokens = LoginTokens::new(rand::random());
+        let (waiting, polls, last_turn) = (Waiting::default(), Polls::default(), None);
+        let accounts =
+            Self { links, sessions, login_tokens, profile, polls, last_turn, txns, waiting };
+        Ok(accounts.start())
     }
 
     pub(super) fn turn(&mut self) -> Turn {
@@ -219,9 +227,7 @@ impl Handler<MintLoginToken> for AccountsActor {
     type Result = String;
 
     fn handle(&mut self, _: MintLoginToken, _: &mut Context<Self>) -> String {
-        let token = token(rand::random());
-        self.sessions.add_login_token(TokenHash::of(&token), now_ms());
-        token
+        self.login_tokens.mint(rand::random(), uptime_ms())
     }
 }
 
@@ -229,13 +235,11 @@ impl Handler<RenewLoginToken> for AccountsActor {
     type Result = Result<String, AccountError>;
 
     fn handle(&mut self, msg: RenewLoginToken, _: &mut Context<Self>) -> Self::Result {
-        let now = now_ms();
-        if !self.sessions.use_login_token(&TokenHash::of(&msg.0), now) {
+        let now = uptime_ms();
+        if !self.login_tokens.take(&msg.0, now) {
             return Err(AccountError::BadLoginToken);
         }
-        let token = token(rand::random());
-        self.sessions.add_login_token(TokenHash::of(&token), now);
-        Ok(token)
+        Ok(self.login_tokens.mint(rand::random(), now))
     }
 }
 
@@ -245,7 +249,7 @@ impl Handler<LogIn> for AccountsActor {
     fn handle(&mut self, msg: LogIn, _: &mut Context<Self>) -> Self::Result {
         let LogIn { login_token, device_id, initial_display_name } = msg;
         // Used up before anything is awaited: of two at the same time only one gets in.
-        if !self.sessions.use_login_token(&TokenHash::of(&login_token), now_ms()) {
+        if !self.login_tokens.take(&login_token, uptime_ms()) {
             return Box::pin(fut::ready(Err(AccountError::BadLoginToken)));
         }
         let links = self.links.clone();

@@ -1,12 +1,13 @@
 //! Accounts: the one user of the node, with devices, tokens, profile and account data.
 //!
 //! Devices and tokens are kept in memory, since every request asks for them, and written through:
-//! what was answered is on disk. Invariants: a token exists as its SHA-256 only; a login token
-//! works once and for two minutes; a device that was deleted is gone from memory before its
+//! what was answered is on disk. Invariants: an access token is kept as its SHA-256 only; a login
+//! token works once and for two minutes; a device that was deleted is gone from memory before its
 //! deletion is on disk, never the other way round.
 
 mod actor;
 mod data;
+mod login_tokens;
 mod messages;
 mod polls;
 mod receive;
@@ -16,5 +17,6 @@ mod txns;
 mod waiting;
 
 pub use actor::{AccountsActor, AccountsLinks};
+pub use login_tokens::LOGIN_TOKEN_MS;
 pub use messages::*;
-pub use sessions::{Device, LOGIN_TOKEN_MS, LoggedIn, Session, TokenHash};
+pub use sessions::{Device, LoggedIn, Session, TokenHash};

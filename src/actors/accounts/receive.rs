@@ -18,9 +18,9 @@ use crate::{
         clock::now_ms,
         error::AskError,
         room_state::FindSharing,
-        store::{CountToDevice, Row},
+        store::{CountToDevice, DropToDevice, Row, ToDeviceCount},
     },
-    config::ASK_WAIT,
+    config::{ASK_WAIT, limits},
 };
 
 impl AccountsLinks {
@@ -35,13 +35,26 @@ impl AccountsLinks {
         Ok(close.map(|sharing| sharing.server_name).collect())
     }
 
-    /// Counts what waits for all devices, by server.
+    /// Counts what waits for all devices, by server. What strangers left there too long ago goes: a
+    /// device that is never used again would have them hold their places for ever.
     async fn count_waiting(&self) -> Result<HashMap<OwnedServerName, Share>, AccountError> {
-        let asked = self.count_to_device.send(CountToDevice).timeout(ASK_WAIT).await;
+        let before = now_ms().saturating_sub(limits::STRANGER_KEPT_MS);
+        let count = CountToDevice { old_before: before };
+        let asked = self.count_to_device.send(count).timeout(ASK_WAIT).await;
         let counts = asked.map_err(AskError::from)??;
         let members = self.sharing(counts.keys().cloned().collect()).await?;
-        let shares = counts.into_iter().map(|(server, (messages, len))| {
+        let left = |(server, count): (&OwnedServerName, &ToDeviceCount)| {
+            (count.old.0 > 0 && !members.contains(server)).then(|| server.clone())
+        };
+        let of: HashSet<_> = counts.iter().filter_map(left).collect();
+        if !of.is_empty() {
+            let dropped = self.drop_to_device.send(DropToDevice { of, before });
+            dropped.timeout(ASK_WAIT).await.map_err(AskError::from)??;
+        }
+        let shares = counts.into_iter().map(|(server, ToDeviceCount { all, old })| {
             let member = members.contains(&server);
+            let gone = if member { (0, 0) } else { old };
+            let (messages, len) = (all.0.saturating_sub(gone.0), all.1.saturating_sub(gone.1));
             (server, Share { messages, len, member })
         });
         Ok(shares.collect())
@@ -91,7 +104,7 @@ impl Handler<ReceiveToDevice> for AccountsActor {
             let asked = asked.map(|asked| Some(asked).filter(|(_, new)| !act.txns.knows(&new.txn)));
             let full = matches!(&asked, Ok(Some((_, incoming))) if !act.has_place(incoming));
             let links = act.links.clone();
-            let recount = full && act.waiting.is_stale(now_ms());
+            let recount = act.waiting.is_worth_counting(full, now_ms());
             let counted = async move {
                 let counted = if recount { Some(links.count_waiting().await?) } else { None };
                 Ok::<_, AccountError>((asked?, counted))

@@ -1,11 +1,10 @@
-//! Devices, access tokens and login tokens.
+//! Devices and access tokens.
 //!
-//! Invariants: tokens are 256 random bits and kept as their SHA-256 only, so nothing in memory or
-//! on disk logs anybody in, and looking one up by its hash tells nothing by its duration; a login
-//! token is gone once it was looked at.
+//! Invariant: tokens are 256 random bits and kept as their SHA-256 only, so nothing that is kept is
+//! a token, and looking one up by its hash tells nothing by its duration.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     fmt,
 };
 
@@ -17,10 +16,6 @@ use sha2::{Digest as _, Sha256};
 use super::messages::AccountError;
 use crate::actors::store::Row;
 
-/// How long a login token works: two minutes.
-pub const LOGIN_TOKEN_MS: u64 = 2 * 60 * 1000;
-/// Most login tokens that wait to be used; the oldest gives way.
-const LOGIN_TOKENS: usize = 64;
 /// How often it is written down that a device is in use: ten minutes.
 const TOUCH_MS: u64 = 10 * 60 * 1000;
 /// Longest device id and device name, in bytes.
@@ -116,8 +111,6 @@ pub(super) type Rows = Vec<(Row, Option<Vec<u8>>)>;
 pub(super) struct Sessions {
     devices: BTreeMap<String, Device>,
     tokens: HashMap<TokenHash, Session>,
-    /// Oldest first, with the time until which they work.
-    login_tokens: VecDeque<(TokenHash, u64)>,
 }
 
 impl Sessions {
@@ -160,21 +153,6 @@ impl Sessions {
         }
         let rows = touched.then(|| vec![device_row(device)]);
         Some((session, rows))
-    }
-
-    /// Takes a new login token in.
-    pub(super) fn add_login_token(&mut self, hash: TokenHash, now: u64) {
-        self.login_tokens.retain(|(_, until)| *until > now);
-        if self.login_tokens.len() >= LOGIN_TOKENS {
-            self.login_tokens.pop_front();
-        }
-        self.login_tokens.push_back((hash, now.saturating_add(LOGIN_TOKEN_MS)));
-    }
-
-    /// Uses a login token up, whatever comes of the login.
-    pub(super) fn use_login_token(&mut self, hash: &TokenHash, now: u64) -> bool {
-        let at = self.login_tokens.iter().position(|(known, _)| known == hash);
-        at.and_then(|at| self.login_tokens.remove(at)).is_some_and(|(_, until)| now < until)
     }
 
     /// Begins a session. A device that exists already loses its other tokens at once; the new
@@ -304,29 +282,6 @@ mod tests {
         let (rows, new) = sessions.begin(hash, &session(device), Some("Phone".into()), 5).unwrap();
         sessions.open(hash, session(device), new);
         rows
-    }
-
-    #[test]
-    fn a_login_token_works_once_and_for_two_minutes() {
-        let mut sessions = Sessions::default();
-        let hash = TokenHash::of("t");
-        sessions.add_login_token(hash, 1000);
-        assert!(sessions.use_login_token(&hash, 1000 + LOGIN_TOKEN_MS - 1));
-        assert!(!sessions.use_login_token(&hash, 1001), "used twice");
-        sessions.add_login_token(hash, 1000);
-        assert!(!sessions.use_login_token(&hash, 1000 + LOGIN_TOKEN_MS), "used too late");
-        assert!(!sessions.use_login_token(&hash, 1001), "used after a failure");
-        assert!(!sessions.use_login_token(&TokenHash::of("u"), 1001), "made up");
-    }
-
-    #[test]
-    fn login_tokens_do_not_pile_up() {
-        let mut sessions = Sessions::default();
-        for number in 0..1000 {
-            sessions.add_login_token(TokenHash::of(&number.to_string()), 0);
-        }
-        assert_eq!(sessions.login_tokens.len(), LOGIN_TOKENS);
-        assert!(sessions.use_login_token(&TokenHash::of("999"), 1));
     }
 
     #[test]

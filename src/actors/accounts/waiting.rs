@@ -1,8 +1,9 @@
 //! To-device messages that wait for our devices, by the server that sent them. Pure.
 //!
 //! Invariants: those of servers that share no room with us are few, of each and of all of them;
-//! nobody's messages give way to another's. What the devices have fetched meanwhile is seen when
-//! it is counted anew, which is done where somebody would be refused, and not all the time.
+//! nobody's messages give way to another's, unless they are a stranger's and waited for weeks. What the
+//! devices have fetched meanwhile is seen when it is counted anew, which is done where somebody would
+//! be refused, and not all the time.
 
 use std::collections::HashMap;
 
@@ -68,9 +69,10 @@ impl Waiting {
         share.member = member;
     }
 
-    /// Tells whether it is worth counting anew.
-    pub(super) fn is_stale(&self, now: u64) -> bool {
-        self.counted_ms.is_none_or(|at| now.saturating_sub(at) >= COUNT_EVERY_MS)
+    /// Tells whether it is to be counted: for the first time, since more may wait from an earlier start,
+    /// and then where somebody would be refused (`full`).
+    pub(super) fn is_worth_counting(&self, full: bool, now: u64) -> bool {
+        self.counted_ms.is_none_or(|at| full && now.saturating_sub(at) >= COUNT_EVERY_MS)
     }
 
     /// They were counted.
@@ -113,12 +115,17 @@ mod tests {
         assert!(!waiting.fits(&server("late"), false, (usize::MAX, 1)));
 
         // The devices fetched them.
-        assert!(waiting.is_stale(NOW));
+        assert!(waiting.is_worth_counting(false, NOW), "since the start nobody did");
         let left = Share { messages: 1, len: 1, member: false };
         waiting.count(HashMap::from([(server("eve"), left)]), NOW);
-        assert!(
-            !waiting.is_stale(NOW + COUNT_EVERY_MS - 1) && waiting.is_stale(NOW + COUNT_EVERY_MS)
-        );
+        for (full, later, worth) in [
+            (true, COUNT_EVERY_MS - 1, false),
+            (true, COUNT_EVERY_MS, true),
+            (false, u64::MAX, false),
+        ] {
+            let at = NOW.saturating_add(later);
+            assert_eq!(waiting.is_worth_counting(full, at), worth, "{full} {later}");
+        }
         assert_eq!(fill(&mut waiting, "eve", false, 1), limits::TO_DEVICE_STRANGER - 1);
     }
 

@@ -17,12 +17,12 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, Serv
 use tokio::sync::watch;
 
 use super::{
-    AckToDevice, Close, CommitRoom, Committed, CountToDevice, DirectoryEntry, FindAnnotation,
-    FindLacking, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom, LoadState,
-    LoadedRoom, Lookup, MissingEvent, NameOwner, ReadDepartures, ReadHeads, ReadMissing, ReadRow,
-    ReadSync, ReadTimeline, ReceiptPlace, RoomEvents, RoomGaps, RoomRow, Row, ScanRows,
-    SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage, WatchStream, WriteRows,
-    commit,
+    AckToDevice, Close, CommitRoom, Committed, CountToDevice, DirectoryEntry, DropToDevice,
+    FindAnnotation, FindLacking, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom,
+    LoadState, LoadedRoom, Lookup, MissingEvent, NameOwner, ReadDepartures, ReadHeads, ReadMissing,
+    ReadRow, ReadSync, ReadTimeline, ReceiptPlace, RoomEvents, RoomGaps, RoomRow, Row, ScanRows,
+    SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage, ToDeviceCount, WatchStream,
+    WriteRows, commit,
     database::{Database, WriteSet},
     directory, events,
     flusher::{self, Flusher, Tell},
@@ -375,10 +375,23 @@ impl Handler<ScanRows> for StoreActor {
 }
 
 impl Handler<CountToDevice> for StoreActor {
-    type Result = Result<HashMap<OwnedServerName, (usize, usize)>, StoreError>;
+    type Result = Result<HashMap<OwnedServerName, ToDeviceCount>, StoreError>;
 
-    fn handle(&mut self, _: CountToDevice, _: &mut Self::Context) -> Self::Result {
-        rows::count_to_device(&self.open()?.database)
+    fn handle(&mut self, msg: CountToDevice, _: &mut Self::Context) -> Self::Result {
+        rows::count_to_device(&self.open()?.database, msg.old_before)
+    }
+}
+
+impl Handler<DropToDevice> for StoreActor {
+    type Result = Result<(), StoreError>;
+
+    fn handle(&mut self, msg: DropToDevice, _: &mut Self::Context) -> Self::Result {
+        let keys = rows::old_to_device(&self.open()?.database, &msg.of, msg.before)?;
+        let remove = |writes: &mut WriteSet<'_>, _: &mut Counters| {
+            keys.into_iter().for_each(|key| writes.remove(key));
+            Ok(())
+        };
+        self.add(remove).map(drop)
     }
 }
 

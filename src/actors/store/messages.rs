@@ -4,7 +4,10 @@
 //! see every write that was applied, and [`ReadSync`] only what is durable. No sled type and no
 //! key layout shows here.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use actix::Message;
 use ruma::{
@@ -799,8 +802,8 @@ pub enum Row {
     AccountData(String),
     /// Accounts: room account data by room and type. A write shows in `/sync`.
     RoomAccountData(OwnedRoomId, String),
-    /// Accounts: a to-device message; the Store adds the order, so two never collide. A write
-    /// shows in the `/sync` of the device. See [`AckToDevice`].
+    /// Accounts: a to-device message; the Store adds the order, so two never collide, and the time.
+    /// A write shows in the `/sync` of the device. See [`AckToDevice`].
     ToDevice(String),
     /// Accounts: a to-device transaction that was handled, by device and id.
     ToDeviceTxn(String, String),
@@ -859,11 +862,33 @@ pub struct ReadRow(pub Row);
 #[rtype(result = "Result<Vec<(Row, Vec<u8>)>, StoreError>")]
 pub struct ScanRows(pub RowKind);
 
-/// Counts the to-device messages that wait, by the server of their sender: how many, and how many
-/// bytes.
+/// Counts the to-device messages that wait, by the server of their sender.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<HashMap<OwnedServerName, (usize, usize)>, StoreError>")]
-pub struct CountToDevice;
+#[rtype(result = "Result<HashMap<OwnedServerName, ToDeviceCount>, StoreError>")]
+pub struct CountToDevice {
+    /// What came before this time, in milliseconds, is old.
+    pub old_before: u64,
+}
+
+/// The to-device messages of one server that wait: how many, and how many bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ToDeviceCount {
+    /// All of them.
+    pub all: (usize, usize),
+    /// The old ones among them.
+    pub old: (usize, usize),
+}
+
+/// Deletes the to-device messages of some servers that came before a time, whatever device they wait
+/// for. Not made durable on its own: what comes back is deleted again.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct DropToDevice {
+    /// The servers of their senders.
+    pub of: HashSet<OwnedServerName>,
+    /// In milliseconds.
+    pub before: u64,
+}
 
 /// Deletes the to-device messages of a device up to a position that it has synced from: they
 /// arrived. Not answered before it is applied, and not made durable on its own: a message that

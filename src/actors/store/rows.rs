@@ -3,19 +3,19 @@
 //! Invariant: a write that shows in `/sync` takes a position of the log, so that the position of
 //! the answer covers it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ruma::{OwnedServerName, OwnedUserId};
 use serde::Deserialize;
 
 use super::{
-    Row, RowKind, StoreError,
+    Row, RowKind, StoreError, ToDeviceCount,
     database::{Database, Rows as _, WriteSet},
     rooms::Counters,
     schema::{Change, Key, Parts, family},
     unread,
 };
-use crate::config::limits;
+use crate::{actors::clock::now_ms, config::limits};
 
 /// Returns the key of a row; of to-device messages the part that they have in common.
 pub(super) fn key(row: &Row) -> Vec<u8> {
@@ -110,7 +110,8 @@ pub(super) fn write(
             Row::ToDevice(_) => {
                 // The log names the device; the message itself is found by its position.
                 let position = counters.log(writes, &Change::Row(key.clone()));
-                if let Some(value) = value {
+                if let Some(message) = value {
+                    let value = [&now_ms().to_be_bytes()[..], &message].concat();
                     writes.put([key.as_slice(), &position.to_be_bytes()].concat(), value);
                 }
                 continue;
@@ -161,6 +162,15 @@ fn to_device_key(device_id: &str, position: u64) -> Vec<u8> {
     Key::new(family::TO_DEVICE).text(device_id).number(position).done()
 }
 
+/// Returns when a to-device message came, in milliseconds, and the message. An older program wrote no
+/// time; it was long ago. A message is JSON, and a time begins with a zero byte for millions of years.
+fn queued(value: &[u8]) -> (u64, &[u8]) {
+    match value.split_first_chunk() {
+        Some((time, message)) if time.first() == Some(&0) => (u64::from_be_bytes(*time), message),
+        _ => (0, value),
+    }
+}
+
 /// To-device messages, and the position of the last one where more wait.
 pub(super) type Queued = (Vec<Vec<u8>>, Option<u64>);
 
@@ -175,37 +185,65 @@ pub(super) fn to_device(
     let end = to_device_key(device_id, u64::MAX);
     let (mut messages, mut len, mut last) = (Vec::new(), 0_usize, None);
     for row in database.scan(start, end) {
-        let (key, message) = row?;
+        let (key, value) = row?;
+        let (_, message) = queued(&value);
         if messages.len() >= limits::TO_DEVICE_SYNC || len >= limits::TO_DEVICE_SYNC_LEN {
             return Ok((messages, last));
         }
         let number = key.last_chunk().map(|number| u64::from_be_bytes(*number));
         last = Some(number.ok_or(StoreError::Corrupt { what: "key" })?);
         len = len.saturating_add(message.len());
-        messages.push(message);
+        messages.push(message.to_vec());
     }
     Ok((messages, None))
+}
+
+/// Returns the server that sent a to-device message; none where an older program kept what nobody can
+/// read, which counts for nobody.
+fn sent_by(message: &[u8]) -> Option<OwnedServerName> {
+    #[derive(Deserialize)]
+    struct Sent {
+        sender: OwnedUserId,
+    }
+    let sent: Sent = serde_json::from_slice(message).ok()?;
+    Some(sent.sender.server_name().to_owned())
 }
 
 /// Answers [`super::CountToDevice`].
 pub(super) fn count_to_device(
     database: &Database,
-) -> Result<HashMap<OwnedServerName, (usize, usize)>, StoreError> {
-    #[derive(Deserialize)]
-    struct Sent {
-        sender: OwnedUserId,
-    }
-    let mut counts = HashMap::new();
+    old_before: u64,
+) -> Result<HashMap<OwnedServerName, ToDeviceCount>, StoreError> {
+    let mut counts: HashMap<_, ToDeviceCount> = HashMap::new();
     for row in database.scan_prefix(&[family::TO_DEVICE]) {
-        let (_, message) = row?;
-        // What an older program kept and nobody can read counts for nobody.
-        let Ok(Sent { sender }) = serde_json::from_slice(&message) else { continue };
-        let (number, len): &mut (usize, usize) =
-            counts.entry(sender.server_name().to_owned()).or_default();
-        *number = number.saturating_add(1);
-        *len = len.saturating_add(message.len());
+        let (_, value) = row?;
+        let (came, message) = queued(&value);
+        let Some(server) = sent_by(message) else { continue };
+        let count = counts.entry(server).or_default();
+        let old = (came < old_before).then_some(&mut count.old);
+        for (number, len) in std::iter::once(&mut count.all).chain(old) {
+            *number = number.saturating_add(1);
+            *len = len.saturating_add(message.len());
+        }
     }
     Ok(counts)
+}
+
+/// Returns the keys of the to-device messages that [`super::DropToDevice`] deletes.
+pub(super) fn old_to_device(
+    database: &Database,
+    of: &HashSet<OwnedServerName>,
+    before: u64,
+) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut keys = Vec::new();
+    for row in database.scan_prefix(&[family::TO_DEVICE]) {
+        let (key, value) = row?;
+        let (came, message) = queued(&value);
+        if came < before && sent_by(message).is_some_and(|server| of.contains(&server)) {
+            keys.push(key);
+        }
+    }
+    Ok(keys)
 }
 
 /// Removes the to-device messages of a device up to `position`.
@@ -224,6 +262,15 @@ pub(super) fn remove_to_device(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_of_an_older_program_have_no_time() {
+        let timed = [&1_790_000_000_000_u64.to_be_bytes()[..], b"{}"].concat();
+        assert_eq!(queued(&timed), (1_790_000_000_000, &b"{}"[..]));
+        for old in [&b"{}"[..], b"{\"sender\":\"@a:b\"}", b""] {
+            assert_eq!(queued(old), (0, old));
+        }
+    }
 
     #[test]
     fn keys_survive_and_lie_in_their_kinds() {

@@ -78,7 +78,7 @@ pub(super) mod family {
     pub(in super::super) const ACCOUNT_DATA: u8 = 0x84;
     /// `room id, type`.
     pub(in super::super) const ROOM_ACCOUNT_DATA: u8 = 0x85;
-    /// `device, position` → message.
+    /// `device, position` → when it came, message (JSON).
     pub(in super::super) const TO_DEVICE: u8 = 0x86;
     /// `device, txn`.
     pub(in super::super) const TO_DEVICE_TXN: u8 = 0x87;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix_web::{http::Method, test::TestRequest};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     fake::{self, Told, other_server},
@@ -552,6 +552,45 @@ async fn what_people_say_of_themselves_has_a_form() {
     }
     let asleep = send(&app, with(&token, get("/_matrix/client/v3/sync?set_presence=asleep"))).await;
     assert_eq!(asleep.errcode(), (400, "M_INVALID_PARAM".into()));
+}
+
+/// What strangers send waits for a device that nobody uses any more, and for good.
+#[actix_web::test]
+async fn attack_13_to_device_messages_that_strangers_left_weeks_ago_keep_no_honest_one_out() {
+    use crate::actors::accounts::{AccountError, AccountsActor, ReceiveToDevice};
+    let (fake, gateway) = fake::start().await;
+    super::logged_in(&gateway, "A").await;
+    let user = format!("@p2p:{}", crate::proto::server_keys::tests::secret_keys(1).server_name());
+    let receive = async |accounts: &actix::Addr<AccountsActor>, server: usize, id: usize| {
+        let device = ("A".to_owned(), RawValue::from_string("{}".to_owned()).unwrap());
+        let message = ReceiveToDevice {
+            sender: format!("@eve:eve{server}").try_into().unwrap(),
+            message_id: id.to_string(),
+            kind: "m.dummy".to_owned(),
+            messages: [(user.as_str().try_into().unwrap(), [device].into())].into(),
+        };
+        accounts.send(message).await.unwrap()
+    };
+    for id in 0..limits::TO_DEVICE_STRANGERS {
+        let taken = receive(&gateway.accounts, id / limits::TO_DEVICE_STRANGER, id).await;
+        assert!(taken.is_ok(), "{id}: {taken:?}");
+    }
+    // What waits from an earlier start counts from the first message on.
+    let again = fake::start_accounts(&fake).await;
+    for accounts in [&gateway.accounts, &again] {
+        let refused = receive(accounts, 99, 0).await;
+        assert!(matches!(refused, Err(AccountError::Full(_))), "{refused:?}");
+    }
+    fake.send(fake::WeeksPass).await.unwrap();
+    let later = fake::start_accounts(&fake).await;
+    for id in 0..limits::TO_DEVICE_STRANGER {
+        let taken = receive(&later, 99, id).await;
+        assert!(taken.is_ok(), "{id}: {taken:?}");
+    }
+    assert!(
+        receive(&later, 99, limits::TO_DEVICE_STRANGER).await.is_err(),
+        "its own share is full"
+    );
 }
 
 #[actix_web::test]

@@ -36,6 +36,8 @@ pub(super) struct Fake {
     rows: HashMap<Row, Vec<u8>>,
     /// To-device rows with their positions.
     to_device: Vec<(u64, String, Vec<u8>)>,
+    /// Up to which position they came weeks ago.
+    old: u64,
     position: u64,
     watch: watch::Sender<u64>,
     signer: Option<Arc<Signer>>,
@@ -52,6 +54,11 @@ pub(super) struct Told;
 #[rtype(result = "HashMap<Row, Vec<u8>>")]
 pub(super) struct AllRows;
 
+/// Lets weeks go by.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct WeeksPass;
+
 /// Starts Accounts over the rows that the fake holds.
 pub(super) async fn start_accounts(fake: &Addr<Fake>) -> Addr<AccountsActor> {
     let links = AccountsLinks {
@@ -60,6 +67,7 @@ pub(super) async fn start_accounts(fake: &Addr<Fake>) -> Addr<AccountsActor> {
         scan_rows: fake.clone().recipient(),
         ack_to_device: fake.clone().recipient(),
         count_to_device: fake.clone().recipient(),
+        drop_to_device: fake.clone().recipient(),
         ensure_identity: fake.clone().recipient(),
         profile_updated: fake.clone().recipient(),
         advertise: fake.clone().recipient(),
@@ -73,6 +81,7 @@ pub(super) async fn start() -> (Addr<Fake>, Gateway) {
     let fake = Fake {
         rows: HashMap::new(),
         to_device: Vec::new(),
+        old: 0,
         position: 10,
         watch: watch::channel(10).0,
         signer: None,
@@ -209,10 +218,40 @@ impl Handler<AckToDevice> for Fake {
     }
 }
 
+/// Returns who sent a to-device row.
+fn sent_by(value: &[u8]) -> OwnedServerName {
+    let event: serde_json::Value = serde_json::from_slice(value).unwrap();
+    <&ruma::UserId>::try_from(event["sender"].as_str().unwrap()).unwrap().server_name().to_owned()
+}
+
 impl Handler<CountToDevice> for Fake {
-    type Result = Result<HashMap<OwnedServerName, (usize, usize)>, StoreError>;
+    type Result = Result<HashMap<OwnedServerName, ToDeviceCount>, StoreError>;
     fn handle(&mut self, _: CountToDevice, _: &mut Context<Self>) -> Self::Result {
-        Ok(HashMap::new())
+        let mut counts = HashMap::<_, ToDeviceCount>::new();
+        for (position, _, value) in &self.to_device {
+            let count = counts.entry(sent_by(value)).or_default();
+            let old = (*position <= self.old).then_some(&mut count.old);
+            for (number, len) in std::iter::once(&mut count.all).chain(old) {
+                (*number, *len) = (*number + 1, *len + value.len());
+            }
+        }
+        Ok(counts)
+    }
+}
+
+impl Handler<DropToDevice> for Fake {
+    type Result = Result<(), StoreError>;
+    fn handle(&mut self, msg: DropToDevice, _: &mut Context<Self>) -> Self::Result {
+        let old = self.old;
+        self.to_device.retain(|(at, _, value)| *at > old || !msg.of.contains(&sent_by(value)));
+        Ok(())
+    }
+}
+
+impl Handler<WeeksPass> for Fake {
+    type Result = ();
+    fn handle(&mut self, _: WeeksPass, _: &mut Context<Self>) {
+        self.old = self.position;
     }
 }
 

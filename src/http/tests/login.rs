@@ -294,6 +294,22 @@ async fn sessions_and_profile_outlive_a_restart() {
     assert_eq!(told.iter().filter(|line| *line == again[1]).count(), 2, "{told:?}");
 }
 
+/// A page can have the browser come here as often as it likes.
+#[actix_web::test]
+async fn attack_2_a_page_that_has_tokens_made_takes_nobodys_away() {
+    let (_, gateway) = fake::start().await;
+    let app = served(gateway.clone()).await;
+    let printed = gateway.ask_accounts(crate::actors::accounts::MintLoginToken).await.unwrap();
+    let element = login_token_of(&send(&app, redirect_to(ELEMENT)).await);
+    for _ in 0..200 {
+        assert_eq!(send(&app, redirect_to(ELEMENT)).await.status, 302);
+    }
+    for waiting in [&printed, &element, &login_token_of(&send(&app, redirect_to(ELEMENT)).await)] {
+        assert_eq!(send(&app, token_login(waiting)).await.status, 200, "each one works");
+        assert_eq!(send(&app, token_login(waiting)).await.status, 403, "and once");
+    }
+}
+
 #[actix_web::test]
 async fn two_who_use_a_login_token_at_once_are_one() {
     let (_, gateway) = fake::start().await;

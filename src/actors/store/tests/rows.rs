@@ -45,6 +45,35 @@ async fn to_device_messages_reach_their_device_once_acknowledged() {
 }
 
 #[actix::test]
+async fn old_to_device_messages_of_some_servers_are_dropped() {
+    let mut world = World::new();
+    let send = |server: &str, n: u64| {
+        let event = json!({"sender": format!("@u:{server}"), "content": {"n": n}});
+        (Row::ToDevice("DEVICE".to_owned()), Some(event))
+    };
+    world.write(vec![send("eve.org", 1), send("bob.org", 2)]).await;
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let between = crate::actors::clock::now_ms();
+    world.write(vec![send("eve.org", 3), send("bob.org", 4)]).await;
+    world.restart().await;
+    let counts = world.ask(CountToDevice { old_before: between }).await.unwrap();
+    let len = serde_json::to_vec(&send("eve.org", 1).1.unwrap()).unwrap().len();
+    let expected = ToDeviceCount { all: (2, 2 * len), old: (1, len) };
+    assert!(counts.len() == 2 && counts.values().all(|count| *count == expected), "{counts:?}");
+
+    let of = [ServerName::parse("eve.org").unwrap()].into();
+    world.ask(DropToDevice { of, before: between }).await.unwrap();
+    let sync = world.sync(Some(0)).await;
+    let left: Vec<u64> = sync
+        .to_device
+        .iter()
+        .map(|event| serde_json::from_str::<Value>(event.get()).unwrap()["content"]["n"].as_u64())
+        .map(Option::unwrap)
+        .collect();
+    assert_eq!(left, [2, 3, 4], "neither what is new nor what others sent");
+}
+
+#[actix::test]
 async fn a_sync_takes_as_many_to_device_messages_as_it_has_room_for() {
     let world = World::new();
     let large = "x".repeat(60_000);
@@ -58,9 +87,9 @@ async fn a_sync_takes_as_many_to_device_messages_as_it_has_room_for() {
         });
         last = world.write(rows.collect()).await;
     }
-    let counts = world.ask(CountToDevice).await.unwrap();
-    let (number, len) = counts[&ServerName::parse("eve.org").unwrap()];
-    assert_eq!(number, sent);
+    let counts = world.ask(CountToDevice { old_before: 0 }).await.unwrap();
+    let ToDeviceCount { all: (number, len), old } = counts[&ServerName::parse("eve.org").unwrap()];
+    assert_eq!((number, old), (sent, (0, 0)));
     assert!((40 * large.len()..41 * large.len() + 20_000).contains(&len), "{len}");
 
     let (mut seen, mut until, mut answers) = (Vec::new(), Some(0), Vec::new());

@@ -523,3 +523,63 @@ fn attack_08_a_backdated_event_has_no_rights_of_its_date() {
         assert_eq!(ann.view().0, before, "{version}");
     }
 }
+
+/// A membership event of one of the users that a server makes up.
+fn of_made_up_user(host: &Replica, server: &Signer, number: usize, membership: &str) -> Received {
+    let user = OwnedUserId::try_from(format!("@u{number}:{}", server.server_name())).unwrap();
+    let content =
+        json!({"membership": membership, "displayname": format!("{number} {membership}")});
+    let draft = draft("m.room.member", Some(user.as_str()), content);
+    let (rules, clock) = (host.machine.rules(), host.clock);
+    let position = host.machine.position(&draft, &user, clock).unwrap();
+    // Composed as the server's first user, and then signed as that one.
+    let event = pdu::compose(draft, &position, server, rules).unwrap();
+    let mut object: CanonicalJsonObject = serde_json::from_str(&event.json).unwrap();
+    object.insert("sender".to_owned(), serde_json::from_value(json!(user)).unwrap());
+    server.hash_and_sign(&mut object, &rules.redaction).unwrap();
+    let json = serde_json::to_string(&object).unwrap();
+    let event = Pdu::from_json(event.event_id, &json, rules).unwrap();
+    received(&pdu::countersigned(&event, server, rules).unwrap(), server)
+}
+
+/// Names cost nothing to make up, and each would be in every list of members for good.
+#[test]
+fn attack_13_a_server_brings_no_crowd_into_a_room() {
+    for version in versions() {
+        let mut ann = room(&version, 1);
+        let eve = join(&mut ann, 2, &[]);
+        let places = limits::ROOM_USERS_OF_SERVER;
+        let joined = |ann: &Replica| ann.machine.joined[eve.signer.server_name()];
+        let come = |ann: &mut Replica, number: usize, membership: &str| {
+            let event = of_made_up_user(ann, &eve.signer, number, membership);
+            ann.clock += 1;
+            match ann.ingest(&event) {
+                Ingested::New(_, place) => place,
+                other => panic!("{version} {number} {membership}: {other:?}"),
+            }
+        };
+        // She is one of them.
+        for number in 1..places {
+            assert_eq!(come(&mut ann, number, "join"), Place::Live, "{version} {number}");
+        }
+        assert_eq!(joined(&ann), places);
+        let before = ann.view().0;
+        for number in places..places + 3 {
+            assert_eq!(come(&mut ann, number, "join"), Place::SoftFailed, "{version} {number}");
+            let user = format!("@u{number}:{}", eve.signer.server_name());
+            let asked =
+                ann.machine.template(&user.try_into().unwrap(), &MembershipState::Join, NOW);
+            assert!(matches!(asked, Err(RoomError::Forbidden(_))), "{version}: {asked:?}");
+        }
+        assert_eq!((joined(&ann), ann.view().0), (places, before), "{version}");
+
+        // Who is in may change a name, who leaves frees a place, and others are not concerned.
+        assert_eq!(come(&mut ann, 1, "join"), Place::Live, "{version}");
+        assert_eq!(come(&mut ann, 1, "leave"), Place::Live, "{version}");
+        assert_eq!(joined(&ann), places - 1, "{version}");
+        assert_eq!(come(&mut ann, places, "join"), Place::Live, "{version}");
+        assert_eq!(come(&mut ann, 1, "join"), Place::SoftFailed, "{version}");
+        join(&mut ann, 3, &[Arc::clone(&eve.signer)]);
+        assert_eq!(joined(&ann), places, "{version}");
+    }
+}
