@@ -2,8 +2,9 @@
 //! and long answers can be fetched in pieces. Pure; who waits is opaque.
 //!
 //! Invariants: an answer is given again only for the very same request (origin, id and hash), a
-//! few times, for a short while; number and bytes of what is kept are bounded, the oldest goes
-//! first.
+//! few times, for a short while; number and bytes of what is kept are bounded, and the oldest of the
+//! origin that has the most gives way, so that nobody has those of others forgotten: who fetches a
+//! long answer in pieces goes on, whatever others ask.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -59,12 +60,21 @@ pub(super) struct Kept<W> {
     entries: HashMap<Key, Entry<W>>,
     /// Those that are done, in the order in which they will be forgotten.
     done: VecDeque<Key>,
+    /// How much of these each origin has.
+    shares: HashMap<OwnedServerName, Share>,
+    bytes: usize,
+}
+
+/// Answers that are kept of one origin.
+#[derive(Debug, Default)]
+struct Share {
+    number: usize,
     bytes: usize,
 }
 
 impl<W> Default for Kept<W> {
     fn default() -> Self {
-        Self { entries: HashMap::new(), done: VecDeque::new(), bytes: 0 }
+        Self { entries: HashMap::new(), done: VecDeque::new(), shares: HashMap::new(), bytes: 0 }
     }
 }
 
@@ -117,12 +127,15 @@ impl<W> Kept<W> {
         let waiters = std::mem::take(waiters);
         match answer {
             Some(answer) => {
+                let share = self.shares.entry(origin.to_owned()).or_default();
+                share.number += 1;
+                share.bytes += answer.len();
                 self.bytes += answer.len();
                 entry.standing = Standing::Done(answer);
                 entry.until = now.saturating_add(KEEP_MS);
                 self.done.push_back(key);
                 while self.bytes > BYTES_MAX || self.done.len() > ANSWERS_MAX {
-                    self.drop_oldest();
+                    self.make_room();
                 }
             }
             None => {
@@ -156,14 +169,35 @@ impl<W> Kept<W> {
         let old = |key: &Key| self.entries.get(key).is_none_or(|entry| entry.until < now);
         let old = self.done.iter().take_while(|key| old(key)).count();
         for _ in 0..old {
-            self.drop_oldest();
+            self.forget(0);
         }
     }
 
-    fn drop_oldest(&mut self) {
-        let Some(key) = self.done.pop_front() else { return };
-        if let Some(Entry { standing: Standing::Done(bytes), .. }) = self.entries.remove(&key) {
-            self.bytes -= bytes.len();
+    /// Forgets an answer of whoever has the most. An origin that has a single one is spared while
+    /// others have several: it may be long, and on its way.
+    fn make_room(&mut self) {
+        let too_long = self.bytes > BYTES_MAX;
+        let most = self.shares.iter().max_by_key(|(_, share)| {
+            (share.number > 1, if too_long { share.bytes } else { share.number })
+        });
+        let Some((most, _)) = most else { return };
+        let oldest = self.done.iter().position(|(origin, _)| origin == most);
+        self.forget(oldest.unwrap_or_default());
+    }
+
+    /// Forgets an answer by its place.
+    fn forget(&mut self, at: usize) {
+        let Some(key) = self.done.remove(at) else { return };
+        let Some(Entry { standing: Standing::Done(answer), .. }) = self.entries.remove(&key) else {
+            return;
+        };
+        self.bytes -= answer.len();
+        if let Some(share) = self.shares.get_mut(&key.0) {
+            share.number -= 1;
+            share.bytes -= answer.len();
+            if share.number == 0 {
+                self.shares.remove(&key.0);
+            }
         }
     }
 }
@@ -237,6 +271,35 @@ mod tests {
         assert!(kept.bytes <= BYTES_MAX);
         assert!(kept.piece(ann, "a", 0, NOW).is_none());
         assert!(kept.piece(ann, "b", 0, NOW).is_some());
+    }
+
+    #[test]
+    fn attack_13_a_flood_has_no_answers_of_others_forgotten() {
+        let (ann, bob) = (server_name!("ann"), server_name!("bob"));
+        // One fetches a long answer in pieces, the other asked for something short twice.
+        let mut kept = Kept::<u8>::default();
+        kept.begin(ann, "long", "hash", 0);
+        kept.done(ann, "long", answer(MAX_ANSWER_LEN), NOW);
+        for id in ["1", "2"] {
+            kept.begin(bob, id, "hash", 0);
+            kept.done(bob, id, answer(10), NOW);
+        }
+        for (name, each, length) in [("eve", 100, 1024 * 1024), ("mallory", 2 * ANSWERS_MAX, 1)] {
+            let eve = OwnedServerName::try_from(name).unwrap();
+            for id in 0..each {
+                kept.begin(&eve, &id.to_string(), "hash", 0);
+                kept.done(&eve, &id.to_string(), answer(length), NOW);
+            }
+            let newest = (each - 1).to_string();
+            assert!(kept.piece(&eve, &newest, 0, NOW).is_some(), "and she has her own share");
+        }
+        assert!(kept.bytes <= BYTES_MAX && kept.done.len() <= ANSWERS_MAX);
+        assert!(kept.piece(ann, "long", MAX_ANSWER_LEN - 1, NOW).is_some());
+        for id in ["1", "2"] {
+            assert!(matches!(kept.again(bob, id, "hash", 1, NOW), Again::Answered(..)), "{id}");
+        }
+        kept.expire(NOW + KEEP_MS + 1);
+        assert!(kept.shares.is_empty() && kept.entries.is_empty() && kept.bytes == 0);
     }
 
     #[test]

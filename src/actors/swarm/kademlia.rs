@@ -39,6 +39,9 @@ const DIALS_WAITING_MAX: usize = 256;
 const KEYS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Keys of our own: five a person, and room for a change of name.
 const KEYS_OURS_MAX: usize = 64;
+/// Keys of one other provider, who has them for the same: whoever has more pushes out its own, and not
+/// those by which others are found.
+const KEYS_OF_ONE_MAX: usize = KEYS_OURS_MAX;
 /// Addresses of one provider that are kept.
 const PROVIDER_ADDRESSES_MAX: usize = 8;
 /// Values of others that the public DHT has us keep, and their size: 4 MiB at most.
@@ -80,6 +83,8 @@ pub(super) struct Kademlia {
     alive: Option<Instant>,
     /// Keys of others, the last used last.
     others: LruCache<kad::RecordKey, ()>,
+    /// Those of each of them, oldest first.
+    by_provider: LruCache<PeerId, VecDeque<kad::RecordKey>>,
 }
 
 /// The store of a DHT.
@@ -107,6 +112,7 @@ impl Kademlia {
             heard: HashSet::new(),
             alive: None,
             others: LruCache::new(KEYS_MAX),
+            by_provider: LruCache::new(KEYS_MAX),
         }
     }
 
@@ -170,10 +176,11 @@ impl Kademlia {
         if self.scope == Scope::World && record.addresses.is_empty() {
             return;
         }
-        let key = record.key.clone();
+        let (key, provider) = (record.key.clone(), record.provider);
         if self.inner.store_mut().add_provider(record).is_err() {
             return;
         }
+        self.bound(provider, &key);
         if let Some((old, ())) = self.others.push(key.clone(), ())
             && old != key
         {
@@ -182,6 +189,22 @@ impl Kademlia {
             for record in store.providers(&old).into_iter().filter(|one| one.provider != me) {
                 store.remove_provider(&old, &record.provider);
             }
+        }
+    }
+
+    /// Takes the oldest key of a provider away where this one is too many.
+    fn bound(&mut self, provider: PeerId, key: &kad::RecordKey) {
+        let keys = self.by_provider.get_or_insert_mut(provider, VecDeque::new);
+        keys.retain(|known| known != key);
+        keys.push_back(key.clone());
+        if keys.len() <= KEYS_OF_ONE_MAX {
+            return;
+        }
+        let Some(old) = keys.pop_front() else { return };
+        let store = self.inner.store_mut();
+        store.remove_provider(&old, &provider);
+        if store.providers(&old).is_empty() {
+            self.others.pop(&old);
         }
     }
 
@@ -416,6 +439,18 @@ mod tests {
         }
         assert!(kad.inner.store_mut().providers(&record(1, &[]).key).is_empty(), "the oldest");
         assert_eq!(kad.inner.store_mut().providers(&record(5999, &[]).key).len(), 1);
+        // One that publishes more than anybody needs pushes out its own.
+        let eve = PeerId::random();
+        for number in 20_000..40_000 {
+            kad.keep_provider(kad::ProviderRecord { provider: eve, ..record(number, &[WORLD]) });
+        }
+        let kept = |kad: &mut Kademlia, number| {
+            kad.inner.store_mut().providers(&record(number, &[]).key).len()
+        };
+        let hers = (20_000..40_000).filter(|number| kept(&mut kad, *number) > 0).count();
+        assert_eq!(hers, KEYS_OF_ONE_MAX);
+        let others = (0..6000).filter(|number| kept(&mut kad, *number) > 0).count();
+        assert!(others >= KEYS_MAX.get() - KEYS_OF_ONE_MAX - 1, "{others}");
         let ours = kad::RecordKey::new(b"ours");
         assert!(kad.inner.start_providing(ours.clone()).is_ok(), "there is always room for ours");
         for number in 6000..12_000 {
