@@ -1,12 +1,13 @@
 //! The key files: `<data>/keys.json` has the secret keys of this node.
 //!
 //! Invariants: written once and never changed in place (a lost identity key is a lost user id);
-//! readable by its owner only; whole or absent, since it is renamed into place after an fsync.
+//! readable by its owner only (`data_folder.rs` closes one that is not); whole or absent, since it is
+//! renamed into place after an fsync.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -49,12 +50,6 @@ pub(super) fn read(data: &Path) -> Result<Option<SecretKeys>, IdentityError> {
     let seed = |key: &Base64<Standard>| {
         <[u8; 32]>::try_from(key.as_bytes()).map_err(|_| failed(&path, restore))
     };
-    let mode = fs::metadata(&path).map_err(|error| failed(&path, error))?.permissions().mode();
-    if mode & 0o077 != 0 {
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-            .map_err(|error| failed(&path, error))?;
-        log::warn!("{} was readable by others; it is not any more", path.display());
-    }
     Ok(Some(SecretKeys {
         identity: seed(&keys.identity_key)?,
         verify: seed(&keys.verify_key)?,
@@ -101,6 +96,8 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -110,9 +107,6 @@ mod tests {
         let keys = create(data.path()).unwrap();
         assert!(read(data.path()).unwrap() == Some(keys));
         let path = data.path().join(FILE);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        read(data.path()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 

@@ -1,12 +1,8 @@
 //! The libp2p key: a file in the data folder, so that address books and provider records survive
-//! a restart. Invariant: the file is never readable by others and never half written.
+//! a restart. Invariant: the file is never readable by others (`data_folder.rs` closes one that is) and
+//! never half written.
 
-use std::{
-    fs,
-    io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
-};
+use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use libp2p::identity::Keypair;
 
@@ -22,17 +18,9 @@ pub fn load_or_create_key(data: &Path, fresh: bool) -> Result<Keypair, SwarmErro
     let path = data.join(FILE);
     let failed = |why: String| SwarmError::KeyFile { file: path.display().to_string(), why };
     match fs::read(&path) {
-        Ok(bytes) => {
-            let open = fs::metadata(&path).is_ok_and(|data| data.permissions().mode() & 0o077 != 0);
-            if open {
-                log::warn!(file:% = path.display(); "others may read the libp2p key; closing it");
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-                    .map_err(|error| failed(format!("its mode cannot be set to 0600: {error}")))?;
-            }
-            Keypair::from_protobuf_encoding(&bytes).map_err(|_| {
-                failed("it is no libp2p key; restore it, or delete it for a new PeerId".to_owned())
-            })
-        }
+        Ok(bytes) => Keypair::from_protobuf_encoding(&bytes).map_err(|_| {
+            failed("it is no libp2p key; restore it, or delete it for a new PeerId".to_owned())
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let key = Keypair::generate_ed25519();
             let bytes = key
@@ -64,6 +52,8 @@ fn write(data: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
