@@ -23,7 +23,6 @@ port. A lab without that rule measures its own bug.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "netns"))
 
 from homes import PATIENCE, Home, until  # noqa: E402
+from namespaces import Namespaces, run  # noqa: E402
 
 PORT = 4848
 REMAPPED = 50000
@@ -49,7 +49,6 @@ LAN6 = {"A": "2a11:113:a:", "B": "2a11:113:b:"}
 CARRIER = {"A": "100.64.1", "B": "100.64.2"}
 LAN = {"A": "10.0.1", "B": "10.0.2"}
 STOP_WAIT = 10.0
-LEVEL = "warn,messagehub=info"
 
 # Mapping: which outside port a socket has. "same": one for all that it talks to.
 # Filtering: who may send to it: "none" (anybody), "address" (hosts it sent to), "port" (sockets).
@@ -87,10 +86,6 @@ def direct_in_theory(a, b):
         return False
     cone = a if a["mapping"] == "same" else b
     return cone["filtering"] in ("none", "address")
-
-
-def run(*command, stdin=None):
-    subprocess.run(command, check=True, input=stdin, text=True)
 
 
 def rules(kind, inside, outside):
@@ -151,56 +146,31 @@ WEATHER = {
 }
 
 
-class Lab:
+class Lab(Namespaces):
     """The namespaces and the nodes in them."""
 
     def __init__(self, binary, kinds, keep=None):
+        self.own_folder = None if keep else tempfile.TemporaryDirectory(prefix="mhnat")
+        super().__init__("mhnat", keep or self.own_folder.name)
         self.binary = binary
         self.kinds = dict(zip("AB", kinds))
         self.six = any(has_six(kind) for kind in kinds)
-        self.prefix = f"mhnat{os.getpid()}"
-        self.namespaces = []
         self.routers = {"A": [], "B": []}
         self.nodes = []
         self.environments = {}
-        self.own_folder = None if keep else tempfile.TemporaryDirectory(prefix="mhnat")
-        self.folder = Path(keep or self.own_folder.name)
-
-    def __enter__(self):
-        try:
-            self.build()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self.close()
 
     # The network.
 
-    def name(self, short):
-        return f"{self.prefix}-{short}"
-
-    def add(self, short):
-        name = self.name(short)
-        run("ip", "netns", "add", name)
-        self.namespaces.append(name)
-        run("ip", "-n", name, "link", "set", "lo", "up")
-        six = ["net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.default.accept_ra=0"]
-        # Else the first second's packets wait for addresses that nobody else could have.
-        six += ["net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.default.dad_transmits=0"]
+    def host(self, short):
+        """Makes a namespace, which hands on what is for others."""
         settings = ["net.ipv4.ip_forward=1"]
-        settings += six if self.six else ["net.ipv6.conf.all.disable_ipv6=1"]
-        run("ip", "netns", "exec", name, "sysctl", "-qw", *settings)
-        return name
+        if self.six:
+            settings += ["net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.default.accept_ra=0"]
+        return self.add(short, self.six, *settings)
 
     def link(self, near, near_device, near_address, far, far_device, far_address):
         """Joins two namespaces; `far` uses `near` as its way to everywhere."""
-        run(
-            *["ip", "link", "add", near_device, "netns", near],
-            *["type", "veth", "peer", "name", far_device, "netns", far],
-        )
+        self.wire(near, near_device, far, far_device)
         run("ip", "-n", near, "addr", "add", near_address, "dev", near_device)
         run("ip", "-n", far, "addr", "add", far_address, "dev", far_device)
         run("ip", "-n", near, "link", "set", near_device, "up")
@@ -228,8 +198,8 @@ class Lab:
             run("ip", "-n", near, "-6", "route", *route)
 
     def build(self):
-        self.inet = self.add("inet")
-        self.relay = self.add("relay")
+        self.inet = self.host("inet")
+        self.relay = self.host("relay")
         self.link(self.inet, "relay", f"{THIRD}/32", self.relay, "wan", f"{RELAY}/32")
         if self.six:
             ends = [f"{THIRD6}/128", self.relay, "wan", f"{RELAY6}/128"]
@@ -239,15 +209,15 @@ class Lab:
             self.home(side, kind)
 
     def home(self, side, kind):
-        client, wan, lan = self.add(f"client{side}"), WAN[side], LAN[side]
+        client, wan, lan = self.host(f"client{side}"), WAN[side], LAN[side]
         if kind == "public":
             self.link(self.inet, side, f"{THIRD}/32", client, "wan", f"{wan}/32")
             return
-        router = self.add(f"router{side}")
+        router = self.host(f"router{side}")
         self.link(self.inet, side, f"{THIRD}/32", router, "wan", f"{wan}/32")
         chain = [(router, "port" if kind == "double" else kind, wan)]
         if kind == "double":
-            carrier, inner = CARRIER[side], self.add(f"inner{side}")
+            carrier, inner = CARRIER[side], self.host(f"inner{side}")
             self.link(router, "lan", f"{carrier}.1/24", inner, "wan", f"{carrier}.2/24")
             chain.append((inner, "port", f"{carrier}.2"))
             router = inner
@@ -267,7 +237,7 @@ class Lab:
 
     def other(self, short):
         """Adds a public host."""
-        name = self.add(short)
+        name = self.host(short)
         self.link(self.inet, short, f"{THIRD}/32", name, "wan", f"{OTHERS[short]}/32")
         return name
 
@@ -332,31 +302,19 @@ table ip weather {{
         # In the foreground, or it would outlive the lab.
         command = ["miniupnpd", "-d", "-f", str(folder / "miniupnpd.conf")]
         command += ["-P", str(folder / "miniupnpd.pid")]
-        with open(folder / "log", "a", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                ["ip", "netns", "exec", router, *command], stdout=log, stderr=log
-            )
+        process = self.within(router, command, f"router{side}", None)
         self.nodes.append((f"router{side}", process))
 
-
-    def log(self, short):
-        """Returns what a node has logged."""
-        return (self.folder / short / "log").read_text(errors="replace")
-
-    def start(self, short, namespace, level=LEVEL, **settings):
+    def start(self, short, namespace, level=None, **settings):
         """Starts a node and waits until it serves; settings as in the environment."""
-        folder = self.folder / short
-        folder.mkdir(parents=True, exist_ok=True)
-        own = {name: text for name, text in os.environ.items() if not name.startswith("MESSAGEHUB")}
-        own |= {"HOME": str(folder), "RUST_LOG": os.environ.get("RUST_LOG", level)}
         settings = {"element__listen_address": "null", "libp2p__mdns": "false"} | settings
-        own |= {f"MESSAGEHUB__{name.upper()}": text for name, text in settings.items()}
-        self.environments[short] = own
-        command = ["ip", "netns", "exec", namespace, self.binary, "--data", str(folder / "data")]
-        with open(folder / "log", "a", encoding="utf-8") as log:
-            process = subprocess.Popen(command, cwd=folder, env=own, stdout=log, stderr=log)
+        settings = {f"MESSAGEHUB__{name.upper()}": text for name, text in settings.items()}
+        self.environments[short] = self.environment(short, settings, level)
+        data = str(self.folder / short / "data")
+        command = [self.binary, "--data", data]
+        process = self.within(namespace, command, short, self.environments[short])
         self.nodes.append((short, process))
-        home = Home(self.binary, namespace, str(folder / "data"), process.pid)
+        home = Home(self.binary, namespace, data, process.pid)
         until(f"{short} serving", home.serves)
         return home
 
@@ -390,10 +348,7 @@ table ip weather {{
 
     def logs(self, lines=40):
         """Prints the end of each node's log."""
-        for short in dict.fromkeys(short for short, _ in self.nodes):
-            print(f"--- end of the log of {short}", file=sys.stderr)
-            text = self.log(short)
-            print("\n".join(text.splitlines()[-lines:]), file=sys.stderr)
+        self.show_logs(dict.fromkeys(short for short, _ in self.nodes), lines)
 
     def close(self):
         for _, process in self.nodes:
@@ -405,7 +360,6 @@ table ip weather {{
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for name in self.namespaces:
-            subprocess.run(["ip", "netns", "del", name], check=False)
+        super().close()
         if self.own_folder:
             self.own_folder.cleanup()

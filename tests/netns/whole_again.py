@@ -41,6 +41,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from homes import Connection, Home, until
+from namespaces import Namespaces, run
 
 HERE = Path(__file__).resolve().parent
 ALL = ["kill", "cut:5", "cut:8", "cut:12", "cut:30", "cut:60", "deaf:5", "deaf:18", "deaf:60", "move"]
@@ -59,12 +60,6 @@ KNOWN_AFTER = 12.0
 PACE = 0.25
 PATIENCE = 60.0
 DAY = 24 * 60 * 60
-LEVEL = "warn,messagehub=info"
-
-
-def run(*command, stdin=None, check=True):
-    quiet = None if check else subprocess.DEVNULL
-    subprocess.run(command, check=check, input=stdin, text=True, stderr=quiet)
 
 
 class Ears(threading.Thread):
@@ -116,16 +111,11 @@ class Person(Home):
         self.lan, self.short, self.process, self.count = lan, short, None, 0
 
     def begin(self, **settings):
-        folder = self.lan.folder / self.short
-        folder.mkdir(parents=True, exist_ok=True)
-        own = {name: text for name, text in os.environ.items() if not name.startswith("MESSAGEHUB")}
-        own |= {"HOME": str(folder), "RUST_LOG": os.environ.get("RUST_LOG", LEVEL)}
-        own |= {"MESSAGEHUB__ELEMENT__LISTEN_ADDRESS": "null"}
-        own |= {"MESSAGEHUB__LIBP2P__DHT__BOOTSTRAP_PEERS": ""}
-        own |= self.lan.settings | settings
-        command = ["ip", "netns", "exec", self.namespace, self.binary, "--data", self.data]
-        with open(folder / "log", "a", encoding="utf-8") as log:
-            self.process = subprocess.Popen(command, cwd=folder, env=own, stdout=log, stderr=log)
+        usual = {"MESSAGEHUB__ELEMENT__LISTEN_ADDRESS": "null"}
+        usual |= {"MESSAGEHUB__LIBP2P__DHT__BOOTSTRAP_PEERS": ""}
+        own = self.lan.environment(self.short, usual | self.lan.settings | settings)
+        command = [self.binary, "--data", self.data]
+        self.process = self.lan.within(self.namespace, command, self.short, own)
         self.pid = self.process.pid
         self.connection.close()
         until(f"{self.short} serving", self.serves)
@@ -158,54 +148,28 @@ class Person(Home):
         (self.lan.folder / self.short / "clock").write_text(f"{seconds}\n", encoding="utf-8")
 
 
-class Lan:
+class Lan(Namespaces):
     """Two homes, and a switch between them; or two, with two network cards each."""
 
     def __init__(self, binary, folder, cards=1, six=False, settings=None, clocks=False):
-        self.binary, self.folder, self.cards, self.six = binary, folder, cards, six
+        super().__init__("mhwa", folder)
+        self.binary, self.cards, self.six = binary, cards, six
         self.settings = settings or {}
-        self.prefix = f"mhwa{os.getpid()}"
-        self.made = []
         self.hosts = {"a": 1, "b": 2}
         self.next_host = 10
         self.people = {}
         self.clocks = clocks
 
-    def __enter__(self):
-        try:
-            self.build()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def name(self, short):
-        return f"{self.prefix}-{short}"
-
-    def add(self, short):
-        name = self.name(short)
-        run("ip", "netns", "add", name)
-        self.made.append(name)
-        run("ip", "-n", name, "link", "set", "lo", "up")
-        six = [] if self.six else ["net.ipv6.conf.all.disable_ipv6=1"]
-        settings = ["net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.default.dad_transmits=0"]
-        run("ip", "netns", "exec", name, "sysctl", "-qw", *settings, *six)
-        return name
-
     def build(self):
-        switch = self.add("lan")
+        switch = self.add("lan", self.six)
         for card in range(self.cards):
             run("ip", "-n", switch, "link", "add", f"br{card}", "type", "bridge")
             run("ip", "-n", switch, "link", "set", f"br{card}", "up")
         for short in self.hosts:
-            home = self.add(short)
+            home = self.add(short, self.six)
             for card in range(self.cards):
                 port = f"{short}{card}"
-                ends = ["type", "veth", "peer", "name", f"card{card}", "netns", home]
-                run("ip", "link", "add", port, "netns", switch, *ends)
+                self.wire(switch, port, home, f"card{card}")
                 run("ip", "-n", switch, "link", "set", port, "master", f"br{card}")
                 run("ip", "-n", switch, "link", "set", port, "up")
                 self.plug(short, card)
@@ -265,17 +229,12 @@ class Lan:
         return {"LD_PRELOAD": str(shim), "CLOCK_OFFSET_FILE": str(folder / "clock")}
 
     def logs(self, lines=60):
-        for short in self.hosts:
-            log = self.folder / short / "log"
-            if log.exists():
-                print(f"--- end of the log of {short}", file=sys.stderr)
-                print("\n".join(log.read_text(errors="replace").splitlines()[-lines:]), file=sys.stderr)
+        self.show_logs(self.hosts, lines)
 
     def close(self):
         for person in self.people.values():
             person.kill(signal.SIGTERM)
-        for name in self.made:
-            subprocess.run(["ip", "netns", "del", name], check=False)
+        super().close()
 
 
 def meet(ann, bob):
