@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, io::Write as _};
 
 use log::{
-    Record,
+    Level, Record,
     kv::{Error, Key, Value, VisitSource},
 };
 
@@ -13,6 +13,9 @@ use crate::{actors::store::DATABASE_LOG, proto::names::is_control};
 /// What is logged unless `RUST_LOG` says otherwise.
 const FILTER: &str = "warn,messagehub=info,libp2p_kad=error,libp2p_autonat=error";
 
+/// What the names of our own parts begin with.
+const OURS: &str = "messagehub";
+
 /// Sets the log up. Once, at the start.
 pub fn start() {
     let env = env_logger::Env::default().default_filter_or(FILTER);
@@ -20,11 +23,21 @@ pub fn start() {
         .filter_module(DATABASE_LOG, log::LevelFilter::Off)
         .parse_env(env)
         .format(|out, record| {
-            let (time, level, target) = (out.timestamp(), record.level(), record.target());
+            let (time, level) = (out.timestamp(), record.level());
             let style = out.default_level_style(level);
-            writeln!(out, "[{time} {style}{level:<5}{style:#} {target}] {}", said(record))
+            let from = origin(level, record.target()).map(|target| format!(" {target}"));
+            let from = from.unwrap_or_default();
+            writeln!(out, "[{time} {style}{level:<5}{style:#}{from}] {}", said(record))
         })
         .init();
+}
+
+/// Returns which part of which program a line comes from, where that helps: what this one says to
+/// people they shall understand without it.
+fn origin(level: Level, target: &str) -> Option<&str> {
+    let ours =
+        target == OURS || target.strip_prefix(OURS).is_some_and(|part| part.starts_with("::"));
+    (level > Level::Info || !ours).then_some(target)
 }
 
 /// Returns the message with its values, on one line: what would steer a terminal is written out.
@@ -56,6 +69,23 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_person_is_told_what_happened_and_not_in_which_part_of_the_program() {
+        let part = "messagehub::actors::swarm";
+        for (level, target, expected) in [
+            (Level::Error, part, None),
+            (Level::Warn, part, None),
+            (Level::Info, part, None),
+            (Level::Info, "messagehub", None),
+            (Level::Debug, part, Some(part)),
+            (Level::Trace, "messagehub", Some("messagehub")),
+            (Level::Warn, "libp2p_kad::behaviour", Some("libp2p_kad::behaviour")),
+            (Level::Info, "messagehubs", Some("messagehubs")),
+        ] {
+            assert_eq!(origin(level, target), expected, "{level} {target}");
+        }
+    }
 
     #[test]
     fn whatever_others_chose_stays_on_its_line() {

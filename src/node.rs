@@ -54,9 +54,6 @@ const EXIT_COPY: i32 = 76;
 /// Exit code when the configuration cannot be followed (`EX_CONFIG`).
 const EXIT_CONFIG: i32 = 78;
 
-/// Under which target the log says what a person wants to know, whoever reads no code.
-const PERSON: &str = "messagehub";
-
 /// Why a node did not start: one line each, naming the key, file or address.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -90,7 +87,7 @@ pub fn run(config: &Config, data: &Path) -> Result<i32, StartError> {
     let system = System::new();
     system.block_on(start(config, data))?;
     let code = system.run_with_code().map_err(|error| StartError::System(error.to_string()))?;
-    log::info!(target: PERSON, "stopped");
+    log::info!("stopped");
     Ok(code)
 }
 
@@ -209,10 +206,10 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     // Before anybody is answered, so that whoever is finds it in the log.
     if let Some(web) = web.look().await {
         for line in status::banner(&web, config.file.as_deref(), data, keys.is_some()) {
-            log::info!(target: PERSON, "{line}");
+            log::info!("{line}");
         }
         if let Some(exposure) = web.exposure() {
-            log::warn!(target: PERSON, "{exposure}");
+            log::warn!("{exposure}");
         }
     }
     let http = http_gateway::start(bound, gateway, data);
@@ -406,7 +403,7 @@ impl Handler<SignerIssued> for NodeActor {
                 let Ok(profile) = accounts.send(LocalProfile).await else { return };
                 let name = profile.displayname.unwrap_or_else(|| LOCALPART.to_owned());
                 let found = status::found_as(&name, &server).join(" or ");
-                log::info!(target: PERSON, "others find you as {found}");
+                log::info!("others find you as {found}");
             });
         }
         // Rooms first, and until they know each other: from the network on, others may ask.

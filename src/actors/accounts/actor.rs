@@ -288,6 +288,8 @@ impl Handler<LogIn> for AccountsActor {
                         Ok((rows, device))
                     },
                     move |act, device| {
+                        let name = device.display_name.as_ref().unwrap_or(&device.device_id);
+                        log::info!("a device is logged in: {name}");
                         act.sessions.open(hash, session.clone(), device);
                         LoggedIn { session, access_token }
                     },

@@ -243,7 +243,7 @@ impl Handler<EnsureIdentity> for IdentityActor {
             Ok(current) => {
                 if act.current.is_none() {
                     let user_id = current.signer.user_id();
-                    log::info!(target: "messagehub", "from now on you are {user_id}");
+                    log::info!("from now on you are {user_id}");
                 }
                 act.use_signer(&current);
                 Ok(current.signer)

@@ -146,7 +146,8 @@ impl RendezvousActor {
             Effect::Exchange(peer) => self.parts.exchange.do_send(Exchange(peer)),
             Effect::Proven { peer, keys, first } => self.proven(peer, *keys, first),
             Effect::Admit(peer, server) => {
-                log::info!(server:%, peer:%; "connected to");
+                log::info!("connected to {}", server_name::user_of(&server));
+                log::debug!(server:%, peer:%; "the node of a member");
                 self.members.insert(peer, server.clone());
                 // In this order: gossip flows once the gate is open.
                 self.parts.verified.do_send(PeerVerified(peer, server));
@@ -161,7 +162,7 @@ impl RendezvousActor {
             Effect::Offline(server) => self.parts.server_offline.do_send(ServerOffline(server)),
             Effect::Over { peer, disconnect } => {
                 if let Some(server) = self.members.remove(&peer) {
-                    log::info!(server:%, peer:%; "not connected any more to");
+                    log::info!("not connected any more to {}", server_name::user_of(&server));
                 }
                 self.parts.forgotten.do_send(PeerForgotten(peer));
                 if disconnect {

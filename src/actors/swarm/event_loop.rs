@@ -416,7 +416,7 @@ impl EventLoop {
             self.tell_failure(failure);
         }
         for at in self.settings.external.clone() {
-            log::info!(address:% = at; "reachable as configured");
+            log::info!("reachable as configured: {at}");
             self.swarm.add_external_address(at);
         }
         self.weigh();

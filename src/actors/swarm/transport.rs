@@ -159,7 +159,7 @@ fn closed(
     choices: &Choices,
 ) -> Result<Swarm<Behaviour>, SwarmError> {
     let shared = PreSharedKey::new(network.0);
-    log::info!(fingerprint:% = shared.fingerprint(); "private network");
+    log::info!("private network; its secret has the fingerprint {}", shared.fingerprint());
     let swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
         .with_other_transport(|key| {

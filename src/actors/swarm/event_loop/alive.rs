@@ -179,7 +179,7 @@ impl EventLoop {
         let dead: Vec<ConnectionId> =
             all.filter(|open| open.from == Some(ip)).map(|open| open.id).collect();
         if !dead.is_empty() {
-            log::info!(address:% = ip, connections = dead.len(); "the address is gone; connecting anew");
+            log::info!("the address {ip} is gone; connecting anew what was connected from it");
         }
         for connection in dead {
             self.swarm.close_connection(connection);
@@ -219,7 +219,7 @@ impl EventLoop {
             }
             known.next = now + known.wait;
             known.wait = (known.wait * 2).min(DEAF_RAREST);
-            log::info!(peer:% = id; "no gossip comes from a member; connecting anew");
+            log::info!("nothing is heard of the rooms of node {id}; connecting it anew");
             let _ = self.swarm.disconnect_peer_id(id);
         }
     }

@@ -15,13 +15,13 @@ impl EventLoop {
     pub(super) fn on_port_mapping(&mut self, event: &Event) {
         match event {
             Event::Opened(at) => {
-                log::info!(address:% = at; "the router sends to us what comes to");
+                log::info!("the router sends to us what comes to {at}");
                 self.reach.mapped(at, true);
                 // It may have been tested before the router opened it.
                 self.retests.changed(std::time::Instant::now());
             }
             Event::Closed(at) => {
-                log::info!(address:% = at; "the router does not send to us any more what comes to");
+                log::info!("the router does not send to us any more what comes to {at}");
                 self.reach.mapped(at, false);
             }
             Event::Ended => {}

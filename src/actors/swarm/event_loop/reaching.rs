@@ -17,9 +17,9 @@ impl EventLoop {
     pub(super) fn on_listening(&mut self, at: &Multiaddr) {
         let near = self.settings.listen.iter().all(|at| address::reach(at) == Reach::Loopback);
         match address::reach(at) {
-            Reach::Loopback if !near => log::debug!(address:% = at; "listening on"),
-            Reach::Relayed => log::debug!(address:% = at; "listening on"),
-            _ => log::info!(address:% = at; "listening on"),
+            Reach::Loopback if !near => log::debug!("listening on {at}"),
+            Reach::Relayed => log::debug!("listening on {at}"),
+            _ => log::info!("listening on {at}"),
         }
         self.reach.listening(at, true);
         self.network_changed(at);
@@ -85,7 +85,7 @@ impl EventLoop {
         if let (true, Some(host)) = (dialled, ip_of(peer_at)) {
             self.reach.observed(host, &address::without_peer(observed));
             for at in self.reach.outdated() {
-                log::info!(address:% = at; "not reachable any more as");
+                log::info!("not reachable any more as {at}");
                 self.swarm.remove_external_address(&at);
                 self.reach.expired(&at);
                 self.tell_addresses = true;
@@ -112,7 +112,7 @@ impl EventLoop {
     pub(super) fn on_confirmed(&mut self, at: &Multiaddr) {
         if address::reach(at) == Reach::Global {
             if self.reach.confirmed(at) {
-                log::info!(address:% = at; "reachable as");
+                log::info!("reachable as {at}");
             }
             self.weigh();
         }

@@ -193,7 +193,7 @@ impl EventLoop {
         relay.accepted = true;
         relay.ask.rest(Instant::now(), RELAY_REST);
         if self.standing == Standing::Hidden {
-            log::info!(relay:% = relay.address; "reachable through a relay");
+            log::info!("reachable through the relay {}", relay.address);
         }
     }
 
@@ -206,7 +206,7 @@ impl EventLoop {
         let Some(relay) = self.relays.get_mut(index) else { return };
         relay.listener = None;
         if std::mem::take(&mut relay.accepted) {
-            log::info!(relay:% = relay.address; "not reachable through this relay any more");
+            log::info!("not reachable any more through the relay {}", relay.address);
         }
         if relay.kind != RelayKind::Static {
             let peer = relay.peer;

@@ -174,7 +174,7 @@ impl EventLoop {
         for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.admitted.is_some()) {
             let Some(way) = peer.best().map(|open| open.way) else { continue };
             if peer.told.unwrap_or(Way::Direct) != way {
-                log::info!(peer:% = id, how:% = way; "connected");
+                log::info!("how node {id} is connected now: {way}");
             }
             peer.told = Some(way);
         }
