@@ -224,6 +224,14 @@ impl EventLoop {
         }
     }
 
+    /// A connection beside others was lost: where it was dead, the peer could not be told over it, and
+    /// would go on sending there.
+    pub(super) fn tell_loss(&mut self, id: PeerId) {
+        if self.peers.get(&id).is_some_and(|peer| peer.ours) {
+            self.swarm.behaviour_mut().identify.push([id]);
+        }
+    }
+
     /// A connection beside others was made or lost: what was said meanwhile may have gone astray.
     pub(super) fn path_changed(&mut self, id: PeerId) {
         if self.peers.get(&id).is_some_and(|peer| peer.ours) {

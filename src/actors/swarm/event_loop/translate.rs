@@ -132,6 +132,7 @@ impl EventLoop {
         if remaining > 0 {
             self.direct_lost(&id);
             self.doubt(&id, None);
+            self.tell_loss(id);
             return self.path_changed(id);
         }
         self.anchor_changed(id);
@@ -210,6 +211,9 @@ impl EventLoop {
         }
         if new && beside {
             self.path_changed(peer_id);
+        } else if beside {
+            // It moved, or lost one of its connections, of which the end may still stand here.
+            self.doubt(&peer_id, None);
         }
     }
 
