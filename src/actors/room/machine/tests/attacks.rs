@@ -545,7 +545,7 @@ fn of_made_up_user(host: &Replica, server: &Signer, number: usize, membership: &
 /// Names cost nothing to make up, and each would be in every list of members for good.
 #[test]
 fn attack_13_a_server_brings_no_crowd_into_a_room() {
-    for version in versions() {
+    for version in ROOM_VERSIONS {
         let mut ann = room(&version, 1);
         let eve = join(&mut ann, 2, &[]);
         let places = limits::ROOM_USERS_OF_SERVER;
