@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const PATIENCE_BESIDE: Duration = Duration::from_secs(3);
 /// The same where there is a reason to doubt it: the peer has just come by another one, or lost one.
 const DOUBT: Duration = Duration::from_millis(1500);
+/// The same where it has not answered for as long already.
+const DOUBT_SILENT: Duration = Duration::from_millis(500);
 /// After this without an answer, `status` says so.
 const SILENT: Duration = Duration::from_secs(2);
 /// A member that shares no topic with us for so long, with nothing under way, has lost ours, or we
@@ -87,6 +89,12 @@ fn is_alive(asked: Instant, answered_on_others: Option<Instant>, now: Instant) -
     answered_on_others.is_none_or(|at| at <= asked) && now.duration_since(asked) < PATIENCE
 }
 
+/// How long a connection has left to answer that there is a reason to doubt.
+fn doubted_for(asked: Option<Instant>, now: Instant) -> Duration {
+    let silent = asked.is_some_and(|since| now.duration_since(since) >= DOUBT);
+    if silent { DOUBT_SILENT } else { DOUBT }
+}
+
 impl Connection {
     /// Tells whether what was asked last waits for an answer for too long to call it alive.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
@@ -125,10 +133,11 @@ impl EventLoop {
     /// Asks all connections of a peer but one, soon to be answered.
     pub(super) fn doubt(&mut self, id: &PeerId, except: Option<ConnectionId>) {
         let Some(peer) = self.peers.get(id).filter(|peer| peer.ours) else { return };
-        let open = peer.connections.iter().map(|open| open.id);
-        let doubted: Vec<_> = open.filter(|open| Some(*open) != except).collect();
-        for connection in doubted {
-            self.beat(*id, connection, DOUBT, Instant::now());
+        let now = Instant::now();
+        let open = peer.connections.iter().filter(|open| Some(open.id) != except);
+        let doubted: Vec<_> = open.map(|open| (open.id, doubted_for(open.asked, now))).collect();
+        for (connection, within) in doubted {
+            self.beat(*id, connection, within, now);
         }
     }
 
@@ -262,6 +271,20 @@ mod tests {
                 alive,
                 "{answered_on_others:?} {now}"
             );
+        }
+    }
+
+    #[test]
+    fn who_has_been_silent_already_has_less_time_left() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        for (asked, now, left) in [
+            (None, 9000, DOUBT),
+            (Some(9000), 9000, DOUBT),
+            (Some(7501), 9000, DOUBT),
+            (Some(7500), 9000, DOUBT_SILENT),
+        ] {
+            assert_eq!(doubted_for(asked.map(at), at(now)), left, "{asked:?}");
         }
     }
 
