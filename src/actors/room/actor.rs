@@ -26,8 +26,8 @@ use super::{
     messages::{Drain, Publish, RoomError},
     operate::{Next, Operation, Outcome, Queue, Queued, Step, Turn, operation, outcome},
     receipts::{WaitingReceipts, keep_all},
-    receive::Worker,
     spoilt::Spoilt,
+    worker::Worker,
 };
 use crate::{
     actors::{

@@ -10,7 +10,7 @@ use super::{
     actor::RoomActor,
     machine::{GivenState, departure},
     messages::{RoomError, TakeDeparture},
-    receive::Worker,
+    worker::Worker,
 };
 use crate::{
     actors::room_state::{ComparedHeads, HEADS},

@@ -3,9 +3,10 @@
 //!
 //! `machine/` has the rules and does no I/O; the files beside it are the shell: `actor` (queue,
 //! needs, effects), `client` (what our user does), `departure` (how he learns that he was shown
-//! out), `reads` (what our user reads), `receive` (PDUs from others, missing events), `serve` (what
-//! other servers ask), `join`, `edus`, `receipts` (who read how far), `sealing` (what is published,
-//! and the keys for it, by the rules of `keys`), `spoilt` (copies of which whole ones are looked for).
+//! out), `reads` (what our user reads), `receive` (PDUs from others), `fetch` (what they miss), `whole`
+//! (whole copies of spoilt ones), `serve` (what other servers ask), `join`, `edus`, `receipts` (who read how far), `sealing` (what is published,
+//! and the keys for it, by the rules of `keys`), `spoilt` (copies of which whole ones are looked for),
+//! `worker` (what works for a room in a future).
 //!
 //! Invariant: nothing is answered or published before it is durable in the Store.
 
@@ -15,6 +16,7 @@ mod client;
 mod convergence;
 mod departure;
 mod edus;
+mod fetch;
 mod fresh;
 mod join;
 mod keys;
@@ -28,6 +30,8 @@ mod receive;
 mod sealing;
 mod serve;
 mod spoilt;
+mod whole;
+mod worker;
 
 pub use actor::RoomActor;
 pub(super) use client::{federation, profile_of, read};

@@ -17,7 +17,7 @@ use super::{
     links::ask,
     machine::MemberContent,
     messages::{Context, Page, ReadContext, ReadMembers, ReadMessages, ReadState, RoomError},
-    receive::Worker,
+    worker::Worker,
 };
 use crate::{
     actors::store::{

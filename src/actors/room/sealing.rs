@@ -24,7 +24,7 @@ use super::{
     links::ask,
     messages::{FindKey, Publish, RoomError},
     operate::Turn,
-    receive::Worker,
+    worker::Worker,
 };
 use crate::{
     actors::{

@@ -22,8 +22,8 @@ use super::{
     machine::{Ingested, Machine, MemberContent},
     messages::{RoomError, RoomQuery, RoomRequest},
     operate::Turn,
-    receive::Worker,
     sealing::{GiveKeys, TakeKeys},
+    worker::Worker,
 };
 use crate::{
     actors::{
