@@ -10,8 +10,9 @@ use log::{
 
 use crate::{actors::store::DATABASE_LOG, proto::names::is_control};
 
-/// What is logged unless `RUST_LOG` says otherwise.
-const FILTER: &str = "warn,messagehub=info,libp2p_kad=error,libp2p_autonat=error";
+/// What is logged unless `RUST_LOG` says otherwise. What `actix_http` calls errors are requests that are
+/// none: whoever sends them is told, and nobody else can do anything about it.
+const FILTER: &str = "warn,messagehub=info,libp2p_kad=error,libp2p_autonat=error,actix_http=off";
 
 /// What the names of our own parts begin with.
 const OURS: &str = "messagehub";
