@@ -114,7 +114,7 @@ pub mod limits {
     pub const HEADS_ROOMS: usize = 256;
     /// Forward extremities of one room that are told, and looked at.
     pub const HEADS: usize = 20;
-    /// Events in one answer about what is missing in many rooms; of one room, [`MISSING_PAGE`].
+    /// Events in one answer about what is missing in rooms; each of many rooms has [`MISSING_PAGE`].
     pub const MISSING_EVENTS: usize = 1000;
     /// Bytes of these events, after which no other one is added.
     pub const MISSING_LEN: usize = 1024 * 1024;

@@ -139,6 +139,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             load_auth_chain: store.clone().recipient(),
             read_timeline: store.clone().recipient(),
             find_annotation: store.clone().recipient(),
+            find_lacking: store.clone().recipient(),
             keep_receipt: store.clone().recipient(),
             write_rows: store.clone().recipient(),
             scan_rows: store.clone().recipient(),

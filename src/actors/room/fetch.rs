@@ -166,14 +166,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Fetches the ancestors of a parked event: page after page backwards until they meet what is
-    /// here; where they do not, the state before the oldest.
+    /// Fetches the ancestors of a parked event: the last page of them, and if these do not meet what
+    /// is here, what comes after that; then page after page backwards. Where they still do not meet,
+    /// the state before the oldest.
     async fn fetch_missing(
         &self,
         event_id: OwnedEventId,
         from: OwnedServerName,
     ) -> Result<(), RoomError> {
-        for _ in 0..limits::MISSING_ROUNDS {
+        for round in 0..limits::MISSING_ROUNDS {
             let id = event_id.clone();
             let (earliest, latest) = self
                 .operate(move |machine| {
@@ -199,7 +200,15 @@ impl Worker {
             // Others may fetch the same: what counts is whether the way back got any further.
             let id = event_id.clone();
             let waits = self.operate(move |machine| Ok((machine.frontier_of(&id), None))).await?;
-            if waits.iter().take(limits::HEADS).eq(&latest) {
+            if waits.is_empty() {
+                return Ok(());
+            }
+            if round == 0 {
+                // More than a page is missing.
+                if let Err(error) = self.catch_up(waits, &from).await {
+                    log::debug!(room_id:% = self.room_id; "not caught up: {error}");
+                }
+            } else if waits.iter().take(limits::HEADS).eq(&latest) {
                 break;
             }
         }

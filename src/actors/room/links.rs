@@ -17,8 +17,8 @@ use crate::{
         relay_request::SendFederation,
         room_state::{Advanced, Carried, HeadsHeard},
         store::{
-            CommitRoom, FindAnnotation, KeepReceipt, LoadAuthChain, LoadEvents, LoadRoom,
-            LoadState, ReadTimeline, ScanRows, WriteRows,
+            CommitRoom, FindAnnotation, FindLacking, KeepReceipt, LoadAuthChain, LoadEvents,
+            LoadRoom, LoadState, ReadTimeline, ScanRows, WriteRows,
         },
     },
     proto::{
@@ -44,6 +44,8 @@ pub struct StoreLink {
     pub load_auth_chain: Recipient<LoadAuthChain>,
     /// Reads.
     pub find_annotation: Recipient<FindAnnotation>,
+    /// Reads.
+    pub find_lacking: Recipient<FindLacking>,
     /// Reads.
     pub read_timeline: Recipient<ReadTimeline>,
     /// Writes receipts.

@@ -3,14 +3,16 @@
 //!
 //! `machine/` has the rules and does no I/O; the files beside it are the shell: `actor` (queue,
 //! needs, effects), `client` (what our user does), `departure` (how he learns that he was shown
-//! out), `reads` (what our user reads), `receive` (PDUs from others), `fetch` (what they miss), `whole`
-//! (whole copies of spoilt ones), `serve` (what other servers ask), `join`, `edus`, `receipts` (who read how far), `sealing` (what is published,
-//! and the keys for it, by the rules of `keys`), `spoilt` (copies of which whole ones are looked for),
-//! `worker` (what works for a room in a future).
+//! out), `reads` (what our user reads), `receive` (PDUs from others), `fetch` (what they miss),
+//! `catch_up` (much of it), `whole` (whole copies of spoilt ones), `serve` (what other servers ask),
+//! `join`, `edus`, `receipts` (who read how far), `sealing` (what is published, and the keys for it,
+//! by the rules of `keys`), `spoilt` (copies of which whole ones are looked for), `worker` (what
+//! works for a room in a future).
 //!
 //! Invariant: nothing is answered or published before it is durable in the Store.
 
 mod actor;
+mod catch_up;
 mod client;
 #[cfg(test)]
 mod convergence;

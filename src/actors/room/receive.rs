@@ -12,7 +12,7 @@ use super::{
     fetch::Fetch,
     join::accepted,
     machine::Ingested,
-    messages::{IngestTransaction, RoomError, TakeMissing, TransactionVerdict},
+    messages::{IngestTransaction, RoomError, TransactionVerdict},
     operate::Turn,
     spoilt::Copy,
     whole::LookForWhole,
@@ -118,23 +118,6 @@ impl Handler<TakeEdus> for RoomActor {
 
     fn handle(&mut self, msg: TakeEdus, ctx: &mut Context<Self>) {
         self.take_edus(&msg.origin, &msg.edus, ctx);
-    }
-}
-
-impl Handler<TakeMissing> for RoomActor {
-    type Result = ResponseFuture<Result<(), RoomError>>;
-
-    fn handle(&mut self, msg: TakeMissing, ctx: &mut Context<Self>) -> Self::Result {
-        let TakeMissing { server_name, pdus } = msg;
-        let worker = self.worker_for(Turn::Events, ctx);
-        Box::pin(async move {
-            let mut received = worker.receive_new(pdus, &server_name).await?;
-            // A whole copy is looked for where the heads are followed.
-            received.retain(|received| !received.spoilt);
-            received.sort_by_key(|received| received.pdu.depth);
-            worker.ingest_all(received).await;
-            Ok(())
-        })
     }
 }
 

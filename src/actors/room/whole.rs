@@ -19,9 +19,9 @@ const SPREAD: Duration = Duration::from_millis(100);
 const SPREAD_MAX: Duration = Duration::from_secs(10);
 
 /// What came of looking for a whole copy.
-struct Looked {
+pub(super) struct Looked {
     /// The event to take in: whole, or as it came where nobody has a whole one.
-    event: Option<Received>,
+    pub(super) event: Option<Received>,
     /// Whoever gave the spoilt copy does not answer.
     gone: bool,
 }
@@ -70,7 +70,7 @@ impl Handler<LookForWhole> for RoomActor {
 impl Worker {
     /// Somebody on the way changed or redacted the copy: asks whoever gave it for a whole one, then
     /// the author. Where none is to be had the spoilt one counts, until a whole one comes.
-    async fn look_for_whole(&self, copy: Copy, from: &OwnedServerName) -> Looked {
+    pub(super) async fn look_for_whole(&self, copy: Copy, from: &OwnedServerName) -> Looked {
         let Copy { received, gossiped } = copy;
         let id = received.pdu.event_id.clone();
         match self.fetch_event(from, &id).await {

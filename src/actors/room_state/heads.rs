@@ -34,7 +34,11 @@ use crate::{
         store::{FindLacking, ReadDepartures, ReadHeads, RoomEvents},
     },
     config::limits,
-    proto::{heads::fingerprint, server_name::user_of, signer::Signer},
+    proto::{
+        heads::{Gap, fingerprint},
+        server_name::user_of,
+        signer::Signer,
+    },
 };
 
 /// Path of the request.
@@ -437,18 +441,27 @@ impl Exchange {
         theirs: RoomEvents,
     ) -> Result<Result<(), RoomError>, RoomError> {
         // Where we are ahead, or refused what they have, there is no need to wake a room.
-        let lacking = ask(&self.links.find_lacking, FindLacking(theirs)).await?;
-        if lacking.is_empty() {
-            return Ok(Ok(()));
-        }
-        let heads = lacking.iter().map(|(id, gap)| (id.clone(), gap.latest_events.clone()));
-        let heads = heads.collect();
-        if let Err(error) = self.fetch_missing(lacking).await {
-            log::debug!(server:% = self.server; "missing events not fetched: {error}");
+        let mut lacking = ask(&self.links.find_lacking, FindLacking(theirs)).await?;
+        let mut left = Vec::new();
+        // Of what is more than a page the first part comes first, and the rest on top of that.
+        for _ in 0..limits::MISSING_ROUNDS {
+            if lacking.is_empty() {
+                break;
+            }
+            let heads = lacking.iter().map(|(id, gap)| (id.clone(), gap.latest_events.clone()));
+            let heads = FindLacking(heads.collect());
+            let before: HashMap<_, _> = lacking.iter().cloned().collect();
+            if let Err(error) = self.fetch_missing(lacking).await {
+                log::debug!(server:% = self.server; "missing events not fetched: {error}");
+            }
+            let still = ask(&self.links.find_lacking, heads).await?;
+            let got_on = |(id, gap): &(_, Gap)| before.get(id) != Some(gap);
+            let (further, stuck): (Vec<_>, Vec<_>) = still.into_iter().partition(got_on);
+            (lacking, left) = (further, [left, stuck].concat());
         }
         // What did not come so, each room fetches by itself.
-        let lacking = ask(&self.links.find_lacking, FindLacking(heads)).await?;
-        let followed = lacking.into_iter().map(|(room_id, gap)| {
+        left.extend(lacking);
+        let followed = left.into_iter().map(|(room_id, gap)| {
             let extremities = gap.latest_events;
             let server_name = self.server.clone();
             let message = FollowHeads { server_name, extremities };

@@ -57,7 +57,7 @@ impl Exchange {
             let given =
                 answer.rooms.into_iter().filter(|(room_id, _)| left.remove(room_id).is_some());
             let taken = given.filter(|(_, pdus)| !pdus.is_empty()).map(|(room_id, mut pdus)| {
-                pdus.truncate(limits::MISSING_PAGE);
+                pdus.truncate(limits::MISSING_EVENTS);
                 let message = TakeMissing { server_name: self.server.clone(), pdus };
                 let asked = self.rooms.send(Briefly(ToRoom { room_id, message }));
                 async move {

@@ -15,10 +15,14 @@ use super::{
     events::{look_up, read_event, read_known},
     rooms::{StateRow, read_heads, room_number},
     schema::{Hash, event_id_of, hash_of, membership_of_code},
+    timeline,
 };
 use crate::{
     config::limits,
-    proto::heads::{Gap, LANDMARKS},
+    proto::{
+        heads::{Gap, LANDMARKS},
+        stream::Order,
+    },
 };
 
 /// What is looked at of an event on the way.
@@ -87,13 +91,17 @@ pub(super) fn missing(
 ) -> Result<Vec<(OwnedRoomId, Vec<MissingEvent>)>, StoreError> {
     let mut left = Left { events: limits::MISSING_EVENTS, len: limits::MISSING_LEN };
     let mut found = Vec::new();
+    let mut others = rooms.len();
     for (room_id, gap) in rooms {
         if left.is_over() {
             break;
         }
+        // Of few rooms more comes at once.
+        let share = limits::MISSING_PAGE.max(left.events / others.max(1));
+        others = others.saturating_sub(1);
         let Some(room) = room_number(database, &room_id)? else { continue };
         let events = match is_open(database, room)? {
-            true => walk_back(database, room, &gap, &mut left)?,
+            true => between(database, room, &gap, share, &mut left)?,
             false => Vec::new(),
         };
         found.push((room_id, events));
@@ -165,23 +173,51 @@ fn is_open(database: &Database, room: u32) -> Result<bool, StoreError> {
     Ok(visibility.is_ok_and(|it| matches!(it.as_str(), "shared" | "world_readable")))
 }
 
-/// Walks the graph backwards, breadth first; returns what was met, parents first.
-fn walk_back(
+/// Returns what lies between what the other has and what it lacks, parents first: all of it, or of
+/// more than a page the first part, which it can take in at once.
+fn between(
     database: &Database,
     room: u32,
     gap: &Gap,
+    share: usize,
     left: &mut Left,
 ) -> Result<Vec<MissingEvent>, StoreError> {
+    let newest = walk_back(database, room, gap, left)?;
+    let found = match newest.is_all {
+        true => newest.events,
+        false => {
+            let first = first_after(database, room, gap, share, left)?;
+            if first.is_empty() { newest.events } else { first }
+        }
+    };
+    for event in &found {
+        left.take(event.json.len());
+    }
+    Ok(found)
+}
+
+/// Events from the end backwards.
+struct Newest {
+    /// Parents first.
+    events: Vec<MissingEvent>,
+    /// There are no more before them.
+    is_all: bool,
+}
+
+/// Walks the graph backwards, breadth first, for a page.
+fn walk_back(database: &Database, room: u32, gap: &Gap, left: &Left) -> Result<Newest, StoreError> {
     let hashes = |ids: &[OwnedEventId]| -> Vec<Hash> {
         ids.iter().take(2 * limits::HEADS).filter_map(|id| hash_of(id)).collect()
     };
     let mut seen: HashSet<Hash> = hashes(&gap.earliest_events).into_iter().collect();
     let mut level = hashes(&gap.latest_events);
     let mut found: Vec<(u64, MissingEvent)> = Vec::new();
+    let (mut len, mut is_all) = (0, true);
     while !level.is_empty() {
         let mut next = Vec::new();
         for hash in level {
-            if found.len() >= limits::MISSING_PAGE || left.is_over() {
+            if found.len() >= limits::MISSING_PAGE.min(left.events) || len >= left.len {
+                is_all = false;
                 break;
             }
             if !seen.insert(hash) {
@@ -192,12 +228,42 @@ fn walk_back(
                 continue;
             };
             let step = Step::read(&record.json)?;
-            left.take(record.json.len());
+            len += record.json.len();
             next.extend(step.before());
             found.push((step.depth, MissingEvent { sender: step.sender, json: record.json }));
         }
         level = next;
     }
     found.sort_by_key(|(depth, _)| *depth);
-    Ok(found.into_iter().map(|(_, event)| event).collect())
+    Ok(Newest { events: found.into_iter().map(|(_, event)| event).collect(), is_all })
+}
+
+/// Reads the timeline on from the last event that the other has, as far as it is whole here. What
+/// stands before that and the other lacks, a fork, comes when its end is asked for.
+fn first_after(
+    database: &Database,
+    room: u32,
+    gap: &Gap,
+    share: usize,
+    left: &Left,
+) -> Result<Vec<MissingEvent>, StoreError> {
+    let mut last = None;
+    for hash in gap.earliest_events.iter().take(2 * limits::HEADS).filter_map(|id| hash_of(id)) {
+        last = last.max(read_event(database, room, &hash)?.and_then(|record| record.order));
+    }
+    let Some(last) = last else { return Ok(Vec::new()) };
+    let gaps = timeline::before_gaps(database, room)?;
+    let (mut found, mut len) = (Vec::new(), 0);
+    for row in timeline::scan(database, room, last, Order::LAST) {
+        let (order, hash) = row?;
+        if found.len() >= share.min(left.events) || len >= left.len || gaps.contains(&hash) {
+            break;
+        }
+        if order > last {
+            let json = read_known(database, room, &hash)?.json;
+            len += json.len();
+            found.push(MissingEvent { sender: Step::read(&json)?.sender, json });
+        }
+    }
+    Ok(found)
 }

@@ -142,3 +142,40 @@ async fn an_answer_is_bounded_by_room_by_number_and_by_length() {
     let len: usize = found[0].1.iter().map(|event| event.json.len()).sum();
     assert!((limits::MISSING_LEN..limits::MISSING_LEN + 64 * 1024).contains(&len), "{len}");
 }
+
+#[actix::test]
+async fn of_more_than_a_page_the_first_part_comes_and_then_the_rest() {
+    let world = World::new();
+    let (r, other) = (room("r"), room("other"));
+    let said = chain(&r, 1_500, "said");
+    keep(&world, &r, &said.iter().collect::<Vec<_>>()).await;
+    let elsewhere = after(&r, "elsewhere", &[&said[20]]);
+    let last = &said[1_499];
+    let mut have = 20;
+    while have < 1_499 {
+        let ask = [(&r, gap(&[&elsewhere, &said[have], &said[have - 1]], &[last]))];
+        let found = texts(&missing(&world, &ask).await[0].1);
+        let most = if 1_499 - have > limits::MISSING_PAGE { limits::MISSING_EVENTS } else { 100 };
+        assert_eq!(found.len(), most.min(1_499 - have));
+        assert_eq!(found[0], format!("said {}", have + 1));
+        have += found.len();
+    }
+
+    // Each room has its share.
+    let quiet = chain(&other, 5, "quiet");
+    keep(&world, &other, &quiet.iter().collect::<Vec<_>>()).await;
+    let ask = [(&r, gap(&[&said[20]], &[last])), (&other, gap(&[&quiet[1]], &[&quiet[4]]))];
+    let found = missing(&world, &ask).await;
+    assert_eq!((found[0].1.len(), found[1].1.len()), (limits::MISSING_EVENTS / 2, 3));
+
+    // What is not whole here either is not given for whole.
+    let rest = chain(&r, 300, "rest");
+    let mut step = live(&r, &rest.iter().collect::<Vec<_>>());
+    let [first, second] = [&rest[0], &rest[1]].map(id);
+    let lacks = BackwardExtremity { event_id: first, followed_by: vec![second] };
+    step.backward_extremities = Some(vec![lacks]);
+    world.commit(step).await;
+    let ask = [(&r, gap(&[&rest[0]], &[&rest[299]]))];
+    let found = texts(&missing(&world, &ask).await[0].1);
+    assert_eq!((found.len(), &*found[99]), (limits::MISSING_PAGE, "rest 299"));
+}
