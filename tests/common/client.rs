@@ -171,12 +171,49 @@ impl Client {
                 self.seen.membership.insert(room.clone(), membership);
                 let list = |part: &str| update[part]["events"].as_array().cloned();
                 let timeline = list("timeline").unwrap_or_default();
-                self.seen.timeline.entry(room.clone()).or_default().extend(timeline);
+                let older = match &update["timeline"]["prev_batch"] {
+                    Value::String(from) if update["timeline"]["limited"] == true => {
+                        self.missed(room, from).await
+                    }
+                    _ => Vec::new(),
+                };
+                let shown = self.seen.timeline.entry(room.clone()).or_default();
+                shown.extend(older.into_iter().chain(timeline));
                 let ephemeral = list("ephemeral").unwrap_or_default();
                 self.seen.ephemeral.entry(room.clone()).or_default().extend(ephemeral);
             }
         }
         news
+    }
+
+    /// Pages back where a timeline leaves something out, as clients do, until a page has no news;
+    /// returns what was not seen yet, oldest first. What was before the first sync stays there.
+    async fn missed(&self, room: &str, from: &str) -> Vec<Value> {
+        let Some(known) = self.seen.timeline.get(room) else { return Vec::new() };
+        let mut from = from.to_owned();
+        let mut missed = Vec::new();
+        for _ in 0..PAGES_MAX {
+            let path = format!(
+                "v3/rooms/{}/messages?dir=b&limit=100&from={}",
+                segment(room),
+                segment(&from)
+            );
+            // Whoever is not in the room any more may not be let in again.
+            let page = self.get(&path).await;
+            let Some(events) = page.body["chunk"].as_array().filter(|_| page.status == 200) else {
+                break;
+            };
+            let is_new =
+                |event: &&Value| !known.iter().any(|one| one["event_id"] == event["event_id"]);
+            let count = missed.len();
+            missed.extend(events.iter().filter(is_new).cloned());
+            match page.body["end"].as_str() {
+                Some(end) if missed.len() > count => from = end.to_owned(),
+                _ => break,
+            }
+        }
+        missed.reverse();
+        missed
     }
 
     /// Syncs until something was seen.
