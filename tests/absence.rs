@@ -1,7 +1,10 @@
 //! Long absences: what a client scrolls through afterwards is what was said, each thing once and in
 //! one order, whether it scrolls on from `/sync` or pages through the room from its end.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not covered by allow-*-in-tests"
+)]
 
 use std::time::Duration;
 
