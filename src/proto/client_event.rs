@@ -25,13 +25,23 @@ pub struct Unsigned {
     pub prev_content: Option<Box<RawValue>>,
     /// The event that a state event replaced.
     pub replaces_state: Option<String>,
+    /// Who sent that one. Not in the specification, and still what clients tell by who began a
+    /// direct chat: whoever joins replaces an invite, whose sender it was.
+    pub prev_sender: Option<Box<RawValue>>,
     /// The redaction of the event, already in client form.
     pub redacted_because: Option<Box<RawValue>>,
 }
 
 impl Unsigned {
     fn rendered(&self) -> Option<RenderedUnsigned<'_>> {
-        let Self { age, transaction_id, prev_content, replaces_state, redacted_because } = self;
+        let Self {
+            age,
+            transaction_id,
+            prev_content,
+            replaces_state,
+            prev_sender,
+            redacted_because,
+        } = self;
         let empty = age.is_none()
             && transaction_id.is_none()
             && prev_content.is_none()
@@ -39,6 +49,7 @@ impl Unsigned {
         (!empty).then_some(RenderedUnsigned {
             age: *age,
             prev_content: prev_content.as_deref(),
+            prev_sender: prev_sender.as_deref(),
             redacted_because: redacted_because.as_deref(),
             replaces_state: replaces_state.as_deref(),
             transaction_id: transaction_id.as_deref(),
@@ -86,6 +97,8 @@ struct RenderedUnsigned<'a> {
     age: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prev_content: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_sender: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     redacted_because: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]

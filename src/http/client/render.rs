@@ -146,6 +146,14 @@ pub(super) fn content_of(json: &str) -> serde_json::Result<Box<RawValue>> {
     Ok(shown_content(kind.get(), content).into_owned())
 }
 
+fn sender_of(json: &str) -> serde_json::Result<Box<RawValue>> {
+    #[derive(Deserialize)]
+    struct WithSender {
+        sender: Box<RawValue>,
+    }
+    serde_json::from_str::<WithSender>(json).map(|event| event.sender)
+}
+
 impl View<'_> {
     /// Renders an event; one that cannot be read is left out rather than all that came with it.
     pub(super) fn event(&self, event: &StoredEvent) -> Option<Box<RawValue>> {
@@ -157,6 +165,7 @@ impl View<'_> {
             .and_then(|redaction| self.write(redaction, &self.bare(redaction)));
         if let Some(older) = self.replaced.and_then(|replaced| replaced.get(&event.event_id)) {
             unsigned.prev_content = content_of(&older.json).ok();
+            unsigned.prev_sender = sender_of(&older.json).ok();
             unsigned.replaces_state = Some(older.event_id.to_string());
         }
         let shown = self.write(event, &unsigned)?;
@@ -287,7 +296,7 @@ pub(super) mod tests {
             txn_id: "t".into(),
         });
         event.redacted_because = Some(event_id!("$r").to_owned());
-        let old = stored("$old", &TOPIC.replace("new", "old"));
+        let old = stored("$old", &TOPIC.replace("new", "old").replace("@a:x", "@b:x"));
         let redaction = stored(
             "$r",
             r#"{"content":{},"origin_server_ts":50,"sender":"@a:x","type":"m.room.redaction"}"#,
@@ -309,6 +318,7 @@ pub(super) mod tests {
         assert_eq!(unsigned["transaction_id"], "t");
         assert_eq!(unsigned["prev_content"]["topic"], "old");
         assert_eq!(unsigned["replaces_state"], "$old");
+        assert_eq!(unsigned["prev_sender"], "@b:x", "who invited, where this is the join");
         assert_eq!(unsigned["redacted_because"]["event_id"], "$r");
         let other = view("E").event(&event).unwrap();
         assert!(!other.get().contains("transaction_id"), "another device saw it: {other}");
