@@ -217,14 +217,11 @@ impl RoomReader<'_> {
             }
         }
         window.events.reverse();
-        let has_older = timeline::scan(self.database, self.room, Order::FIRST, reached)
-            .next()
-            .transpose()?
-            .is_some()
-            || !gaps.is_empty();
-        window.prev_batch = Some(reached).filter(|_| has_older);
+        // Also where nothing is older: what clients keep of a timeline begins at such a token.
+        window.prev_batch = Some(reached);
         if since.is_none() {
-            window.limited = has_older;
+            let older = timeline::scan(self.database, self.room, Order::FIRST, reached).next();
+            window.limited = older.transpose()?.is_some() || !gaps.is_empty();
         }
         Ok(window)
     }
