@@ -138,7 +138,8 @@ class Home:
     def sync(self, wait_ms, connection=None):
         """Takes what is new."""
         filters = quote(json.dumps({"room": {"timeline": {"limit": 200}}}))
-        path = f"v3/sync?timeout={wait_ms}&filter={filters}"
+        # As Element asks: state comes apart, and no timeline is cut short where forks meet.
+        path = f"v3/sync?timeout={wait_ms}&filter={filters}&use_state_after=true"
         if self.since:
             path += f"&since={quote(self.since)}"
         news = self.ask("GET", path, connection=connection)
