@@ -365,6 +365,11 @@ fn yes() -> bool {
     true
 }
 
+/// Tells whether these are the addresses of a node where none were configured.
+pub fn is_default_listen(addresses: &[Multiaddr]) -> bool {
+    *addresses == *default_listen()
+}
+
 fn default_listen() -> Vec<Multiaddr> {
     DEFAULT_LIBP2P_LISTEN.iter().filter_map(|address| address.parse().ok()).collect()
 }

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::Finding;
 use crate::{
-    config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT},
+    config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT, is_default_listen},
     control::Status,
     status::WebStatus,
 };
@@ -220,7 +220,7 @@ pub(super) fn libp2p(config: &Config, node: Option<&Status>) -> Vec<Finding> {
     let wanted: Vec<Listen> = wanted.filter(|listen| listen.tcp || !closed).collect();
     match node {
         Some(node) => vec![taken(&wanted, node)],
-        None => free(&wanted),
+        None => free(&wanted, is_default_listen(&config.libp2p.listen_addresses)),
     }
 }
 
@@ -258,14 +258,22 @@ fn taken(wanted: &[Listen], node: &Status) -> Finding {
     )
 }
 
-/// No node runs: what it would find.
-fn free(wanted: &[Listen]) -> Vec<Finding> {
+/// No node runs: what it would find. Of default ports those that are taken are not needed.
+fn free(wanted: &[Listen], is_default: bool) -> Vec<Finding> {
     let mut good = Vec::new();
     let mut found = Vec::new();
     for want in wanted {
         match want.try_out() {
             Ok(()) => good.push(want.name()),
             Err(error) if is_no_ipv6(&error) && want.ip.is_ipv6() => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_default => {
+                found.push(Finding::warning(
+                    CHECK,
+                    format!("{} is taken by another program", want.name()),
+                    "the node takes another port, to which no router is set up by hand: stop that \
+                     program, or set libp2p.listenAddresses to another port",
+                ));
+            }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => found.push(Finding::problem(
                 CHECK,
                 format!("{} is taken by another program", want.name()),
@@ -309,14 +317,16 @@ mod tests {
             listen_of(&format!("/ip4/127.0.0.1/tcp/{}", tcp_at.port())),
             listen_of(&format!("/ip4/127.0.0.1/udp/{}/quic-v1", udp_at.port())),
         ];
-        let found = free(&wanted);
+        let found = free(&wanted, true);
+        assert!(found.iter().all(|finding| finding.level == Level::Warning), "{found:?}");
+        let found = free(&wanted, false);
         assert_eq!(found.len(), 2, "{found:?}");
         for (finding, at) in found.iter().zip([tcp_at, udp_at]) {
             assert_eq!(finding.level, Level::Problem);
             assert!(finding.text.contains(&at.to_string()), "{finding:?}");
         }
         drop((tcp, udp));
-        let found = free(&wanted);
+        let found = free(&wanted, false);
         assert!(found.iter().all(|finding| finding.level == Level::Ok), "{found:?}");
     }
 

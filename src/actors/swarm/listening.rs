@@ -3,13 +3,7 @@
 use libp2p::{Multiaddr, Swarm};
 
 use super::{SwarmFailed, address, behaviour::Behaviour};
-use crate::config::DEFAULT_LIBP2P_LISTEN;
-
-/// Tells whether these are the addresses of a node where none were configured.
-pub(super) fn is_default(addresses: &[Multiaddr]) -> bool {
-    let texts = addresses.iter().map(ToString::to_string);
-    texts.eq(DEFAULT_LIBP2P_LISTEN.iter().map(|text| (*text).to_owned()))
-}
+use crate::config::is_default_listen;
 
 /// Listens. A configured address that cannot be had is an error; of the default ones, one is
 /// enough, on another port where theirs is taken.
@@ -18,7 +12,7 @@ pub(super) fn listen(
     addresses: &[Multiaddr],
     tcp_only: bool,
 ) -> Result<(), SwarmFailed> {
-    let default = is_default(addresses);
+    let default = is_default_listen(addresses);
     let mut listening = false;
     let mut first_failure = None;
     for address in addresses {
