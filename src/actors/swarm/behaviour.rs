@@ -228,6 +228,10 @@ fn kad_wan(me: PeerId) -> Kademlia {
     Kademlia::new(me, kad, Scope::World)
 }
 
+/// Promises of messages that a peer may break, and grafts that may come too early, within some seconds:
+/// as a cut leaves behind. The clients of Ethereum's beacon chain allow as many.
+const BROKEN_PROMISES: f64 = 6.0;
+
 fn gossipsub() -> Result<Gossipsub, Fault> {
     let config = gossipsub::ConfigBuilder::default()
         .validate_messages()
@@ -259,6 +263,11 @@ fn gossipsub() -> Result<Gossipsub, Fault> {
     let scoring = gossipsub::PeerScoreParams {
         app_specific_weight: 1.0,
         ip_colocation_factor_weight: 0.0,
+        // What waited for a dead connection too long is no fault of the peer's: to prune it for that
+        // would keep it out of the mesh for a minute after each bad day.
+        slow_peer_weight: 0.0,
+        // Nor are some promises that were given before the connection broke.
+        behaviour_penalty_threshold: BROKEN_PROMISES,
         ..Default::default()
     };
     let thresholds = gossipsub::PeerScoreThresholds {
