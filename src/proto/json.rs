@@ -337,8 +337,8 @@ mod tests {
             let found = check_object(input);
             if let Ok(text) = found {
                 let read: Value = serde_json::from_str(text).unwrap();
-                assert!(nesting(&read.to_string()) <= NESTING);
-                assert_eq!(nesting(text), nesting(&read.to_string()));
+                // Of a key that is there twice the last counts: the text may be the deeper one.
+                assert!((nesting(&read.to_string())..=NESTING).contains(&nesting(text)));
                 let raw = serde_json::value::RawValue::from_string(text.trim().to_owned()).unwrap();
                 let _ = serde_json::json!({"content": {"pdus": [raw]}});
                 let filter = ruma::api::client::filter::FilterDefinition::deserialize(&read);
