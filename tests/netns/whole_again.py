@@ -77,8 +77,9 @@ class Ears(threading.Thread):
         while not self.over.is_set():
             try:
                 news = self.home.sync(200, connection)
-            except Exception:  # pylint: disable=broad-except
-                # It was killed, or has yet to start.
+            except (Exception, SystemExit):  # pylint: disable=broad-except
+                # It was killed, has yet to start, or says after a suspend that it took too long (504):
+                # clients ask again.
                 connection.close()
                 time.sleep(0.1)
                 continue
