@@ -213,25 +213,27 @@ impl Stranger {
         let answered = tokio::time::timeout(PATIENCE, async {
             loop {
                 let event = match self.swarm.select_next_some().await {
+                    SwarmEvent::Behaviour(BehaviourEvent::Identity(
+                        request_response::Event::Message {
+                            message: request_response::Message::Request { channel, .. },
+                            ..
+                        },
+                    )) => {
+                        let identity = &mut self.swarm.behaviour_mut().identity;
+                        // The victim asks who we are; where it stopped asking, so be it.
+                        let _ = identity.send_response(channel, mine.clone());
+                        continue;
+                    }
                     SwarmEvent::Behaviour(
                         BehaviourEvent::Identity(event) | BehaviourEvent::Federation(event),
                     ) => event,
                     _ => continue,
                 };
                 match event {
-                    request_response::Event::Message { message, .. } => match message {
-                        request_response::Message::Response { request_id, response }
-                            if request_id == asked =>
-                        {
-                            break Some(response);
-                        }
-                        request_response::Message::Request { channel, .. } => {
-                            let identity = &mut self.swarm.behaviour_mut().identity;
-                            // The victim asks who we are; where it stopped asking, so be it.
-                            let _ = identity.send_response(channel, mine.clone());
-                        }
-                        request_response::Message::Response { .. } => {}
-                    },
+                    request_response::Event::Message {
+                        message: request_response::Message::Response { request_id, response },
+                        ..
+                    } if request_id == asked => break Some(response),
                     request_response::Event::OutboundFailure { request_id, .. }
                         if request_id == asked =>
                     {

@@ -28,6 +28,9 @@ pub(super) struct Pen {
 impl Pen {
     pub(super) async fn new(eve: &mut Eve, ann: &Home, room: &str) -> Self {
         let joined = eve.join(ann, room).await;
+        // A member that hears nothing of the room would be connected anew while it is in use.
+        eve.listen(room);
+        eve.come_back(ann).await;
         let (segment, id) = (client::segment(room), client::segment(joined.event_id.as_str()));
         let uri = format!("/_matrix/federation/v1/state/{segment}?event_id={id}");
         let (status, state) = eve.ask(ann, "GET", &uri, json!({})).await;

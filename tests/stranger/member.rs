@@ -62,6 +62,7 @@ impl Eve {
         topic
     }
 
+    /// Makes a request, and goes on listening and answering meanwhile.
     pub(super) async fn ask(
         &mut self,
         victim: &Home,
@@ -72,7 +73,26 @@ impl Eve {
         let (mut request, ..) = self.node.signed(victim, method, uri);
         request.content = serde_json::from_value(body).unwrap();
         let wire = request.sign(&self.node.signer).unwrap();
-        let answer = self.node.ask(&FEDERATION, wire.bytes).await.expect("an answer");
+        let peer = self.node.victim;
+        let federation = &mut self.node.swarm.behaviour_mut().federation;
+        let asked = federation.send_request(&peer, wire.bytes);
+        let answered = tokio::time::timeout(PATIENCE, async {
+            loop {
+                match self.node.swarm.select_next_some().await {
+                    SwarmEvent::Behaviour(BehaviourEvent::Federation(
+                        request_response::Event::Message {
+                            message: request_response::Message::Response { request_id, response },
+                            ..
+                        },
+                    )) if request_id == asked => break response,
+                    SwarmEvent::Behaviour(BehaviourEvent::Federation(
+                        request_response::Event::OutboundFailure { request_id, error, .. },
+                    )) if request_id == asked => panic!("no answer to {uri}: {error}"),
+                    event => self.take(event),
+                }
+            }
+        });
+        let answer = answered.await.expect("an answer, or the end of the stream");
         let from = ServerName::parse(victim.me.server_name()).unwrap();
         let answer =
             Answer::verify(&answer, &from, &request.request_id, &wire.hash, now_ms()).unwrap();
