@@ -473,7 +473,8 @@ def story(binary, folder, kind, times):
 def tell(kind, told):
     """Prints the line of a kind; tells whether each day ended in time."""
     totals = [max(came.values()) for came, _ in told]
-    good = sum(total <= limit for total, (_, limit) in zip(totals, told))
+    late = [(total, limit) for total, (_, limit) in zip(totals, told) if total > limit]
+    good = len(totals) - len(late)
     worst = {}
     for came, _ in told:
         for (what, _), took in came.items():
@@ -486,7 +487,9 @@ def tell(kind, told):
         f"median {statistics.median(totals):5.2f} s  worst {max(totals):5.2f} s  ({parts})",
         flush=True,
     )
-    return good == len(totals)
+    for total, limit in late:
+        print(f"{kind:<12} late: {total:.2f} s, where it may take {limit:.0f} s", flush=True)
+    return not late
 
 
 def main():

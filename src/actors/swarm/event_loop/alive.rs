@@ -116,7 +116,7 @@ impl Peer {
 }
 
 impl EventLoop {
-    /// Asks connections whose turn it is.
+    /// Asks connections whose turn it is, and has members dialled that answer on none.
     pub(super) fn feel_pulses(&mut self, now: Instant) {
         let mut due = Vec::new();
         for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.counts()) {
@@ -127,6 +127,11 @@ impl EventLoop {
         }
         for (peer, connection, within) in due {
             self.beat(peer, connection, within, now);
+        }
+        for (id, peer) in &self.peers {
+            if peer.ours && peer.admitted.is_some() && peer.is_silent(now) {
+                self.reunions.silent(*id, &peer.addresses, now);
+            }
         }
     }
 
@@ -169,6 +174,7 @@ impl EventLoop {
                 open.ask_due = now + jittered(EVERY, rand::random());
                 open.answered = Some(now);
                 peer.rtt = Some(took);
+                self.reunions.over(&id);
             }
             (None, Some(since)) if is_alive(since, last_of_others, now) => {
                 self.beat(id, connection, DOUBT, now);

@@ -116,6 +116,8 @@ impl EventLoop {
     pub(super) fn meet_again(&mut self, now: Instant) {
         for due in self.reunions.due(now, rand::random) {
             let condition = match due.often {
+                // Beside connections that answer nothing, where there are some.
+                true if self.peers.contains_key(&due.peer) => PeerCondition::Always,
                 true => PeerCondition::Disconnected,
                 false => PeerCondition::DisconnectedAndNotDialing,
             };
