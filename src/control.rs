@@ -174,7 +174,13 @@ async fn status(links: &ControlLinks) -> Result<Status, String> {
     let network = links.network.send(ReadNetwork).await.map_err(failed)?;
     let rooms = links.rooms.send(CountRooms).await.map_err(failed)?;
     let clock = links.clock.send(ReadClock).await.map_err(failed)?;
-    let display_name = links.profile.send(LocalProfile).await.map_err(failed)?.displayname;
+    let display_name = match &signer {
+        None => None,
+        Some(signer) => {
+            let profile = links.profile.send(LocalProfile(signer.user_id().clone())).await;
+            profile.map_err(failed)?.and_then(|profile| profile.displayname)
+        }
+    };
     let shown = display_name.as_deref().unwrap_or(LOCALPART);
     let found_as =
         signer.as_ref().map_or_else(Vec::new, |signer| found_as(shown, signer.server_name()));

@@ -41,7 +41,7 @@ use crate::{
     control::{self, ControlLinks},
     data_folder::{self, FolderError},
     http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
-    proto::server_name::LOCALPART,
+    proto::server_name::{self, LOCALPART},
     status,
 };
 
@@ -165,7 +165,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         RoomStateActor::new(links)
     });
 
-    let accounts = AccountsActor::start_loaded(AccountsLinks {
+    let accounts = AccountsLinks {
         write_rows: store.clone().recipient(),
         read_row: store.clone().recipient(),
         scan_rows: store.clone().recipient(),
@@ -176,8 +176,9 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         profile_updated: rooms.clone().recipient(),
         advertise: network.rendezvous.clone().recipient(),
         sharing: rooms.clone().recipient(),
-    })
-    .await?;
+    };
+    let accounts =
+        AccountsActor::start_loaded(accounts, keys.as_deref().map(server_name::user_of)).await?;
     let federation = FederationActor::new(FederationLinks {
         serve: rooms.clone().recipient(),
         ingest: rooms.clone().recipient(),
@@ -399,11 +400,13 @@ impl Handler<SignerIssued> for NodeActor {
     fn handle(&mut self, msg: SignerIssued, ctx: &mut Self::Context) {
         let Some(wired) = &self.wired else { return };
         if !std::mem::replace(&mut self.greeted, true) {
-            let (accounts, server) = (wired.accounts.clone(), msg.0.server_name().clone());
+            let (accounts, signer) = (wired.accounts.clone(), Arc::clone(&msg.0));
             actix::spawn(async move {
-                let Ok(profile) = accounts.send(LocalProfile).await else { return };
-                let name = profile.displayname.unwrap_or_else(|| LOCALPART.to_owned());
-                let found = status::found_as(&name, &server).join(" or ");
+                let profile = LocalProfile(signer.user_id().clone());
+                let Ok(profile) = accounts.send(profile).await else { return };
+                let name = profile.and_then(|profile| profile.displayname);
+                let name = name.unwrap_or_else(|| LOCALPART.to_owned());
+                let found = status::found_as(&name, signer.server_name()).join(" or ");
                 log::info!("others find you as {found}");
             });
         }

@@ -28,7 +28,7 @@ use messagehub::{
     proto::pdu::{Pdu, rules_of},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use ruma::{EventId, OwnedRoomId, RoomVersionId};
+use ruma::{EventId, OwnedRoomId, RoomVersionId, user_id};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -130,7 +130,7 @@ async fn write(data: String) {
         let done = store.send(commit(&room(number), n));
         waiting.push_back(async move { (number, n, done.await.unwrap()) });
         if number == 0 {
-            let row = Row::Filter("counter".to_owned());
+            let row = Row::Filter(user_id!("@p2p:example.org").to_owned(), "counter".to_owned());
             let rows = vec![(row, Some(n.to_string().into_bytes()))];
             if store.send(WriteRows(rows)).await.unwrap().is_ok() {
                 say(&format!("ack row {n} 0"));
@@ -210,7 +210,14 @@ fn verify(data: &Path, acked: &Acked) {
         let watch = store.send(WatchStream).await.unwrap();
         let position = *watch.borrow();
         assert!(position >= acked.position, "{acked:?}, but the position is {position}");
-        let row = store.send(ReadRow(Row::Filter("counter".to_owned()))).await.unwrap().unwrap();
+        let row = store
+            .send(ReadRow(Row::Filter(
+                user_id!("@p2p:example.org").to_owned(),
+                "counter".to_owned(),
+            )))
+            .await
+            .unwrap()
+            .unwrap();
         let row = row.map_or(0, |row| String::from_utf8(row).unwrap().parse().unwrap());
         assert!(row >= acked.row, "{acked:?}, but the row says {row}");
         let mut orders = Vec::new();

@@ -137,6 +137,13 @@ fn with(token: &str, request: TestRequest) -> TestRequest {
     request.insert_header(("Authorization", format!("Bearer {token}")))
 }
 
+/// The user of the signer that [`fake`] makes.
+fn owner() -> ruma::OwnedUserId {
+    crate::proto::server_name::user_of(
+        &crate::proto::server_keys::tests::secret_keys(1).server_name(),
+    )
+}
+
 /// Logs in as the control socket does, and returns the access token.
 async fn logged_in(gateway: &Gateway, device_id: &str) -> String {
     let login_token = gateway.ask_accounts(crate::actors::accounts::MintLoginToken).await.unwrap();

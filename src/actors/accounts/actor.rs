@@ -1,5 +1,7 @@
 //! The shell of Accounts: asks the Store, then changes memory, then answers.
 
+use std::collections::BTreeSet;
+
 use actix::{
     Actor, ActorFutureExt as _, Addr, Context, Handler, MessageResult, Recipient,
     ResponseActFuture, ResponseFuture, WrapFuture as _, fut,
@@ -9,7 +11,7 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use super::{
-    data,
+    data::{self, Profiles},
     login_tokens::LoginTokens,
     messages::*,
     polls::Polls,
@@ -105,13 +107,15 @@ impl Turn {
     }
 }
 
-/// Owns the user's devices, tokens and data.
+/// Owns our users' devices, tokens and data.
 #[derive(Debug)]
 pub struct AccountsActor {
     pub(super) links: AccountsLinks,
     pub(super) sessions: Sessions,
     login_tokens: LoginTokens,
-    profile: Profile,
+    /// Whose node it is, once somebody has logged in.
+    owner: Option<OwnedUserId>,
+    profiles: Profiles,
     polls: Polls,
     last_turn: Option<oneshot::Receiver<()>>,
     /// To-device transactions that were handled; each is on disk when its turn ends.
@@ -122,21 +126,34 @@ pub struct AccountsActor {
 
 impl AccountsActor {
     /// Reads what is stored, and starts on the Arbiter that this is called on.
-    pub async fn start_loaded(links: AccountsLinks) -> Result<Addr<Self>, AccountError> {
+    pub async fn start_loaded(
+        links: AccountsLinks,
+        owner: Option<OwnedUserId>,
+    ) -> Result<Addr<Self>, AccountError> {
         let corrupt = |what| StoreError::Corrupt { what };
         let devices = links.scan(RowKind::Devices).await?;
         let tokens = links.scan(RowKind::AccessTokens).await?;
         let sessions = Sessions::load(devices, tokens).map_err(corrupt)?;
-        let profile = Profile::load(links.scan(RowKind::Profile).await?).map_err(corrupt)?;
-        if let Some(user) = sessions.any_user() {
-            renew_push_rules(&links, &user).await?;
+        let profiles = Profile::load(links.scan(RowKind::Profiles).await?).map_err(corrupt)?;
+        let users: BTreeSet<&OwnedUserId> = sessions.users().chain(&owner).collect();
+        for user_id in users {
+            renew_push_rules(&links, user_id).await?;
         }
         let (txns, gone) = Txns::load(links.scan(RowKind::ToDeviceTxns).await?, now_ms());
         links.write(gone.into_iter().map(|txn| (txn, None)).collect()).await?;
         let login_tokens = LoginTokens::new(rand::random());
         let (waiting, polls, last_turn) = (Waiting::default(), Polls::default(), None);
-        let accounts =
-            Self { links, sessions, login_tokens, profile, polls, last_turn, txns, waiting };
+        let accounts = Self {
+            links,
+            sessions,
+            login_tokens,
+            owner,
+            profiles,
+            polls,
+            last_turn,
+            txns,
+            waiting,
+        };
         Ok(accounts.start())
     }
 
@@ -178,14 +195,26 @@ impl AccountsActor {
         }))
     }
 
+    /// Tells of the owner's profile; the node is found by their name.
     fn tell_profile(&self) {
-        let Profile { displayname, avatar_url } = self.profile.clone();
+        let Some(owner) = &self.owner else { return };
+        let profile = self.chosen(owner);
+        let display_name = profile.advertised();
+        let Profile { displayname, avatar_url } = profile;
         self.links.profile_updated.do_send(ProfileUpdated { displayname, avatar_url });
-        self.links.advertise.do_send(Advertise { display_name: self.profile.advertised() });
+        self.links.advertise.do_send(Advertise { display_name });
     }
 
-    fn user_of(&self, device_id: &str) -> Option<OwnedUserId> {
-        self.sessions.user_of(device_id).map(ToOwned::to_owned)
+    /// Returns the profile of a user of ours.
+    fn chosen(&self, user_id: &UserId) -> Profile {
+        let chosen = self.profiles.get(user_id).cloned();
+        chosen.unwrap_or_else(|| Profile::unchosen(user_id))
+    }
+
+    fn is_ours(&self, user_id: &UserId) -> bool {
+        self.owner.as_deref() == Some(user_id)
+            || self.profiles.contains_key(user_id)
+            || self.sessions.devices_of(user_id).next().is_some()
     }
 }
 
@@ -256,9 +285,9 @@ impl Handler<LogIn> for AccountsActor {
         let prepared = async move {
             let asked = links.ensure_identity.send(EnsureIdentity).timeout(ASK_WAIT).await;
             let signer = asked.map_err(AskError::from)??;
-            let rules = Row::AccountData(data::PUSH_RULES.to_owned());
-            let fresh = links.read(rules).await?.is_none();
-            Ok((signer.user_id().clone(), fresh))
+            let user_id = signer.user_id().clone();
+            let fresh = links.read(push_rules_of(&user_id)).await?.is_none();
+            Ok((user_id, fresh))
         };
         Box::pin(prepared.into_actor(self).then(
             move |prepared: Result<(OwnedUserId, bool), AccountError>, act, _| {
@@ -291,6 +320,10 @@ impl Handler<LogIn> for AccountsActor {
                         let name = device.display_name.as_ref().unwrap_or(&device.device_id);
                         log::info!("a device is logged in: {name}");
                         act.sessions.open(hash, session.clone(), device);
+                        if act.owner.is_none() {
+                            act.owner = Some(session.user_id.clone());
+                            act.tell_profile();
+                        }
                         LoggedIn { session, access_token }
                     },
                 )
@@ -308,7 +341,7 @@ fn new_device_id() -> String {
 /// Gives the stored push rules what an older version did not have: clients read them as they are
 /// stored.
 async fn renew_push_rules(links: &AccountsLinks, user_id: &UserId) -> Result<(), AccountError> {
-    let row = Row::AccountData(data::PUSH_RULES.to_owned());
+    let row = push_rules_of(user_id);
     let Some(stored) = links.read(row.clone()).await? else { return Ok(()) };
     let renewed = data::push_rules_row(data::push_rules(Some(&stored), user_id));
     if renewed == stored {
@@ -317,17 +350,22 @@ async fn renew_push_rules(links: &AccountsLinks, user_id: &UserId) -> Result<(),
     links.write(vec![(row, Some(renewed))]).await
 }
 
+/// Returns the row of a user's push rules.
+fn push_rules_of(user_id: &UserId) -> Row {
+    Row::AccountData(user_id.to_owned(), data::PUSH_RULES.to_owned())
+}
+
 /// Clients expect push rules from the first `/sync` on.
 fn default_push_rules(user_id: &UserId) -> (Row, Option<Vec<u8>>) {
     let rules = data::push_rules_row(data::push_rules(None, user_id));
-    (Row::AccountData(data::PUSH_RULES.to_owned()), Some(rules))
+    (push_rules_of(user_id), Some(rules))
 }
 
 impl Handler<ListDevices> for AccountsActor {
     type Result = MessageResult<ListDevices>;
 
-    fn handle(&mut self, _: ListDevices, _: &mut Context<Self>) -> Self::Result {
-        let devices: Vec<Device> = self.sessions.devices().cloned().collect();
+    fn handle(&mut self, msg: ListDevices, _: &mut Context<Self>) -> Self::Result {
+        let devices: Vec<Device> = self.sessions.devices_of(&msg.0).cloned().collect();
         MessageResult(devices)
     }
 }
@@ -337,7 +375,7 @@ impl Handler<RenameDevice> for AccountsActor {
 
     fn handle(&mut self, msg: RenameDevice, _: &mut Context<Self>) -> Self::Result {
         self.change(
-            move |act| Ok((act.sessions.rename(&msg.device_id, msg.display_name)?, ())),
+            move |act| Ok((act.sessions.rename(&msg.device, msg.display_name)?, ())),
             |_, ()| (),
         )
     }
@@ -347,19 +385,22 @@ impl Handler<DeleteDevices> for AccountsActor {
     type Result = ResponseActFuture<Self, Result<(), AccountError>>;
 
     fn handle(&mut self, msg: DeleteDevices, _: &mut Context<Self>) -> Self::Result {
-        let device_ids: Vec<String> = match msg {
-            DeleteDevices::These(device_ids) => device_ids,
-            DeleteDevices::All => {
-                self.sessions.devices().map(|device| device.device_id.clone()).collect()
-            }
-        };
+        let DeleteDevices { user_id, device_ids } = msg;
+        let device_ids = device_ids.unwrap_or_else(|| {
+            let devices = self.sessions.devices_of(&user_id);
+            devices.map(|device| device.device_id.clone()).collect()
+        });
+        let devices: Vec<Session> = device_ids
+            .into_iter()
+            .map(|device_id| Session { user_id: user_id.clone(), device_id })
+            .collect();
         self.change(
-            move |act| Ok((act.sessions.delete(&device_ids), device_ids)),
-            |act, device_ids| {
-                for device_id in device_ids {
+            move |act| Ok((act.sessions.delete(&devices), devices)),
+            |act, devices| {
+                for Session { user_id, device_id } in devices {
                     // Beyond any position, and far from where adding one overflows.
-                    let everything = AckToDevice { device_id, position: u64::MAX / 2 };
-                    act.links.ack_to_device.do_send(everything);
+                    let position = u64::MAX / 2;
+                    act.links.ack_to_device.do_send(AckToDevice { user_id, device_id, position });
                 }
             },
         )
@@ -369,10 +410,10 @@ impl Handler<DeleteDevices> for AccountsActor {
 // ---------------------------------------------------------------- profile and data
 
 impl Handler<LocalProfile> for AccountsActor {
-    type Result = Profile;
+    type Result = MessageResult<LocalProfile>;
 
-    fn handle(&mut self, _: LocalProfile, _: &mut Context<Self>) -> Profile {
-        self.profile.clone()
+    fn handle(&mut self, msg: LocalProfile, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.is_ours(&msg.0).then(|| self.chosen(&msg.0)))
     }
 }
 
@@ -380,14 +421,17 @@ impl Handler<SetProfile> for AccountsActor {
     type Result = ResponseActFuture<Self, Result<(), AccountError>>;
 
     fn handle(&mut self, msg: SetProfile, _: &mut Context<Self>) -> Self::Result {
+        let SetProfile { user_id, field, value } = msg;
         self.change(
             move |act| {
-                let (profile, row, value) = act.profile.with(msg.field, msg.value)?;
-                Ok((vec![(row, Some(value))], profile))
+                let known = act.chosen(&user_id);
+                let (profile, row, value) = known.with(&user_id, field, value)?;
+                Ok((vec![(row, Some(value))], (user_id, profile)))
             },
-            |act, profile| {
-                if act.profile != profile {
-                    act.profile = profile;
+            |act, (user_id, profile)| {
+                let is_new = act.chosen(&user_id) != profile;
+                act.profiles.insert(user_id, profile);
+                if is_new {
                     act.tell_profile();
                 }
             },
@@ -400,7 +444,7 @@ impl Handler<SetAccountData> for AccountsActor {
 
     fn handle(&mut self, msg: SetAccountData, _: &mut Context<Self>) -> Self::Result {
         let links = self.links.clone();
-        let row = data::account_data_row(msg.room_id, msg.kind);
+        let row = data::account_data_row(msg.user_id, msg.room_id, msg.kind);
         let value = msg.content.get().as_bytes().to_vec();
         Box::pin(async move { links.write(vec![(row, Some(value))]).await })
     }
@@ -411,7 +455,7 @@ impl Handler<ReadAccountData> for AccountsActor {
 
     fn handle(&mut self, msg: ReadAccountData, _: &mut Context<Self>) -> Self::Result {
         let links = self.links.clone();
-        let row = data::account_data_row(msg.room_id, msg.kind);
+        let row = data::account_data_row(msg.user_id, msg.room_id, msg.kind);
         Box::pin(async move { links.read_json(row).await })
     }
 }
@@ -423,7 +467,7 @@ impl Handler<EditTag> for AccountsActor {
         let (links, mut turn) = (self.links.clone(), self.turn());
         Box::pin(async move {
             turn.wait().await;
-            let row = Row::RoomAccountData(msg.room_id, data::TAGS.to_owned());
+            let row = Row::RoomAccountData(msg.user_id, msg.room_id, data::TAGS.to_owned());
             let content = links.read(row.clone()).await?;
             let content = data::edit_tags(content.as_deref(), msg.tag, msg.info)?;
             links.write(vec![(row, Some(content))]).await
@@ -437,10 +481,11 @@ impl Handler<SaveFilter> for AccountsActor {
     fn handle(&mut self, msg: SaveFilter, _: &mut Context<Self>) -> Self::Result {
         let links = self.links.clone();
         Box::pin(async move {
-            let id = data::filter_id(&msg.0);
-            let row = Row::Filter(id.clone());
+            let SaveFilter { user_id, filter } = msg;
+            let id = data::filter_id(&filter);
+            let row = Row::Filter(user_id, id.clone());
             if links.read(row.clone()).await?.is_none() {
-                links.write(vec![(row, Some(msg.0.get().as_bytes().to_vec()))]).await?;
+                links.write(vec![(row, Some(filter.get().as_bytes().to_vec()))]).await?;
             }
             Ok(id)
         })
@@ -452,36 +497,33 @@ impl Handler<ReadFilter> for AccountsActor {
 
     fn handle(&mut self, msg: ReadFilter, _: &mut Context<Self>) -> Self::Result {
         let links = self.links.clone();
-        Box::pin(async move { links.read_json(Row::Filter(msg.0)).await })
+        Box::pin(async move { links.read_json(Row::Filter(msg.user_id, msg.filter_id)).await })
     }
 }
 
 impl Handler<ReadPushRules> for AccountsActor {
     type Result = ResponseFuture<Result<ruma::push::Ruleset, AccountError>>;
 
-    fn handle(&mut self, _: ReadPushRules, _: &mut Context<Self>) -> Self::Result {
-        let (links, user) = (self.links.clone(), self.sessions.any_user());
+    fn handle(&mut self, msg: ReadPushRules, _: &mut Context<Self>) -> Self::Result {
+        let links = self.links.clone();
         Box::pin(async move {
-            let user = user.ok_or(AccountError::NotFound("user"))?;
-            let content = links.read(Row::AccountData(data::PUSH_RULES.to_owned())).await?;
-            Ok(data::push_rules(content.as_deref(), &user))
+            let content = links.read(push_rules_of(&msg.0)).await?;
+            Ok(data::push_rules(content.as_deref(), &msg.0))
         })
     }
 }
 
-impl Handler<EditPushRule> for AccountsActor {
+impl Handler<EditPushRules> for AccountsActor {
     type Result = ResponseFuture<Result<(), AccountError>>;
 
-    fn handle(&mut self, msg: EditPushRule, _: &mut Context<Self>) -> Self::Result {
-        let (links, user) = (self.links.clone(), self.sessions.any_user());
-        let mut turn = self.turn();
+    fn handle(&mut self, msg: EditPushRules, _: &mut Context<Self>) -> Self::Result {
+        let (links, mut turn) = (self.links.clone(), self.turn());
         Box::pin(async move {
             turn.wait().await;
-            let user = user.ok_or(AccountError::NotFound("user"))?;
-            let row = Row::AccountData(data::PUSH_RULES.to_owned());
+            let row = push_rules_of(&msg.user_id);
             let content = links.read(row.clone()).await?;
-            let mut rules = data::push_rules(content.as_deref(), &user);
-            data::edit_push_rules(&mut rules, msg)?;
+            let mut rules = data::push_rules(content.as_deref(), &msg.user_id);
+            data::edit_push_rules(&mut rules, msg.edit)?;
             links.write(vec![(row, Some(data::push_rules_row(rules)))]).await
         })
     }
@@ -515,16 +557,13 @@ impl Handler<SendToDevice> for AccountsActor {
     type Result = ResponseFuture<Result<(), AccountError>>;
 
     fn handle(&mut self, msg: SendToDevice, _: &mut Context<Self>) -> Self::Result {
-        let Some(sender) = self.user_of(&msg.device_id) else {
-            return Box::pin(async { Err(AccountError::NotFound("device")) });
-        };
-        let devices = self.sessions.devices().map(|device| device.device_id.as_str());
-        let rows = match to_device::queue(devices, &sender, &msg.kind, &msg.messages) {
+        let Session { user_id, device_id } = msg.from;
+        let rows = match to_device::queue(&self.sessions, &user_id, &msg.kind, &msg.messages) {
             Ok(rows) => rows,
             Err(error) => return Box::pin(async { Err(error) }),
         };
-        // One transaction id may be used with each event type.
-        let txn = Row::ToDeviceTxn(msg.device_id, format!("{} {}", msg.txn_id, msg.kind));
-        self.queue_once(txn, rows)
+        // One transaction id may be used by each device, and with each event type.
+        let txn = txns::own_id(&device_id, &msg.txn_id, &msg.kind);
+        self.queue_once(Row::ToDeviceTxn(user_id, txn), rows)
     }
 }

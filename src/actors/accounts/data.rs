@@ -1,13 +1,15 @@
 //! Profile, account data, filters and push rules: what is in their rows and how it changes.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ruma::{OwnedRoomId, UserId, push::Ruleset};
+use ruma::{OwnedRoomId, OwnedUserId, UserId, push::Ruleset};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    messages::{AccountError, EditPushRule, Profile, ProfileField},
+    messages::{AccountError, Profile, ProfileField, PushRuleEdit},
     sessions::to_json,
 };
 use crate::{
@@ -29,10 +31,13 @@ impl ProfileField {
     }
 }
 
+/// The profiles of our users, as far as they were chosen.
+pub(super) type Profiles = BTreeMap<OwnedUserId, Profile>;
+
 impl Profile {
     /// The profile of somebody who has not chosen anything.
-    fn unchosen() -> Self {
-        Self { displayname: Some(LOCALPART.to_owned()), avatar_url: None }
+    pub(super) fn unchosen(user_id: &UserId) -> Self {
+        Self { displayname: Some(user_id.localpart().to_owned()), avatar_url: None }
     }
 
     fn field(&mut self, field: ProfileField) -> &mut Option<String> {
@@ -42,12 +47,13 @@ impl Profile {
         }
     }
 
-    /// Reads the profile from its rows: JSON strings, or null for what was taken away.
-    pub(super) fn load(rows: Vec<(Row, Vec<u8>)>) -> Result<Self, &'static str> {
-        let mut profile = Self::unchosen();
+    /// Reads the profiles from their rows: JSON strings, or null for what was taken away.
+    pub(super) fn load(rows: Vec<(Row, Vec<u8>)>) -> Result<Profiles, &'static str> {
+        let mut profiles = Profiles::new();
         for (row, value) in rows {
-            let Row::Profile(key) = row else { continue };
+            let Row::Profile(user_id, key) = row else { continue };
             let value = serde_json::from_slice(&value).map_err(|_| "profile")?;
+            let profile = profiles.entry(user_id).or_insert_with_key(|user| Self::unchosen(user));
             for field in [ProfileField::Displayname, ProfileField::AvatarUrl] {
                 if key == field.key() {
                     *profile.field(field) = value;
@@ -55,12 +61,13 @@ impl Profile {
                 }
             }
         }
-        Ok(profile)
+        Ok(profiles)
     }
 
-    /// Returns the profile with one field changed, and the row that says so.
+    /// Returns the profile of `user_id` with one field changed, and the row that says so.
     pub(super) fn with(
         &self,
+        user_id: &UserId,
         field: ProfileField,
         value: Option<String>,
     ) -> Result<(Self, Row, Vec<u8>), AccountError> {
@@ -75,7 +82,7 @@ impl Profile {
         let mut profile = self.clone();
         let row = to_json(&value);
         *profile.field(field) = value;
-        Ok((profile, Row::Profile(field.key().to_owned()), row))
+        Ok((profile, Row::Profile(user_id.to_owned(), field.key().to_owned()), row))
     }
 
     /// Returns the name under which the node is found.
@@ -85,10 +92,14 @@ impl Profile {
 }
 
 /// Returns the row of some account data.
-pub(super) fn account_data_row(room_id: Option<OwnedRoomId>, kind: String) -> Row {
+pub(super) fn account_data_row(
+    user_id: OwnedUserId,
+    room_id: Option<OwnedRoomId>,
+    kind: String,
+) -> Row {
     match room_id {
-        None => Row::AccountData(kind),
-        Some(room_id) => Row::RoomAccountData(room_id, kind),
+        None => Row::AccountData(user_id, kind),
+        Some(room_id) => Row::RoomAccountData(user_id, room_id, kind),
     }
 }
 
@@ -147,21 +158,21 @@ pub(super) fn push_rules(content: Option<&[u8]>, user_id: &UserId) -> Ruleset {
 }
 
 /// Changes push rules.
-pub(super) fn edit_push_rules(rules: &mut Ruleset, edit: EditPushRule) -> Result<(), AccountError> {
+pub(super) fn edit_push_rules(rules: &mut Ruleset, edit: PushRuleEdit) -> Result<(), AccountError> {
     let bad = |error: &dyn std::fmt::Display| AccountError::BadRequest(error.to_string());
     let missing = |_| AccountError::NotFound("push rule");
     match edit {
-        EditPushRule::Put { rule, after, before } => {
+        PushRuleEdit::Put { rule, after, before } => {
             rules.insert(*rule, after.as_deref(), before.as_deref()).map_err(|error| bad(&error))
         }
-        EditPushRule::Delete(kind, id) => {
+        PushRuleEdit::Delete(kind, id) => {
             if rules.get(kind.clone(), &id).is_none() {
                 return Err(AccountError::NotFound("push rule"));
             }
             rules.remove(kind, &id).map_err(|error| bad(&error))
         }
-        EditPushRule::Enable(kind, id, on) => rules.set_enabled(kind, &id, on).map_err(missing),
-        EditPushRule::SetActions(kind, id, actions) => {
+        PushRuleEdit::Enable(kind, id, on) => rules.set_enabled(kind, &id, on).map_err(missing),
+        PushRuleEdit::SetActions(kind, id, actions) => {
             rules.set_actions(kind, &id, actions).map_err(missing)
         }
     }
@@ -179,15 +190,18 @@ mod tests {
 
     #[test]
     fn the_name_is_p2p_until_it_is_chosen() {
-        let profile = Profile::load(Vec::new()).unwrap();
+        let user = user_id!("@p2p:x");
+        let profile = Profile::unchosen(user);
         assert_eq!(profile.displayname.as_deref(), Some("p2p"));
         let (ann, row, value) =
-            profile.with(ProfileField::Displayname, Some("Ann".into())).unwrap();
-        assert_eq!(Profile::load(vec![(row, value)]).unwrap(), ann);
-        let (none, row, value) = ann.with(ProfileField::Displayname, Some(String::new())).unwrap();
+            profile.with(user, ProfileField::Displayname, Some("Ann".into())).unwrap();
+        let loaded = |row, value| Profile::load(vec![(row, value)]).unwrap().remove(user).unwrap();
+        assert_eq!(loaded(row, value), ann);
+        let (none, row, value) =
+            ann.with(user, ProfileField::Displayname, Some(String::new())).unwrap();
         assert_eq!(none.displayname, None, "an empty name takes it away");
         assert_eq!(none.advertised(), "p2p");
-        assert_eq!(Profile::load(vec![(row, value)]).unwrap(), none, "and it stays away");
+        assert_eq!(loaded(row, value), none, "and it stays away");
         for (field, bad) in [
             (ProfileField::Displayname, "x".repeat(60_000)),
             (ProfileField::Displayname, "a\u{202e}b".to_owned()),
@@ -195,10 +209,10 @@ mod tests {
             (ProfileField::AvatarUrl, "http://example.org/a.png".to_owned()),
             (ProfileField::AvatarUrl, "javascript:alert(1)".to_owned()),
         ] {
-            let found = none.with(field, Some(bad.clone()));
+            let found = none.with(user, field, Some(bad.clone()));
             assert!(matches!(found, Err(AccountError::BadRequest(_))), "{bad:.40}");
         }
-        assert!(none.with(ProfileField::AvatarUrl, Some("mxc://x/y".to_owned())).is_ok());
+        assert!(none.with(user, ProfileField::AvatarUrl, Some("mxc://x/y".to_owned())).is_ok());
     }
 
     #[test]
@@ -239,24 +253,24 @@ mod tests {
         let user = user_id!("@p2p:x");
         let mut rules = push_rules(None, user);
         let word = NewPatternedPushRule::new("word".into(), "cake".into(), Vec::new());
-        let put = EditPushRule::Put {
+        let put = PushRuleEdit::Put {
             rule: Box::new(NewPushRule::Content(word)),
             after: None,
             before: None,
         };
         edit_push_rules(&mut rules, put).unwrap();
-        let off = EditPushRule::Enable(RuleKind::Content, "word".into(), false);
+        let off = PushRuleEdit::Enable(RuleKind::Content, "word".into(), false);
         edit_push_rules(&mut rules, off).unwrap();
         let rules = push_rules(Some(&push_rules_row(rules)), user);
         assert!(!rules.get(RuleKind::Content, "word").unwrap().enabled());
         let mut rules = rules;
-        let gone = || EditPushRule::Delete(RuleKind::Content, "word".into());
+        let gone = || PushRuleEdit::Delete(RuleKind::Content, "word".into());
         edit_push_rules(&mut rules, gone()).unwrap();
         assert!(matches!(
             edit_push_rules(&mut rules, gone()),
             Err(AccountError::NotFound("push rule"))
         ));
-        let master = EditPushRule::Delete(RuleKind::Override, ".m.rule.master".into());
+        let master = PushRuleEdit::Delete(RuleKind::Override, ".m.rule.master".into());
         assert!(matches!(edit_push_rules(&mut rules, master), Err(AccountError::BadRequest(_))));
     }
 }

@@ -55,7 +55,7 @@ pub struct Authenticate(pub TokenHash);
 /// Asks for a place among the requests of a device that wait.
 #[derive(Message, Debug)]
 #[rtype(result = "WaitingPlace")]
-pub struct TakeWaitingPlace(pub String);
+pub struct TakeWaitingPlace(pub Session);
 
 /// A place among those who wait. When it closes it is lost, and what was asked has to be answered:
 /// the device waits too often at once.
@@ -86,35 +86,35 @@ pub struct LogIn {
     pub initial_display_name: Option<String>,
 }
 
-/// Asks for all devices.
+/// Asks for all devices of a user.
 #[derive(Message, Debug)]
 #[rtype(result = "Vec<Device>")]
-pub struct ListDevices;
+pub struct ListDevices(pub OwnedUserId);
 
 /// Gives a device another name; none keeps the one it has.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), AccountError>")]
 pub struct RenameDevice {
     /// Which.
-    pub device_id: String,
+    pub device: Session,
     /// The name.
     pub display_name: Option<String>,
 }
 
-/// Deletes devices with their tokens and queued messages. Unknown ones are passed over.
+/// Deletes devices of a user with their tokens and queued messages. Unknown ones are passed over.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), AccountError>")]
-pub enum DeleteDevices {
-    /// All of them.
-    All,
-    /// Some of them.
-    These(Vec<String>),
+pub struct DeleteDevices {
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// Their ids; none: all of them.
+    pub device_ids: Option<Vec<String>>,
 }
 
 // ---------------------------------------------------------------- from http: profile and data
 
-/// What people see of the user.
-#[derive(Debug, Clone, Default, PartialEq, Eq, actix::dev::MessageResponse)]
+/// What people see of a user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Profile {
     /// The shown name.
     pub displayname: Option<String>,
@@ -131,15 +131,18 @@ pub enum ProfileField {
     AvatarUrl,
 }
 
-/// Asks for the profile of our user: for http, and for the `query/profile` of other servers.
+/// Asks for the profile of somebody; none of whoever is not one of our users. For http, and for the
+/// `query/profile` of other servers.
 #[derive(Message, Debug)]
-#[rtype(result = "Profile")]
-pub struct LocalProfile;
+#[rtype(result = "Option<Profile>")]
+pub struct LocalProfile(pub OwnedUserId);
 
-/// Changes the profile; rooms and network are told.
+/// Changes a profile; rooms and network are told.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), AccountError>")]
 pub struct SetProfile {
+    /// Whose.
+    pub user_id: OwnedUserId,
     /// What.
     pub field: ProfileField,
     /// The new value; none takes it away.
@@ -150,6 +153,8 @@ pub struct SetProfile {
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), AccountError>")]
 pub struct SetAccountData {
+    /// Whose.
+    pub user_id: OwnedUserId,
     /// The room; none: global.
     pub room_id: Option<OwnedRoomId>,
     /// The event type.
@@ -162,6 +167,8 @@ pub struct SetAccountData {
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Option<Box<RawValue>>, AccountError>")]
 pub struct ReadAccountData {
+    /// Whose.
+    pub user_id: OwnedUserId,
     /// The room; none: global.
     pub room_id: Option<OwnedRoomId>,
     /// The event type.
@@ -172,6 +179,8 @@ pub struct ReadAccountData {
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), AccountError>")]
 pub struct EditTag {
+    /// Whose.
+    pub user_id: OwnedUserId,
     /// The room.
     pub room_id: OwnedRoomId,
     /// The tag.
@@ -180,25 +189,44 @@ pub struct EditTag {
     pub info: Option<Box<RawValue>>,
 }
 
-/// Stores a filter and tells its id; the same filter has the same id.
+/// Stores a filter and tells its id; the same filter of the same user has the same id.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<String, AccountError>")]
-pub struct SaveFilter(pub Box<RawValue>);
+pub struct SaveFilter {
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// What clients sent.
+    pub filter: Box<RawValue>,
+}
 
 /// Reads a filter.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Option<Box<RawValue>>, AccountError>")]
-pub struct ReadFilter(pub String);
+pub struct ReadFilter {
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// Which.
+    pub filter_id: String,
+}
 
-/// Reads the push rules.
+/// Reads the push rules of a user.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Ruleset, AccountError>")]
-pub struct ReadPushRules;
+pub struct ReadPushRules(pub OwnedUserId);
 
-/// Changes one push rule.
+/// Changes the push rules of a user.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), AccountError>")]
-pub enum EditPushRule {
+pub struct EditPushRules {
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// How.
+    pub edit: PushRuleEdit,
+}
+
+/// Changes one push rule.
+#[derive(Debug)]
+pub enum PushRuleEdit {
     /// Adds or replaces a rule.
     Put {
         /// The rule.
@@ -227,20 +255,23 @@ pub enum ToDeviceTarget {
     One(String),
 }
 
-/// Queues to-device messages of our user for our user's devices. The same transaction of the same
-/// device is handled once.
+/// Queues to-device messages of one of our users for devices of our users. The same transaction of
+/// the same device is handled once.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), AccountError>")]
 pub struct SendToDevice {
     /// The device that sends.
-    pub device_id: String,
+    pub from: Session,
     /// Its transaction.
     pub txn_id: String,
     /// The event type.
     pub kind: String,
-    /// The contents.
-    pub messages: BTreeMap<ToDeviceTarget, Box<RawValue>>,
+    /// The contents, by user.
+    pub messages: BTreeMap<OwnedUserId, ToDevices>,
 }
+
+/// The contents of to-device messages for one user.
+pub type ToDevices = BTreeMap<ToDeviceTarget, Box<RawValue>>;
 
 /// Queues to-device messages that another server sent (`m.direct_to_device`). Sent by
 /// Federation once the EDU is verified: the sender is of the server that signed it.

@@ -1,4 +1,4 @@
-//! Accounts: the one user of the node, with devices, tokens, profile and account data.
+//! Accounts: our users, with their devices, tokens, profiles and account data.
 //!
 //! Devices and tokens are kept in memory, since every request asks for them, and written through:
 //! what was answered is on disk. Invariants: an access token is kept as its SHA-256 only; a login
@@ -20,3 +20,4 @@ pub use actor::{AccountsActor, AccountsLinks};
 pub use login_tokens::LOGIN_TOKEN_MS;
 pub use messages::*;
 pub use sessions::{Device, LoggedIn, Session, TokenHash};
+pub(crate) use txns::own_id as own_txn_id;

@@ -1,10 +1,11 @@
 //! To-device messages from other servers: each once, and no more than there are places for
 //! (`waiting.rs`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use actix::{ActorFutureExt as _, Context, Handler, ResponseActFuture, WrapFuture as _, fut};
 use ruma::{OwnedServerName, ServerName};
+use serde_json::value::RawValue;
 
 use super::{
     actor::{AccountsActor, AccountsLinks},
@@ -81,17 +82,19 @@ impl Handler<ReceiveToDevice> for AccountsActor {
     type Result = ResponseActFuture<Self, Result<(), AccountError>>;
 
     fn handle(&mut self, msg: ReceiveToDevice, _: &mut Context<Self>) -> Self::Result {
-        let ReceiveToDevice { sender, message_id, kind, mut messages } = msg;
-        let mine = self.sessions.any_user().and_then(|user| messages.remove(&user));
-        let mine = mine.unwrap_or_default().into_iter();
-        let mine = mine.map(|(device, content)| (to_device::target(device), content)).collect();
-        let devices = self.sessions.devices().map(|device| device.device_id.as_str());
-        let rows = match to_device::queue(devices, &sender, &kind, &mine) {
+        let ReceiveToDevice { sender, message_id, kind, messages } = msg;
+        let by_target = |messages: BTreeMap<String, Box<RawValue>>| {
+            let messages = messages.into_iter();
+            messages.map(|(device, content)| (to_device::target(device), content)).collect()
+        };
+        let messages = messages.into_iter();
+        let messages = messages.map(|(user, messages)| (user, by_target(messages))).collect();
+        let rows = match to_device::queue(&self.sessions, &sender, &kind, &messages) {
             Ok(rows) if rows.is_empty() => return Box::pin(fut::ready(Ok(()))),
             Ok(rows) => rows,
             Err(error) => return Box::pin(fut::ready(Err(error))),
         };
-        let txn = Row::ToDeviceTxn(sender.to_string(), message_id);
+        let txn = Row::ToDeviceTxn(sender.clone(), message_id);
         let server = sender.server_name().to_owned();
         let (links, mut turn) = (self.links.clone(), self.turn());
         let asked = async move {

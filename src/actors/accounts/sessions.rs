@@ -9,7 +9,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -60,8 +60,8 @@ pub(super) fn token(random: [u8; 32]) -> String {
     format!("mh_{}", URL_SAFE_NO_PAD.encode(random))
 }
 
-/// Who sends a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who sends a request: a user's device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Session {
     /// Our user.
     pub user_id: OwnedUserId,
@@ -109,7 +109,7 @@ pub(super) type Rows = Vec<(Row, Option<Vec<u8>>)>;
 /// All sessions.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    devices: BTreeMap<String, Device>,
+    devices: BTreeMap<Session, Device>,
     tokens: HashMap<TokenHash, Session>,
 }
 
@@ -121,19 +121,20 @@ impl Sessions {
     ) -> Result<Self, &'static str> {
         let mut sessions = Self::default();
         for (row, value) in devices {
-            let Row::Device(device_id) = row else { continue };
+            let Row::Device(user_id, device_id) = row else { continue };
             let DeviceRow { display_name, last_seen_ts } =
                 serde_json::from_slice(&value).map_err(|_| "device")?;
             let device = Device { device_id: device_id.clone(), display_name, last_seen_ts };
-            sessions.devices.insert(device_id, device);
+            sessions.devices.insert(Session { user_id, device_id }, device);
         }
         for (row, value) in tokens {
             let Row::AccessToken(hash) = row else { continue };
             let hash = TokenHash::from_hex(&hash).ok_or("access token")?;
             let TokenRow { user_id, device_id } =
                 serde_json::from_slice(&value).map_err(|_| "access token")?;
-            if sessions.devices.contains_key(&device_id) {
-                sessions.tokens.insert(hash, Session { user_id, device_id });
+            let session = Session { user_id, device_id };
+            if sessions.devices.contains_key(&session) {
+                sessions.tokens.insert(hash, session);
             }
         }
         Ok(sessions)
@@ -146,12 +147,12 @@ impl Sessions {
         now: u64,
     ) -> Option<(Session, Option<Rows>)> {
         let session = self.tokens.get(hash)?.clone();
-        let device = self.devices.get_mut(&session.device_id)?;
+        let device = self.devices.get_mut(&session)?;
         let touched = now.saturating_sub(device.last_seen_ts) >= TOUCH_MS;
         if touched {
             device.last_seen_ts = now;
         }
-        let rows = touched.then(|| vec![device_row(device)]);
+        let rows = touched.then(|| vec![device_row(&session.user_id, device)]);
         Some((session, rows))
     }
 
@@ -171,12 +172,12 @@ impl Sessions {
         if let Some(name) = &name {
             check_name("device name", name)?;
         }
-        let known = self.devices.get(&session.device_id);
+        let known = self.devices.get(session);
         let display_name = known.and_then(|device| device.display_name.clone()).or(name);
         let device =
             Device { device_id: session.device_id.clone(), display_name, last_seen_ts: now };
-        let mut rows = self.revoke(&session.device_id);
-        rows.push(device_row(&device));
+        let mut rows = self.revoke(session);
+        rows.push(device_row(&session.user_id, &device));
         let value =
             TokenRow { user_id: session.user_id.clone(), device_id: session.device_id.clone() };
         rows.push((Row::AccessToken(hash.to_string()), Some(to_json(&value))));
@@ -186,65 +187,52 @@ impl Sessions {
 
     /// Lets a session in, once it is on disk.
     pub(super) fn open(&mut self, hash: TokenHash, session: Session, device: Device) {
-        self.devices.insert(device.device_id.clone(), device);
+        self.devices.insert(session.clone(), device);
         self.tokens.insert(hash, session);
     }
 
     /// Removes devices, at once.
-    pub(super) fn delete(&mut self, device_ids: &[String]) -> Rows {
+    pub(super) fn delete(&mut self, devices: &[Session]) -> Rows {
         let mut rows = Rows::new();
-        for device_id in device_ids {
-            let Some(device) = self.devices.remove(device_id) else { continue };
-            let user = self.user_of(device_id).cloned();
-            rows.extend(self.revoke(device_id));
-            rows.push((Row::Device(device.device_id), None));
-            if let Some(user) = user {
-                rows.push((Row::DeviceList(user), Some(Vec::new())));
+        for session in devices {
+            if self.devices.remove(session).is_none() {
+                continue;
             }
+            rows.extend(self.revoke(session));
+            rows.push((Row::Device(session.user_id.clone(), session.device_id.clone()), None));
+            rows.push((Row::DeviceList(session.user_id.clone()), Some(Vec::new())));
         }
         rows
     }
 
-    fn revoke(&mut self, device_id: &str) -> Rows {
-        let gone: Vec<TokenHash> = self
-            .tokens
-            .iter()
-            .filter(|(_, session)| session.device_id == device_id)
-            .map(|(hash, _)| *hash)
-            .collect();
-        for hash in &gone {
-            self.tokens.remove(hash);
-        }
-        gone.iter().map(|hash| (Row::AccessToken(hash.to_string()), None)).collect()
+    fn revoke(&mut self, of: &Session) -> Rows {
+        let gone = self.tokens.extract_if(|_, session| session == of);
+        gone.map(|(hash, _)| (Row::AccessToken(hash.to_string()), None)).collect()
     }
 
     /// Gives a device another name.
     pub(super) fn rename(
         &mut self,
-        device_id: &str,
+        session: &Session,
         name: Option<String>,
     ) -> Result<Rows, AccountError> {
-        let device = self.devices.get_mut(device_id).ok_or(AccountError::NotFound("device"))?;
+        let device = self.devices.get_mut(session).ok_or(AccountError::NotFound("device"))?;
         let Some(name) = name else { return Ok(Rows::new()) };
         check_name("device name", &name)?;
         device.display_name = Some(name);
-        Ok(vec![device_row(device)])
+        Ok(vec![device_row(&session.user_id, device)])
     }
 
-    /// Returns whose device it is.
-    pub(super) fn user_of(&self, device_id: &str) -> Option<&OwnedUserId> {
-        let mut sessions = self.tokens.values();
-        sessions.find(|session| session.device_id == device_id).map(|session| &session.user_id)
+    /// Returns the devices of a user.
+    pub(super) fn devices_of(&self, user_id: &UserId) -> impl Iterator<Item = &Device> {
+        let first = Session { user_id: user_id.to_owned(), device_id: String::new() };
+        let from = self.devices.range(first..);
+        from.take_while(move |(session, _)| session.user_id == user_id).map(|(_, device)| device)
     }
 
-    /// Returns the user, while there is a session.
-    pub(super) fn any_user(&self) -> Option<OwnedUserId> {
-        self.tokens.values().next().map(|session| session.user_id.clone())
-    }
-
-    /// Returns all devices.
-    pub(super) fn devices(&self) -> impl Iterator<Item = &Device> {
-        self.devices.values()
+    /// Returns those who have devices, once for each device.
+    pub(super) fn users(&self) -> impl Iterator<Item = &OwnedUserId> {
+        self.devices.keys().map(|session| &session.user_id)
     }
 }
 
@@ -256,10 +244,10 @@ fn check_name(what: &str, name: &str) -> Result<(), AccountError> {
     Ok(())
 }
 
-fn device_row(device: &Device) -> (Row, Option<Vec<u8>>) {
+fn device_row(user_id: &UserId, device: &Device) -> (Row, Option<Vec<u8>>) {
     let value =
         DeviceRow { display_name: device.display_name.clone(), last_seen_ts: device.last_seen_ts };
-    (Row::Device(device.device_id.clone()), Some(to_json(&value)))
+    (Row::Device(user_id.to_owned(), device.device_id.clone()), Some(to_json(&value)))
 }
 
 /// Writes what cannot fail to be JSON.
@@ -296,7 +284,7 @@ mod tests {
             let mine = rows.iter().filter(|(row, _)| kind(row));
             mine.map(|(row, value)| (row.clone(), value.clone().unwrap())).collect()
         };
-        let devices = split(|row| matches!(row, Row::Device(_)));
+        let devices = split(|row| matches!(row, Row::Device(..)));
         let tokens = split(|row| matches!(row, Row::AccessToken(_)));
         let mut again = Sessions::load(devices, tokens.clone()).unwrap();
         let (found, _) = again.authenticate(&TokenHash::of("mh_secret"), 6).unwrap();
@@ -314,7 +302,7 @@ mod tests {
         assert!(rows.contains(&(old, None)));
         assert!(sessions.authenticate(&TokenHash::of("one"), 6).is_none());
         assert!(sessions.authenticate(&TokenHash::of("two"), 6).is_some());
-        assert_eq!(sessions.devices().count(), 1);
+        assert_eq!(sessions.devices_of(user_id!("@p2p:x")).count(), 1);
     }
 
     #[test]
@@ -322,10 +310,30 @@ mod tests {
         let mut sessions = Sessions::default();
         opened(&mut sessions, "one", "A");
         opened(&mut sessions, "two", "B");
-        let rows = sessions.delete(&["A".to_owned(), "nobody".to_owned()]);
+        let rows = sessions.delete(&[session("A"), session("nobody")]);
         assert_eq!(rows.len(), 3, "token, device, device list: {rows:?}");
         assert!(sessions.authenticate(&TokenHash::of("one"), 6).is_none());
         assert!(sessions.authenticate(&TokenHash::of("two"), 6).is_some());
+    }
+
+    #[test]
+    fn two_people_may_have_devices_of_one_id() {
+        let mut sessions = Sessions::default();
+        opened(&mut sessions, "one", "D");
+        let bob = Session { user_id: user_id!("@bob:x").to_owned(), device_id: "D".to_owned() };
+        let hash = TokenHash::of("two");
+        let (rows, device) = sessions.begin(hash, &bob, Some("Bob's".into()), 5).unwrap();
+        assert!(rows.iter().all(|(_, value)| value.is_some()), "nobody is logged out: {rows:?}");
+        sessions.open(hash, bob.clone(), device);
+        let names = |sessions: &Sessions, user: &UserId| -> Vec<_> {
+            sessions.devices_of(user).map(|device| device.display_name.clone()).collect()
+        };
+        assert_eq!(names(&sessions, user_id!("@p2p:x")), [Some("Phone".to_owned())]);
+        assert_eq!(names(&sessions, &bob.user_id), [Some("Bob's".to_owned())]);
+        sessions.delete(std::slice::from_ref(&bob));
+        assert!(sessions.authenticate(&hash, 6).is_none());
+        let (found, _) = sessions.authenticate(&TokenHash::of("one"), 6).unwrap();
+        assert_eq!(found, session("D"));
     }
 
     #[test]
@@ -346,9 +354,10 @@ mod tests {
         assert!(sessions.begin(hash, &session(&long), None, 5).is_err());
         assert!(sessions.begin(hash, &session(""), None, 5).is_err());
         opened(&mut sessions, "one", "A");
-        assert!(sessions.rename("A", Some(long)).is_err());
-        assert!(matches!(sessions.rename("B", None), Err(AccountError::NotFound(_))));
-        sessions.rename("A", Some("Laptop".into())).unwrap();
-        assert_eq!(sessions.devices().next().unwrap().display_name.as_deref(), Some("Laptop"));
+        assert!(sessions.rename(&session("A"), Some(long)).is_err());
+        assert!(matches!(sessions.rename(&session("B"), None), Err(AccountError::NotFound(_))));
+        sessions.rename(&session("A"), Some("Laptop".into())).unwrap();
+        let mut devices = sessions.devices_of(user_id!("@p2p:x"));
+        assert_eq!(devices.next().unwrap().display_name.as_deref(), Some("Laptop"));
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ruma::UserId;
+use ruma::{OwnedUserId, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
-    messages::{AccountError, ToDeviceTarget},
-    sessions::{Rows, to_json},
+    messages::{AccountError, ToDeviceTarget, ToDevices},
+    sessions::{Rows, Sessions, to_json},
 };
 use crate::{actors::store::Row, config::limits};
 
@@ -25,25 +25,28 @@ pub(super) fn target(device: String) -> ToDeviceTarget {
     if device == "*" { ToDeviceTarget::All } else { ToDeviceTarget::One(device) }
 }
 
-/// Returns the rows that queue messages. A device that does not exist gets nothing. One that is too
-/// large makes all of them refused: whoever sends it must learn of it.
-pub(super) fn queue<'a>(
-    devices: impl Iterator<Item = &'a str>,
+/// Returns the rows that queue messages for devices of our users. Whoever has no device, and a device
+/// that does not exist, gets nothing. One that is too large makes all of them refused: whoever sends it
+/// must learn of it.
+pub(super) fn queue(
+    sessions: &Sessions,
     sender: &UserId,
     kind: &str,
-    messages: &BTreeMap<ToDeviceTarget, Box<RawValue>>,
+    messages: &BTreeMap<OwnedUserId, ToDevices>,
 ) -> Result<Rows, AccountError> {
-    let to_all = messages.get(&ToDeviceTarget::All);
     let mut rows = Rows::new();
-    for device in devices {
-        let to_one = messages.get(&ToDeviceTarget::One(device.to_owned()));
-        for content in to_one.into_iter().chain(to_all) {
-            let event = Event { content, sender, kind };
-            let event = to_json(&event);
-            if event.len() > limits::TO_DEVICE_LEN {
-                return Err(AccountError::TooLarge(event.len()));
+    for (user_id, messages) in messages {
+        let to_all = messages.get(&ToDeviceTarget::All);
+        for device in sessions.devices_of(user_id) {
+            let to_one = messages.get(&ToDeviceTarget::One(device.device_id.clone()));
+            for content in to_one.into_iter().chain(to_all) {
+                let event = to_json(&Event { content, sender, kind });
+                if event.len() > limits::TO_DEVICE_LEN {
+                    return Err(AccountError::TooLarge(event.len()));
+                }
+                let row = Row::ToDevice(user_id.clone(), device.device_id.clone());
+                rows.push((row, Some(event)));
             }
-            rows.push((Row::ToDevice(device.to_owned()), Some(event)));
         }
     }
     Ok(rows)
@@ -54,6 +57,19 @@ mod tests {
     use ruma::user_id;
 
     use super::*;
+    use crate::actors::accounts::{Session, TokenHash};
+
+    fn sessions(devices: &[(&UserId, &str)]) -> Sessions {
+        let mut sessions = Sessions::default();
+        for (user_id, device_id) in devices {
+            let (user_id, device_id) = ((*user_id).to_owned(), (*device_id).to_owned());
+            let session = Session { user_id, device_id };
+            let hash = TokenHash::of(&format!("{session:?}"));
+            let (_, device) = sessions.begin(hash, &session, None, 5).unwrap();
+            sessions.open(hash, session, device);
+        }
+        sessions
+    }
 
     #[test]
     fn one_device_or_all_of_them() {
@@ -63,7 +79,11 @@ mod tests {
             (target("B".into()), raw(r#"{"to":"B"}"#)),
             (target("nobody".into()), raw("{}")),
         ]);
-        let rows = queue(["A", "B"].into_iter(), user_id!("@a:x"), "m.dummy", &messages).unwrap();
+        let (ann, bob) = (user_id!("@ann:x"), user_id!("@bob:x"));
+        let sessions = sessions(&[(ann, "A"), (ann, "B"), (bob, "A")]);
+        let to_ann = BTreeMap::from([(ann.to_owned(), messages)]);
+        let sender = user_id!("@a:x");
+        let rows = queue(&sessions, sender, "m.dummy", &to_ann).unwrap();
         let shown: Vec<_> = rows
             .iter()
             .map(|(row, value)| (row.clone(), String::from_utf8(value.clone().unwrap()).unwrap()))
@@ -73,16 +93,20 @@ mod tests {
         assert_eq!(
             shown,
             [
-                (Row::ToDevice("A".into()), event("all")),
-                (Row::ToDevice("B".into()), event("B")),
-                (Row::ToDevice("B".into()), event("all")),
+                (Row::ToDevice(ann.into(), "A".into()), event("all")),
+                (Row::ToDevice(ann.into(), "B".into()), event("B")),
+                (Row::ToDevice(ann.into(), "B".into()), event("all")),
             ]
         );
         let large = raw(&format!(r#"{{"x":"{}"}}"#, "x".repeat(limits::TO_DEVICE_LEN)));
-        let messages = BTreeMap::from([(target("A".into()), large)]);
-        let sent = queue(["A"].into_iter(), user_id!("@a:x"), "m.dummy", &messages);
+        let to = |user: &UserId, device: &str| {
+            let content = BTreeMap::from([(target(device.into()), large.clone())]);
+            BTreeMap::from([(user.to_owned(), content)])
+        };
+        let sent = queue(&sessions, sender, "m.dummy", &to(bob, "A"));
         assert!(matches!(sent, Err(AccountError::TooLarge(_))), "{sent:?}");
-        let elsewhere = queue(["B"].into_iter(), user_id!("@a:x"), "m.dummy", &messages);
-        assert_eq!(elsewhere.unwrap(), []);
+        for (user, device) in [(bob, "B"), (user_id!("@nobody:x"), "A")] {
+            assert_eq!(queue(&sessions, sender, "m.dummy", &to(user, device)).unwrap(), []);
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use ruma::UserId;
+use ruma::OwnedServerName;
 
 use crate::actors::store::Row;
 
@@ -18,15 +18,19 @@ const TXNS: usize = 20_000;
 #[derive(Debug, Default)]
 pub(super) struct Txns {
     known: HashSet<Row>,
-    /// By server, or own device; oldest first.
-    by_sender: HashMap<String, VecDeque<(Row, u64)>>,
+    /// By server, ours too; oldest first.
+    by_sender: HashMap<OwnedServerName, VecDeque<(Row, u64)>>,
 }
 
 /// Returns who may have others of theirs forgotten: all users of a server are one.
-fn sender_of(row: &Row) -> Option<String> {
+fn sender_of(row: &Row) -> Option<OwnedServerName> {
     let Row::ToDeviceTxn(sender, _) = row else { return None };
-    let server = <&UserId>::try_from(sender.as_str()).map(|user| user.server_name().to_string());
-    Some(server.unwrap_or_else(|_| sender.clone()))
+    Some(sender.server_name().to_owned())
+}
+
+/// Returns the id of a transaction of a device of ours, told apart from those of its other devices.
+pub(crate) fn own_id(device_id: &str, txn_id: &str, kind: &str) -> String {
+    serde_json::json!([device_id, txn_id, kind]).to_string()
 }
 
 /// Returns the value of a row.
@@ -97,18 +101,18 @@ mod tests {
     const NOW: u64 = 1_790_000_000_000;
 
     fn txn(sender: &str, id: usize) -> Row {
-        Row::ToDeviceTxn(sender.to_owned(), id.to_string())
+        Row::ToDeviceTxn(sender.try_into().unwrap(), id.to_string())
     }
 
     #[test]
     fn attack_13_a_flood_has_nothing_of_others_forgotten() {
         let mut txns = Txns::default();
         assert!(txns.add(txn("@friend:friend.org", 0), NOW).is_empty());
-        assert!(txns.add(txn("DEVICE", 0), NOW).is_empty());
+        assert!(txns.add(txn("@own:here", 0), NOW).is_empty());
         let gone: Vec<Row> = (0..2 * TXNS)
             .flat_map(|id| txns.add(txn(&format!("@eve{}:eve.org", id % 9), id), NOW + 1))
             .collect();
-        assert!(txns.knows(&txn("@friend:friend.org", 0)) && txns.knows(&txn("DEVICE", 0)));
+        assert!(txns.knows(&txn("@friend:friend.org", 0)) && txns.knows(&txn("@own:here", 0)));
         assert_eq!((txns.known.len(), gone.len()), (TXNS, TXNS + 2));
         assert!(gone.iter().all(|row| !txns.knows(row)));
         assert!(txns.knows(&txn(&format!("@eve{}:eve.org", (2 * TXNS - 1) % 9), 2 * TXNS - 1)));

@@ -219,12 +219,8 @@ impl FederationLinks {
     }
 
     async fn profile_of(&self, user_id: OwnedUserId) -> Result<CanonicalJsonValue, Refusal> {
-        let signer = self.signer.send(ReadSigner).await.map_err(AskError::from)?;
-        if signer.is_none_or(|signer| *signer.user_id() != user_id) {
-            return Err(RoomError::NotFound.into());
-        }
-        let Profile { displayname, avatar_url } =
-            self.profile.send(LocalProfile).await.map_err(AskError::from)?;
+        let known = self.profile.send(LocalProfile(user_id)).await.map_err(AskError::from)?;
+        let Profile { displayname, avatar_url } = known.ok_or(RoomError::NotFound)?;
         let fields = [("displayname", displayname), ("avatar_url", avatar_url)];
         let fields = fields
             .into_iter()

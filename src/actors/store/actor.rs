@@ -231,9 +231,10 @@ impl Handler<AckToDevice> for StoreActor {
     type Result = Result<(), StoreError>;
 
     fn handle(&mut self, ack: AckToDevice, _: &mut Self::Context) -> Self::Result {
-        let AckToDevice { device_id, position } = ack;
+        let AckToDevice { user_id, device_id, position } = ack;
         // Goes to disk with the next group that somebody waits for.
-        self.add(|writes, _| rows::remove_to_device(writes, &device_id, position)).map(drop)
+        self.add(|writes, _| rows::remove_to_device(writes, (&user_id, &device_id), position))
+            .map(drop)
     }
 }
 

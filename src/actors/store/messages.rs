@@ -790,23 +790,23 @@ pub struct WatchStream;
 /// Small rows whose value their owner encodes. The key parts are plain text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Row {
-    /// Accounts: a device by id.
-    Device(String),
+    /// Accounts: a device by its user and id.
+    Device(OwnedUserId, String),
     /// Accounts: an access token by its SHA-256 in hexadecimal.
     AccessToken(String),
-    /// Accounts: a key of the profile (`displayname`, `avatar_url`).
-    Profile(String),
-    /// Accounts: a filter by id.
-    Filter(String),
-    /// Accounts: global account data by type. A write shows in `/sync`.
-    AccountData(String),
-    /// Accounts: room account data by room and type. A write shows in `/sync`.
-    RoomAccountData(OwnedRoomId, String),
-    /// Accounts: a to-device message; the Store adds the order, so two never collide, and the time.
-    /// A write shows in the `/sync` of the device. See [`AckToDevice`].
-    ToDevice(String),
-    /// Accounts: a to-device transaction that was handled, by device and id.
-    ToDeviceTxn(String, String),
+    /// Accounts: a user's key of the profile (`displayname`, `avatar_url`).
+    Profile(OwnedUserId, String),
+    /// Accounts: a user's filter by id.
+    Filter(OwnedUserId, String),
+    /// Accounts: a user's global account data by type. A write shows in the user's `/sync`.
+    AccountData(OwnedUserId, String),
+    /// Accounts: a user's room account data by room and type. A write shows in the user's `/sync`.
+    RoomAccountData(OwnedUserId, OwnedRoomId, String),
+    /// Accounts: a to-device message for a user's device; the Store adds the order, so two never
+    /// collide, and the time. A write shows in the `/sync` of the device. See [`AckToDevice`].
+    ToDevice(OwnedUserId, String),
+    /// Accounts: a to-device transaction that was handled, by its sender and id.
+    ToDeviceTxn(OwnedUserId, String),
     /// Room: a receipt by room, user, type and thread; the value is a [`Receipt`] as JSON. A write
     /// shows in `/sync`; one of our user's lowers the unread counts.
     Receipt(OwnedRoomId, OwnedUserId, String, Option<String>),
@@ -827,14 +827,14 @@ pub enum RowKind {
     Devices,
     /// All access tokens.
     AccessTokens,
-    /// The whole profile.
-    Profile,
-    /// All filters.
-    Filters,
-    /// All global account data.
-    AccountData,
-    /// All account data of a room.
-    RoomAccountData(OwnedRoomId),
+    /// The profiles of all our users.
+    Profiles,
+    /// All filters of a user.
+    Filters(OwnedUserId),
+    /// All global account data of a user.
+    AccountData(OwnedUserId),
+    /// All account data that a user has of a room.
+    RoomAccountData(OwnedUserId, OwnedRoomId),
     /// All receipts of a room.
     Receipts(OwnedRoomId),
     /// Those of one person in a room.
@@ -896,6 +896,8 @@ pub struct DropToDevice {
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct AckToDevice {
+    /// Whose device.
+    pub user_id: OwnedUserId,
     /// The device.
     pub device_id: String,
     /// The `since` of its request.

@@ -3,6 +3,8 @@
 //! Invariant: a step and the number of the layout that it leads to are one group of writes, so
 //! that a crash leaves the database at one layout or the other, and the next start goes on there.
 
+mod name_users;
+
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use serde::Deserialize;
 
@@ -17,7 +19,8 @@ use super::{
 type Change = fn(&mut WriteSet<'_>, Option<&ServerName>) -> Result<(), StoreError>;
 
 /// The steps by the layout that they lead to, in order.
-const STEPS: &[(u32, Change)] = &[(2, name_owner), (3, history::name_followers)];
+const STEPS: &[(u32, Change)] =
+    &[(2, name_owner), (3, history::name_followers), (4, name_users::step)];
 
 fn meta(name: &str) -> Vec<u8> {
     Key::new(family::META).text(name).done()

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ruma::{OwnedServerName, OwnedUserId};
+use ruma::{OwnedServerName, OwnedUserId, UserId};
 use serde::Deserialize;
 
 use super::{
@@ -20,17 +20,18 @@ use crate::{actors::clock::now_ms, config::limits};
 /// Returns the key of a row; of to-device messages the part that they have in common.
 pub(super) fn key(row: &Row) -> Vec<u8> {
     let key = |family| Key::new(family);
+    let own = |family, user: &UserId| Key::new(family).text(user.as_str());
     match row {
-        Row::Device(id) => key(family::DEVICE).text(id),
+        Row::Device(user, id) => own(family::DEVICE, user).text(id),
         Row::AccessToken(hash) => key(family::ACCESS_TOKEN).text(hash),
-        Row::Profile(name) => key(family::PROFILE).text(name),
-        Row::Filter(id) => key(family::FILTER).text(id),
-        Row::AccountData(kind) => key(family::ACCOUNT_DATA).text(kind),
-        Row::RoomAccountData(room, kind) => {
-            key(family::ROOM_ACCOUNT_DATA).text(room.as_str()).text(kind)
+        Row::Profile(user, name) => own(family::PROFILE, user).text(name),
+        Row::Filter(user, id) => own(family::FILTER, user).text(id),
+        Row::AccountData(user, kind) => own(family::ACCOUNT_DATA, user).text(kind),
+        Row::RoomAccountData(user, room, kind) => {
+            own(family::ROOM_ACCOUNT_DATA, user).text(room.as_str()).text(kind)
         }
-        Row::ToDevice(device) => key(family::TO_DEVICE).text(device),
-        Row::ToDeviceTxn(device, txn) => key(family::TO_DEVICE_TXN).text(device).text(txn),
+        Row::ToDevice(user, device) => own(family::TO_DEVICE, user).text(device),
+        Row::ToDeviceTxn(sender, txn) => own(family::TO_DEVICE_TXN, sender).text(txn),
         Row::Receipt(room, user, kind, thread) => key(family::RECEIPT)
             .text(room.as_str())
             .text(user.as_str())
@@ -50,24 +51,25 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
     let mut parse = || {
         let family = parts.byte()?;
         let first = parts.text()?;
+        let user = |text: &str| OwnedUserId::try_from(text).ok();
         Some(match family {
-            family::DEVICE => Row::Device(first),
+            family::DEVICE => Row::Device(user(&first)?, parts.text()?),
             family::ACCESS_TOKEN => Row::AccessToken(first),
-            family::PROFILE => Row::Profile(first),
-            family::FILTER => Row::Filter(first),
-            family::ACCOUNT_DATA => Row::AccountData(first),
+            family::PROFILE => Row::Profile(user(&first)?, parts.text()?),
+            family::FILTER => Row::Filter(user(&first)?, parts.text()?),
+            family::ACCOUNT_DATA => Row::AccountData(user(&first)?, parts.text()?),
             family::ROOM_ACCOUNT_DATA => {
-                Row::RoomAccountData(first.try_into().ok()?, parts.text()?)
+                Row::RoomAccountData(user(&first)?, parts.text()?.try_into().ok()?, parts.text()?)
             }
-            family::TO_DEVICE => Row::ToDevice(first),
-            family::TO_DEVICE_TXN => Row::ToDeviceTxn(first, parts.text()?),
+            family::TO_DEVICE => Row::ToDevice(user(&first)?, parts.text()?),
+            family::TO_DEVICE_TXN => Row::ToDeviceTxn(user(&first)?, parts.text()?),
             family::RECEIPT => Row::Receipt(
                 first.try_into().ok()?,
-                parts.text()?.try_into().ok()?,
+                user(&parts.text()?)?,
                 parts.text()?,
                 parts.optional_text()?,
             ),
-            family::DEVICE_LIST => Row::DeviceList(first.try_into().ok()?),
+            family::DEVICE_LIST => Row::DeviceList(user(&first)?),
             family::SERVER_KEYS => Row::ServerKeys(first.try_into().ok()?),
             family::ADDRESS => Row::Address(first.try_into().ok()?),
             family::ISSUED => Row::Issued,
@@ -83,10 +85,12 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
     match kind {
         RowKind::Devices => key(family::DEVICE),
         RowKind::AccessTokens => key(family::ACCESS_TOKEN),
-        RowKind::Profile => key(family::PROFILE),
-        RowKind::Filters => key(family::FILTER),
-        RowKind::AccountData => key(family::ACCOUNT_DATA),
-        RowKind::RoomAccountData(room) => key(family::ROOM_ACCOUNT_DATA).text(room.as_str()),
+        RowKind::Profiles => key(family::PROFILE),
+        RowKind::Filters(user) => key(family::FILTER).text(user.as_str()),
+        RowKind::AccountData(user) => key(family::ACCOUNT_DATA).text(user.as_str()),
+        RowKind::RoomAccountData(user, room) => {
+            key(family::ROOM_ACCOUNT_DATA).text(user.as_str()).text(room.as_str())
+        }
         RowKind::Receipts(room) => key(family::RECEIPT).text(room.as_str()),
         RowKind::ReceiptsOf(room, user) => {
             key(family::RECEIPT).text(room.as_str()).text(user.as_str())
@@ -107,7 +111,7 @@ pub(super) fn write(
     for (row, value) in rows {
         let key = key(&row);
         match &row {
-            Row::ToDevice(_) => {
+            Row::ToDevice(..) => {
                 // The log names the device; the message itself is found by its position.
                 let position = counters.log(writes, &Change::Row(key.clone()));
                 if let Some(message) = value {
@@ -120,7 +124,7 @@ pub(super) fn write(
                 counters.log(writes, &Change::Row(key));
                 continue;
             }
-            Row::AccountData(_) | Row::RoomAccountData(..) => {
+            Row::AccountData(..) | Row::RoomAccountData(..) => {
                 counters.log(writes, &Change::Row(key.clone()));
             }
             Row::Receipt(room_id, user_id, _, thread_id) => {
@@ -129,10 +133,10 @@ pub(super) fn write(
                     unread::on_receipt(writes, room_id, user_id, thread_id.as_deref(), value)?;
                 }
             }
-            Row::Device(_)
+            Row::Device(..)
             | Row::AccessToken(_)
-            | Row::Profile(_)
-            | Row::Filter(_)
+            | Row::Profile(..)
+            | Row::Filter(..)
             | Row::ToDeviceTxn(..)
             | Row::ServerKeys(_)
             | Row::Address(_)
@@ -157,9 +161,13 @@ pub(super) fn scan(database: &Database, kind: &RowKind) -> Result<Vec<(Row, Vec<
     rows.map(|row| row.and_then(|(key, value)| Ok((row_of(&key)?, value)))).collect()
 }
 
+/// A device of one of our users.
+pub(super) type OwnDevice<'a> = (&'a UserId, &'a str);
+
 /// Returns the key of a to-device message of a device.
-fn to_device_key(device_id: &str, position: u64) -> Vec<u8> {
-    Key::new(family::TO_DEVICE).text(device_id).number(position).done()
+fn to_device_key((user_id, device_id): OwnDevice<'_>, position: u64) -> Vec<u8> {
+    let key = Key::new(family::TO_DEVICE).text(user_id.as_str()).text(device_id);
+    key.number(position).done()
 }
 
 /// Returns when a to-device message came, in milliseconds, and the message. An older program wrote no
@@ -178,11 +186,11 @@ pub(super) type Queued = (Vec<Vec<u8>>, Option<u64>);
 /// answer takes.
 pub(super) fn to_device(
     database: &Database,
-    device_id: &str,
+    device: OwnDevice<'_>,
     since: u64,
 ) -> Result<Queued, StoreError> {
-    let start = to_device_key(device_id, since.saturating_add(1));
-    let end = to_device_key(device_id, u64::MAX);
+    let start = to_device_key(device, since.saturating_add(1));
+    let end = to_device_key(device, u64::MAX);
     let (mut messages, mut len, mut last) = (Vec::new(), 0_usize, None);
     for row in database.scan(start, end) {
         let (key, value) = row?;
@@ -249,11 +257,11 @@ pub(super) fn old_to_device(
 /// Removes the to-device messages of a device up to `position`.
 pub(super) fn remove_to_device(
     writes: &mut WriteSet<'_>,
-    device_id: &str,
+    device: OwnDevice<'_>,
     position: u64,
 ) -> Result<(), StoreError> {
-    let end = to_device_key(device_id, position.saturating_add(1));
-    for (key, _) in writes.scan(to_device_key(device_id, 0), end)? {
+    let end = to_device_key(device, position.saturating_add(1));
+    for (key, _) in writes.scan(to_device_key(device, 0), end)? {
         writes.remove(key);
     }
     Ok(())
@@ -277,15 +285,19 @@ mod tests {
         let room = || "!r:example.org".try_into().unwrap();
         let server = || "example.org".try_into().unwrap();
         let text = || "a\0b".to_owned();
+        let user = || OwnedUserId::try_from("@a:b").unwrap();
         for (row, kind) in [
-            (Row::Device(text()), Some(RowKind::Devices)),
+            (Row::Device(user(), text()), Some(RowKind::Devices)),
             (Row::AccessToken(text()), Some(RowKind::AccessTokens)),
-            (Row::Profile(text()), Some(RowKind::Profile)),
-            (Row::Filter(text()), Some(RowKind::Filters)),
-            (Row::AccountData(text()), Some(RowKind::AccountData)),
-            (Row::RoomAccountData(room(), text()), Some(RowKind::RoomAccountData(room()))),
-            (Row::ToDevice(text()), None),
-            (Row::ToDeviceTxn(text(), text()), Some(RowKind::ToDeviceTxns)),
+            (Row::Profile(user(), text()), Some(RowKind::Profiles)),
+            (Row::Filter(user(), text()), Some(RowKind::Filters(user()))),
+            (Row::AccountData(user(), text()), Some(RowKind::AccountData(user()))),
+            (
+                Row::RoomAccountData(user(), room(), text()),
+                Some(RowKind::RoomAccountData(user(), room())),
+            ),
+            (Row::ToDevice(user(), text()), None),
+            (Row::ToDeviceTxn(user(), text()), Some(RowKind::ToDeviceTxns)),
             (
                 Row::Receipt(room(), "@a:b".try_into().unwrap(), text(), None),
                 Some(RowKind::Receipts(room())),

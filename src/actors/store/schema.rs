@@ -17,7 +17,7 @@ use super::StoreError;
 use crate::proto::pdu::StateKey;
 
 /// The layout that this program writes, and the newest that it reads.
-pub(super) const SCHEMA_VERSION: u32 = 3;
+pub(super) const SCHEMA_VERSION: u32 = 4;
 
 /// The first byte of each key.
 pub(super) mod family {
@@ -66,21 +66,21 @@ pub(super) mod family {
     /// `user id` → entry of the user directory (JSON).
     pub(in super::super) const DIRECTORY: u8 = b'D';
 
-    /// `device`.
+    /// `user, device`.
     pub(in super::super) const DEVICE: u8 = 0x80;
     /// `hash`.
     pub(in super::super) const ACCESS_TOKEN: u8 = 0x81;
-    /// `name`.
+    /// `user, name`.
     pub(in super::super) const PROFILE: u8 = 0x82;
-    /// `filter id`.
+    /// `user, filter id`.
     pub(in super::super) const FILTER: u8 = 0x83;
-    /// `type`.
+    /// `user, type`.
     pub(in super::super) const ACCOUNT_DATA: u8 = 0x84;
-    /// `room id, type`.
+    /// `user, room id, type`.
     pub(in super::super) const ROOM_ACCOUNT_DATA: u8 = 0x85;
-    /// `device, position` → when it came, message (JSON).
+    /// `user, device, position` → when it came, message (JSON).
     pub(in super::super) const TO_DEVICE: u8 = 0x86;
-    /// `device, txn`.
+    /// `sender, txn`.
     pub(in super::super) const TO_DEVICE_TXN: u8 = 0x87;
     /// `room id, user id, receipt type, thread`.
     pub(in super::super) const RECEIPT: u8 = 0x88;

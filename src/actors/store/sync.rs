@@ -45,7 +45,7 @@ pub(super) fn read(
     ask: &ReadSync,
 ) -> Result<SyncRows, StoreError> {
     let mut changes = match ask.since {
-        Some(since) => read_changes(database, since, position, &ask.device_id)?,
+        Some(since) => read_changes(database, since, position, ask)?,
         None => Changes { to_device: true, ..Changes::default() },
     };
     if ask.since.is_none() || ask.full_state {
@@ -67,16 +67,17 @@ pub(super) fn read(
         }
     }
     answer.account_data = match ask.since {
-        None => all_account_data(database, &RowKind::AccountData)?,
+        None => all_account_data(database, &RowKind::AccountData(ask.user_id.clone()))?,
         Some(_) => {
             let kinds = changes.account_data.into_iter();
-            some_account_data(database, kinds.map(Row::AccountData))?
+            let rows = kinds.map(|kind| Row::AccountData(ask.user_id.clone(), kind));
+            some_account_data(database, rows)?
         }
     };
     let to_device_since = ask.to_device_since.or(ask.since);
     if changes.to_device || to_device_since < ask.since {
-        let (messages, until) =
-            rows::to_device(database, &ask.device_id, to_device_since.unwrap_or(0))?;
+        let device = (&*ask.user_id, ask.device_id.as_str());
+        let (messages, until) = rows::to_device(database, device, to_device_since.unwrap_or(0))?;
         answer.to_device = messages.into_iter().map(raw).collect::<Result<_, _>>()?;
         answer.to_device_until = until;
     }
@@ -87,7 +88,7 @@ fn read_changes(
     database: &Database,
     since: u64,
     position: u64,
-    device_id: &str,
+    ask: &ReadSync,
 ) -> Result<Changes, StoreError> {
     let key = |position: u64| Key::new(family::LOG).number(position.saturating_add(1)).done();
     let mut changes = Changes::default();
@@ -104,11 +105,15 @@ fn read_changes(
                 changes.rooms.entry(room).or_default().memberships.push(code);
             }
             Change::Row(key) => match rows::row_of(&key)? {
-                Row::AccountData(kind) => {
-                    changes.account_data.insert(kind);
+                Row::AccountData(user, kind) => {
+                    if user == ask.user_id {
+                        changes.account_data.insert(kind);
+                    }
                 }
-                Row::RoomAccountData(room_id, kind) => {
-                    if let Some(room) = room_number(database, &room_id)? {
+                Row::RoomAccountData(user, room_id, kind) => {
+                    if user == ask.user_id
+                        && let Some(room) = room_number(database, &room_id)?
+                    {
                         changes.rooms.entry(room).or_default().account_data.insert(kind);
                     }
                 }
@@ -120,7 +125,9 @@ fn read_changes(
                 Row::DeviceList(user_id) => {
                     changes.device_lists.insert(user_id);
                 }
-                Row::ToDevice(device) => changes.to_device |= device == device_id,
+                Row::ToDevice(user, device) => {
+                    changes.to_device |= user == ask.user_id && device == ask.device_id;
+                }
                 _ => return Err(StoreError::Corrupt { what: "log" }),
             },
         }
@@ -136,7 +143,7 @@ fn raw(bytes: Vec<u8>) -> Result<Box<RawValue>, StoreError> {
 
 fn account_data_of(row: (Row, Vec<u8>)) -> Option<Result<(String, Box<RawValue>), StoreError>> {
     match row {
-        (Row::AccountData(kind) | Row::RoomAccountData(_, kind), value) => {
+        (Row::AccountData(_, kind) | Row::RoomAccountData(.., kind), value) => {
             Some(raw(value).map(|value| (kind, value)))
         }
         _ => None,

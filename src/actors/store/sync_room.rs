@@ -139,11 +139,14 @@ impl RoomReader<'_> {
         };
         let room_id = self.info.room_id.clone();
         let (account_data, receipts) = if is_fresh {
-            let kind = RowKind::RoomAccountData(room_id.clone());
+            let kind = RowKind::RoomAccountData(self.ask.user_id.clone(), room_id.clone());
             (all_account_data(self.database, &kind)?, self.all_receipts()?)
         } else {
             let kinds = self.changes.account_data.iter();
-            let rows = kinds.map(|kind| Row::RoomAccountData(room_id.clone(), kind.clone()));
+            let own = |kind: &String| {
+                Row::RoomAccountData(self.ask.user_id.clone(), room_id.clone(), kind.clone())
+            };
+            let rows = kinds.map(own);
             (some_account_data(self.database, rows)?, self.changed_receipts()?)
         };
         let membership_changed = !self.changes.memberships.is_empty();
@@ -430,7 +433,15 @@ impl RoomReader<'_> {
 
     fn all_receipts(&self) -> Result<Vec<Receipt>, StoreError> {
         let rows = rows::scan(self.database, &RowKind::Receipts(self.info.room_id.clone()))?;
-        rows.into_iter().map(|(_, value)| receipt(&value)).collect()
+        let receipts = rows.into_iter().map(|(_, value)| receipt(&value));
+        receipts
+            .filter(|receipt| receipt.as_ref().map_or(true, |found| self.may_show(found)))
+            .collect()
+    }
+
+    /// Tells whether a receipt is for the user's eyes: private ones of others are not.
+    fn may_show(&self, receipt: &Receipt) -> bool {
+        receipt.receipt_type != "m.read.private" || receipt.user_id == self.ask.user_id
     }
 
     fn changed_receipts(&self) -> Result<Vec<Receipt>, StoreError> {
@@ -440,6 +451,7 @@ impl RoomReader<'_> {
                 receipts.push(receipt(&value)?);
             }
         }
+        receipts.retain(|receipt| self.may_show(receipt));
         Ok(receipts)
     }
 

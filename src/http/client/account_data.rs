@@ -2,7 +2,7 @@
 
 use actix_web::Responder;
 use ruma::{
-    OwnedRoomId,
+    OwnedRoomId, OwnedUserId,
     api::client::{
         config::{
             get_global_account_data, get_room_account_data, set_global_account_data,
@@ -26,15 +26,17 @@ use crate::{
 
 async fn read(
     gateway: &Gateway,
+    user_id: OwnedUserId,
     room_id: Option<OwnedRoomId>,
     kind: String,
 ) -> Result<Json<Box<RawValue>>, HttpError> {
-    let content = gateway.ask_accounts(ReadAccountData { room_id, kind }).await??;
+    let content = gateway.ask_accounts(ReadAccountData { user_id, room_id, kind }).await??;
     content.map(Json).ok_or_else(|| HttpError::not_found("no such account data"))
 }
 
 async fn write(
     gateway: &Gateway,
+    user_id: OwnedUserId,
     room_id: Option<OwnedRoomId>,
     kind: String,
     content: &RawValue,
@@ -47,7 +49,7 @@ async fn write(
             "this account data is managed by the server",
         ));
     }
-    let message = SetAccountData { room_id, kind, content: content.to_owned() };
+    let message = SetAccountData { user_id, room_id, kind, content: content.to_owned() };
     gateway.ask_accounts(message).await??;
     Ok(Json(Empty {}))
 }
@@ -58,7 +60,7 @@ pub async fn global(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
-    read(&gateway, None, body.event_type.to_string()).await
+    read(&gateway, body.user_id, None, body.event_type.to_string()).await
 }
 
 /// Writes global account data.
@@ -67,7 +69,7 @@ pub async fn set_global(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
-    write(&gateway, None, body.event_type.to_string(), body.data.json()).await
+    write(&gateway, body.user_id, None, body.event_type.to_string(), body.data.json()).await
 }
 
 /// Reads account data of a room.
@@ -77,7 +79,7 @@ pub async fn of_room(
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
     check_room(&gateway, &body.room_id).await?;
-    read(&gateway, Some(body.room_id), body.event_type.to_string()).await
+    read(&gateway, body.user_id, Some(body.room_id), body.event_type.to_string()).await
 }
 
 /// Writes account data of a room.
@@ -87,7 +89,8 @@ pub async fn set_of_room(
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
     check_room(&gateway, &body.room_id).await?;
-    write(&gateway, Some(body.room_id), body.event_type.to_string(), body.data.json()).await
+    write(&gateway, body.user_id, Some(body.room_id), body.event_type.to_string(), body.data.json())
+        .await
 }
 
 /// Lists the tags of a room.
@@ -95,7 +98,8 @@ pub async fn tags(request: Authed<get_tags::v3::Request>) -> Result<impl Respond
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
     check_room(&gateway, &body.room_id).await?;
-    let wanted = ReadAccountData { room_id: Some(body.room_id), kind: "m.tag".to_owned() };
+    let (user_id, room_id) = (session.user_id, Some(body.room_id));
+    let wanted = ReadAccountData { user_id, room_id, kind: "m.tag".to_owned() };
     let none = || RawValue::from_string(r#"{"tags":{}}"#.to_owned());
     match gateway.ask_accounts(wanted).await?? {
         Some(content) => Ok(Json(content)),
@@ -111,7 +115,8 @@ pub async fn set_tag(
     check_own(&session, &body.user_id)?;
     check_room(&gateway, &body.room_id).await?;
     let info = to_raw_value(&body.tag_info).map_err(HttpError::internal)?;
-    let message = EditTag { room_id: body.room_id, tag: body.tag, info: Some(info) };
+    let create_tag::v3::Request { user_id, room_id, tag, .. } = body;
+    let message = EditTag { user_id, room_id, tag, info: Some(info) };
     gateway.ask_accounts(message).await??;
     Ok(Json(Empty {}))
 }
@@ -123,7 +128,8 @@ pub async fn remove_tag(
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
     check_room(&gateway, &body.room_id).await?;
-    let message = EditTag { room_id: body.room_id, tag: body.tag, info: None };
+    let delete_tag::v3::Request { user_id, room_id, tag, .. } = body;
+    let message = EditTag { user_id, room_id, tag, info: None };
     gateway.ask_accounts(message).await??;
     Ok(Json(Empty {}))
 }
@@ -144,7 +150,7 @@ pub async fn save_filter(
     check_own(&session, &body.user_id)?;
     check_filter(&body.filter)?;
     let filter = to_raw_value(&body.filter).map_err(HttpError::internal)?;
-    let id = gateway.ask_accounts(SaveFilter(filter)).await??;
+    let id = gateway.ask_accounts(SaveFilter { user_id: body.user_id, filter }).await??;
     Ok(Json(serde_json::json!({"filter_id": id})))
 }
 
@@ -152,6 +158,8 @@ pub async fn save_filter(
 pub async fn filter(request: Authed<get_filter::v3::Request>) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
-    let filter = gateway.ask_accounts(ReadFilter(body.filter_id)).await??;
+    let filter = gateway
+        .ask_accounts(ReadFilter { user_id: body.user_id, filter_id: body.filter_id })
+        .await??;
     filter.map(Json).ok_or_else(|| HttpError::not_found("no such filter"))
 }

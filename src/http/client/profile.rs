@@ -44,11 +44,9 @@ async fn profile_of(
     session: &Session,
     user_id: &UserId,
 ) -> Result<Profile, HttpError> {
-    if session.user_id == user_id {
-        return gateway.ask_accounts(LocalProfile).await;
-    }
     if user_id.server_name() == session.user_id.server_name() {
-        return Err(HttpError::not_found("this server has one user only"));
+        let known = gateway.ask_accounts(LocalProfile(user_id.to_owned())).await?;
+        return known.ok_or_else(|| HttpError::not_found("nobody here has this name"));
     }
     // A name that is no hash of a key is nobody's, and never will be.
     if server_name::digest(user_id.server_name()).is_err() {
@@ -142,7 +140,7 @@ pub async fn set_field(
         ProfileFieldValue::AvatarUrl(url) => (ProfileField::AvatarUrl, url.to_string()),
         _ => return Err(HttpError::forbidden("only displayname and avatar_url can be set")),
     };
-    gateway.ask_accounts(SetProfile { field, value: Some(value) }).await??;
+    gateway.ask_accounts(SetProfile { user_id: body.user_id, field, value: Some(value) }).await??;
     Ok(Json(Empty {}))
 }
 
@@ -158,7 +156,7 @@ pub async fn delete_field(
         // It is not there, as was asked for.
         _ => return Ok(Json(Empty {})),
     };
-    gateway.ask_accounts(SetProfile { field, value: None }).await??;
+    gateway.ask_accounts(SetProfile { user_id: body.user_id, field, value: None }).await??;
     Ok(Json(Empty {}))
 }
 

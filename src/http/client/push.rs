@@ -12,7 +12,7 @@ use ruma::{
 use serde_json::json;
 
 use crate::{
-    actors::accounts::{EditPushRule, ReadPushRules},
+    actors::accounts::{EditPushRules, PushRuleEdit, ReadPushRules, Session},
     http::{
         error::HttpError,
         gateway::Gateway,
@@ -20,18 +20,27 @@ use crate::{
     },
 };
 
-async fn rules(gateway: &Gateway) -> Result<Ruleset, HttpError> {
-    Ok(gateway.ask_accounts(ReadPushRules).await??)
+async fn rules(gateway: &Gateway, session: Session) -> Result<Ruleset, HttpError> {
+    Ok(gateway.ask_accounts(ReadPushRules(session.user_id)).await??)
 }
 
-async fn one(gateway: &Gateway, kind: RuleKind, id: &str) -> Result<AnyPushRule, HttpError> {
-    let rules = rules(gateway).await?;
+async fn one(
+    gateway: &Gateway,
+    session: Session,
+    kind: RuleKind,
+    id: &str,
+) -> Result<AnyPushRule, HttpError> {
+    let rules = rules(gateway, session).await?;
     let rule = rules.get(kind, id).map(|rule| rule.to_owned());
     rule.ok_or_else(|| HttpError::not_found("no such push rule"))
 }
 
-async fn edit(gateway: &Gateway, edit: EditPushRule) -> Result<Json<Empty>, HttpError> {
-    gateway.ask_accounts(edit).await??;
+async fn edit(
+    gateway: &Gateway,
+    session: Session,
+    edit: PushRuleEdit,
+) -> Result<Json<Empty>, HttpError> {
+    gateway.ask_accounts(EditPushRules { user_id: session.user_id, edit }).await??;
     Ok(Json(Empty {}))
 }
 
@@ -39,20 +48,24 @@ async fn edit(gateway: &Gateway, edit: EditPushRule) -> Result<Json<Empty>, Http
 pub async fn all(
     request: Authed<get_pushrules_all::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    Ok(Answer(get_pushrules_all::v3::Response::new(rules(&request.gateway).await?)))
+    Ok(Answer(get_pushrules_all::v3::Response::new(
+        rules(&request.gateway, request.session).await?,
+    )))
 }
 
 /// All rules of the one scope that there is.
 pub async fn global(
     request: Authed<get_pushrules_global_scope::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    Ok(Answer(get_pushrules_global_scope::v3::Response::new(rules(&request.gateway).await?)))
+    Ok(Answer(get_pushrules_global_scope::v3::Response::new(
+        rules(&request.gateway, request.session).await?,
+    )))
 }
 
 /// One rule.
 pub async fn rule(request: Authed<get_pushrule::v3::Request>) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, .. } = request;
-    let rule = one(&gateway, body.kind, &body.rule_id).await?;
+    let Authed { body, session, gateway, .. } = request;
+    let rule = one(&gateway, session, body.kind, &body.rule_id).await?;
     Ok(Answer(get_pushrule::v3::Response::new(rule.into())))
 }
 
@@ -60,8 +73,8 @@ pub async fn rule(request: Authed<get_pushrule::v3::Request>) -> Result<impl Res
 pub async fn enabled(
     request: Authed<get_pushrule_enabled::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, .. } = request;
-    let rule = one(&gateway, body.kind, &body.rule_id).await?;
+    let Authed { body, session, gateway, .. } = request;
+    let rule = one(&gateway, session, body.kind, &body.rule_id).await?;
     Ok(Json(json!({"enabled": rule.as_ref().enabled()})))
 }
 
@@ -69,37 +82,38 @@ pub async fn enabled(
 pub async fn actions(
     request: Authed<get_pushrule_actions::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, .. } = request;
-    let rule = one(&gateway, body.kind, &body.rule_id).await?;
+    let Authed { body, session, gateway, .. } = request;
+    let rule = one(&gateway, session, body.kind, &body.rule_id).await?;
     Ok(Json(json!({"actions": rule.as_ref().actions()})))
 }
 
 /// Adds or replaces a rule.
 pub async fn put(request: Authed<set_pushrule::v3::Request>) -> Result<impl Responder, HttpError> {
-    let set_pushrule::v3::Request { rule, before, after, .. } = request.body;
-    edit(&request.gateway, EditPushRule::Put { rule: Box::new(rule), after, before }).await
+    let Authed { body, session, gateway, .. } = request;
+    let set_pushrule::v3::Request { rule, before, after, .. } = body;
+    edit(&gateway, session, PushRuleEdit::Put { rule: Box::new(rule), after, before }).await
 }
 
 /// Deletes a rule.
 pub async fn delete(
     request: Authed<delete_pushrule::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, .. } = request;
-    edit(&gateway, EditPushRule::Delete(body.kind, body.rule_id)).await
+    let Authed { body, session, gateway, .. } = request;
+    edit(&gateway, session, PushRuleEdit::Delete(body.kind, body.rule_id)).await
 }
 
 /// Switches a rule on or off.
 pub async fn set_enabled(
     request: Authed<set_pushrule_enabled::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, .. } = request;
-    edit(&gateway, EditPushRule::Enable(body.kind, body.rule_id, body.enabled)).await
+    let Authed { body, session, gateway, .. } = request;
+    edit(&gateway, session, PushRuleEdit::Enable(body.kind, body.rule_id, body.enabled)).await
 }
 
 /// Says what a rule does.
 pub async fn set_actions(
     request: Authed<set_pushrule_actions::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, .. } = request;
-    edit(&gateway, EditPushRule::SetActions(body.kind, body.rule_id, body.actions)).await
+    let Authed { body, session, gateway, .. } = request;
+    edit(&gateway, session, PushRuleEdit::SetActions(body.kind, body.rule_id, body.actions)).await
 }

@@ -18,7 +18,7 @@ use serde_json::{json, value::to_raw_value};
 use super::{canonical_of, check_joined, check_kind, check_own};
 use crate::{
     actors::{
-        accounts::SetAccountData,
+        accounts::{Session, SetAccountData},
         room::{SendEvent, SetReceipt, SetTyping},
         store::{ClientTxn, TxnEndpoint},
     },
@@ -162,13 +162,15 @@ async fn set_receipt(
 
 async fn set_fully_read(
     gateway: &Gateway,
+    session: &Session,
     room_id: OwnedRoomId,
     event_id: OwnedEventId,
 ) -> Result<(), HttpError> {
     check_joined(gateway, &room_id).await?;
     let content = to_raw_value(&json!({"event_id": event_id})).map_err(HttpError::internal)?;
     let kind = "m.fully_read".to_owned();
-    let message = SetAccountData { room_id: Some(room_id), kind, content };
+    let (user_id, room_id) = (session.user_id.clone(), Some(room_id));
+    let message = SetAccountData { user_id, room_id, kind, content };
     Ok(gateway.ask_accounts(message).await??)
 }
 
@@ -176,7 +178,7 @@ async fn set_fully_read(
 pub async fn receipt(
     request: Authed<create_receipt::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, permit: _permit, .. } = request;
+    let Authed { body, session, gateway, permit: _permit } = request;
     let thread_id = match &body.thread {
         ReceiptThread::Unthreaded => None,
         thread => thread.as_str().map(ToOwned::to_owned),
@@ -189,7 +191,7 @@ pub async fn receipt(
             if thread_id.is_some() {
                 return Err(HttpError::invalid_param("m.fully_read has no threads"));
             }
-            set_fully_read(&gateway, body.room_id, body.event_id).await?;
+            set_fully_read(&gateway, &session, body.room_id, body.event_id).await?;
         }
         ReceiptType::Read | ReceiptType::ReadPrivate => {
             let kind = body.receipt_type.to_string();
@@ -204,10 +206,10 @@ pub async fn receipt(
 pub async fn read_markers(
     request: Authed<set_read_marker::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, permit: _permit, .. } = request;
+    let Authed { body, session, gateway, permit: _permit } = request;
     check_joined(&gateway, &body.room_id).await?;
     if let Some(event_id) = body.fully_read {
-        set_fully_read(&gateway, body.room_id.clone(), event_id).await?;
+        set_fully_read(&gateway, &session, body.room_id.clone(), event_id).await?;
     }
     let receipts = [("m.read", body.read_receipt), ("m.read.private", body.private_read_receipt)];
     for (kind, event_id) in receipts {

@@ -81,8 +81,9 @@ pub async fn register(_: Open<register::v3::Request>) -> Result<Json<Empty>, Htt
 
 /// Ends the session, and with it the device.
 pub async fn log_out(request: Authed<logout::v3::Request>) -> Result<impl Responder, HttpError> {
-    let mine = DeleteDevices::These(vec![request.session.device_id]);
-    request.gateway.ask_accounts(mine).await??;
+    let Session { user_id, device_id } = request.session;
+    let this = DeleteDevices { user_id, device_ids: Some(vec![device_id]) };
+    request.gateway.ask_accounts(this).await??;
     Ok(Json(Empty {}))
 }
 
@@ -90,7 +91,8 @@ pub async fn log_out(request: Authed<logout::v3::Request>) -> Result<impl Respon
 pub async fn log_out_all(
     request: Authed<logout_all::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    request.gateway.ask_accounts(DeleteDevices::All).await??;
+    let all = DeleteDevices { user_id: request.session.user_id, device_ids: None };
+    request.gateway.ask_accounts(all).await??;
     Ok(Json(Empty {}))
 }
 
@@ -119,7 +121,7 @@ impl From<Device> for ShownDevice {
 pub async fn devices(
     request: Authed<get_devices::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let devices = request.gateway.ask_accounts(ListDevices).await?;
+    let devices = request.gateway.ask_accounts(ListDevices(request.session.user_id)).await?;
     let devices: Vec<ShownDevice> = devices.into_iter().map(Into::into).collect();
     Ok(Json(json!({"devices": devices})))
 }
@@ -127,7 +129,7 @@ pub async fn devices(
 /// Shows one device.
 pub async fn device(request: Authed<get_device::v3::Request>) -> Result<impl Responder, HttpError> {
     let wanted = request.body.device_id;
-    let devices = request.gateway.ask_accounts(ListDevices).await?;
+    let devices = request.gateway.ask_accounts(ListDevices(request.session.user_id)).await?;
     let found = devices.into_iter().find(|device| device.device_id == wanted.as_str());
     let found = found.ok_or_else(|| HttpError::not_found("no such device"))?;
     Ok(Json(ShownDevice::from(found)))
@@ -138,7 +140,8 @@ pub async fn rename_device(
     request: Authed<update_device::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let update_device::v3::Request { device_id, display_name, .. } = request.body;
-    let message = RenameDevice { device_id: device_id.to_string(), display_name };
+    let device = Session { user_id: request.session.user_id, device_id: device_id.to_string() };
+    let message = RenameDevice { device, display_name };
     request.gateway.ask_accounts(message).await??;
     Ok(Json(Empty {}))
 }
@@ -147,7 +150,8 @@ pub async fn rename_device(
 pub async fn delete_one_device(
     request: Authed<delete_device::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let these = DeleteDevices::These(vec![request.body.device_id.to_string()]);
+    let device_ids = Some(vec![request.body.device_id.to_string()]);
+    let these = DeleteDevices { user_id: request.session.user_id, device_ids };
     request.gateway.ask_accounts(these).await??;
     Ok(Json(Empty {}))
 }
@@ -156,7 +160,8 @@ pub async fn delete_one_device(
 pub async fn delete_some_devices(
     request: Authed<delete_devices::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let these = request.body.devices.iter().map(ToString::to_string).collect();
-    request.gateway.ask_accounts(DeleteDevices::These(these)).await??;
+    let device_ids = Some(request.body.devices.iter().map(ToString::to_string).collect());
+    let these = DeleteDevices { user_id: request.session.user_id, device_ids };
+    request.gateway.ask_accounts(these).await??;
     Ok(Json(Empty {}))
 }

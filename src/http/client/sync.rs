@@ -71,12 +71,13 @@ pub async fn sync(
     let state_at = state_at(&http, &body);
     known_presence(&body.set_presence)?;
     let since = body.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
-    let filter = read_filter(&gateway, body.filter).await?;
+    let filter = read_filter(&gateway, &session, body.filter).await?;
     tell_presence(&gateway, &session, body.set_presence).await?;
     if let Some(since) = since {
         // What came with the last answer has arrived, or it would not be named.
-        let (device_id, position) = (session.device_id.clone(), since.to_device);
-        gateway.store.ack_to_device.do_send(AckToDevice { device_id, position });
+        let Session { user_id, device_id } = session.clone();
+        let ack = AckToDevice { user_id, device_id, position: since.to_device };
+        gateway.store.ack_to_device.do_send(ack);
     }
     // Those who wait do no work: they must not keep others out.
     drop(permit);
@@ -84,7 +85,7 @@ pub async fn sync(
     let at_once = since.is_none() || body.full_state;
     let wait = Wait {
         gateway: &gateway,
-        device_id: &session.device_id,
+        session: &session,
         wanted: || ReadSync {
             state_after: state_at != StateAt::Begin,
             ..wanted(&session, since, body.full_state, &filter)
@@ -143,6 +144,7 @@ fn wanted(
 /// Resolves the filter of a request: in line, by id, or none.
 async fn read_filter(
     gateway: &Gateway,
+    session: &Session,
     filter: Option<Filter>,
 ) -> Result<FilterDefinition, HttpError> {
     match filter {
@@ -150,8 +152,9 @@ async fn read_filter(
             check_filter(&filter)?;
             Ok(filter)
         }
-        Some(Filter::FilterId(id)) => {
-            let filter = gateway.ask_accounts(ReadFilter(id)).await??;
+        Some(Filter::FilterId(filter_id)) => {
+            let read = ReadFilter { user_id: session.user_id.clone(), filter_id };
+            let filter = gateway.ask_accounts(read).await??;
             let filter = filter.ok_or_else(|| HttpError::invalid_param("no such filter"))?;
             serde_json::from_str(filter.get()).map_err(HttpError::internal)
         }
@@ -186,7 +189,7 @@ async fn tell_presence(
 
 struct Wait<'a, Wanted> {
     gateway: &'a Gateway,
-    device_id: &'a str,
+    session: &'a Session,
     /// What is read, after each wake-up anew.
     wanted: Wanted,
     ephemeral_since: Option<u64>,
@@ -216,7 +219,7 @@ impl<Wanted: Fn() -> ReadSync> Wait<'_, Wanted> {
             let place = match &mut place {
                 Some(place) => place,
                 none => {
-                    let wait = TakeWaitingPlace(self.device_id.to_owned());
+                    let wait = TakeWaitingPlace(self.session.clone());
                     none.insert(self.gateway.ask_accounts(wait).await?.0)
                 }
             };

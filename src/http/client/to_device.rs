@@ -9,12 +9,12 @@ use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId,
     api::client::to_device::send_event_to_device, to_device::DeviceIdOrAllDevices,
 };
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::to_raw_value;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     actors::{
-        accounts::{SendToDevice, Session, ToDeviceTarget},
+        accounts::{SendToDevice, Session, ToDeviceTarget, ToDevices},
         clock::now_ms,
         relay_request::SendFederation,
     },
@@ -41,28 +41,28 @@ pub async fn send(
         let why = format!("an event type has {} bytes at most", edu::FIELD_LEN);
         return Err(HttpError::invalid_param(why));
     }
-    let mut mine: BTreeMap<ToDeviceTarget, Box<RawValue>> = BTreeMap::new();
+    let mut ours: BTreeMap<OwnedUserId, ToDevices> = BTreeMap::new();
     let mut others: BTreeMap<OwnedServerName, ByUser> = BTreeMap::new();
     for (user_id, devices) in body.messages {
         for (device, content) in devices {
             // Checked alike for whomever it is.
             let content = edu::to_device_content(content.json())?;
-            if user_id == session.user_id {
+            if user_id.server_name() == session.user_id.server_name() {
                 let content = to_raw_value(&content).map_err(HttpError::internal)?;
-                mine.insert(target(&device), content);
-            } else if user_id.server_name() != session.user_id.server_name() {
+                ours.entry(user_id.clone()).or_default().insert(target(&device), content);
+            } else {
                 let of_server = others.entry(user_id.server_name().to_owned()).or_default();
                 let content = CanonicalJsonValue::Object(content);
                 of_server.entry(user_id.clone()).or_default().insert(device.to_string(), content);
             }
         }
     }
-    if !mine.is_empty() {
+    if !ours.is_empty() {
         let message = SendToDevice {
-            device_id: session.device_id.clone(),
+            from: session.clone(),
             txn_id: body.txn_id.to_string(),
             kind: kind.clone(),
-            messages: mine,
+            messages: ours,
         };
         gateway.ask_accounts(message).await??;
     }
@@ -85,7 +85,8 @@ fn target(device: &DeviceIdOrAllDevices) -> ToDeviceTarget {
 /// Returns the id by which other servers know a message again: at most 32 characters, the same
 /// for the same transaction.
 fn message_id(session: &Session, txn_id: &str, kind: &str) -> String {
-    let digest = Sha256::digest(format!("{}\n{txn_id}\n{kind}", session.device_id).as_bytes());
+    let Session { user_id, device_id } = session;
+    let digest = Sha256::digest(format!("{user_id}\n{device_id}\n{txn_id}\n{kind}").as_bytes());
     URL_SAFE_NO_PAD.encode(digest.get(..16).unwrap_or_default())
 }
 

@@ -456,7 +456,7 @@ fn raw(method: Method, path: &str, body: impl Into<Vec<u8>>) -> TestRequest {
 async fn json_that_is_too_deep_or_no_object_is_refused_at_every_door() {
     let (app, _, token) = node().await;
     let p = "/_matrix/client/v3";
-    let user = format!("@p2p:{}", crate::proto::server_keys::tests::secret_keys(1).server_name());
+    let user = super::owner();
     let doors = [
         (Method::PUT, format!("{p}/rooms/!r:x/send/m.x/1")),
         (Method::PUT, format!("{p}/rooms/!r:x/state/m.x/")),
@@ -498,10 +498,10 @@ async fn json_that_is_too_deep_or_no_object_is_refused_at_every_door() {
 #[actix_web::test]
 async fn a_message_to_devices_is_checked_alike_for_whomever_it_is() {
     let (app, fake, token) = node().await;
-    let user = format!("@p2p:{}", crate::proto::server_keys::tests::secret_keys(1).server_name());
+    let user = super::owner();
     let other = format!("@p2p:{}", other_server());
     let mut number = 0;
-    for to in [&user, &other] {
+    for to in [user.as_str(), &other] {
         for (content, good) in [
             (r#"{"a":9007199254740991}"#.to_owned(), true),
             (nested(60), true),
@@ -526,7 +526,7 @@ async fn a_message_to_devices_is_checked_alike_for_whomever_it_is() {
 #[actix_web::test]
 async fn what_people_say_of_themselves_has_a_form() {
     let (app, _, token) = node().await;
-    let user = format!("@p2p:{}", crate::proto::server_keys::tests::secret_keys(1).server_name());
+    let user = super::owner();
     let long = "x".repeat(50_000);
     let presence = format!("presence/{user}/status");
     for (path, body, good) in [
@@ -560,7 +560,7 @@ async fn attack_13_to_device_messages_that_strangers_left_weeks_ago_keep_no_hone
     use crate::actors::accounts::{AccountError, AccountsActor, ReceiveToDevice};
     let (fake, gateway) = fake::start().await;
     super::logged_in(&gateway, "A").await;
-    let user = format!("@p2p:{}", crate::proto::server_keys::tests::secret_keys(1).server_name());
+    let user = super::owner();
     let receive = async |accounts: &actix::Addr<AccountsActor>, server: usize, id: usize| {
         let device = ("A".to_owned(), RawValue::from_string("{}".to_owned()).unwrap());
         let message = ReceiveToDevice {

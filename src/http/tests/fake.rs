@@ -73,7 +73,7 @@ pub(super) async fn start_accounts(fake: &Addr<Fake>) -> Addr<AccountsActor> {
         advertise: fake.clone().recipient(),
         sharing: fake.clone().recipient(),
     };
-    AccountsActor::start_loaded(links).await.unwrap()
+    AccountsActor::start_loaded(links, Some(super::owner())).await.unwrap()
 }
 
 /// Starts the fake, Accounts and Ephemera.
@@ -171,9 +171,9 @@ impl Handler<WriteRows> for Fake {
         let mut shown = false;
         for (row, value) in msg.0 {
             shown |=
-                matches!(row, Row::AccountData(_) | Row::RoomAccountData(..) | Row::ToDevice(_));
+                matches!(row, Row::AccountData(..) | Row::RoomAccountData(..) | Row::ToDevice(..));
             match (row, value) {
-                (Row::ToDevice(device), Some(value)) => {
+                (Row::ToDevice(_, device), Some(value)) => {
                     self.to_device.push((self.position + 1, device, value));
                 }
                 (row, Some(value)) => drop(self.rows.insert(row, value)),
@@ -199,9 +199,9 @@ impl Handler<ScanRows> for Fake {
     type Result = Result<Vec<(Row, Vec<u8>)>, StoreError>;
     fn handle(&mut self, msg: ScanRows, _: &mut Context<Self>) -> Self::Result {
         let wanted = |row: &Row| match msg.0 {
-            RowKind::Devices => matches!(row, Row::Device(_)),
+            RowKind::Devices => matches!(row, Row::Device(..)),
             RowKind::AccessTokens => matches!(row, Row::AccessToken(_)),
-            RowKind::Profile => matches!(row, Row::Profile(_)),
+            RowKind::Profiles => matches!(row, Row::Profile(..)),
             _ => false,
         };
         let rows = self.rows.iter().filter(|(row, _)| wanted(row));
@@ -293,7 +293,8 @@ impl Handler<ReadSync> for Fake {
                 redactions: HashMap::new(),
                 replaced: HashMap::new(),
             });
-            let rules = self.rows.get(&Row::AccountData("m.push_rules".into())).unwrap();
+            let rules =
+                self.rows.get(&Row::AccountData(msg.user_id, "m.push_rules".into())).unwrap();
             let rules: Box<RawValue> = serde_json::from_slice(rules).unwrap();
             rows.account_data.push(("m.push_rules".into(), rules));
         }

@@ -57,7 +57,7 @@ async fn element_logs_in_by_sso() {
         let text = format!("{row:?} {}", String::from_utf8_lossy(value));
         assert!(!text.contains(access_token) && !text.contains(&token), "a token on disk: {text}");
     }
-    assert!(rows.contains_key(&Row::AccountData("m.push_rules".into())));
+    assert!(rows.contains_key(&Row::AccountData(super::owner(), "m.push_rules".into())));
 }
 
 #[actix_web::test]
@@ -69,7 +69,7 @@ async fn logging_out_ends_the_session_on_memory_and_disk() {
     assert_eq!(out.status, 200);
     assert_eq!(send(&app, who()).await.errcode(), (401, "M_UNKNOWN_TOKEN".into()));
     let rows = fake.send(AllRows).await.unwrap();
-    assert!(!rows.keys().any(|row| matches!(row, Row::AccessToken(_) | Row::Device(_))));
+    assert!(!rows.keys().any(|row| matches!(row, Row::AccessToken(_) | Row::Device(..))));
     let none = send(&app, get("/_matrix/client/v3/account/whoami")).await;
     assert_eq!(none.errcode(), (401, "M_MISSING_TOKEN".into()));
 }
@@ -270,7 +270,7 @@ async fn devices_are_listed_renamed_and_deleted() {
     let absent = send(&app, with(&second, get("/_matrix/client/v3/devices/A"))).await;
     assert_eq!(absent.errcode(), (404, "M_NOT_FOUND".into()));
     let rows = fake.send(AllRows).await.unwrap();
-    assert!(!rows.contains_key(&Row::Device("A".into())));
+    assert!(!rows.contains_key(&Row::Device(super::owner(), "A".into())));
 }
 
 #[actix_web::test]
@@ -278,6 +278,7 @@ async fn sessions_and_profile_outlive_a_restart() {
     let (fake, mut gateway) = fake::start().await;
     let token = super::logged_in(&gateway, "A").await;
     let name = crate::actors::accounts::SetProfile {
+        user_id: super::owner(),
         field: crate::actors::accounts::ProfileField::Displayname,
         value: Some("Ann".into()),
     };

@@ -218,10 +218,14 @@ async fn a_room_of_thousands_is_stored_whole() {
 async fn what_is_too_large_or_not_ours_is_refused() {
     let world = World::new();
     let large = vec![0; crate::config::limits::ROW + 1];
-    let error = world.ask(WriteRows(vec![(Row::Filter("f".to_owned()), Some(large))])).await;
+    let error =
+        world.ask(WriteRows(vec![(Row::Filter(user(OWN), "f".to_owned()), Some(large))])).await;
     assert!(matches!(error, Err(StoreError::TooLarge(_))), "{error:?}");
     let largest = vec![0; crate::config::limits::ROW];
-    world.ask(WriteRows(vec![(Row::Filter("f".to_owned()), Some(largest))])).await.unwrap();
+    world
+        .ask(WriteRows(vec![(Row::Filter(user(OWN), "f".to_owned()), Some(largest))]))
+        .await
+        .unwrap();
 
     let r = room("r");
     let good = message(&r, OWN, 1);

@@ -8,26 +8,26 @@ use crate::config::limits;
 #[actix::test]
 async fn rows_are_written_read_scanned_and_deleted() {
     let mut world = World::new();
-    let row = |id: &str| Row::Filter(id.to_owned());
+    let row = |id: &str| Row::Filter(user(OWN), id.to_owned());
     let rows = vec![
         (row("b"), Some(json!(2))),
         (row("a"), Some(json!(1))),
-        (Row::Device("D".to_owned()), Some(json!(3))),
+        (Row::Device(user(OWN), "D".to_owned()), Some(json!(3))),
     ];
     assert_eq!(world.write(rows).await, 0, "nothing of it shows in a sync");
     world.restart().await;
     assert_eq!(world.ask(ReadRow(row("a"))).await.unwrap(), Some(b"1".to_vec()));
     assert_eq!(world.ask(ReadRow(row("c"))).await.unwrap(), None);
-    let found = world.ask(ScanRows(RowKind::Filters)).await.unwrap();
+    let found = world.ask(ScanRows(RowKind::Filters(user(OWN)))).await.unwrap();
     assert_eq!(found, [(row("a"), b"1".to_vec()), (row("b"), b"2".to_vec())]);
     world.write(vec![(row("a"), None)]).await;
-    assert_eq!(world.ask(ScanRows(RowKind::Filters)).await.unwrap().len(), 1);
+    assert_eq!(world.ask(ScanRows(RowKind::Filters(user(OWN)))).await.unwrap().len(), 1);
 }
 
 #[actix::test]
 async fn to_device_messages_reach_their_device_once_acknowledged() {
     let mut world = World::new();
-    let to = |device: &str, n: u64| (Row::ToDevice(device.to_owned()), Some(json!(n)));
+    let to = |device: &str, n: u64| (Row::ToDevice(user(OWN), device.to_owned()), Some(json!(n)));
     let texts = |sync: &SyncRows| -> Vec<String> {
         sync.to_device.iter().map(|raw| raw.get().to_owned()).collect()
     };
@@ -36,7 +36,7 @@ async fn to_device_messages_reach_their_device_once_acknowledged() {
     assert_eq!(texts(&world.sync(None).await), ["1", "3"]);
     assert_eq!(texts(&world.sync(Some(0)).await), ["1", "3"], "not acknowledged: again");
     let second = world.write(vec![to("DEVICE", 4)]).await;
-    let ack = AckToDevice { device_id: "DEVICE".to_owned(), position: first };
+    let ack = AckToDevice { user_id: user(OWN), device_id: "DEVICE".to_owned(), position: first };
     world.ask(ack).await.unwrap();
     assert_eq!(texts(&world.sync(Some(0)).await), ["4"]);
     assert!(world.sync(Some(second)).await.is_empty());
@@ -49,7 +49,7 @@ async fn old_to_device_messages_of_some_servers_are_dropped() {
     let mut world = World::new();
     let send = |server: &str, n: u64| {
         let event = json!({"sender": format!("@u:{server}"), "content": {"n": n}});
-        (Row::ToDevice("DEVICE".to_owned()), Some(event))
+        (Row::ToDevice(user(OWN), "DEVICE".to_owned()), Some(event))
     };
     world.write(vec![send("eve.org", 1), send("bob.org", 2)]).await;
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -83,7 +83,7 @@ async fn a_sync_takes_as_many_to_device_messages_as_it_has_room_for() {
         let rows = (0..count).map(|_| {
             sent += 1;
             let event = json!({"sender": "@eve:eve.org", "content": {"n": sent, "body": body}});
-            (Row::ToDevice("DEVICE".to_owned()), Some(event))
+            (Row::ToDevice(user(OWN), "DEVICE".to_owned()), Some(event))
         });
         last = world.write(rows.collect()).await;
     }
@@ -172,12 +172,14 @@ async fn account_data_and_device_lists_show_when_they_change() {
     let (r, other) = (room("r"), room("other"));
     world.commit(live(&r, &[&member(&r, OWN, "join")])).await;
     let since = world.sync(None).await.position;
-    let global = |kind: &str, n: u64| (Row::AccountData(kind.to_owned()), Some(json!({ "n": n })));
+    let global = |kind: &str, n: u64| {
+        (Row::AccountData(user(OWN), kind.to_owned()), Some(json!({ "n": n })))
+    };
     let rows = vec![
         global("a", 1),
         global("a", 2),
-        (Row::RoomAccountData(r.clone(), "m.tag".to_owned()), Some(json!({}))),
-        (Row::RoomAccountData(other, "m.tag".to_owned()), Some(json!({}))),
+        (Row::RoomAccountData(user(OWN), r.clone(), "m.tag".to_owned()), Some(json!({}))),
+        (Row::RoomAccountData(user(OWN), other, "m.tag".to_owned()), Some(json!({}))),
         (Row::DeviceList(user("@ann:a.org")), None),
     ];
     let middle = world.write(rows).await;
@@ -197,4 +199,35 @@ async fn account_data_and_device_lists_show_when_they_change() {
     assert_eq!(initial.account_data.len(), 2);
     assert_eq!(initial.joined[0].account_data.len(), 1);
     assert!(initial.device_lists_changed.is_empty());
+}
+
+#[actix::test]
+async fn what_one_has_is_not_shown_to_another() {
+    let world = World::new();
+    let (r, bob) = (room("r"), user("@bob:example.org"));
+    world.commit(live(&r, &[&member(&r, OWN, "join")])).await;
+    let text = message(&r, "@ann:a.org", 1);
+    let since = world.commit(live(&r, &[&text])).await;
+    world
+        .write(vec![
+            (Row::AccountData(bob.clone(), "a".to_owned()), Some(json!({"bob": 1}))),
+            (Row::RoomAccountData(bob.clone(), r.clone(), "m.tag".to_owned()), Some(json!({}))),
+            (Row::ToDevice(bob.clone(), "DEVICE".to_owned()), Some(json!({"to": "bob"}))),
+            receipt(&r, bob.as_str(), "m.read.private", &text),
+        ])
+        .await;
+    assert!(world.sync(Some(since)).await.is_empty());
+    let initial = world.sync(None).await;
+    assert!(initial.account_data.is_empty() && initial.to_device.is_empty());
+    let shown = &initial.joined[0];
+    assert!(shown.account_data.is_empty() && shown.receipts.is_empty());
+    let of_bob = ReadSync { user_id: bob.clone(), ..read_sync(Some(since)) };
+    let of_bob = world.ask(of_bob).await.unwrap();
+    assert_eq!(of_bob.account_data[0].1.get(), r#"{"bob":1}"#);
+    assert_eq!(of_bob.to_device[0].get(), r#"{"to":"bob"}"#);
+    // Whoever deletes a device deletes nothing of another's device of the same id.
+    let ack = AckToDevice { user_id: user(OWN), device_id: "DEVICE".to_owned(), position: 99 };
+    world.ask(ack).await.unwrap();
+    let of_bob = world.ask(ReadSync { user_id: bob, ..read_sync(Some(since)) }).await.unwrap();
+    assert_eq!(of_bob.to_device.len(), 1);
 }
