@@ -17,6 +17,7 @@ use super::{
     machine::{GivenState, Ingested},
     messages::{FollowHeads, RoomError},
     operate::Turn,
+    reads::BACKFILL_WAIT,
     worker::Worker,
 };
 use crate::{actors::store::Place, config::limits, proto::pdu::Received};
@@ -311,8 +312,10 @@ impl Worker {
             from.join("&")
         );
         for server in servers.into_iter().take(CANDIDATES) {
+            // Some members are off: the next one is asked in time too.
+            let (uri, wait) = (uri.clone(), BACKFILL_WAIT / 2);
             let answer: Result<EventsAnswer, _> =
-                self.request(&server, "GET", uri.clone(), json!({})).await;
+                self.request_within(&server, "GET", uri, json!({}), wait).await;
             let Ok(answer) = answer else { continue };
             let received = self.receive(answer.pdus, &server).await?;
             if received.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use actix::{Context as ActorContext, Handler, ResponseFuture};
@@ -10,6 +10,7 @@ use ruma::{
     OwnedEventId, OwnedUserId,
     events::{StateEventType, room::member::MembershipState},
 };
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     actor::RoomActor,
@@ -29,8 +30,8 @@ use crate::{
 
 /// Pages of history that are fetched from others for one request.
 const BACKFILL_ROUNDS: usize = 3;
-/// No further page is asked for after this: somebody waits.
-const BACKFILL_WAIT: Duration = Duration::from_secs(20);
+/// How long that may take: somebody waits, and may be the only one who is there.
+pub(super) const BACKFILL_WAIT: Duration = Duration::from_secs(10);
 
 /// What our user may see of the room.
 enum Sight {
@@ -211,7 +212,8 @@ impl Worker {
                 Direction::Backward => limit.saturating_sub(page.events.len()),
                 Direction::Forward => limits::MISSING_PAGE,
             };
-            if Instant::now() > until || !self.backfill(before, missing).await.unwrap_or(false) {
+            let came = timeout_at(until, self.backfill(before, missing)).await;
+            if !matches!(came, Ok(Ok(true))) {
                 break;
             }
             page = self.page(from, to, direction, limit, false).await?;

@@ -1,6 +1,6 @@
 //! What works for a room in a future of its own: operations of the room, and requests about it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix::{Addr, AsyncContext as _, Context};
 use ruma::{OwnedRoomId, OwnedServerName, room_version_rules::RoomVersionRules};
@@ -61,7 +61,19 @@ impl Worker {
         uri: String,
         content: serde_json::Value,
     ) -> Result<T, RoomError> {
-        let request = federation(server, method, uri, content, limits::FEDERATION_WAIT)?;
+        self.request_within(server, method, uri, content, limits::FEDERATION_WAIT).await
+    }
+
+    /// The same, within a time.
+    pub(super) async fn request_within<T: serde::de::DeserializeOwned>(
+        &self,
+        server: &OwnedServerName,
+        method: &'static str,
+        uri: String,
+        content: serde_json::Value,
+        wait: Duration,
+    ) -> Result<T, RoomError> {
+        let request = federation(server, method, uri, content, wait)?;
         read(server, ask(&self.links.federation, request).await?)
     }
 
