@@ -63,12 +63,13 @@ impl World {
         let mut step = step(&room_id, &join, 1);
         step.groups = vec![NewGroup { id: 1, parent: None, changes: change.clone() }];
         step.state_changes = change;
-        step.membership = Some(OwnMembership {
+        let own = OwnMembership {
             membership: MembershipState::Join,
             event_id: Some(join.event_id.clone()),
             invite: None,
             forgotten: false,
-        });
+        };
+        step.memberships.insert(UserId::parse(OWN).unwrap(), own);
         for _ in 0..20 {
             step.events.push(live(&self.message(&room_id), 1));
         }
@@ -149,7 +150,7 @@ fn live(pdu: &Arc<Pdu>, group: u64) -> NewEvent {
         state_group: Some(group),
         spoilt: false,
         txn: None,
-        notify: None,
+        notify: Vec::new(),
     }
 }
 

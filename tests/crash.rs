@@ -77,7 +77,7 @@ fn commit(room_id: &OwnedRoomId, n: u64) -> CommitRoom {
         state_group: Some(n),
         spoilt: false,
         txn,
-        notify: None,
+        notify: Vec::new(),
     };
     let extremity = Extremity { event_id: message.event_id.clone(), depth: n, state_group: n };
     CommitRoom {
@@ -92,7 +92,7 @@ fn commit(room_id: &OwnedRoomId, n: u64) -> CommitRoom {
         heads: Some(Heads { extremities: vec![extremity], current_group: n, next_group: n + 1 }),
         state_changes: vec![(place, Some(counter.event_id.clone()))],
         redactions: vec![],
-        membership: None,
+        memberships: std::collections::BTreeMap::new(),
         servers: None,
         backward_extremities: None,
         room_keys: None,

@@ -40,8 +40,37 @@ async fn whole_sync(me: &Client) -> Value {
 }
 
 #[tokio::test]
-async fn what_an_earlier_release_kept_is_all_there() {
-    let mut node = node_of("kept-e80ed5b.tar.gz");
+async fn what_the_first_release_kept_is_all_there() {
+    all_is_kept(node_of("kept-e80ed5b.tar.gz")).await;
+}
+
+/// Layout 3 had one user, whom no key named.
+#[tokio::test]
+async fn what_layout_3_kept_is_all_there() {
+    let mut node = node_of("kept-layout-3.tar.gz");
+    node.start_again().await;
+    let me = node.log_in().await;
+    let sync = whole_sync(&me).await;
+    let (room, shown) = sync["rooms"]["join"].as_object().unwrap().iter().next().unwrap();
+    let tags = json!({"type": "m.tag", "content": {"tags": {"m.favourite": {"order": 0.5}}}});
+    assert_eq!(shown["account_data"]["events"], json!([tags]));
+    let of_user = |what: &str| format!("v3/user/{}/{what}", segment(&me.user_id));
+    let filter = me.get(&of_user("filter/NwMRF1IuBGW4kGIC")).await.ok();
+    assert_eq!(filter["room"]["timeline"]["limit"], 5);
+    let name = format!("v3/profile/{}/displayname", segment(&me.user_id));
+    assert_eq!(me.get(&name).await.ok()["displayname"], "Keeper");
+    // Whoever has reacted so has done it.
+    let events = shown["timeline"]["events"].as_array().unwrap();
+    let reaction = events.iter().find(|event| event["type"] == "m.reaction").unwrap();
+    let again = format!("v3/rooms/{}/send/m.reaction/again", segment(room));
+    let again = me.put(&again, reaction["content"].clone()).await;
+    assert_eq!(again.body["errcode"], "M_DUPLICATE_ANNOTATION");
+    node.stop().await;
+    all_is_kept(node).await;
+}
+
+#[expect(clippy::indexing_slicing, reason = "a failed test may panic")]
+async fn all_is_kept(mut node: Node) {
     fs::set_permissions(node.data(), fs::Permissions::from_mode(0o755)).unwrap();
     let mut texts: Vec<String> = (0..25).map(|n| format!("message {n}")).collect();
     // The second start finds what the first one made of it.

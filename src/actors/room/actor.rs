@@ -244,14 +244,13 @@ impl RoomActor {
         for event_id in unparked {
             self.retry_parked(&event_id, ctx);
         }
+        let own = commit.memberships.get(self.signer.user_id());
         let advanced = Advanced {
             room_id: self.room_id.clone(),
-            membership: commit.membership.as_ref().map(|own| own.membership.clone()),
+            membership: own.map(|own| own.membership.clone()),
             servers: commit.servers.clone(),
             public: self.public_now(&commit),
-            via: commit
-                .membership
-                .as_ref()
+            via: own
                 .and_then(|own| own.invite.as_ref())
                 .map_or_else(Vec::new, |invite| invite.via.clone()),
         };
@@ -371,7 +370,8 @@ impl RoomActor {
             }
             Need::Resolve(groups) => self.resolve(groups, ctx),
             Need::Annotation(annotation) => {
-                let wanted = FindAnnotation { room_id, annotation: annotation.clone() };
+                let user_id = self.signer.user_id().clone();
+                let wanted = FindAnnotation { room_id, user_id, annotation: annotation.clone() };
                 let load = async move { ask(&links.store.find_annotation, wanted).await };
                 let provide = move |machine: &mut Machine, is_there| {
                     machine.provide_annotation(annotation, is_there);

@@ -450,25 +450,29 @@ impl Handler<UseSigner> for RoomStateActor {
         for room in self.in_memory() {
             room.do_send(msg.clone());
         }
+        let me = msg.0.user_id().clone();
         let first = self.signer.replace(msg.0).is_none();
         let list_rooms = self.links.list_rooms.clone();
         let load =
             async move { if first { list_rooms.send(store::ListRooms).await.ok() } else { None } };
-        Box::pin(load.into_actor(self).map(|rooms, act, _| match rooms {
+        Box::pin(load.into_actor(self).map(move |rooms, act, _| match rooms {
             None => {}
             Some(Err(error)) => log::error!("cannot read the list of rooms: {error}"),
             Some(Ok(rooms)) => {
                 let mut gained = Vec::new();
-                for row in rooms {
-                    let room_id = row.room_id;
-                    if let Some((server, since)) = row.invited_by {
+                for mut row in rooms {
+                    let (room_id, mine) = (row.room_id, row.locals.remove(&me));
+                    let (membership, invited_by, via) = match mine {
+                        Some(mine) => (Some(mine.membership), mine.invited_by, mine.via),
+                        None => (None, None, Vec::new()),
+                    };
+                    if let Some((server, since)) = invited_by {
                         // The date is the inviter's: one from the future would never be over.
                         act.invites.waits(room_id.clone(), server, since.min(now_ms()));
                     }
-                    let turn =
-                        act.rooms.advance(room_id.clone(), row.membership, Some(row.servers));
+                    let turn = act.rooms.advance(room_id.clone(), membership, Some(row.servers));
                     act.rooms.set_public(&room_id, row.public);
-                    act.rooms.invited(&room_id, row.via);
+                    act.rooms.invited(&room_id, via);
                     if turn.joined == Some(true) {
                         act.links.join_topic.do_send(JoinTopic(room_id));
                     }

@@ -293,7 +293,7 @@ impl Handler<FindAnnotation> for StoreActor {
 
     fn handle(&mut self, ask: FindAnnotation, _: &mut Self::Context) -> Self::Result {
         self.in_room(&ask.room_id, false, |database, room| {
-            events::is_annotated(database, room, &ask.annotation)
+            events::is_annotated(database, room, &ask.user_id, &ask.annotation)
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use ruma::{OwnedEventId, OwnedUserId, events::room::member::MembershipState};
+use ruma::{OwnedEventId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -41,12 +41,9 @@ pub(super) fn write(
     step: CommitRoom,
 ) -> Result<(), StoreError> {
     let before = counters.position;
-    let (room, mut info) = find_or_number(writes, counters, &step)?;
+    let room = find_or_number(writes, counters, &step)?;
     let mut counts = Counts::read(writes, room)?;
-    if let Some(own) = &step.membership {
-        learn_user(writes, room, &mut info, own, &step.events)?;
-    }
-    write_events(writes, counters, room, &info, &mut counts, &step.events)?;
+    write_events(writes, counters, room, &mut counts, &step)?;
     for group in &step.groups {
         groups::write(writes, room, group)?;
     }
@@ -80,8 +77,8 @@ pub(super) fn write(
     if let Some(keys) = &step.room_keys {
         writes.put_long(&Key::room(family::ROOM_KEYS, room).done(), keys)?;
     }
-    if let Some(own) = &step.membership {
-        change_membership(writes, counters, room, &mut counts, own)?;
+    for (user_id, own) in &step.memberships {
+        change_membership(writes, counters, room, user_id, own)?;
     }
     for (user_id, entry) in &step.directory {
         directory::write(writes, user_id, entry.as_ref())?;
@@ -94,7 +91,7 @@ fn find_or_number(
     writes: &mut WriteSet<'_>,
     counters: &mut Counters,
     step: &CommitRoom,
-) -> Result<(u32, RoomInfo), StoreError> {
+) -> Result<u32, StoreError> {
     if let Some(room) = room_number(writes, &step.room_id)? {
         let mut info = RoomInfo::read(writes, room)?;
         // Before we are in the room, its version is what an invite claimed.
@@ -102,60 +99,25 @@ fn find_or_number(
             info.version = step.version.clone();
             writes.put(RoomInfo::key(room), to_json(&info)?);
         }
-        return Ok((room, info));
+        return Ok(room);
     }
     counters.room = counters.room.saturating_add(1);
     let room = counters.room;
     let key = Key::new(family::ROOM_NUMBER).text(step.room_id.as_str()).done();
     writes.put(key, room.to_be_bytes().to_vec());
-    let info =
-        RoomInfo { room_id: step.room_id.clone(), version: step.version.clone(), user: None };
+    let info = RoomInfo { room_id: step.room_id.clone(), version: step.version.clone() };
     writes.put(RoomInfo::key(room), to_json(&info)?);
-    Ok((room, info))
-}
-
-/// Our user is whom their own membership event is about; receipts and own events need it.
-fn learn_user(
-    writes: &mut WriteSet<'_>,
-    room: u32,
-    info: &mut RoomInfo,
-    own: &OwnMembership,
-    events: &[NewEvent],
-) -> Result<(), StoreError> {
-    let of_pdu = |pdu: &Pdu| pdu.state_key.clone();
-    let invited = own.invite.as_ref().and_then(|invite| of_pdu(&invite.event));
-    let named = match (&own.event_id, invited) {
-        (_, Some(user)) => Some(user),
-        (None, None) => None,
-        (Some(event_id), None) => {
-            match events.iter().find(|event| event.pdu.event_id == *event_id) {
-                Some(event) => of_pdu(&event.pdu),
-                None => match hash_of(event_id) {
-                    Some(hash) => read_event(writes, room, &hash)?
-                        .map(|record| record.head())
-                        .transpose()?
-                        .and_then(|head| head.state_key),
-                    None => None,
-                },
-            }
-        }
-    };
-    let user = named.and_then(|user| OwnedUserId::try_from(user).ok());
-    if user.is_some() && user != info.user {
-        info.user = user;
-        writes.put(RoomInfo::key(room), to_json(&info)?);
-    }
-    Ok(())
+    Ok(room)
 }
 
 fn write_events(
     writes: &mut WriteSet<'_>,
     counters: &mut Counters,
     room: u32,
-    info: &RoomInfo,
     counts: &mut Counts,
-    events: &[NewEvent],
+    step: &CommitRoom,
 ) -> Result<(), StoreError> {
+    let events = &step.events;
     let mut placing = match events.iter().any(|event| event.place == Place::Backfilled) {
         true => Some(Placing::begin(writes, room)?),
         false => None,
@@ -219,20 +181,7 @@ fn write_events(
         if let Some(order) = order.filter(|_| had.is_none()) {
             writes.put(timeline::key(room, order), hash.to_vec());
             if place == Place::Live {
-                if event.txn.is_some() || info.user.as_ref() == Some(&event.pdu.sender) {
-                    // Who writes has read.
-                    unread::clear(writes, counts, room, order.position)?;
-                    let Pdu { kind, content, .. } = &*event.pdu;
-                    let annotation = Annotation::of(&kind.to_string(), content.get());
-                    if let Some(annotation) = annotation
-                        && let Some(target) = hash_of(&annotation.target)
-                    {
-                        let key = annotation_key(room, &target, &annotation);
-                        writes.put(key, hash.to_vec());
-                    }
-                } else if let Some(notify) = event.notify {
-                    unread::add(writes, counts, room, order.position, notify);
-                }
+                on_live(writes, room, step, event, &hash, order.position)?;
             }
         }
         if let Some(txn) = event.txn.as_ref().filter(|_| !is_known_txn) {
@@ -242,6 +191,35 @@ fn write_events(
         if let (Some(placing), Some(order)) = (&mut placing, order) {
             placing.stands(writes, hash, &event.pdu.prev_events, order)?;
         }
+    }
+    Ok(())
+}
+
+/// Whoever of us writes has read, and may have annotated something; the others are notified.
+fn on_live(
+    writes: &mut WriteSet<'_>,
+    room: u32,
+    step: &CommitRoom,
+    event: &NewEvent,
+    hash: &Hash,
+    order: i64,
+) -> Result<(), StoreError> {
+    let Pdu { kind, content, sender, .. } = &*event.pdu;
+    let is_ours = event.txn.is_some()
+        || step.memberships.contains_key(sender)
+        || MembershipRow::exists(writes, room, sender)?;
+    if is_ours {
+        unread::clear(writes, room, sender, order)?;
+        let annotation = Annotation::of(&kind.to_string(), content.get());
+        if let Some(annotation) = annotation
+            && let Some(target) = hash_of(&annotation.target)
+        {
+            let key = annotation_key(room, &target, sender, &annotation);
+            writes.put(key, hash.to_vec());
+        }
+    }
+    for (user_id, notify) in event.notify.iter().filter(|(user_id, _)| user_id != sender) {
+        unread::add(writes, room, user_id, order, *notify)?;
     }
     Ok(())
 }
@@ -352,17 +330,18 @@ fn change_membership(
     writes: &mut WriteSet<'_>,
     counters: &mut Counters,
     room: u32,
-    counts: &mut Counts,
+    user_id: &UserId,
     own: &OwnMembership,
 ) -> Result<(), StoreError> {
     if own.forgotten {
-        writes.remove(MembershipRow::key(room));
-        return writes.remove_long(&InviteRow::key(room));
+        writes.remove(MembershipRow::key(room, user_id));
+        return writes.remove_long(&InviteRow::key(room, user_id));
     }
     let code = membership_code(&own.membership);
-    let was = MembershipRow::read(writes, room)?.map(|row| membership_code(&row.membership));
+    let was =
+        MembershipRow::read(writes, room, user_id)?.map(|row| membership_code(&row.membership));
     if was != Some(code) || own.membership == MembershipState::Invite {
-        counters.log(writes, &Change::Membership(room, code));
+        counters.log(writes, &Change::Membership(room, user_id.to_owned(), code));
     }
     let event = match own.event_id.as_deref().and_then(hash_of) {
         Some(hash) => read_event(writes, room, &hash)?,
@@ -372,7 +351,7 @@ fn change_membership(
     let order = order.unwrap_or(counters.position.cast_signed());
     let row =
         MembershipRow { membership: own.membership.clone(), event_id: own.event_id.clone(), order };
-    writes.put(MembershipRow::key(room), to_json(&row)?);
+    writes.put(MembershipRow::key(room, user_id), to_json(&row)?);
     match &own.invite {
         Some(invite) => {
             let event = RawValue::from_string(invite.event.json.to_string());
@@ -382,12 +361,12 @@ fn change_membership(
                 stripped_state: invite.stripped_state.clone(),
                 via: invite.via.clone(),
             };
-            writes.put_long(&InviteRow::key(room), &to_json(&row)?)?;
+            writes.put_long(&InviteRow::key(room, user_id), &to_json(&row)?)?;
         }
-        None => writes.remove_long(&InviteRow::key(room))?,
+        None => writes.remove_long(&InviteRow::key(room, user_id))?,
     }
     if own.membership != MembershipState::Join {
-        unread::clear(writes, counts, room, i64::MAX)?;
+        unread::clear(writes, room, user_id, i64::MAX)?;
     }
     Ok(())
 }

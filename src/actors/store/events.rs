@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use ruma::{OwnedEventId, OwnedUserId};
+use ruma::{OwnedEventId, OwnedUserId, UserId};
 use serde::Deserialize;
 
 use super::{
@@ -218,19 +218,26 @@ pub(super) fn look_up(
     Ok(Lookup::RedactedBy(because.iter().map(event_id_of).collect()))
 }
 
-/// Returns the key of an annotation of our user's.
-pub(super) fn annotation_key(room: u32, target: &Hash, annotation: &Annotation) -> Vec<u8> {
-    Key::room(family::ANNOTATION, room).hash(target).hash(&annotation.digest).done()
+/// Returns the key of an annotation of a user of ours.
+pub(super) fn annotation_key(
+    room: u32,
+    target: &Hash,
+    user_id: &UserId,
+    annotation: &Annotation,
+) -> Vec<u8> {
+    let key = Key::room(family::ANNOTATION, room).hash(target).text(user_id.as_str());
+    key.hash(&annotation.digest).done()
 }
 
 /// Answers [`super::FindAnnotation`].
 pub(super) fn is_annotated(
     database: &Database,
     room: u32,
+    user_id: &UserId,
     annotation: &Annotation,
 ) -> Result<bool, StoreError> {
     let Some(target) = hash_of(&annotation.target) else { return Ok(false) };
-    let Some(hash) = database.get(&annotation_key(room, &target, annotation))? else {
+    let Some(hash) = database.get(&annotation_key(room, &target, user_id, annotation))? else {
         return Ok(false);
     };
     let hash = Parts(&hash).hash().ok_or(StoreError::Corrupt { what: "annotation" })?;

@@ -5,7 +5,7 @@
 //! key layout shows here.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -202,8 +202,8 @@ pub struct NewEvent {
     pub spoilt: bool,
     /// Set on events that a client of ours sent.
     pub txn: Option<ClientTxn>,
-    /// Set when the push rules say that the user is notified.
-    pub notify: Option<Notify>,
+    /// Those of our users of whom the push rules say that they are notified.
+    pub notify: Vec<(OwnedUserId, Notify)>,
 }
 
 /// How an event counts as unread.
@@ -275,8 +275,7 @@ pub enum Redaction {
     },
 }
 
-/// The membership of this node's user, as `/sync` shows it. Its event (or invite) also tells the
-/// Store who that user is, for the unread counts.
+/// The membership of one of our users, as `/sync` shows it.
 #[derive(Debug, Clone)]
 pub struct OwnMembership {
     /// join, invite, leave, ban, knock.
@@ -319,8 +318,8 @@ pub struct CommitRoom {
     pub state_changes: Vec<(StateKey, Option<OwnedEventId>)>,
     /// Redactions that apply.
     pub redactions: Vec<Redaction>,
-    /// Set when our user's membership changed.
-    pub membership: Option<OwnMembership>,
+    /// The memberships of our users that changed.
+    pub memberships: BTreeMap<OwnedUserId, OwnMembership>,
     /// Set when the servers with a joined user changed: all of them.
     pub servers: Option<Vec<OwnedServerName>>,
     /// Events that those of the timeline refer to and that are not here: where backfill goes on.
@@ -345,7 +344,7 @@ impl CommitRoom {
             heads: None,
             state_changes: Vec::new(),
             redactions: Vec::new(),
-            membership: None,
+            memberships: BTreeMap::new(),
             servers: None,
             backward_extremities: None,
             room_keys: None,
@@ -389,8 +388,8 @@ pub struct LoadedRoom {
     pub heads: Option<Heads>,
     /// The events of the current state.
     pub state: Vec<StoredEvent>,
-    /// Our user's membership.
-    pub membership: Option<OwnMembership>,
+    /// The memberships of our users.
+    pub memberships: BTreeMap<OwnedUserId, OwnMembership>,
     /// Where backfill goes on.
     pub backward_extremities: Vec<BackwardExtremity>,
     /// The keys of the room, as they were committed.
@@ -559,14 +558,21 @@ pub struct ListRooms;
 pub struct RoomRow {
     /// The room.
     pub room_id: OwnedRoomId,
-    /// Our user's membership; none for a room of which there are only leftovers.
-    pub membership: Option<MembershipState>,
+    /// Our users' part in it; none in a room of which there are only leftovers.
+    pub locals: BTreeMap<OwnedUserId, LocalRow>,
     /// Servers with a joined user.
     pub servers: Vec<OwnedServerName>,
-    /// Who invites our user, and the date of that, where an invite waits.
-    pub invited_by: Option<(OwnedServerName, u64)>,
     /// Whether anybody may come in.
     pub public: bool,
+}
+
+/// The part of one of our users in a room.
+#[derive(Debug, Clone)]
+pub struct LocalRow {
+    /// The membership.
+    pub membership: MembershipState,
+    /// Who invites the user, and the date of that, where an invite waits.
+    pub invited_by: Option<(OwnedServerName, u64)>,
     /// Who can be asked about an invite that waits, the inviter's server first.
     pub via: Vec<OwnedServerName>,
 }
@@ -758,12 +764,14 @@ pub struct KeepReceipt {
     pub receipt: Receipt,
 }
 
-/// Asks whether our user has an annotation in a room, one that was not redacted.
+/// Asks whether one of our users has an annotation in a room, one that was not redacted.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<bool, StoreError>")]
 pub struct FindAnnotation {
     /// The room.
     pub room_id: OwnedRoomId,
+    /// Who.
+    pub user_id: OwnedUserId,
     /// Which.
     pub annotation: Annotation,
 }
@@ -808,7 +816,7 @@ pub enum Row {
     /// Accounts: a to-device transaction that was handled, by its sender and id.
     ToDeviceTxn(OwnedUserId, String),
     /// Room: a receipt by room, user, type and thread; the value is a [`Receipt`] as JSON. A write
-    /// shows in `/sync`; one of our user's lowers the unread counts.
+    /// shows in `/sync`; one of a user of ours lowers the user's unread counts.
     Receipt(OwnedRoomId, OwnedUserId, String, Option<String>),
     /// Accounts: the device list of a user changed. Value-less; a write shows in `/sync`.
     DeviceList(OwnedUserId),

@@ -3,16 +3,18 @@
 //! Invariant: a room that has a number has an info row; all others are there when the commits
 //! set them.
 
+use std::collections::BTreeMap;
+
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
     events::room::member::MembershipState,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::{
-    BackwardExtremity, ClientTxn, Extremity, Heads, InviteData, LoadedRoom, OwnMembership,
-    RoomEvents, RoomRow, StoreError, TxnEndpoint,
+    BackwardExtremity, ClientTxn, Extremity, Heads, InviteData, LoadedRoom, LocalRow,
+    OwnMembership, RoomEvents, RoomRow, StoreError, TxnEndpoint,
     database::{Database, Rows, WriteSet},
     events::{read_event, read_known},
     schema::{Change, Hash, Key, Parts, event_id_of, family, state_key, take_text},
@@ -40,16 +42,14 @@ impl Counters {
     }
 }
 
-/// What never changes about a room, and whose copy of it this is.
+/// What never changes about a room.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct RoomInfo {
     pub(super) room_id: OwnedRoomId,
     pub(super) version: RoomVersionId,
-    /// Our user, as their membership names them.
-    pub(super) user: Option<OwnedUserId>,
 }
 
-/// Our user's membership.
+/// The membership of a user of ours.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MembershipRow {
     pub(super) membership: MembershipState,
@@ -121,40 +121,68 @@ impl RoomInfo {
     }
 }
 
+/// Reads the room and the user of a key of a family where these come first.
+pub(super) fn room_and_user(key: &[u8]) -> Result<(u32, OwnedUserId), StoreError> {
+    let mut parts = Parts(key);
+    let mut parse = || {
+        parts.byte()?;
+        Some((parts.room()?, parts.text()?.try_into().ok()?))
+    };
+    parse().ok_or(StoreError::Corrupt { what: "key" })
+}
+
 impl MembershipRow {
     /// Returns its key.
-    pub(super) fn key(room: u32) -> Vec<u8> {
-        Key::room(family::MEMBERSHIP, room).done()
+    pub(super) fn key(room: u32, user_id: &UserId) -> Vec<u8> {
+        Key::room(family::MEMBERSHIP, room).text(user_id.as_str()).done()
     }
 
-    /// Reads our user's membership of a room.
-    pub(super) fn read(rows: &impl Rows, room: u32) -> Result<Option<Self>, StoreError> {
-        read_json(rows, &Self::key(room))
+    /// Reads the membership of a user of ours.
+    pub(super) fn read(
+        rows: &impl Rows,
+        room: u32,
+        user_id: &UserId,
+    ) -> Result<Option<Self>, StoreError> {
+        read_json(rows, &Self::key(room, user_id))
     }
 
-    /// Reads all memberships of our user.
+    /// Tells whether a user of ours has to do with a room.
+    pub(super) fn exists(
+        rows: &impl Rows,
+        room: u32,
+        user_id: &UserId,
+    ) -> Result<bool, StoreError> {
+        Ok(rows.get(&Self::key(room, user_id))?.is_some())
+    }
+
+    /// Reads all memberships of our users, in one room or in all of them.
     pub(super) fn read_all(
         database: &Database,
-    ) -> impl Iterator<Item = Result<(u32, Self), StoreError>> {
-        database.scan_prefix(&[family::MEMBERSHIP]).map(|row| {
+        room: Option<u32>,
+    ) -> impl Iterator<Item = Result<(u32, OwnedUserId, Self), StoreError>> {
+        let all = Key::new(family::MEMBERSHIP);
+        let prefix = room.map_or(all, |room| Key::room(family::MEMBERSHIP, room)).done();
+        database.scan_prefix(&prefix).map(|row| {
             let (key, value) = row?;
-            let mut parts = Parts(&key);
-            parts.byte();
-            let room = parts.room().ok_or(StoreError::Corrupt { what: "key" })?;
-            Ok((room, from_json(&value)?))
+            let (room, user_id) = room_and_user(&key)?;
+            Ok((room, user_id, from_json(&value)?))
         })
     }
 }
 
 impl InviteRow {
     /// Returns its key.
-    pub(super) fn key(room: u32) -> Vec<u8> {
-        Key::room(family::INVITE, room).done()
+    pub(super) fn key(room: u32, user_id: &UserId) -> Vec<u8> {
+        Key::room(family::INVITE, room).text(user_id.as_str()).done()
     }
 
-    /// Reads the invite to a room.
-    pub(super) fn read(rows: &impl Rows, room: u32) -> Result<Option<Self>, StoreError> {
-        read_long_json(rows, &Self::key(room))
+    /// Reads the invite of a user of ours to a room.
+    pub(super) fn read(
+        rows: &impl Rows,
+        room: u32,
+        user_id: &UserId,
+    ) -> Result<Option<Self>, StoreError> {
+        read_long_json(rows, &Self::key(room, user_id))
     }
 }
 
@@ -209,7 +237,7 @@ pub(super) fn load(
             next_group: row.next_group,
         }),
         state,
-        membership: load_membership(database, room, &info)?,
+        memberships: load_memberships(database, room, &info)?,
         backward_extremities: read_backward(database, room)?,
         room_keys: database.get_long(&Key::room(family::ROOM_KEYS, room).done())?,
         txns: load_txns(database, room)?,
@@ -217,31 +245,33 @@ pub(super) fn load(
     }))
 }
 
-fn load_membership(
+fn load_memberships(
     database: &Database,
     room: u32,
     info: &RoomInfo,
-) -> Result<Option<OwnMembership>, StoreError> {
-    let Some(row) = MembershipRow::read(database, room)? else {
-        return Ok(None);
-    };
-    let mut own = OwnMembership {
-        membership: row.membership,
-        event_id: row.event_id,
-        invite: None,
-        forgotten: false,
-    };
-    if let Some(invite) = InviteRow::read(database, room)? {
-        let corrupt = || StoreError::Corrupt { what: "invite" };
-        let rules = info.version.rules().ok_or_else(corrupt)?;
-        let event = Pdu::from_json(invite.event_id, invite.event.get(), &rules);
-        own.invite = Some(InviteData {
-            event: event.map_err(|_| corrupt())?.into(),
-            stripped_state: invite.stripped_state,
-            via: invite.via,
-        });
+) -> Result<BTreeMap<OwnedUserId, OwnMembership>, StoreError> {
+    let mut memberships = BTreeMap::new();
+    for row in MembershipRow::read_all(database, Some(room)) {
+        let (_, user_id, row) = row?;
+        let mut own = OwnMembership {
+            membership: row.membership,
+            event_id: row.event_id,
+            invite: None,
+            forgotten: false,
+        };
+        if let Some(invite) = InviteRow::read(database, room, &user_id)? {
+            let corrupt = || StoreError::Corrupt { what: "invite" };
+            let rules = info.version.rules().ok_or_else(corrupt)?;
+            let event = Pdu::from_json(invite.event_id, invite.event.get(), &rules);
+            own.invite = Some(InviteData {
+                event: event.map_err(|_| corrupt())?.into(),
+                stripped_state: invite.stripped_state,
+                via: invite.via,
+            });
+        }
+        memberships.insert(user_id, own);
     }
-    Ok(Some(own))
+    Ok(memberships)
 }
 
 /// Returns how the endpoint of a transaction is written.
@@ -315,24 +345,29 @@ pub(super) fn list(database: &Database) -> Result<Vec<RoomRow>, StoreError> {
         parts.byte();
         let room = parts.room().ok_or(StoreError::Corrupt { what: "key" })?;
         let info: RoomInfo = from_json(&value)?;
-        let membership = MembershipRow::read(database, room)?;
+        let mut locals = BTreeMap::new();
+        for row in MembershipRow::read_all(database, Some(room)) {
+            let (_, user_id, row) = row?;
+            let invite = match row.membership {
+                MembershipState::Invite => InviteRow::read(database, room, &user_id)?,
+                _ => None,
+            };
+            let local = LocalRow {
+                membership: row.membership,
+                invited_by: invite.as_ref().and_then(|invite| {
+                    let date: Dated = serde_json::from_str(invite.event.get()).ok()?;
+                    Some((invite.via.first()?.clone(), date.origin_server_ts))
+                }),
+                via: invite.map(|invite| invite.via).unwrap_or_default(),
+            };
+            locals.insert(user_id, local);
+        }
         let servers: Option<_> =
             read_long_json(database, &Key::room(family::SERVERS, room).done())?;
-        let invite = match &membership {
-            Some(row) if row.membership == MembershipState::Invite => {
-                InviteRow::read(database, room)?
-            }
-            _ => None,
-        };
         rooms.push(RoomRow {
-            invited_by: invite.as_ref().and_then(|invite| {
-                let date: Dated = serde_json::from_str(invite.event.get()).ok()?;
-                Some((invite.via.first()?.clone(), date.origin_server_ts))
-            }),
             public: is_public(database, room)?,
-            via: invite.map(|invite| invite.via).unwrap_or_default(),
             room_id: info.room_id,
-            membership: membership.map(|row| row.membership),
+            locals,
             servers: servers.unwrap_or_default(),
         });
     }

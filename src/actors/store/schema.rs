@@ -11,7 +11,10 @@
 //! - A change of layout raises [`SCHEMA_VERSION`] and comes with a step of `migrations.rs`.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ruma::{EventId, OwnedEventId, events::StateEventType, events::room::member::MembershipState};
+use ruma::{
+    EventId, OwnedEventId, OwnedUserId,
+    events::{StateEventType, room::member::MembershipState},
+};
 
 use super::StoreError;
 use crate::proto::pdu::StateKey;
@@ -25,7 +28,7 @@ pub(super) mod family {
     pub(in super::super) const META: u8 = b'M';
     /// `room id` → room number, the key of everything else about the room.
     pub(in super::super) const ROOM_NUMBER: u8 = b'#';
-    /// `room` → id, version, our user (JSON).
+    /// `room` → id, version (JSON).
     pub(in super::super) const ROOM_INFO: u8 = b'i';
     /// `room` → front of the graph (JSON, long).
     pub(in super::super) const HEADS: u8 = b'h';
@@ -35,12 +38,14 @@ pub(super) mod family {
     pub(in super::super) const ROOM_KEYS: u8 = b'k';
     /// `room` → backward extremities, and what follows them (JSON, long).
     pub(in super::super) const BACKWARD: u8 = b'b';
-    /// `room` → our user's membership (JSON).
+    /// `room, user` → the membership of a user of ours (JSON).
     pub(in super::super) const MEMBERSHIP: u8 = b'w';
-    /// `room` → the invite that waits for an answer (JSON, long).
+    /// `room, user` → the invite that waits for an answer (JSON, long).
     pub(in super::super) const INVITE: u8 = b'v';
-    /// `room` → unread and member counts.
+    /// `room` → member counts, and how many client transactions there were.
     pub(in super::super) const COUNTS: u8 = b'c';
+    /// `room, user` → unread counts.
+    pub(in super::super) const UNREAD: u8 = b'u';
     /// `room, event hash` → event.
     pub(in super::super) const EVENT: u8 = b'e';
     /// `room, position` → event hash.
@@ -55,11 +60,11 @@ pub(super) mod family {
     pub(in super::super) const STATE_LOG: u8 = b'l';
     /// `room, event hash` → hashes of the redactions that came before their target.
     pub(in super::super) const PENDING_REDACTION: u8 = b'p';
-    /// `room, event hash, annotation` → hash of our user's annotation of the event.
+    /// `room, event hash, user, annotation` → hash of the annotation of the event by a user of ours.
     pub(in super::super) const ANNOTATION: u8 = b'n';
     /// `room, number` → client transaction and event.
     pub(in super::super) const TXN: u8 = b'x';
-    /// `room, order` → whether the unread event is a highlight.
+    /// `room, user, order` → whether the unread event is a highlight.
     pub(in super::super) const NOTIFY: u8 = b'y';
     /// `position` → what changed.
     pub(in super::super) const LOG: u8 = b'L';
@@ -340,8 +345,8 @@ pub(super) fn state_key(room: u32, kind: &str, state_key: &str) -> Vec<u8> {
 pub(super) enum Change {
     /// An event of the timeline or the state of a room.
     Room(u32),
-    /// Our user's membership of a room, with its code.
-    Membership(u32, u8),
+    /// The membership of a user of ours in a room, with its code.
+    Membership(u32, OwnedUserId, u8),
     /// A row of `rows.rs`: its key.
     Row(Vec<u8>),
 }
@@ -351,8 +356,9 @@ impl Change {
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Room(room) => Key::room(family::TIMELINE, *room).done(),
-            Self::Membership(room, code) => {
-                let mut bytes = Key::room(family::MEMBERSHIP, *room).done();
+            Self::Membership(room, user_id, code) => {
+                let key = Key::room(family::MEMBERSHIP, *room).text(user_id.as_str());
+                let mut bytes = key.done();
                 bytes.push(*code);
                 bytes
             }
@@ -365,7 +371,10 @@ impl Change {
         let mut parts = Parts(bytes);
         match parts.byte()? {
             family::TIMELINE => parts.room().map(Self::Room),
-            family::MEMBERSHIP => Some(Self::Membership(parts.room()?, parts.byte()?)),
+            family::MEMBERSHIP => {
+                let (room, user_id) = (parts.room()?, parts.text()?.try_into().ok()?);
+                Some(Self::Membership(room, user_id, parts.byte()?))
+            }
             _ => Some(Self::Row(bytes.to_vec())),
         }
     }
@@ -421,9 +430,11 @@ mod tests {
 
     #[test]
     fn changes_survive() {
-        for change in
-            [Change::Room(3), Change::Membership(4, 1), Change::Row(vec![family::PROFILE, 1])]
-        {
+        for change in [
+            Change::Room(3),
+            Change::Membership(4, ruma::user_id!("@a:b").to_owned(), 1),
+            Change::Row(vec![family::PROFILE, 1]),
+        ] {
             assert_eq!(Change::decode(&change.encode()), Some(change));
         }
         let changes = vec![

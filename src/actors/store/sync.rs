@@ -21,7 +21,7 @@ use super::{
 /// What the log says of one room.
 #[derive(Debug, Default)]
 pub(super) struct RoomChanges {
-    /// Our user's memberships, in order.
+    /// The user's memberships, in order.
     pub(super) memberships: Vec<u8>,
     /// Keys of receipts.
     pub(super) receipts: BTreeSet<Vec<u8>>,
@@ -49,8 +49,11 @@ pub(super) fn read(
         None => Changes { to_device: true, ..Changes::default() },
     };
     if ask.since.is_none() || ask.full_state {
-        for row in MembershipRow::read_all(database) {
-            changes.rooms.entry(row?.0).or_default();
+        for row in MembershipRow::read_all(database, None) {
+            let (room, user_id, _) = row?;
+            if user_id == ask.user_id {
+                changes.rooms.entry(room).or_default();
+            }
         }
     }
     let mut answer = SyncRows {
@@ -101,9 +104,10 @@ fn read_changes(
             Change::Room(room) => {
                 changes.rooms.entry(room).or_default();
             }
-            Change::Membership(room, code) => {
+            Change::Membership(room, user_id, code) if user_id == ask.user_id => {
                 changes.rooms.entry(room).or_default().memberships.push(code);
             }
+            Change::Membership(..) => {}
             Change::Row(key) => match rows::row_of(&key)? {
                 Row::AccountData(user, kind) => {
                     if user == ask.user_id {

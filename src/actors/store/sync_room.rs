@@ -23,7 +23,7 @@ use super::{
     },
     sync::{RoomChanges, all_account_data, some_account_data},
     timeline,
-    unread::Counts,
+    unread::{self, Counts},
 };
 use crate::proto::stream::Order;
 
@@ -71,7 +71,7 @@ pub(super) struct RoomReader<'a> {
 impl RoomReader<'_> {
     /// Adds what there is to show to an answer.
     pub(super) fn read(self, answer: &mut SyncRows) -> Result<(), StoreError> {
-        let Some(own) = MembershipRow::read(self.database, self.room)? else {
+        let Some(own) = MembershipRow::read(self.database, self.room, &self.ask.user_id)? else {
             return Ok(());
         };
         let membership_changed =
@@ -84,7 +84,7 @@ impl RoomReader<'_> {
                 answer.joined.extend(room);
             }
             MembershipState::Invite if is_initial || membership_changed => {
-                let invite = InviteRow::read(self.database, self.room)?;
+                let invite = InviteRow::read(self.database, self.room, &self.ask.user_id)?;
                 answer.invited.push(InvitedRoom {
                     room_id: self.info.room_id,
                     stripped_state: invite.map(|row| row.stripped_state).unwrap_or_default(),
@@ -169,7 +169,7 @@ impl RoomReader<'_> {
             state,
             account_data,
             receipts,
-            unread: counts.unread,
+            unread: unread::read(self.database, self.room, &self.ask.user_id)?,
             summary,
             redactions: HashMap::new(),
             replaced: HashMap::new(),

@@ -1,7 +1,7 @@
-//! Counts of a room: unread events of our user, members, client transactions.
+//! Counts of a room: members, client transactions, and the unread events of each of our users.
 //!
-//! Invariant: `notifications` and `highlights` count exactly the rows of unread events, which go
-//! when a receipt of our user or an event of theirs passes them. The cost of reading is bounded
+//! Invariant: `notifications` and `highlights` count exactly the rows of a user's unread events, which
+//! go when a receipt or an event of the user passes them. The cost of reading is bounded
 //! by what was unread.
 
 use ruma::{OwnedRoomId, UserId};
@@ -10,14 +10,13 @@ use super::{
     Notify, Receipt, StoreError, Unread,
     database::{Rows, WriteSet},
     events::read_event,
-    rooms::{RoomInfo, room_number},
+    rooms::room_number,
     schema::{Key, Parts, family, hash_of},
 };
 
 /// The counts of a room.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
-    pub(super) unread: Unread,
     pub(super) joined: u64,
     pub(super) invited: u64,
     /// Client transactions so far.
@@ -36,60 +35,89 @@ impl Counts {
         };
         let mut parts = Parts(&bytes);
         let mut parse = || {
-            let unread = Unread { notifications: parts.number()?, highlights: parts.number()? };
             let (joined, invited) = (parts.number()?, parts.number()?);
-            Some(Self { unread, joined, invited, txns: parts.number()? })
+            Some(Self { joined, invited, txns: parts.number()? })
         };
         parse().ok_or(StoreError::Corrupt { what: "counts" })
     }
 
     /// Writes the counts of a room.
     pub(super) fn write(&self, writes: &mut WriteSet<'_>, room: u32) {
-        let Unread { notifications, highlights } = self.unread;
-        let value = [notifications, highlights, self.joined, self.invited, self.txns];
+        let value = [self.joined, self.invited, self.txns];
         writes.put(key(room), value.map(u64::to_be_bytes).concat());
     }
 }
 
-/// Counts an event as unread.
-pub(super) fn add(
-    writes: &mut WriteSet<'_>,
-    counts: &mut Counts,
-    room: u32,
-    order: i64,
-    notify: Notify,
-) {
-    let key = Key::room(family::NOTIFY, room).order(order).done();
-    writes.put(key, vec![u8::from(notify.highlight)]);
-    let unread = &mut counts.unread;
-    unread.notifications = unread.notifications.saturating_add(1);
-    unread.highlights = unread.highlights.saturating_add(notify.highlight.into());
+fn unread_key(room: u32, user_id: &UserId) -> Vec<u8> {
+    Key::room(family::UNREAD, room).text(user_id.as_str()).done()
 }
 
-/// Takes everything up to an order as read.
+fn notify_key(room: u32, user_id: &UserId) -> Key {
+    Key::room(family::NOTIFY, room).text(user_id.as_str())
+}
+
+/// Reads what a user has not read of a room.
+pub(super) fn read(rows: &impl Rows, room: u32, user_id: &UserId) -> Result<Unread, StoreError> {
+    let Some(bytes) = rows.get(&unread_key(room, user_id))? else {
+        return Ok(Unread::default());
+    };
+    let mut parts = Parts(&bytes);
+    let mut parse = || Some(Unread { notifications: parts.number()?, highlights: parts.number()? });
+    parse().ok_or(StoreError::Corrupt { what: "counts" })
+}
+
+fn write(writes: &mut WriteSet<'_>, room: u32, user_id: &UserId, unread: Unread) {
+    let Unread { notifications, highlights } = unread;
+    let key = unread_key(room, user_id);
+    if unread == Unread::default() {
+        writes.remove(key);
+    } else {
+        writes.put(key, [notifications, highlights].map(u64::to_be_bytes).concat());
+    }
+}
+
+/// Counts an event as unread by a user.
+pub(super) fn add(
+    writes: &mut WriteSet<'_>,
+    room: u32,
+    user_id: &UserId,
+    order: i64,
+    notify: Notify,
+) -> Result<(), StoreError> {
+    let key = notify_key(room, user_id).order(order).done();
+    writes.put(key, vec![u8::from(notify.highlight)]);
+    let mut unread = read(writes, room, user_id)?;
+    unread.notifications = unread.notifications.saturating_add(1);
+    unread.highlights = unread.highlights.saturating_add(notify.highlight.into());
+    write(writes, room, user_id, unread);
+    Ok(())
+}
+
+/// Takes everything up to an order as read by a user.
 pub(super) fn clear(
     writes: &mut WriteSet<'_>,
-    counts: &mut Counts,
     room: u32,
+    user_id: &UserId,
     order: i64,
 ) -> Result<(), StoreError> {
-    if counts.unread == Unread::default() {
+    let mut unread = read(writes, room, user_id)?;
+    if unread == Unread::default() {
         return Ok(());
     }
-    let start = Key::room(family::NOTIFY, room).done();
-    let mut end = Key::room(family::NOTIFY, room).order(order).done();
+    let start = notify_key(room, user_id).done();
+    let mut end = notify_key(room, user_id).order(order).done();
     end.push(0);
     for (key, value) in writes.scan(start, end)? {
-        let unread = &mut counts.unread;
         unread.notifications = unread.notifications.saturating_sub(1);
         let highlight = u64::from(value.first().copied().unwrap_or(0));
         unread.highlights = unread.highlights.saturating_sub(highlight);
         writes.remove(key);
     }
+    write(writes, room, user_id, unread);
     Ok(())
 }
 
-/// Lowers the counts of a room if `value` is a receipt of our user. Threads other than the main
+/// Lowers what a user of ours has not read of a room, by a receipt. Those of others lower nothing. Threads other than the main
 /// one have no counts of their own here, so their receipts change none.
 pub(super) fn on_receipt(
     writes: &mut WriteSet<'_>,
@@ -104,7 +132,7 @@ pub(super) fn on_receipt(
     let Some(room) = room_number(writes, room_id)? else {
         return Ok(());
     };
-    if RoomInfo::read(writes, room)?.user.as_deref() != Some(user_id) {
+    if read(writes, room, user_id)? == Unread::default() {
         return Ok(());
     }
     let Ok(receipt) = serde_json::from_slice::<Receipt>(value) else {
@@ -115,9 +143,7 @@ pub(super) fn on_receipt(
         None => None,
     };
     if let Some(order) = event.and_then(|event| event.order).map(|order| order.position) {
-        let mut counts = Counts::read(writes, room)?;
-        clear(writes, &mut counts, room, order)?;
-        counts.write(writes, room);
+        clear(writes, room, user_id, order)?;
     }
     Ok(())
 }

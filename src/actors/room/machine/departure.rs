@@ -137,7 +137,7 @@ impl Machine {
             state_group: Some(group),
             spoilt: received.spoilt,
             txn: None,
-            notify: None,
+            notify: Vec::new(),
         };
         let front = Front { extremities, group, diff, unsettled: false };
         self.append(&mut change, new, new_groups, next_group, Some(front));
@@ -179,7 +179,7 @@ impl Machine {
             state_group: None,
             spoilt: received.spoilt,
             txn: None,
-            notify: None,
+            notify: Vec::new(),
         };
         self.remember(&new);
         change.commit.events.push(new);

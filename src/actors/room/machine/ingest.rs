@@ -164,7 +164,7 @@ impl Machine {
             state_group: known.group,
             spoilt: false,
             txn: None,
-            notify: None,
+            notify: Vec::new(),
         };
         self.remember(&new);
         let pdu = Arc::clone(&new.pdu);
@@ -441,7 +441,7 @@ impl Machine {
             state_group: Some(plan.state_group),
             spoilt,
             txn,
-            notify: (plan.place == Place::Live).then(|| self.notify(&pdu)).flatten(),
+            notify: self.notify(&pdu).filter(|_| plan.place == Place::Live).into_iter().collect(),
         };
         self.append(&mut change, new, plan.new_groups, plan.next_group, plan.front);
         drop(plan.before);

@@ -170,7 +170,7 @@ impl Machine {
                 state_group: None,
                 spoilt: *spoilt,
                 txn: None,
-                notify: None,
+                notify: Vec::new(),
             };
             let redacted_by = self.redacted_by(&pdu.event_id);
             self.remember(&new);
@@ -239,7 +239,7 @@ impl Machine {
             state_group: Some(group),
             spoilt: false,
             txn: None,
-            notify: None,
+            notify: Vec::new(),
         };
         self.remember(&new);
         change.commit.events.push(new);
@@ -363,7 +363,7 @@ impl Machine {
             state_group: None,
             spoilt,
             txn: None,
-            notify: None,
+            notify: Vec::new(),
         };
         self.parked.remove(&pdu.event_id);
         self.remember(&new);
@@ -464,7 +464,7 @@ impl Machine {
         let mut change = self.change();
         let own = OwnMembership { membership, event_id, invite, forgotten: false };
         self.membership = Some(own.clone());
-        change.commit.membership = Some(own);
+        change.commit.memberships.insert(self.me.clone(), own);
         change
     }
 
@@ -475,7 +475,7 @@ impl Machine {
         let own = OwnMembership { forgotten: true, ..left?.clone() };
         let mut change = self.change();
         self.membership = None;
-        change.commit.membership = Some(own);
+        change.commit.memberships.insert(self.me.clone(), own);
         Some(change)
     }
 

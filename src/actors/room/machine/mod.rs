@@ -238,7 +238,7 @@ impl Machine {
     pub(crate) fn load(
         room_id: OwnedRoomId,
         me: OwnedUserId,
-        loaded: LoadedRoom,
+        mut loaded: LoadedRoom,
     ) -> Result<Self, RoomError> {
         let mut machine = Self::new(room_id, loaded.version, me)?;
         if let Some(heads) = loaded.heads {
@@ -256,7 +256,7 @@ impl Machine {
                 machine.state.insert(place, pdu);
             }
         }
-        machine.membership = loaded.membership;
+        machine.membership = loaded.memberships.remove(&machine.me);
         let missing = loaded.backward_extremities.into_iter();
         machine.backward = missing
             .map(|event| (event.event_id, event.followed_by.into_iter().collect()))

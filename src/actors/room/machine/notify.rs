@@ -16,8 +16,8 @@ use crate::{
 };
 
 impl Machine {
-    /// Evaluates the user's push rules for an event of somebody else.
-    pub(super) fn notify(&self, pdu: &Pdu) -> Option<Notify> {
+    /// Evaluates the user's push rules for an event of somebody else, and says who is notified.
+    pub(super) fn notify(&self, pdu: &Pdu) -> Option<(OwnedUserId, Notify)> {
         if pdu.sender == self.me {
             return None;
         }
@@ -35,10 +35,11 @@ impl Machine {
         // Made anew each time: it takes microseconds, and some KiB would be held by each room.
         let rules = push_rules::predefined(&self.me);
         let actions = rules.get_actions(&raw, &context).now_or_never()?;
-        actions.iter().any(Action::should_notify).then(|| Notify {
-            highlight: actions.iter().any(|action| {
+        actions.iter().any(Action::should_notify).then(|| {
+            let highlight = actions.iter().any(|action| {
                 matches!(action, Action::SetTweak(Tweak::Highlight(HighlightTweakValue::Yes)))
-            }),
+            });
+            (self.me.clone(), Notify { highlight })
         })
     }
 

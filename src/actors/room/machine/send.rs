@@ -211,7 +211,7 @@ impl Machine {
             state_group: Some(after.group),
             spoilt: false,
             txn,
-            notify: None,
+            notify: Vec::new(),
         };
         let redaction = Arc::clone(&new.pdu);
         self.append(change, new, groups, next_group, Some(front));

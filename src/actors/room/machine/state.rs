@@ -290,7 +290,7 @@ impl Machine {
                 forgotten: false,
             };
             self.membership = Some(own.clone());
-            change.commit.membership = Some(own);
+            change.commit.memberships.insert(self.me.clone(), own);
             return;
         }
         let entry = content

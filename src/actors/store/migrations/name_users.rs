@@ -8,7 +8,7 @@ use crate::{
         store::{
             StoreError,
             database::WriteSet,
-            schema::{Key, Parts, after, family},
+            schema::{HASH_LEN, Key, Parts, after, family},
         },
     },
     proto::server_name,
@@ -23,6 +23,11 @@ const OWN: [u8; 6] = [
     family::ROOM_ACCOUNT_DATA,
     family::TO_DEVICE,
 ];
+
+/// Length of what keys of rooms begin with: family and room.
+const ROOM: usize = 5;
+/// Length of the unread counts, of which those of the room were the rest.
+const UNREAD_LEN: usize = 16;
 
 /// Returns a key with the user after its family.
 fn owned(key: &[u8], user_id: &UserId) -> Option<Vec<u8>> {
@@ -63,11 +68,49 @@ pub(super) fn step(writes: &mut WriteSet<'_>, keys: Option<&ServerName>) -> Resu
         }
     }
     for (position, change) in all(writes, family::LOG)? {
-        if change.first().is_some_and(|family| OWN.contains(family)) {
-            writes.put(position, owned(&change, &user_id).ok_or_else(corrupt)?);
+        match change.first() {
+            Some(family) if OWN.contains(family) => {
+                writes.put(position, owned(&change, &user_id).ok_or_else(corrupt)?);
+            }
+            Some(&family::MEMBERSHIP) => {
+                writes.put(position, of_room(&change, ROOM, &user_id).ok_or_else(corrupt)?);
+            }
+            _ => {}
         }
     }
+    // What rooms keep of the user. Long rows have the number of the piece behind the room.
+    let hash = ROOM + HASH_LEN;
+    for (family, at) in [
+        (family::MEMBERSHIP, ROOM),
+        (family::INVITE, ROOM),
+        (family::NOTIFY, ROOM),
+        (family::ANNOTATION, hash),
+    ] {
+        for (key, value) in all(writes, family)? {
+            writes.put(of_room(&key, at, &user_id).ok_or_else(corrupt)?, value);
+            writes.remove(key);
+        }
+    }
+    for (key, value) in all(writes, family::COUNTS)? {
+        let (unread, counts) = value.split_at_checked(UNREAD_LEN).ok_or_else(corrupt)?;
+        if unread.iter().any(|byte| *byte != 0) {
+            let mut of_user = of_room(&key, ROOM, &user_id).ok_or_else(corrupt)?;
+            of_user.splice(..1, [family::UNREAD]);
+            writes.put(of_user, unread.to_vec());
+        }
+        writes.put(key, counts.to_vec());
+    }
     Ok(())
+}
+
+/// Returns a key with the user at a place of it.
+fn of_room(key: &[u8], at: usize, user_id: &UserId) -> Option<Vec<u8>> {
+    let (before, after) = key.split_at_checked(at)?;
+    let mut named = before.to_vec();
+    // As every text in a key, without the family that a key begins with.
+    named.extend_from_slice(Key::new(0).text(user_id.as_str()).done().get(1..)?);
+    named.extend_from_slice(after);
+    Some(named)
 }
 
 #[cfg(test)]

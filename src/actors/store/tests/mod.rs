@@ -162,7 +162,7 @@ fn new_event(pdu: &Arc<Pdu>, place: Place) -> NewEvent {
         state_group: None,
         spoilt: false,
         txn: None,
-        notify: None,
+        notify: Vec::new(),
     }
 }
 
@@ -184,7 +184,7 @@ fn live(room_id: &OwnedRoomId, events: &[&Arc<Pdu>]) -> CommitRoom {
             step.state_changes.push((place_of(pdu), Some(id(pdu))));
         }
         if pdu.state_key.as_deref() == Some(OWN) {
-            step.membership = Some(own(pdu));
+            step.memberships.insert(user(OWN), own(pdu));
         }
     }
     step
@@ -199,7 +199,7 @@ fn own(pdu: &Arc<Pdu>) -> OwnMembership {
 /// One message of somebody else that notifies.
 fn notifying(room_id: &OwnedRoomId, pdu: &Arc<Pdu>, highlight: bool) -> CommitRoom {
     let mut step = live(room_id, &[pdu]);
-    step.events[0].notify = Some(Notify { highlight });
+    step.events[0].notify = vec![(user(OWN), Notify { highlight })];
     step
 }
 

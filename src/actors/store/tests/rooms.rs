@@ -38,13 +38,13 @@ async fn a_room_comes_back_after_a_restart() {
         assert_eq!((heads.current_group, heads.next_group), (2, 3));
         assert_eq!(loaded.version, RoomVersionId::V11);
         assert_eq!(loaded.backward_extremities, std::slice::from_ref(&missing));
-        assert_eq!(loaded.membership.unwrap().membership, MembershipState::Join);
+        assert_eq!(loaded.memberships[&user(OWN)].membership, MembershipState::Join);
         assert_eq!(ids(&loaded.state), [id(&create), id(&join)]);
         let state = world.ask(LoadState { room_id: r.clone(), group: 2 }).await.unwrap();
         assert_eq!(state, as_map(&[&create, &join]));
         let rooms = world.ask(ListRooms).await.unwrap();
         assert_eq!(rooms[0].servers, ["example.org"]);
-        assert_eq!(rooms[0].membership, Some(MembershipState::Join));
+        assert_eq!(rooms[0].locals[&user(OWN)].membership, MembershipState::Join);
         let stored = world.event(&r, &join).await;
         assert_eq!(*stored.json, *join.json);
         assert_eq!((stored.order, stored.state_group), (Some(Order::live(2)), Some(2)));
@@ -196,7 +196,7 @@ async fn a_room_of_thousands_is_stored_whole() {
     first.events = all.iter().map(|pdu| new_event(pdu, Place::Outlier)).collect();
     first.state_changes = changes(&all);
     first.groups.push(NewGroup { id: 1, parent: None, changes: changes(&all) });
-    first.membership = Some(own(&own_join));
+    first.memberships.insert(user(OWN), own(&own_join));
     first.servers = Some((0..9000).map(|n| format!("s{n}.org").try_into().unwrap()).collect());
     world.commit(first).await;
     world.restart().await;
@@ -377,11 +377,11 @@ async fn an_invite_comes_back_until_it_is_answered() {
         via: vec!["a.org".try_into().unwrap()],
     };
     let membership = OwnMembership { invite: Some(invite), ..own(&pdu) };
-    world.commit(CommitRoom { membership: Some(membership), ..step(&r) }).await;
+    world.commit(CommitRoom { memberships: [(user(OWN), membership)].into(), ..step(&r) }).await;
     world.restart().await;
     let loaded = world.ask(LoadRoom { room_id: r.clone() }).await.unwrap().unwrap();
     assert!(loaded.heads.is_none());
-    let invite = loaded.membership.unwrap().invite.unwrap();
+    let invite = loaded.memberships[&user(OWN)].invite.clone().unwrap();
     assert_eq!(invite.event.json, pdu.json);
     assert_eq!(invite.via, ["a.org"]);
     assert_eq!(invite.stripped_state.len(), 300);
@@ -393,9 +393,9 @@ async fn an_invite_comes_back_until_it_is_answered() {
         invite: None,
         forgotten: false,
     };
-    world.commit(CommitRoom { membership: Some(refused), ..step(&r) }).await;
+    world.commit(CommitRoom { memberships: [(user(OWN), refused)].into(), ..step(&r) }).await;
     let loaded = world.ask(LoadRoom { room_id: r.clone() }).await.unwrap().unwrap();
-    assert!(loaded.membership.unwrap().invite.is_none());
+    assert!(loaded.memberships[&user(OWN)].invite.clone().is_none());
 }
 
 #[actix::test]

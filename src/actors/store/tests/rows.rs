@@ -156,7 +156,7 @@ async fn receipts_of_our_user_lower_the_counts() {
     let mut both = notifying(&r, &message(&r, "@ann:a.org", 10), true);
     both.events.push(new_event(&message(&r, OWN, 11), Place::Live));
     both.events.push(NewEvent {
-        notify: Some(Notify { highlight: false }),
+        notify: vec![(user(OWN), Notify { highlight: false })],
         ..new_event(&message(&r, "@ann:a.org", 12), Place::Live)
     });
     world.commit(both).await;
@@ -230,4 +230,47 @@ async fn what_one_has_is_not_shown_to_another() {
     world.ask(ack).await.unwrap();
     let of_bob = world.ask(ReadSync { user_id: bob, ..read_sync(Some(since)) }).await.unwrap();
     assert_eq!(of_bob.to_device.len(), 1);
+}
+
+#[actix::test]
+async fn each_user_has_memberships_and_unread_counts_of_their_own() {
+    let mut world = World::new();
+    let (r, bob) = (room("r"), user("@bob:example.org"));
+    world.commit(live(&r, &[&member(&r, OWN, "join")])).await;
+    let bob_joins = member(&r, bob.as_str(), "join");
+    let mut step = live(&r, &[&bob_joins]);
+    step.memberships.insert(bob.clone(), own(&bob_joins));
+    let since = world.commit(step).await;
+    let text = message(&r, "@ann:a.org", 1);
+    let mut step = notifying(&r, &text, true);
+    step.events[0].notify.push((bob.clone(), Notify { highlight: false }));
+    world.commit(step).await;
+    world.restart().await;
+    let of = async |world: &World, user_id: &OwnedUserId, since| {
+        world.ask(ReadSync { user_id: user_id.clone(), ..read_sync(since) }).await.unwrap()
+    };
+    let unread = |sync: &SyncRows| {
+        let unread = sync.joined[0].unread;
+        (unread.notifications, unread.highlights)
+    };
+    assert_eq!(unread(&of(&world, &user(OWN), Some(since)).await), (1, 1));
+    assert_eq!(unread(&of(&world, &bob, Some(since)).await), (1, 0));
+    // Who reads, or writes, has read: nobody else has.
+    world.write(vec![receipt(&r, OWN, "m.read", &text)]).await;
+    assert_eq!(unread(&of(&world, &user(OWN), Some(since)).await), (0, 0));
+    assert_eq!(unread(&of(&world, &bob, Some(since)).await), (1, 0));
+    world.commit(live(&r, &[&message(&r, bob.as_str(), 2)])).await;
+    assert_eq!(unread(&of(&world, &bob, Some(since)).await), (0, 0));
+    // One leaves, and the other stays.
+    let leaves = member(&r, bob.as_str(), "leave");
+    let mut step = live(&r, &[&leaves]);
+    step.memberships.insert(bob.clone(), own(&leaves));
+    world.commit(step).await;
+    let left = of(&world, &bob, Some(since)).await;
+    assert_eq!((left.joined.len(), left.left.len()), (0, 1));
+    assert_eq!(of(&world, &user(OWN), Some(since)).await.joined.len(), 1);
+    let loaded = world.ask(LoadRoom { room_id: r.clone() }).await.unwrap().unwrap();
+    let memberships = loaded.memberships.into_iter().map(|(user, own)| (user, own.membership));
+    let wanted = [(bob, MembershipState::Leave), (user(OWN), MembershipState::Join)];
+    assert_eq!(memberships.collect::<Vec<_>>(), wanted);
 }

@@ -170,7 +170,7 @@ async fn memberships_move_a_room_between_the_sections() {
             via: vec![],
         };
         let membership = OwnMembership { invite: Some(data), ..own(&invited) };
-        CommitRoom { membership: Some(membership), ..step(&r) }
+        CommitRoom { memberships: [(user(OWN), membership)].into(), ..step(&r) }
     };
     let refused = || {
         let leave = OwnMembership {
@@ -179,7 +179,7 @@ async fn memberships_move_a_room_between_the_sections() {
             invite: None,
             forgotten: false,
         };
-        CommitRoom { membership: Some(leave), ..step(&r) }
+        CommitRoom { memberships: [(user(OWN), leave)].into(), ..step(&r) }
     };
     let kick = event(&r, ann, "m.room.member", Some(OWN), json!({"membership":"leave"}), &[]);
     let ban = event(&r, ann, "m.room.member", Some(OWN), json!({"membership":"ban"}), &[]);
@@ -541,7 +541,10 @@ async fn an_annotation_is_found_until_it_is_redacted() {
     world.commit(live(&r, &[&mine, &theirs])).await;
     let find = async |key: &str| {
         let annotation = Annotation::of("m.reaction", &content(key).to_string()).unwrap();
-        world.ask(FindAnnotation { room_id: r.clone(), annotation }).await.unwrap()
+        world
+            .ask(FindAnnotation { room_id: r.clone(), user_id: user(OWN), annotation })
+            .await
+            .unwrap()
     };
     assert!(find("+").await && !find("-").await && !find("?").await);
     let redaction = event(&r, OWN, "m.room.redaction", None, json!({}), &[]);

@@ -104,7 +104,7 @@ fn what_a_restart_finds_unsettled_is_settled() {
         version: ann.machine.version.clone(),
         heads: Some(heads),
         state: ann.machine.state().map(stored).collect(),
-        membership: None,
+        memberships: std::collections::BTreeMap::new(),
         backward_extremities: Vec::new(),
         txns: Vec::new(),
         room_keys: None,
