@@ -51,8 +51,6 @@ SHORT = ["kill", "cut:8", "cut:12", "deaf:18", "move", "move-both", "card", "sus
 SHORT += ["behind", "tcp:12", "six", "mtu"]
 # After a bad day; for finding each other and joining a room too.
 LIMIT = 5.0
-# Where the two were connected by TCP, which has to be found dead first, or to send again by itself.
-TCP_LIMIT = 10.0
 # After so long without an answer, status has to say so.
 KNOWN_AFTER = 12.0
 # Which connections there are between two nodes that have only just met by two network cards is chance.
@@ -337,17 +335,10 @@ class Days:
 
     def day(self):
         said = {}
-        limit = self.limit()
         start = self.happens(said)
         came = flows(self.ann, self.bob, self.ears, self.room, said, start)
         truth(self.ann, self.bob)
-        return came, limit
-
-    def limit(self):
-        """Returns how long it may take, for what they are connected by now."""
-        pairs = ((self.ann, self.bob), (self.bob, self.ann))
-        tcp = any("/tcp/" in one.peer(other)["address"] for one, other in pairs)
-        return TCP_LIMIT if tcp and self.name in ("cut", "deaf", "tcp") else LIMIT
+        return came
 
     def speak(self, said):
         for person in (self.ann, self.bob):
@@ -438,10 +429,10 @@ def doctor(home):
 
 
 def days(binary, folder, kind, times):
-    """Returns the times of each day of a kind, and how long each may take."""
+    """Returns the times of each day of a kind."""
     if kind in ("six", "mtu"):
         # Data folders stay: what they remember of the last time is wrong, which must not matter.
-        return [(meeting(binary, folder, kind), LIMIT) for _ in range(times)]
+        return [meeting(binary, folder, kind) for _ in range(times)]
     name = kind.partition(":")[0]
     if name in STARTS:
         starts = range(max(times, STARTS[name]))
@@ -472,23 +463,21 @@ def story(binary, folder, kind, times):
 
 def tell(kind, told):
     """Prints the line of a kind; tells whether each day ended in time."""
-    totals = [max(came.values()) for came, _ in told]
-    late = [(total, limit) for total, (_, limit) in zip(totals, told) if total > limit]
+    totals = [max(came.values()) for came in told]
+    late = [total for total in totals if total > LIMIT]
     good = len(totals) - len(late)
     worst = {}
-    for came, _ in told:
+    for came in told:
         for (what, _), took in came.items():
             worst[what] = max(worst.get(what, 0.0), took)
     parts = ", ".join(f"{what} {took:.1f} s" for what, took in sorted(worst.items()))
-    limits = {limit: sum(one == limit for _, one in told) for _, limit in told}
-    within = " and ".join(f"{count} within {limit:.0f} s" for limit, count in sorted(limits.items()))
     print(
-        f"{kind:<12} {good:>3} of {len(totals):<3} in time ({within})  "
+        f"{kind:<12} {good:>3} of {len(totals):<3} within {LIMIT:.0f} s  "
         f"median {statistics.median(totals):5.2f} s  worst {max(totals):5.2f} s  ({parts})",
         flush=True,
     )
-    for total, limit in late:
-        print(f"{kind:<12} late: {total:.2f} s, where it may take {limit:.0f} s", flush=True)
+    for total in late:
+        print(f"{kind:<12} late: {total:.2f} s", flush=True)
     return not late
 
 

@@ -242,6 +242,8 @@ pub(super) struct EventLoop {
     good: Vec<GoodPeer>,
     good_due: Instant,
     anchors: Vec<Anchor>,
+    /// Nodes of the LAN that are not connected yet.
+    near: HashMap<PeerId, dialling::Near>,
     /// Members that were lost.
     reunions: Reunions,
     /// Since when nobody at all is connected any more.
@@ -277,6 +279,7 @@ impl EventLoop {
         let reach = Reachability::new(&settings.external);
         Self {
             anchors: anchors.collect(),
+            near: HashMap::new(),
             reunions: Reunions::default(),
             alone_since: None,
             relays,

@@ -63,6 +63,7 @@ impl EventLoop {
         self.dial_through(now);
         self.feel_pulses(now);
         self.mend_gossip(now);
+        self.meet_near(now);
         self.meet_again(now);
         self.punch_again(now);
         self.give_up(now);

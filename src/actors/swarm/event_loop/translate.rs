@@ -233,19 +233,20 @@ impl EventLoop {
         }
     }
 
+    /// Also before there is an identity: it is not told again once there is one.
     fn on_mdns(&mut self, event: mdns::Event) {
         let mdns::Event::Discovered(found) = event else { return };
-        if self.identity.is_none() {
-            return;
-        }
         let mut places: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
         for (peer, at) in found.into_iter().take(MDNS_MAX) {
             places.entry(peer).or_default().push(address::without_peer(&at));
         }
         for (peer, addresses) in places {
             if !self.swarm.is_connected(&peer) {
-                self.dial_near(peer, addresses);
+                self.found_near(peer, addresses);
             }
+        }
+        if self.identity.is_some() {
+            self.meet_near(Instant::now());
         }
     }
 }
