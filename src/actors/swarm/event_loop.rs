@@ -27,6 +27,7 @@ use super::{
     behaviour::Behaviour,
     good_peers::GoodPeer,
     listening,
+    near::Near,
     reachability::{Reachability, Standing},
     retest::Retests,
     reunion::Reunions,
@@ -243,7 +244,7 @@ pub(super) struct EventLoop {
     good_due: Instant,
     anchors: Vec<Anchor>,
     /// Nodes of the LAN that are not connected yet.
-    near: HashMap<PeerId, dialling::Near>,
+    near: Near,
     /// Members that were lost.
     reunions: Reunions,
     /// Since when nobody at all is connected any more.
@@ -279,7 +280,7 @@ impl EventLoop {
         let reach = Reachability::new(&settings.external);
         Self {
             anchors: anchors.collect(),
-            near: HashMap::new(),
+            near: Near::default(),
             reunions: Reunions::default(),
             alone_since: None,
             relays,

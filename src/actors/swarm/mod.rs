@@ -20,6 +20,7 @@ mod kademlia;
 mod key;
 mod listening;
 mod messages;
+mod near;
 mod observed;
 mod port_mapping;
 mod probe;

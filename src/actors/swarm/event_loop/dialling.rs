@@ -15,10 +15,7 @@ use libp2p::{
 };
 
 use super::{Discovery, EventLoop, Peer, WANTED_MAX, address, address::Reach};
-use crate::actors::swarm::{
-    schedule::jittered,
-    zone::{links, with_zones},
-};
+use crate::actors::swarm::zone::{links, with_zones};
 
 /// Dials that wait for a relay.
 const THROUGH_MAX: usize = 256;
@@ -27,21 +24,6 @@ const THROUGH_WAIT: Duration = Duration::from_secs(10);
 /// A node that lost everybody tries its bootstrap nodes and relays this often, for this long.
 const ALONE_EVERY: Duration = Duration::from_secs(3);
 const ALONE_FOR: Duration = Duration::from_secs(10 * 60);
-
-/// Nodes of the LAN that are dialled at once.
-const NEAR_MAX: usize = 64;
-/// How often each is dialled, and how long after another.
-const NEAR_TRIES: u8 = 5;
-const NEAR_AGAIN: Duration = Duration::from_secs(2);
-
-/// A node of the LAN that is not connected yet.
-#[derive(Debug)]
-pub(super) struct Near {
-    addresses: Vec<Multiaddr>,
-    /// Dials that are left.
-    tries: u8,
-    due: Instant,
-}
 
 /// A peer that is dialled once its relay is connected.
 #[derive(Debug)]
@@ -84,24 +66,9 @@ impl EventLoop {
         }
     }
 
-    /// Takes note of a node that was found on the LAN. mDNS does not tell of it again for minutes.
-    pub(super) fn found_near(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        if self.near.len() < NEAR_MAX || self.near.contains_key(&peer) {
-            let due = Instant::now();
-            self.near.insert(peer, Near { addresses, tries: NEAR_TRIES, due });
-        }
-    }
-
     /// Dials nodes of the LAN that are not connected yet.
     pub(super) fn meet_near(&mut self, now: Instant) {
-        let mut due = Vec::new();
-        for (peer, near) in self.near.iter_mut().filter(|(_, near)| near.due <= now) {
-            near.due = now + jittered(NEAR_AGAIN, rand::random());
-            near.tries = near.tries.saturating_sub(1);
-            due.push((*peer, near.addresses.clone()));
-        }
-        self.near.retain(|_, near| near.tries > 0);
-        for (peer, addresses) in due {
+        for (peer, addresses) in self.near.due(now, rand::random) {
             // Both may dial at the same moment. From the ports that they listen on, that would be one
             // TCP connection, of which both think that they began it. And even where a dial still waits
             // for an answer from where the node was before.
@@ -152,7 +119,7 @@ impl EventLoop {
 
     /// A peer is connected: where it is the first, the network is back.
     pub(super) fn found(&mut self, id: &PeerId, now: Instant) {
-        self.near.remove(id);
+        self.near.over(id);
         self.reunions.over(id);
         if self.alone_since.take().is_some() {
             self.reunions.hurry(now);

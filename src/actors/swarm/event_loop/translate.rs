@@ -236,17 +236,18 @@ impl EventLoop {
     /// Also before there is an identity: it is not told again once there is one.
     fn on_mdns(&mut self, event: mdns::Event) {
         let mdns::Event::Discovered(found) = event else { return };
+        let now = Instant::now();
         let mut places: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
         for (peer, at) in found.into_iter().take(MDNS_MAX) {
             places.entry(peer).or_default().push(address::without_peer(&at));
         }
         for (peer, addresses) in places {
             if !self.swarm.is_connected(&peer) {
-                self.found_near(peer, addresses);
+                self.near.found(peer, addresses, now);
             }
         }
         if self.identity.is_some() {
-            self.meet_near(Instant::now());
+            self.meet_near(now);
         }
     }
 }
