@@ -13,7 +13,8 @@
 //! | [`network_secret`] | a secret for a private network |
 //! | [`log_lines`] | how a line of the log is written |
 //!
-//! ARCHITECTURE.md walks a PDU in, a message out, a `/sync` and a join through this tree.
+//! ARCHITECTURE.md has the map; docs/walks.md walks a PDU in, a message out, a `/sync` and a join
+//! through this tree.
 
 pub mod actors;
 pub mod config;

@@ -210,6 +210,9 @@ fn the_documents_name_files_that_exist() {
         "CONTRIBUTING.md",
         "ARCHITECTURE.md",
         "docs/PROTOCOL.md",
+        "docs/walks.md",
+        "docs/room.md",
+        "docs/limits.md",
         "benches/README.md",
     ];
     for document in documents {
@@ -224,12 +227,18 @@ fn the_documents_name_files_that_exist() {
     }
 }
 
-/// ARCHITECTURE.md names files by their path, from the root or below `src/actors/`.
 #[test]
 fn the_map_names_files_that_exist() {
+    for document in ["ARCHITECTURE.md", "docs/walks.md", "docs/room.md", "docs/limits.md"] {
+        names_files_that_exist(document);
+    }
+}
+
+/// Checks files that are named by their path, from the root or below `src/actors/`.
+fn names_files_that_exist(document: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let actors = root.join("src/actors");
-    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let text = fs::read_to_string(root.join(document)).unwrap();
     // The files of a folder are named without it where the folder begins the row.
     let mut folder = "src";
     for line in text.lines() {
@@ -242,7 +251,7 @@ fn the_map_names_files_that_exist() {
             let near = places.iter().any(|at| at.join(code).exists());
             // What every actor's folder has is no path: `actor.rs`.
             let common = ["mod.rs", "actor.rs", "messages.rs", "machine.rs", "machine/"];
-            assert!(!is_path || near || common.contains(&code), "ARCHITECTURE.md names {code}");
+            assert!(!is_path || near || common.contains(&code), "{document} names {code}");
         }
     }
 }

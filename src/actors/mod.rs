@@ -1,7 +1,8 @@
 //! The actors: each alone owns its state, all talk by typed messages only.
 //!
 //! Asks go down (http → RoomState → Room → RelayRequest → Rendezvous and Gossip → Swarm; Identity
-//! and Store serve all); upward there are only tells. `ARCHITECTURE.md` has the map.
+//! and Store serve all); upward there are tells, and a few asks that no handler waits for. `ARCHITECTURE.md`
+//! has the map.
 
 pub mod accounts;
 pub mod admission;
