@@ -249,6 +249,10 @@ pub(super) struct EventLoop {
     reunions: Reunions,
     /// Since when nobody at all is connected any more.
     alone_since: Option<Instant>,
+    /// When a member that is silent is dialled next.
+    beside_due: Instant,
+    /// The last tick.
+    ticked: Instant,
     relays: Vec<Relay>,
     /// Relays that refused or were lost, until when.
     refused: HashMap<PeerId, Instant>,
@@ -283,6 +287,8 @@ impl EventLoop {
             near: Near::default(),
             reunions: Reunions::default(),
             alone_since: None,
+            beside_due: now,
+            ticked: now,
             relays,
             swarm,
             commands,

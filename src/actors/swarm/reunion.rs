@@ -1,5 +1,5 @@
-//! Members of our rooms whose connection was lost or answers nothing, and when each is dialled again.
-//! Pure: time and chance are arguments.
+//! Members of our rooms whose connection was lost, and when each is dialled again. Pure: time and
+//! chance are arguments.
 //!
 //! Invariants: a member is dialled often at first, since most cuts are short, then more and more
 //! rarely, and in the end not until somebody asks for it; never more than a few of them often.
@@ -48,14 +48,6 @@ pub(super) struct Reunions {
 }
 
 impl Reunions {
-    /// A member answers on none of its connections. They may come back to life; but after a cut of some
-    /// seconds TCP and QUIC wait for as long again before they try, and a new one is there at once.
-    pub(super) fn silent(&mut self, peer: PeerId, addresses: &[Multiaddr], now: Instant) {
-        if !self.lost.contains_key(&peer) {
-            self.lost(peer, addresses.to_vec(), now);
-        }
-    }
-
     /// A member's last connection ended.
     pub(super) fn lost(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, now: Instant) {
         if addresses.is_empty() {
@@ -71,7 +63,7 @@ impl Reunions {
         }
     }
 
-    /// It is back, or answers again, or is no member any more.
+    /// It is back, or no member any more.
     pub(super) fn over(&mut self, peer: &PeerId) {
         self.lost.remove(peer);
     }
@@ -144,11 +136,6 @@ mod tests {
         assert_eq!(reunions.due(start, || 0.5).len(), 2, "nobody without an address");
         reunions.over(&back);
         assert!(reunions.due(start, || 0.5).is_empty());
-        reunions.silent(gone, &somewhere(), start);
-        assert!(reunions.due(start, || 0.5).is_empty(), "it is dialled already");
-        reunions.silent(back, &somewhere(), start);
-        assert_eq!(reunions.due(start, || 0.5).len(), 1);
-        reunions.over(&back);
         reunions.hurry(start);
         let due = reunions.due(start, || 0.5);
         assert_eq!(due, [Due { peer: gone, addresses: somewhere(), often: true }]);

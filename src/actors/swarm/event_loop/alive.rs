@@ -10,7 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, swarm::ConnectionId};
+use libp2p::{
+    Multiaddr, PeerId,
+    core::ConnectedPoint,
+    swarm::{ConnectionId, dial_opts::PeerCondition},
+};
+use rand::seq::IteratorRandom as _;
 
 use super::{
     super::{
@@ -35,6 +40,10 @@ const DOUBT: Duration = Duration::from_millis(1500);
 const DOUBT_SILENT: Duration = Duration::from_millis(500);
 /// After this without an answer, `status` says so.
 const SILENT: Duration = Duration::from_secs(2);
+/// How often a member that is silent is dialled beside its connections.
+const BESIDE: Duration = Duration::from_secs(2);
+/// After so long between two ticks it is we who were silent.
+const BUSY: Duration = Duration::from_secs(1);
 /// A member that shares no topic with us for so long, with nothing under way, has lost ours, or we
 /// its: both begin anew.
 const DEAF: Duration = Duration::from_secs(5);
@@ -116,7 +125,7 @@ impl Peer {
 }
 
 impl EventLoop {
-    /// Asks connections whose turn it is, and has members dialled that answer on none.
+    /// Asks connections whose turn it is, and dials members that answer on none.
     pub(super) fn feel_pulses(&mut self, now: Instant) {
         let mut due = Vec::new();
         for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.counts()) {
@@ -128,10 +137,29 @@ impl EventLoop {
         for (peer, connection, within) in due {
             self.beat(peer, connection, within, now);
         }
-        for (id, peer) in &self.peers {
-            if peer.ours && peer.admitted.is_some() && peer.is_silent(now) {
-                self.reunions.silent(*id, &peer.addresses, now);
-            }
+        self.connect_beside(now);
+    }
+
+    /// Dials a member that answers on none of its connections. They may come back to life; but after a
+    /// cut of some seconds TCP and QUIC wait for as long again before they try, and a new one is there at
+    /// once. One member at a time: where all are silent it is our network that is cut, or we are busy.
+    fn connect_beside(&mut self, now: Instant) {
+        if now.duration_since(self.ticked) >= BUSY {
+            self.beside_due = now + SILENT;
+        }
+        self.ticked = now;
+        if now < self.beside_due {
+            return;
+        }
+        let members = self.peers.iter().filter(|(_, peer)| peer.ours && peer.admitted.is_some());
+        let silent = members.filter(|(_, peer)| peer.is_silent(now));
+        let chosen = silent.choose(&mut rand::rng());
+        let Some((id, addresses)) = chosen.map(|(id, peer)| (*id, peer.addresses.clone())) else {
+            return;
+        };
+        self.beside_due = now + jittered(BESIDE, rand::random());
+        if let Err(error) = self.connect(id, addresses, PeerCondition::Always) {
+            log::debug!(peer:% = id, error:%; "cannot dial a member that is silent");
         }
     }
 
@@ -174,7 +202,6 @@ impl EventLoop {
                 open.ask_due = now + jittered(EVERY, rand::random());
                 open.answered = Some(now);
                 peer.rtt = Some(took);
-                self.reunions.over(&id);
             }
             (None, Some(since)) if is_alive(since, last_of_others, now) => {
                 self.beat(id, connection, DOUBT, now);

@@ -88,7 +88,7 @@ impl EventLoop {
     }
 
     /// Dials a peer: at once, or by way of a relay that has yet to be connected.
-    fn connect(
+    pub(super) fn connect(
         &mut self,
         peer: PeerId,
         addresses: Vec<Multiaddr>,
@@ -130,8 +130,6 @@ impl EventLoop {
     pub(super) fn meet_again(&mut self, now: Instant) {
         for due in self.reunions.due(now, rand::random) {
             let condition = match due.often {
-                // Beside connections that answer nothing, where there are some.
-                true if self.peers.contains_key(&due.peer) => PeerCondition::Always,
                 true => PeerCondition::Disconnected,
                 false => PeerCondition::DisconnectedAndNotDialing,
             };
