@@ -106,7 +106,7 @@ impl Room {
             depth: self.depth,
             origin_server_ts: NOW + self.depth,
         };
-        let pdu = Arc::new(compose(draft, &position, signer, &self.rules).unwrap());
+        let pdu = Arc::new(compose(draft, &position, signer.owner(), &self.rules).unwrap());
         self.state.insert(pdu.state_place().unwrap(), pdu.event_id.clone());
         self.events.insert(pdu.event_id.clone(), Arc::clone(&pdu));
         pdu

@@ -61,7 +61,7 @@ impl Author {
     }
 
     fn compose(&self, (draft, position): (Draft, Position)) -> Pdu {
-        compose(draft, &position, &self.signer, &self.rules).unwrap()
+        compose(draft, &position, self.signer.owner(), &self.rules).unwrap()
     }
 
     fn wire(&self, number: u64, len: usize) -> Box<RawValue> {

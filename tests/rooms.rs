@@ -216,3 +216,24 @@ async fn whose_node_is_off_is_still_known_by_name_to_who_shares_a_room() {
     assert_eq!(ann.me.get(&profile).await.ok()["displayname"], "Bob");
     ann.me.get("v3/profile/@p2p:example.org").await.refused(404, "M_NOT_FOUND");
 }
+
+#[tokio::test]
+async fn the_context_of_an_event_leaves_out_who_says_nothing_in_it() {
+    let [mut ann, mut bob] = homes().await;
+    let room = together(&mut ann, &mut bob, json!({})).await;
+    for number in 0..3 {
+        ann.me.send(&room, &format!("{number}")).await;
+    }
+    let said = ann.me.send(&room, "here").await;
+    let path = format!("v3/rooms/{}/context/{}?limit=3", segment(&room), segment(&said));
+    let members = |context: &Value| -> Vec<String> {
+        let state = context["state"].as_array().unwrap().iter();
+        let state = state.filter(|event| event["type"] == "m.room.member");
+        state.map(|event| event["state_key"].as_str().unwrap().to_owned()).collect()
+    };
+    let whole = ann.me.get(&path).await.ok();
+    assert_eq!(members(&whole).len(), 2, "{whole}");
+    let lazy = segment(&json!({"lazy_load_members": true}).to_string());
+    let lazy = ann.me.get(&format!("{path}&filter={lazy}")).await.ok();
+    assert_eq!(members(&lazy), [ann.me.user_id.clone()], "{lazy}");
+}

@@ -217,7 +217,7 @@ fn composed(
         depth: place.depth,
         origin_server_ts: place.ts,
     };
-    pdu::compose(draft, &position, &signer(), &rules(version)).unwrap()
+    pdu::compose(draft, &position, signer().owner(), &rules(version)).unwrap()
 }
 
 /// What we compose has the ids, hashes and signatures that everybody else computes, in every

@@ -237,3 +237,40 @@ async fn of_two_copies_of_a_node_the_older_ends_and_says_why() {
     me.send(&room, "from the second").await;
     member.reads(&room, "from the second").await;
 }
+
+/// A disk of a few MiB, until it is dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let disk = Self(tempfile::TempDir::new().unwrap());
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=4m", "none"]).arg(disk.0.path());
+        mount.status().is_ok_and(|status| status.success()).then_some(disk)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_in_a_line() {
+    if !rustix::process::geteuid().is_root() {
+        return common::skip("making a small disk needs root");
+    }
+    let Some(disk) = SmallDisk::mount() else {
+        return common::skip("a small disk cannot be mounted here");
+    };
+    let node = Node::new(&[]);
+    let data = disk.0.path().join("data");
+    let config = node.config_file();
+    let arguments = ["--config", config.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    let elsewhere = tempfile::TempDir::new().unwrap();
+    let (status, said) = refused_start(elsewhere.path(), &arguments).await;
+    assert!(status.code().is_some_and(|code| code != 0), "{status}: {said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+    assert!(said.contains("is full") && said.contains(data.to_str().unwrap()), "{said}");
+}

@@ -27,7 +27,7 @@ use super::{
     json::{self, MESSAGE_NESTING, NESTING, Unsound},
     names,
     server_keys::VerifiedServerKeys,
-    signer::Signer,
+    signer::{Author, Signer},
 };
 
 /// Longest raw PDU that is parsed, in bytes: 64 KiB of event and as much again around it.
@@ -422,14 +422,14 @@ pub struct Position {
     pub origin_server_ts: u64,
 }
 
-/// Composes, hashes and signs an event of our own: the only way to get our signature on one.
+/// Composes, hashes and signs an event of a user of ours: the only way to get our signature on one.
 ///
 /// Every field is set here from the draft and the position, so nothing that another server
 /// composed (the template of a make_join, CVE-2026-24471) is ever signed.
 pub fn compose(
     draft: Draft,
     position: &Position,
-    signer: &Signer,
+    author: Author<'_>,
     rules: &RoomVersionRules,
 ) -> Result<Pdu, ProtoError> {
     let text = |value: &str| CanonicalJsonValue::String(value.to_owned());
@@ -458,7 +458,7 @@ pub fn compose(
         event.insert("state_key".to_owned(), text(state_key));
     }
     event.insert("type".to_owned(), text(&draft.kind.to_string()));
-    event.insert("sender".to_owned(), text(signer.user_id().as_str()));
+    event.insert("sender".to_owned(), text(author.user_id().as_str()));
     event.insert("content".to_owned(), CanonicalJsonValue::Object(content));
     event.insert("prev_events".to_owned(), ids(&position.prev_events));
     event.insert("auth_events".to_owned(), ids(&position.auth_events));
@@ -469,7 +469,7 @@ pub fn compose(
     if len > MAX_EVENT_LEN {
         return Err(ProtoError::TooLarge { what: "event", len, limit: MAX_EVENT_LEN });
     }
-    signer.hash_and_sign(&mut event, &rules.redaction)?;
+    author.signer().hash_and_sign(&mut event, &rules.redaction)?;
     Pdu::from_object(&event, rules)
 }
 
@@ -520,7 +520,7 @@ pub(crate) mod tests {
             depth: 1,
             origin_server_ts: ts,
         };
-        compose(draft, &position, signer, &rules()).unwrap()
+        compose(draft, &position, signer.owner(), &rules()).unwrap()
     }
 
     fn wire(pdu: &Pdu, signer: &Signer) -> Box<RawValue> {

@@ -7,7 +7,7 @@ use std::fmt;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use ruma::{
-    AnyKeyName, CanonicalJsonObject, OwnedServerName, OwnedSigningKeyId, OwnedUserId,
+    AnyKeyName, CanonicalJsonObject, OwnedServerName, OwnedSigningKeyId, OwnedUserId, UserId,
     room_version_rules::RedactionRules,
     signatures::{KeyPair, Signature, hash_and_sign_event, sign_event, sign_json},
 };
@@ -78,6 +78,25 @@ pub struct Signer {
     server_keys_text: String,
 }
 
+/// Who says an event: a user of this server, for whom the server signs.
+#[derive(Debug, Clone, Copy)]
+pub struct Author<'a> {
+    user_id: &'a UserId,
+    signer: &'a Signer,
+}
+
+impl<'a> Author<'a> {
+    /// Returns the user.
+    pub fn user_id(&self) -> &'a UserId {
+        self.user_id
+    }
+
+    /// Returns who signs.
+    pub fn signer(&self) -> &'a Signer {
+        self.signer
+    }
+}
+
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signer").field("server_name", &self.server_name).finish_non_exhaustive()
@@ -107,7 +126,7 @@ impl Signer {
         &self.server_name
     }
 
-    /// Returns the user of this server.
+    /// Returns whose node it is.
     pub fn user_id(&self) -> &OwnedUserId {
         &self.user_id
     }
@@ -132,6 +151,22 @@ impl Signer {
             .map_err(|error| ProtoError::malformed("event", error))
     }
 
+    /// Returns a user of this server as the author of events.
+    pub fn author<'a>(&'a self, user_id: &'a UserId) -> Result<Author<'a>, ProtoError> {
+        if user_id.server_name() != self.server_name {
+            return Err(ProtoError::BadSignature(format!(
+                "{} does not speak for {user_id}",
+                self.server_name
+            )));
+        }
+        Ok(Author { user_id, signer: self })
+    }
+
+    /// Returns whose node it is as the author of events.
+    pub fn owner(&self) -> Author<'_> {
+        Author { user_id: &self.user_id, signer: self }
+    }
+
     /// Adds our signature to an event of somebody else (an invite that we accept to hold).
     pub fn countersign(
         &self,
@@ -152,5 +187,22 @@ impl Signer {
     pub fn sign_json(&self, object: &mut CanonicalJsonObject) -> Result<(), ProtoError> {
         sign_json(self.server_name.as_str(), &self.verify, object)
             .map_err(|error| ProtoError::malformed("object", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::server_keys::tests::secret_keys;
+
+    #[test]
+    fn a_signer_speaks_for_all_users_of_its_server_and_for_no_other() {
+        let signer = Signer::new(&secret_keys(1), &[], 1_790_000_000_000).unwrap();
+        let server = signer.server_name();
+        let bob = UserId::parse(format!("@bob:{server}")).unwrap();
+        assert_eq!(signer.author(&bob).unwrap().user_id(), bob);
+        assert_eq!(signer.owner().user_id(), signer.user_id());
+        let other = UserId::parse(format!("@bob:{server}.org")).unwrap();
+        assert!(signer.author(&other).is_err());
     }
 }

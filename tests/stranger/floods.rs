@@ -17,6 +17,8 @@ const WORK_PEER: usize = 32;
 /// What somebody may leave here with whom no room is shared.
 const INVITES_STRANGER: usize = 5;
 const TO_DEVICE_STRANGER: usize = 100;
+/// The largest message for a device.
+const TO_DEVICE_LEN: usize = 64 * 1024;
 
 /// What Eve needs to write into a room.
 pub(super) struct Pen {
@@ -79,7 +81,7 @@ impl Pen {
             origin_server_ts: now_ms(),
         };
         let rules = pdu::rules_of(&RoomVersionId::V12).unwrap();
-        pdu::compose(draft, &position, &eve.node.signer, &rules).unwrap()
+        pdu::compose(draft, &position, eve.node.signer.owner(), &rules).unwrap()
     }
 
     /// Writes messages in a row.
@@ -314,7 +316,7 @@ async fn invite(eve: &mut Eve, ann: &Home, room: &str, whom: &str) -> (u16, Valu
         depth: 1,
         origin_server_ts: now_ms(),
     };
-    let invite = pdu::compose(draft, &position, &eve.node.signer, &rules).unwrap();
+    let invite = pdu::compose(draft, &position, eve.node.signer.owner(), &rules).unwrap();
     let body = json!({
         "event": wire(eve, &invite), "invite_room_state": [], "room_version": "11",
     });
@@ -386,4 +388,24 @@ async fn attack_13_a_stranger_leaves_few_to_device_messages() {
     let news = ann.me.sync(Duration::ZERO).await;
     let got = news["to_device"]["events"].as_array().unwrap().len();
     assert_eq!(got, TO_DEVICE_STRANGER);
+}
+
+#[tokio::test]
+async fn attack_13_a_to_device_message_that_is_too_large_is_refused_aloud() {
+    let mut ann = home(&[]).await;
+    let mut eve = Eve::meet(&ann).await;
+    let message = json!({"edu_type": "m.direct_to_device", "content": {
+        "sender": eve.user_id(),
+        "type": "org.example.large",
+        "message_id": "large",
+        "messages": {&ann.me.user_id: {"*": {"text": "x".repeat(TO_DEVICE_LEN)}}},
+    }});
+    let origin = eve.node.signer.server_name().clone();
+    let large = json!({
+        "origin": origin, "origin_server_ts": now_ms(), "pdus": [], "edus": [message],
+    });
+    let uri = "/_matrix/federation/v1/send/large";
+    let (status, answer) = eve.ask(&ann, "PUT", uri, large).await;
+    assert_eq!((status, &answer["errcode"]), (413, &json!("M_TOO_LARGE")), "{answer}");
+    assert!(ann.me.sync(Duration::ZERO).await["to_device"]["events"].is_null());
 }

@@ -142,7 +142,7 @@ impl Eve {
             redacts: None,
         };
         let rules = pdu::rules_of(&RoomVersionId::V12).unwrap();
-        let join = pdu::compose(draft, &position, &self.node.signer, &rules).unwrap();
+        let join = pdu::compose(draft, &position, self.node.signer.owner(), &rules).unwrap();
         let wire = join.to_wire(self.node.signer.server_keys_text());
         let uri = path("v2/send_join", join.event_id.as_str());
         let body = serde_json::from_str(wire.get()).unwrap();

@@ -86,7 +86,7 @@ impl Handler<SendEvent> for RoomActor {
             if let Some(user) = &other {
                 machine.check_somebody(user)?;
             }
-            let (id, change) = machine.send(draft.clone(), txn.clone(), &signer, now)?;
+            let (id, change) = machine.send(draft.clone(), txn.clone(), signer.owner(), now)?;
             Ok((id, Some(Box::new(change))))
         });
         Box::pin(async move {
@@ -128,7 +128,8 @@ impl Handler<CreateInRoom> for RoomActor {
         drafts.insert(0, join);
         let signer = std::sync::Arc::clone(&self.signer);
         let (operation, done) = super::operate::operation(move |machine: &mut Machine| {
-            let change = machine.create((*create).clone(), drafts.clone(), &signer, now_ms())?;
+            let change =
+                machine.create((*create).clone(), drafts.clone(), signer.owner(), now_ms())?;
             Ok(((), Some(Box::new(change))))
         });
         self.enqueue(operation, version, ctx);
@@ -184,7 +185,7 @@ impl Handler<ChangeMembership> for RoomActor {
             }
             operate(&room, None, move |machine| {
                 machine.check_change(&user_id, change)?;
-                let (id, change) = machine.send(draft.clone(), None, &signer, now)?;
+                let (id, change) = machine.send(draft.clone(), None, signer.owner(), now)?;
                 Ok((id, Some(Box::new(change))))
             })
             .await
@@ -282,7 +283,7 @@ async fn invite(
         if !machine.is_joined() {
             return Err(RoomError::NotFound.into());
         }
-        machine.compose(refused.clone(), &author, now)?;
+        machine.compose(refused.clone(), author.owner(), now)?;
         Ok(((), None))
     })
     .await?;
@@ -297,7 +298,7 @@ async fn invite(
             return Err(RoomError::NotFound.into());
         }
         let via = (!machine.has_joined(&server)).then(|| machine.via_for(&server));
-        let pdu = machine.compose(draft.clone(), &author, now)?;
+        let pdu = machine.compose(draft.clone(), author.owner(), now)?;
         let state = machine.invite_state();
         Ok(((pdu, state, machine.version().clone(), machine.rules().clone(), via), None))
     })
@@ -420,7 +421,7 @@ impl Handler<Leave> for RoomActor {
                 };
                 match own.membership {
                     MembershipState::Join => {
-                        let (_, change) = machine.send(draft.clone(), None, &author, now)?;
+                        let (_, change) = machine.send(draft.clone(), None, author.owner(), now)?;
                         Ok((None, Some(Box::new(change))))
                     }
                     MembershipState::Invite | MembershipState::Knock => {
@@ -487,7 +488,7 @@ impl Handler<ProfileChanged> for RoomActor {
             if !machine.is_joined() || machine.unchanged(&draft).is_some() {
                 return Ok(((), None));
             }
-            let (_, change) = machine.send(draft.clone(), None, &signer, now)?;
+            let (_, change) = machine.send(draft.clone(), None, signer.owner(), now)?;
             Ok(((), Some(Box::new(change))))
         });
         let room_id = self.room_id.clone();

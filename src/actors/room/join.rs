@@ -110,7 +110,7 @@ impl Handler<Join> for RoomActor {
                 Way::Alone => {
                     let now = now_ms();
                     operate(&room, None, move |machine| {
-                        let pdu = machine.compose(draft.clone(), &signer, now)?;
+                        let pdu = machine.compose(draft.clone(), signer.owner(), now)?;
                         Ok(((), Some(Box::new(machine.send_composed(pdu, None)?))))
                     })
                     .await
@@ -168,7 +168,7 @@ impl Asker<'_> {
             depth: depth.min((1 << 53) - 1),
             origin_server_ts: now_ms(),
         };
-        Ok((pdu::compose(draft, &position, self.signer, &rules)?, version))
+        Ok((pdu::compose(draft, &position, self.signer.owner(), &rules)?, version))
     }
 
     /// Hands our composed event to the server.

@@ -108,7 +108,7 @@ fn compose(
         depth: 1,
         origin_server_ts,
     };
-    Ok(pdu::compose(draft, &position, signer, &rules)?)
+    Ok(pdu::compose(draft, &position, signer.owner(), &rules)?)
 }
 
 impl Handler<CreateRoom> for RoomStateActor {

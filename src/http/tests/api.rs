@@ -216,6 +216,10 @@ async fn a_profile_is_shown_changed_and_asked_for() {
     let path = format!("/_matrix/client/v3/profile/{other}");
     let shown = send(&app, with(&token, get(&path))).await.json();
     assert_eq!(shown, json!({"displayname": "Other"}), "another's profile, not one's own");
+    // Nobody can tell whether there is such a person, who may be invited all the same.
+    let away = crate::proto::server_keys::tests::secret_keys(9).server_name();
+    let away = get(&format!("/_matrix/client/v3/profile/@p2p:{away}"));
+    assert_eq!(send(&app, with(&token, away)).await.errcode(), (403, "M_FORBIDDEN".into()));
     let path = format!("{path}/displayname");
     let theirs = put(&path, &json!({"displayname": "mine"}));
     assert_eq!(send(&app, with(&token, theirs)).await.errcode(), (403, "M_FORBIDDEN".into()));

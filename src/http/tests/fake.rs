@@ -13,7 +13,7 @@ use crate::{
         admission::Admission,
         ephemera::EphemeraActor,
         identity::{EnsureIdentity, IdentityError, ReadSigner},
-        relay_request::SendFederation,
+        relay_request::{FederationError, SendFederation},
         rendezvous::{Advertise, FoundPerson, SearchPeople},
         room::*,
         room_state::{
@@ -350,6 +350,9 @@ impl Handler<SendFederation> for Fake {
     fn handle(&mut self, msg: SendFederation, _: &mut Context<Self>) -> Self::Result {
         let content = serde_json::to_string(&msg.content).unwrap();
         self.told.push(format!("{} {} {} {content}", msg.method, msg.destination, msg.uri));
+        if msg.destination == secret_keys(9).server_name() {
+            return MessageResult(Err(FederationError::Unreachable(msg.destination)));
+        }
         let answer = serde_json::json!({"displayname": "Other"});
         MessageResult(Ok(answer.try_into().unwrap()))
     }

@@ -34,7 +34,7 @@ fn sent(version: &RoomVersionId, create: bool) -> Sent {
     };
     let content = serde_json::from_value(content).unwrap();
     let draft = Draft { kind, state_key, content, redacts: None };
-    let pdu = compose(draft, &position, &signer, &rules).unwrap();
+    let pdu = compose(draft, &position, signer.owner(), &rules).unwrap();
     let keys = serde_json::to_string(signer.server_keys()).unwrap();
     let wire = serde_json::from_str(pdu.to_wire(&keys).get()).unwrap();
     Sent { pdu, wire, rules }

@@ -17,7 +17,7 @@ use crate::{
         annotation::Annotation,
         pdu::{self, Draft, MAX_PREV_EVENTS, Pdu, Position},
         server_name,
-        signer::Signer,
+        signer::Author,
     },
 };
 
@@ -57,23 +57,23 @@ impl Machine {
         })
     }
 
-    /// Composes an event of our user at the front of the room, if the auth rules allow it.
-    pub(crate) fn compose(&self, draft: Draft, signer: &Signer, now: u64) -> Result<Pdu, Stop> {
+    /// Composes an event of a user of ours at the front of the room, if the auth rules allow it.
+    pub(crate) fn compose(&self, draft: Draft, author: Author<'_>, now: u64) -> Result<Pdu, Stop> {
         if self.extremities.is_empty() {
             return Err(RoomError::NotFound.into());
         }
-        let position = self.position(&draft, signer.user_id(), now)?;
-        let pdu = pdu::compose(draft, &position, signer, &self.rules)?;
+        let position = self.position(&draft, author.user_id(), now)?;
+        let pdu = pdu::compose(draft, &position, author, &self.rules)?;
         self.check_current(&pdu)?.map_err(RoomError::Forbidden)?;
         Ok(pdu)
     }
 
-    /// Sends an event of our user.
+    /// Sends an event of a user of ours.
     pub(crate) fn send(
         &mut self,
         draft: Draft,
         txn: Option<ClientTxn>,
-        signer: &Signer,
+        author: Author<'_>,
         now: u64,
     ) -> Result<(OwnedEventId, Change), Stop> {
         if !self.is_joined() {
@@ -90,7 +90,7 @@ impl Machine {
         }
         self.require(draft.redacts.as_slice())?;
         self.check_annotation(&draft)?;
-        let pdu = self.compose(draft, signer, now)?;
+        let pdu = self.compose(draft, author, now)?;
         self.check_redaction(&pdu)?;
         let event_id = pdu.event_id.clone();
         let change = self.send_composed(pdu, txn)?;
@@ -226,13 +226,13 @@ impl Machine {
         &mut self,
         create: Pdu,
         drafts: Vec<Draft>,
-        signer: &Signer,
+        author: Author<'_>,
         now: u64,
     ) -> Result<Change, RoomError> {
         if !self.extremities.is_empty() {
             return Err(RoomError::BadRequest("the room exists already".to_owned()));
         }
-        let made = self.create_all(create, drafts, signer, now);
+        let made = self.create_all(create, drafts, author, now);
         if made.is_err() {
             // The first events are in memory and nowhere else.
             *self = Self::new(self.room_id.clone(), self.version.clone(), self.me.clone())?;
@@ -244,7 +244,7 @@ impl Machine {
         &mut self,
         create: Pdu,
         drafts: Vec<Draft>,
-        signer: &Signer,
+        author: Author<'_>,
         now: u64,
     ) -> Result<Change, RoomError> {
         let mut change = self.change();
@@ -253,7 +253,7 @@ impl Machine {
         for draft in drafts {
             let kind = draft.kind.clone();
             let made = self
-                .compose(draft, signer, now)
+                .compose(draft, author, now)
                 .and_then(|pdu| self.append_own(&mut change, Arc::new(pdu), None));
             match made {
                 Ok(()) => {}

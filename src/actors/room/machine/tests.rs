@@ -192,7 +192,8 @@ impl Replica {
     pub(crate) fn send(&mut self, draft: Draft) -> Result<Arc<Pdu>, RoomError> {
         self.clock += 1;
         let (now, signer) = (self.clock, Arc::clone(&self.signer));
-        let (_, change) = self.run(|machine| machine.send(draft.clone(), None, &signer, now))?;
+        let (_, change) =
+            self.run(|machine| machine.send(draft.clone(), None, signer.owner(), now))?;
         self.store(&change);
         self.settle();
         Ok(Arc::clone(&change.publish[0]))
@@ -272,7 +273,7 @@ pub(crate) fn room(version: &RoomVersionId, seed: u8) -> Replica {
         origin_server_ts: NOW,
     };
     let create =
-        pdu::compose(draft("m.room.create", Some(""), content), &position, &signer, &rules)
+        pdu::compose(draft("m.room.create", Some(""), content), &position, signer.owner(), &rules)
             .unwrap();
     let me = signer.user_id().clone();
     let machine = Machine::new(create.room_id.clone(), version.clone(), me.clone()).unwrap();
@@ -291,7 +292,7 @@ pub(crate) fn room(version: &RoomVersionId, seed: u8) -> Replica {
         draft("m.room.power_levels", Some(""), json!({"users": users})),
         draft("m.room.join_rules", Some(""), json!({"join_rule": "public"})),
     ];
-    let change = replica.machine.create(create, drafts, &replica.signer, NOW).unwrap();
+    let change = replica.machine.create(create, drafts, replica.signer.owner(), NOW).unwrap();
     replica.store(&change);
     replica
 }
@@ -323,7 +324,8 @@ pub(crate) fn come_in(host: &mut Replica, replica: &mut Replica, of: &[Arc<Signe
     replica.clock = replica.clock.max(host.clock) + 1;
     let content = draft("m.room.member", Some(me.as_str()), json!({"membership": "join"}));
     let position = host.machine.position(&content, &me, replica.clock).unwrap();
-    let event = pdu::compose(content, &position, &replica.signer, host.machine.rules()).unwrap();
+    let event =
+        pdu::compose(content, &position, replica.signer.owner(), host.machine.rules()).unwrap();
     let given = given_before(host, &event, of);
     let change = replica.run(|machine| machine.joined(event.clone(), &given)).unwrap();
     replica.store(&change);
@@ -349,7 +351,7 @@ pub(crate) fn join(host: &mut Replica, seed: u8, others: &[Arc<Signer>]) -> Repl
             .unwrap();
     let content = draft("m.room.member", Some(me.as_str()), json!({"membership": "join"}));
     let position = host.machine.position(&content, &me, host.clock).unwrap();
-    let event = pdu::compose(content, &position, &signer, host.machine.rules()).unwrap();
+    let event = pdu::compose(content, &position, signer.owner(), host.machine.rules()).unwrap();
     let mut known = others.to_vec();
     known.push(Arc::clone(&host.signer));
     let given = host.given(&known);
@@ -393,8 +395,9 @@ fn two_sends_of_equal_body_in_one_millisecond_are_two_events() {
     let mut ids = BTreeSet::new();
     let mut send = |ann: &mut Replica, count: usize| {
         for _ in 0..count {
-            let (id, change) =
-                ann.run(|machine| machine.send(message("same"), None, &signer, NOW)).unwrap();
+            let (id, change) = ann
+                .run(|machine| machine.send(message("same"), None, signer.owner(), NOW))
+                .unwrap();
             ann.store(&change);
             ann.settle();
             assert!(ids.insert(id));
@@ -441,7 +444,8 @@ fn a_moderator_cannot_raise_himself_nor_set_state_keyed_to_another() {
 
         // And if his server does not check, ours does.
         let position = bob.machine.position(&raise, &bob_id, NOW).unwrap();
-        let forged = pdu::compose(raise, &position, &bob.signer, bob.machine.rules()).unwrap();
+        let forged =
+            pdu::compose(raise, &position, bob.signer.owner(), bob.machine.rules()).unwrap();
         let taken = ann.ingest(&received(&forged, &bob.signer));
         assert!(matches!(taken, Ingested::New(_, Place::Rejected)), "{taken:?}");
         let current = ann.machine.state_event(&StateEventType::RoomPowerLevels, "").unwrap();
@@ -462,7 +466,8 @@ fn a_second_create_event_changes_nothing() {
         );
         let mut position = bob.machine.position(&message("x"), &bob.machine.me, NOW).unwrap();
         position.auth_events.clear();
-        let forged = pdu::compose(again, &position, &bob.signer, bob.machine.rules()).unwrap();
+        let forged =
+            pdu::compose(again, &position, bob.signer.owner(), bob.machine.rules()).unwrap();
         let taken = ann.ingest(&received(&forged, &bob.signer));
         assert!(matches!(taken, Ingested::New(_, Place::Rejected)), "{version}: {taken:?}");
         assert_eq!(ann.view(), before);
@@ -477,7 +482,7 @@ fn a_join_answer_with_a_forged_or_second_create_event_is_refused() {
     let me = signer.user_id().clone();
     let content = draft("m.room.member", Some(me.as_str()), json!({"membership": "join"}));
     let position = ann.machine.position(&content, &me, NOW).unwrap();
-    let event = pdu::compose(content, &position, &signer, ann.machine.rules()).unwrap();
+    let event = pdu::compose(content, &position, signer.owner(), ann.machine.rules()).unwrap();
     let given = ann.given(&[Arc::clone(&ann.signer)]);
     let evil = eve.given(&[Arc::clone(&eve.signer)]);
     let mut both = given.clone();
@@ -664,7 +669,7 @@ fn play(version: &RoomVersionId, steps: &[Step], shuffle: u64) {
         replica.clock += 1;
         let (now, signer) = (replica.clock, Arc::clone(&replica.signer));
         let sent = replica.run(|machine| {
-            let pdu = machine.compose(draft.clone(), &signer, now)?;
+            let pdu = machine.compose(draft.clone(), signer.owner(), now)?;
             machine.send_composed(pdu, None)
         });
         if let Ok(change) = sent {
@@ -781,7 +786,7 @@ fn our_user_annotates_once() {
     for is_there in [false, true] {
         let mut asked = 0;
         let sent = loop {
-            match ann.machine.send(reaction.clone(), None, &signer, NOW) {
+            match ann.machine.send(reaction.clone(), None, signer.owner(), NOW) {
                 Err(Stop::Need(Need::Annotation(annotation))) => {
                     asked += 1;
                     ann.machine.provide_annotation(annotation, is_there);

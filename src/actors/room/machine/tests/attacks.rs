@@ -15,7 +15,7 @@ pub(super) fn placed(
     let mut position = by.machine.position(&draft, &by.machine.me, by.clock).unwrap();
     position.prev_events = prev.iter().map(|pdu| pdu.event_id.clone()).collect();
     change(&mut position);
-    Arc::new(pdu::compose(draft, &position, &by.signer, by.machine.rules()).unwrap())
+    Arc::new(pdu::compose(draft, &position, by.signer.owner(), by.machine.rules()).unwrap())
 }
 
 pub(super) fn own_member(replica: &Replica) -> Arc<Pdu> {
@@ -283,7 +283,7 @@ fn a_room_that_cannot_be_made_leaves_nothing_behind() {
         draft("m.room.member", Some(me.as_str()), json!({"membership": "join"})),
         draft("m.room.power_levels", Some(""), json!({"users": {"no user": 1}})),
     ];
-    assert!(machine.create((*create).clone(), drafts, &ann.signer, NOW).is_err());
+    assert!(machine.create((*create).clone(), drafts, ann.signer.owner(), NOW).is_err());
     assert!(!machine.has_state() && !machine.is_joined());
 }
 
@@ -296,7 +296,8 @@ fn the_newest_client_transactions_are_remembered() {
         |number: usize| ClientTxn { device_id: "D".into(), endpoint, txn_id: number.to_string() };
     let last = 2 * CACHED_TXNS;
     for number in 0..=last {
-        let sent = ann.run(|machine| machine.send(message("x"), Some(txn(number)), &signer, NOW));
+        let sent =
+            ann.run(|machine| machine.send(message("x"), Some(txn(number)), signer.owner(), NOW));
         sent.unwrap();
         ann.machine.tidy();
     }
@@ -313,7 +314,7 @@ fn an_odd_display_name_hides_no_member() {
     let content = json!({"membership": "join", "displayname": 5, "avatar_url": {}});
     let content = draft("m.room.member", Some(me.as_str()), content);
     let position = ann.machine.position(&content, &me, NOW).unwrap();
-    let event = pdu::compose(content, &position, &eve, ann.machine.rules()).unwrap();
+    let event = pdu::compose(content, &position, eve.owner(), ann.machine.rules()).unwrap();
     let taken = ann.ingest(&received(&event, &eve));
     assert!(matches!(taken, Ingested::New(_, Place::Live)), "{taken:?}");
     assert!(ann.machine.has_joined(eve.server_name()));
@@ -392,7 +393,7 @@ fn a_strangers_invite_does_not_fix_the_version_of_a_room() {
     assert_eq!(*machine.version(), RoomVersionId::V12);
     let content = draft("m.room.member", Some(me.as_str()), json!({"membership": "join"}));
     let position = ann.machine.position(&content, &me, NOW).unwrap();
-    let join = pdu::compose(content, &position, &bob, ann.machine.rules()).unwrap();
+    let join = pdu::compose(content, &position, bob.owner(), ann.machine.rules()).unwrap();
     let given = ann.given(&[Arc::clone(&ann.signer)]);
     let (events, groups) = (HashMap::new(), HashMap::new());
     let commits = Vec::new();
@@ -533,7 +534,7 @@ fn of_made_up_user(host: &Replica, server: &Signer, number: usize, membership: &
     let (rules, clock) = (host.machine.rules(), host.clock);
     let position = host.machine.position(&draft, &user, clock).unwrap();
     // Composed as the server's first user, and then signed as that one.
-    let event = pdu::compose(draft, &position, server, rules).unwrap();
+    let event = pdu::compose(draft, &position, server.owner(), rules).unwrap();
     let mut object: CanonicalJsonObject = serde_json::from_str(&event.json).unwrap();
     object.insert("sender".to_owned(), serde_json::from_value(json!(user)).unwrap());
     server.hash_and_sign(&mut object, &rules.redaction).unwrap();

@@ -138,7 +138,7 @@ fn whoever_invites_second_takes_no_invite_away() {
             depth: 5,
             origin_server_ts: NOW,
         };
-        let event = pdu::compose(content, &position, by, ann.machine.rules()).unwrap();
+        let event = pdu::compose(content, &position, by.owner(), ann.machine.rules()).unwrap();
         let name = serde_json::value::to_raw_value(&json!({"name": name})).unwrap();
         let others = via.iter().map(|name| OwnedServerName::try_from(*name).unwrap());
         let via = std::iter::once(by.server_name().clone()).chain(others).collect();

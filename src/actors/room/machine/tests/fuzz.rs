@@ -36,7 +36,8 @@ fn fuzz_what_a_member_sends() {
             Err(stop) => return format!("{stop:?}"),
         };
         position.prev_events = vec![stands.event_id.clone()];
-        let Ok(event) = pdu::compose(draft, &position, &bob.signer, bob.machine.rules()) else {
+        let Ok(event) = pdu::compose(draft, &position, bob.signer.owner(), bob.machine.rules())
+        else {
             return "not composed".to_owned();
         };
         let received = received(&event, &bob.signer);
