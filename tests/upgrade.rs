@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -266,6 +267,9 @@ async fn a_full_disk_is_told_in_a_line() {
     };
     let node = Node::new(&[]);
     let data = disk.0.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let mut rest = fs::File::create(disk.0.path().join("rest")).unwrap();
+    while rest.write_all(&[0; 4096]).is_ok() {}
     let config = node.config_file();
     let arguments = ["--config", config.to_str().unwrap(), "--data", data.to_str().unwrap()];
     let elsewhere = tempfile::TempDir::new().unwrap();
