@@ -20,4 +20,3 @@ pub use actor::{AccountsActor, AccountsLinks};
 pub use login_tokens::LOGIN_TOKEN_MS;
 pub use messages::*;
 pub use sessions::{Device, LoggedIn, Session, TokenHash};
-pub(crate) use txns::own_id as own_txn_id;

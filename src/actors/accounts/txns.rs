@@ -29,7 +29,7 @@ fn sender_of(row: &Row) -> Option<OwnedServerName> {
 }
 
 /// Returns the id of a transaction of a device of ours, told apart from those of its other devices.
-pub(crate) fn own_id(device_id: &str, txn_id: &str, kind: &str) -> String {
+pub(super) fn own_id(device_id: &str, txn_id: &str, kind: &str) -> String {
     serde_json::json!([device_id, txn_id, kind]).to_string()
 }
 
