@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use criterion::{Criterion, criterion_group, criterion_main};
 use messagehub::proto::{
     pdu::{Draft, Pdu, Position, StateKey, compose, rules_of},
+    server_name::user_of,
     signer::{SecretKeys, Signer},
     state_res::{EventMap, resolve},
 };
@@ -59,12 +60,13 @@ impl Room {
             room.room_id = Some(room_id.as_str().try_into().unwrap());
         }
         if !room.rules.authorization.use_room_create_sender {
-            create = json!({"room_version": version, "creator": creator.user_id()});
+            create = json!({"room_version": version, "creator": user_of(creator.server_name())});
         }
         let create = room.send(creator, "m.room.create", "", create);
         room.room_id = Some(create.room_id.clone());
         room.join(creator, "creator");
-        let users = if v12 { json!({}) } else { json!({creator.user_id().as_str(): 100}) };
+        let users =
+            if v12 { json!({}) } else { json!({user_of(creator.server_name()).as_str(): 100}) };
         room.send(creator, "m.room.power_levels", "", json!({"users": users}));
         room.send(creator, "m.room.join_rules", "", json!({"join_rule": "public"}));
         for member in members.iter().skip(1) {
@@ -75,7 +77,7 @@ impl Room {
 
     fn join(&mut self, member: &Signer, name: &str) {
         let content = json!({"membership": "join", "displayname": name});
-        self.send(member, "m.room.member", member.user_id().as_str(), content);
+        self.send(member, "m.room.member", user_of(member.server_name()).as_str(), content);
     }
 
     fn send(&mut self, signer: &Signer, kind: &str, key: &str, content: Value) -> Arc<Pdu> {
@@ -87,7 +89,8 @@ impl Room {
         };
         let create = kind == "m.room.create";
         let v12 = self.rules.authorization.room_create_event_id_as_room_id;
-        let me = signer.user_id().as_str();
+        let user = user_of(signer.server_name());
+        let me = user.as_str();
         let mut auth = vec![("m.room.power_levels", ""), ("m.room.member", me)];
         if kind == "m.room.member" {
             auth.push(("m.room.join_rules", ""));
@@ -106,7 +109,8 @@ impl Room {
             depth: self.depth,
             origin_server_ts: NOW + self.depth,
         };
-        let pdu = Arc::new(compose(draft, &position, signer.owner(), &self.rules).unwrap());
+        let author = signer.author(&user).unwrap();
+        let pdu = Arc::new(compose(draft, &position, author, &self.rules).unwrap());
         self.state.insert(pdu.state_place().unwrap(), pdu.event_id.clone());
         self.events.insert(pdu.event_id.clone(), Arc::clone(&pdu));
         pdu
@@ -123,9 +127,9 @@ impl Room {
         let mut states = Vec::new();
         for side in ["here", "there"] {
             let mut room = self.clone();
-            let creator_name = creator.user_id().as_str();
+            let creator_name = user_of(creator.server_name());
             let v12 = self.rules.authorization.room_create_event_id_as_room_id;
-            let users = if v12 { json!({}) } else { json!({creator_name: 100}) };
+            let users = if v12 { json!({}) } else { json!({creator_name.as_str(): 100}) };
             let default = i64::from(side == "here");
             let levels = json!({"users": users, "state_default": 50 + default});
             room.send(creator, "m.room.power_levels", "", levels);

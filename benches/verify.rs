@@ -11,6 +11,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use messagehub::proto::{
     pdu::{Draft, Pdu, Position, compose, receive, rules_of},
     server_keys::VerifiedServerKeys,
+    server_name::user_of,
     signer::{SecretKeys, Signer},
 };
 use ruma::{
@@ -61,7 +62,8 @@ impl Author {
     }
 
     fn compose(&self, (draft, position): (Draft, Position)) -> Pdu {
-        compose(draft, &position, self.signer.owner(), &self.rules).unwrap()
+        let user = user_of(self.signer.server_name());
+        compose(draft, &position, self.signer.author(&user).unwrap(), &self.rules).unwrap()
     }
 
     fn wire(&self, number: u64, len: usize) -> Box<RawValue> {

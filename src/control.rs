@@ -32,7 +32,7 @@ use crate::actors::{
 
 pub use crate::actors::relay_request::ClockStatus;
 use crate::{
-    proto::server_name::LOCALPART,
+    proto::server_name::{LOCALPART, user_of},
     status::{WebStatus, found_as},
 };
 
@@ -177,7 +177,7 @@ async fn status(links: &ControlLinks) -> Result<Status, String> {
     let display_name = match &signer {
         None => None,
         Some(signer) => {
-            let profile = links.profile.send(LocalProfile(signer.user_id().clone())).await;
+            let profile = links.profile.send(LocalProfile(user_of(signer.server_name()))).await;
             profile.map_err(failed)?.and_then(|profile| profile.displayname)
         }
     };
@@ -189,7 +189,7 @@ async fn status(links: &ControlLinks) -> Result<Status, String> {
         display_name,
         web: links.web.look().await,
         server_name: signer.as_ref().map(|signer| signer.server_name().clone()),
-        user_id: signer.as_ref().map(|signer| signer.user_id().clone()),
+        user_id: signer.as_ref().map(|signer| user_of(signer.server_name())),
         network,
         rooms: Rooms { joined: rooms.joined, invited: rooms.invited, live: rooms.live },
         clock,

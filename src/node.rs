@@ -272,6 +272,7 @@ fn gateway(
             create: rooms.clone().recipient(),
             list: rooms.clone().recipient(),
             membership: rooms.clone().recipient(),
+            knows: rooms.clone().recipient(),
             forget: rooms.clone().recipient(),
             send: rooms.clone().recipient(),
             change_membership: rooms.clone().recipient(),
@@ -402,7 +403,7 @@ impl Handler<SignerIssued> for NodeActor {
         if !std::mem::replace(&mut self.greeted, true) {
             let (accounts, signer) = (wired.accounts.clone(), Arc::clone(&msg.0));
             actix::spawn(async move {
-                let profile = LocalProfile(signer.user_id().clone());
+                let profile = LocalProfile(server_name::user_of(signer.server_name()));
                 let Ok(profile) = accounts.send(profile).await else { return };
                 let name = profile.and_then(|profile| profile.displayname);
                 let name = name.unwrap_or_else(|| LOCALPART.to_owned());

@@ -268,7 +268,7 @@ async fn check_room(
     let counter = event(room_id, true, commits).event_id.clone();
     assert_eq!(loaded.state.len(), 1);
     assert_eq!(loaded.state[0].event_id, counter, "{room_id}: the current state");
-    let (last, newest) = loaded.txns.last().unwrap();
+    let (_, last, newest) = loaded.txns.last().unwrap();
     assert_eq!((last, newest), (&txn(commits), &event(room_id, false, commits).event_id));
     for n in [1, commits.div_ceil(2), commits] {
         let ask = LoadState { room_id: room_id.clone(), group: n };

@@ -10,6 +10,7 @@
 use ed25519_dalek::{Signer as _, SigningKey};
 use messagehub::proto::{
     pdu::{self, Draft, Pdu, Position, room_id_of_create, rules_of},
+    server_name::user_of,
     signer::{SecretKeys, Signer},
 };
 use ruma::{
@@ -217,7 +218,9 @@ fn composed(
         depth: place.depth,
         origin_server_ts: place.ts,
     };
-    pdu::compose(draft, &position, signer().owner(), &rules(version)).unwrap()
+    let signer = signer();
+    let user = user_of(signer.server_name());
+    pdu::compose(draft, &position, signer.author(&user).unwrap(), &rules(version)).unwrap()
 }
 
 /// What we compose has the ids, hashes and signatures that everybody else computes, in every
@@ -278,7 +281,7 @@ fn our_events_in_every_room_version() {
         let v12 = version == RoomVersionId::V12;
         let mut content = json!({"room_version": version, "m.federate": true});
         if version == RoomVersionId::V10 {
-            content["creator"] = json!(signer.user_id());
+            content["creator"] = json!(user_of(signer.server_name()));
         }
         let first =
             Place { room: (!v12).then_some(&*named), after: &[], auth: &[], depth: 1, ts: NOW };

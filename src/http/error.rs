@@ -238,7 +238,7 @@ impl From<RoomError> for HttpError {
         match error {
             // The spec answers 403 where the user may not know of a room, whether or not it is.
             RoomError::NotFound | RoomError::Forbidden(_) => Self::forbidden(message),
-            RoomError::EventNotFound => Self::not_found(message),
+            RoomError::EventNotFound | RoomError::NoSuchUser(_) => Self::not_found(message),
             RoomError::BadRequest(_) => Self::invalid_param(message),
             RoomError::Internal(why) => Self::internal(why),
             RoomError::DuplicateAnnotation => {

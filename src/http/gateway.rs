@@ -25,7 +25,7 @@ use crate::{
             ChangeMembership, Join, Leave, ReadContext, ReadMembers, ReadMessages, ReadState,
             RoomError, SendEvent, SetReceipt, SetTyping,
         },
-        room_state::{CreateRoom, ForgetRoom, ListRooms, ReadMembership, ToRoom},
+        room_state::{CreateRoom, ForgetRoom, KnowsRoom, ListRooms, ReadMembership, ToRoom},
         store::{AckToDevice, ReadSync, SearchDirectory, WatchStream},
     },
     config::ASK_WAIT,
@@ -63,6 +63,8 @@ pub struct RoomLinks {
     pub list: Recipient<ListRooms>,
     /// The user's membership of one.
     pub membership: Recipient<ReadMembership>,
+    /// Whether there is a room.
+    pub knows: Recipient<KnowsRoom>,
     /// Forget a room.
     pub forget: Recipient<ForgetRoom>,
     /// Send an event.

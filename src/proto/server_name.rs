@@ -8,7 +8,7 @@ use cid::{Cid, multibase::Base, multihash::Multihash};
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use sha2::{Digest, Sha256};
 
-use super::ProtoError;
+use super::{ProtoError, names};
 
 /// The multicodec of an Ed25519 public key.
 const ED25519_PUB: u64 = 0xed;
@@ -16,7 +16,7 @@ const ED25519_PUB: u64 = 0xed;
 const SHA2_256: u64 = 0x12;
 /// Length of every server name, in bytes.
 pub const SERVER_NAME_LEN: usize = 61;
-/// The one user of a node.
+/// Whose node it is: the user who is there from the beginning.
 pub const LOCALPART: &str = "p2p";
 
 /// Returns the server name that belongs to an identity key.
@@ -51,20 +51,16 @@ pub fn belongs_to(name: &ServerName, public_key: &[u8; 32]) -> bool {
     digest(name).is_ok_and(|digest| digest[..] == Sha256::digest(public_key)[..])
 }
 
-/// Returns the user of the server: `@p2p:<server name>`.
+/// Returns whose node the server is: `@p2p:<server name>`.
 pub fn user_of(name: &ServerName) -> OwnedUserId {
     UserId::parse(format!("@{LOCALPART}:{name}"))
         .unwrap_or_else(|_| unreachable!("the localpart is in the grammar"))
 }
 
-/// Checks that a user can exist: on a server of our kind, as its one user.
+/// Checks that a user can exist: on a server of our kind, under a name of the specification.
 pub fn check_user(user_id: &UserId) -> Result<(), ProtoError> {
     digest(user_id.server_name())?;
-    if user_id.localpart() != LOCALPART {
-        let name = user_id.as_str().chars().take(80).collect();
-        return Err(ProtoError::BadServerName(name, "its one user is called p2p"));
-    }
-    Ok(())
+    names::check_user_id(user_id)
 }
 
 #[cfg(test)]
@@ -74,10 +70,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_user_of_a_real_server_can_exist() {
+    fn only_users_of_real_servers_can_exist() {
         let server = server_name!("bahwqcerawciaks5d2ox7bqfpmq7zjxfcgu2nrytapoklc3vs6vni6iwqjdna");
-        check_user(&user_of(server)).unwrap();
-        for bad in [format!("@bob:{server}"), "@p2p:example.org".to_owned()] {
+        for good in [user_of(server).to_string(), format!("@bob:{server}")] {
+            check_user(&UserId::parse(good).unwrap()).unwrap();
+        }
+        for bad in [format!("@Bob Byte:{server}"), "@p2p:example.org".to_owned()] {
             assert!(check_user(&UserId::parse(bad).unwrap()).is_err());
         }
     }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use ruma::{
-    AnyKeyName, CanonicalJsonObject, OwnedServerName, OwnedSigningKeyId, OwnedUserId, UserId,
+    AnyKeyName, CanonicalJsonObject, OwnedServerName, OwnedSigningKeyId, UserId,
     room_version_rules::RedactionRules,
     signatures::{KeyPair, Signature, hash_and_sign_event, sign_event, sign_json},
 };
@@ -71,7 +71,6 @@ impl KeyPair for NamedKey {
 /// Signs as this server, and carries the server_keys that prove it.
 pub struct Signer {
     server_name: OwnedServerName,
-    user_id: OwnedUserId,
     verify: NamedKey,
     encryption: [u8; 32],
     server_keys: CanonicalJsonObject,
@@ -111,7 +110,6 @@ impl Signer {
         let server_name = keys.server_name();
         let server_keys = server_keys::issue(keys, peer_ids, now)?;
         Ok(Self {
-            user_id: server_name::user_of(&server_name),
             verify: NamedKey::new(&keys.verify, &server_keys::verify_key_name(&keys.verify)),
             encryption: keys.encryption,
             server_keys_text: serde_json::to_string(&server_keys)
@@ -124,11 +122,6 @@ impl Signer {
     /// Returns the name of this server.
     pub fn server_name(&self) -> &OwnedServerName {
         &self.server_name
-    }
-
-    /// Returns whose node it is.
-    pub fn user_id(&self) -> &OwnedUserId {
-        &self.user_id
     }
 
     /// Returns the server_keys that certify the key this signs with.
@@ -162,11 +155,6 @@ impl Signer {
         Ok(Author { user_id, signer: self })
     }
 
-    /// Returns whose node it is as the author of events.
-    pub fn owner(&self) -> Author<'_> {
-        Author { user_id: &self.user_id, signer: self }
-    }
-
     /// Adds our signature to an event of somebody else (an invite that we accept to hold).
     pub fn countersign(
         &self,
@@ -187,6 +175,19 @@ impl Signer {
     pub fn sign_json(&self, object: &mut CanonicalJsonObject) -> Result<(), ProtoError> {
         sign_json(self.server_name.as_str(), &self.verify, object)
             .map_err(|error| ProtoError::malformed("object", error))
+    }
+}
+
+#[cfg(test)]
+impl Signer {
+    /// Returns the user of tests with one user a server.
+    pub fn user_id(&self) -> &'static ruma::OwnedUserId {
+        Box::leak(Box::new(server_name::user_of(&self.server_name)))
+    }
+
+    /// Returns him as the author of events.
+    pub fn owner(&self) -> Author<'_> {
+        Author { user_id: self.user_id(), signer: self }
     }
 }
 

@@ -2,7 +2,7 @@
 //! `docs/PROTOCOL.md` §9.
 
 use messagehub::proto::pdu::{self, Draft, Pdu, Position};
-use ruma::{OwnedEventId, RoomVersionId, events::TimelineEventType};
+use ruma::{OwnedEventId, OwnedUserId, RoomVersionId, events::TimelineEventType};
 
 use super::{
     member::{Eve, Serve},
@@ -81,7 +81,8 @@ impl Pen {
             origin_server_ts: now_ms(),
         };
         let rules = pdu::rules_of(&RoomVersionId::V12).unwrap();
-        pdu::compose(draft, &position, eve.node.signer.owner(), &rules).unwrap()
+        let user = OwnedUserId::try_from(eve.user_id()).unwrap();
+        pdu::compose(draft, &position, eve.node.signer.author(&user).unwrap(), &rules).unwrap()
     }
 
     /// Writes messages in a row.
@@ -316,7 +317,9 @@ async fn invite(eve: &mut Eve, ann: &Home, room: &str, whom: &str) -> (u16, Valu
         depth: 1,
         origin_server_ts: now_ms(),
     };
-    let invite = pdu::compose(draft, &position, eve.node.signer.owner(), &rules).unwrap();
+    let user = OwnedUserId::try_from(eve.user_id()).unwrap();
+    let author = eve.node.signer.author(&user).unwrap();
+    let invite = pdu::compose(draft, &position, author, &rules).unwrap();
     let body = json!({
         "event": wire(eve, &invite), "invite_room_state": [], "room_version": "11",
     });

@@ -10,7 +10,7 @@ use messagehub::proto::{
     pdu::{self, Draft, Pdu, Position},
     room_key::{self, KeyId, RoomKey, Secret},
 };
-use ruma::{RoomVersionId, events::TimelineEventType};
+use ruma::{OwnedUserId, RoomVersionId, events::TimelineEventType};
 
 use super::*;
 
@@ -142,7 +142,9 @@ impl Eve {
             redacts: None,
         };
         let rules = pdu::rules_of(&RoomVersionId::V12).unwrap();
-        let join = pdu::compose(draft, &position, self.node.signer.owner(), &rules).unwrap();
+        let user = OwnedUserId::try_from(self.user_id()).unwrap();
+        let author = self.node.signer.author(&user).unwrap();
+        let join = pdu::compose(draft, &position, author, &rules).unwrap();
         let wire = join.to_wire(self.node.signer.server_keys_text());
         let uri = path("v2/send_join", join.event_id.as_str());
         let body = serde_json::from_str(wire.get()).unwrap();

@@ -26,6 +26,7 @@ use crate::{
         error::AskError,
         identity::EnsureIdentity,
         rendezvous::Advertise,
+        room::ShownAs,
         room_state::{FindSharing, ProfileUpdated},
         store::{
             AckToDevice, CountToDevice, DropToDevice, ReadRow, Row, RowKind, ScanRows, StoreError,
@@ -33,6 +34,7 @@ use crate::{
         },
     },
     config::{ASK_WAIT, limits},
+    proto::server_name::user_of,
 };
 
 /// Whom Accounts talks to.
@@ -195,14 +197,24 @@ impl AccountsActor {
         }))
     }
 
-    /// Tells of the owner's profile; the node is found by their name.
-    fn tell_profile(&self) {
-        let Some(owner) = &self.owner else { return };
-        let profile = self.chosen(owner);
+    /// Tells of a user's profile. The node is found by the name of its owner.
+    fn tell_profile(&self, user_id: &OwnedUserId, changed: bool) {
+        let profile = self.chosen(user_id);
         let display_name = profile.advertised();
         let Profile { displayname, avatar_url } = profile;
-        self.links.profile_updated.do_send(ProfileUpdated { displayname, avatar_url });
-        self.links.advertise.do_send(Advertise { display_name });
+        self.links.profile_updated.do_send(ProfileUpdated {
+            user_id: user_id.clone(),
+            shown: ShownAs { displayname, avatar_url },
+            changed,
+        });
+        if self.owner.as_ref() == Some(user_id) {
+            self.links.advertise.do_send(Advertise { display_name });
+        }
+    }
+
+    /// Returns all users of ours.
+    fn users(&self) -> BTreeSet<&OwnedUserId> {
+        self.sessions.users().chain(&self.owner).chain(self.profiles.keys()).collect()
     }
 
     /// Returns the profile of a user of ours.
@@ -223,8 +235,10 @@ impl Actor for AccountsActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
-        // Neither the rooms nor the network keep it; the first one changes nothing in the rooms.
-        self.tell_profile();
+        // Neither the rooms nor the network keep them.
+        for user_id in self.users() {
+            self.tell_profile(user_id, false);
+        }
     }
 }
 
@@ -285,7 +299,7 @@ impl Handler<LogIn> for AccountsActor {
         let prepared = async move {
             let asked = links.ensure_identity.send(EnsureIdentity).timeout(ASK_WAIT).await;
             let signer = asked.map_err(AskError::from)??;
-            let user_id = signer.user_id().clone();
+            let user_id = user_of(signer.server_name());
             let fresh = links.read(push_rules_of(&user_id)).await?.is_none();
             Ok((user_id, fresh))
         };
@@ -322,8 +336,8 @@ impl Handler<LogIn> for AccountsActor {
                         act.sessions.open(hash, session.clone(), device);
                         if act.owner.is_none() {
                             act.owner = Some(session.user_id.clone());
-                            act.tell_profile();
                         }
+                        act.tell_profile(&session.user_id, false);
                         LoggedIn { session, access_token }
                     },
                 )
@@ -430,9 +444,9 @@ impl Handler<SetProfile> for AccountsActor {
             },
             |act, (user_id, profile)| {
                 let is_new = act.chosen(&user_id) != profile;
-                act.profiles.insert(user_id, profile);
+                act.profiles.insert(user_id.clone(), profile);
                 if is_new {
-                    act.tell_profile();
+                    act.tell_profile(&user_id, true);
                 }
             },
         )

@@ -99,7 +99,9 @@ struct Refusal {
 impl From<RoomError> for Refusal {
     fn from(error: RoomError) -> Self {
         let (status, errcode) = match &error {
-            RoomError::NotFound | RoomError::EventNotFound => (404, "M_NOT_FOUND"),
+            RoomError::NotFound | RoomError::EventNotFound | RoomError::NoSuchUser(_) => {
+                (404, "M_NOT_FOUND")
+            }
             RoomError::Forbidden(_) => (403, "M_FORBIDDEN"),
             RoomError::UnsupportedVersion(_) => (400, "M_INCOMPATIBLE_ROOM_VERSION"),
             RoomError::BadRequest(_) | RoomError::DuplicateAnnotation | RoomError::Proto(_) => {

@@ -78,6 +78,17 @@ pub(super) enum RouteError {
     Malformed(String),
 }
 
+/// Returns who is invited by an event.
+fn invited(event: &RawValue) -> Result<OwnedUserId, RouteError> {
+    #[derive(Deserialize)]
+    struct Event {
+        state_key: OwnedUserId,
+    }
+    let event: Event = serde_json::from_str(event.get())
+        .map_err(|error| RouteError::Malformed(format!("nobody is invited: {error}")))?;
+    Ok(event.state_key)
+}
+
 /// Reads a request as `T`, if its method and path are those of `T`.
 fn read<T: IncomingRequest>(request: &Request, body: &[u8]) -> Option<Result<T, RouteError>> {
     if T::METHOD.as_str() != request.method {
@@ -188,6 +199,7 @@ pub(super) fn route(request: &Request) -> Result<Query, RouteError> {
         // each on its own.
         let InviteBody { room_version, event, invite_room_state, via } = body_as(body)?;
         let query = RoomQuery::Invite {
+            user_id: invited(&event)?,
             event_id,
             pdu: event,
             version: room_version,
@@ -325,7 +337,7 @@ mod tests {
     fn fuzz_routes() {
         let f = "/_matrix/federation";
         let ours = "/_messagehub/federation/v1";
-        let pdu = json!({"type": "m.room.member"});
+        let pdu = json!({"type": "m.room.member", "state_key": "@a:x"});
         let good = [
             ("GET", format!("{f}/v1/make_join/!r:x/@a:x?ver=11&ver=12"), json!({})),
             ("PUT", format!("{f}/v2/send_join/!r:x/$e"), pdu.clone()),
@@ -373,7 +385,7 @@ mod tests {
 
     #[test]
     fn every_request_of_the_list_is_found() {
-        let pdu = json!({"type": "m.room.member"});
+        let pdu = json!({"type": "m.room.member", "state_key": "@a:x"});
         let f = "/_matrix/federation";
         let list = [
             ("GET", format!("{f}/v1/make_join/!r:x/@a:x?ver=11&ver=12"), json!({})),

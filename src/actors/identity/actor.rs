@@ -32,6 +32,7 @@ use crate::{
     config::{ASK_WAIT, limits},
     proto::{
         server_keys::{LIFETIME_MS, RENEW_BEFORE_MS, VerifiedServerKeys},
+        server_name,
         signer::{SecretKeys, Signer},
     },
 };
@@ -242,7 +243,7 @@ impl Handler<EnsureIdentity> for IdentityActor {
         Box::pin(issuing.into_actor(self).map(|issued, act, _| match issued {
             Ok(current) => {
                 if act.current.is_none() {
-                    let user_id = current.signer.user_id();
+                    let user_id = server_name::user_of(current.signer.server_name());
                     log::info!("from now on you are {user_id}");
                 }
                 act.use_signer(&current);

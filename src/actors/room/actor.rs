@@ -11,8 +11,7 @@ use actix::{
     Message, SpawnHandle, WrapFuture as _,
 };
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
-    events::{StateEventType, room::member::MembershipState},
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, events::StateEventType,
 };
 use serde_json::{json, value::RawValue};
 use tokio::sync::oneshot;
@@ -33,7 +32,7 @@ use crate::{
     actors::{
         clock::now_ms,
         down::DownGuard,
-        room_state::{Advanced, ProfileUpdated, UseSigner},
+        room_state::{Advanced, UseSigner},
         store::{
             CommitRoom, FindAnnotation, LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError,
         },
@@ -60,7 +59,6 @@ pub struct RoomActor {
     pub(super) room_id: OwnedRoomId,
     pub(super) links: Arc<Links>,
     pub(super) signer: Arc<Signer>,
-    pub(super) profile: ProfileUpdated,
     pub(super) inviting: Inviting,
     pub(super) machine: Option<Machine>,
     pub(super) keys: Keys,
@@ -112,7 +110,6 @@ impl RoomActor {
         room_id: OwnedRoomId,
         links: Arc<Links>,
         signer: Arc<Signer>,
-        profile: ProfileUpdated,
         down: DownGuard<OwnedRoomId>,
     ) -> Self {
         Self {
@@ -121,7 +118,6 @@ impl RoomActor {
             room_id,
             links,
             signer,
-            profile,
             inviting: Inviting::default(),
             machine: None,
             queue: Queue::default(),
@@ -197,8 +193,8 @@ impl RoomActor {
                     next.operation.fail(RoomError::NotFound);
                     continue;
                 };
-                let me = self.signer.user_id().clone();
-                match Machine::new(self.room_id.clone(), version, me) {
+                let server = self.signer.server_name().clone();
+                match Machine::new(self.room_id.clone(), version, server) {
                     Ok(machine) => self.machine = Some(machine),
                     Err(error) => {
                         next.operation.fail(error);
@@ -244,15 +240,21 @@ impl RoomActor {
         for event_id in unparked {
             self.retry_parked(&event_id, ctx);
         }
-        let own = commit.memberships.get(self.signer.user_id());
         let advanced = Advanced {
             room_id: self.room_id.clone(),
-            membership: own.map(|own| own.membership.clone()),
+            memberships: commit
+                .memberships
+                .iter()
+                .map(|(user, own)| (user.clone(), own.membership.clone()))
+                .collect(),
             servers: commit.servers.clone(),
             public: self.public_now(&commit),
-            via: own
-                .and_then(|own| own.invite.as_ref())
-                .map_or_else(Vec::new, |invite| invite.via.clone()),
+            via: commit
+                .memberships
+                .values()
+                .filter_map(|own| own.invite.as_ref())
+                .flat_map(|invite| invite.via.clone())
+                .collect(),
         };
         let now = Instant::now();
         if let Some(servers) = &commit.servers {
@@ -262,6 +264,8 @@ impl RoomActor {
         // Nobody gossips any more with those who left, and what told them may have passed them by.
         let gone: BTreeSet<OwnedServerName> = gone.into_iter().chain(out).collect();
         directly.extend(gone.into_iter().filter(|server| server != self.signer.server_name()));
+        let resident = self.machine.as_ref().is_some_and(Machine::is_resident);
+        let leaves = !advanced.memberships.is_empty() && !resident;
         let read_up_to = self.receipts.arrived(&commit.events);
         // Sent now, so that commits and the reads after them keep their order.
         let stored = self.links.store.commit.send(commit);
@@ -282,8 +286,6 @@ impl RoomActor {
                 actix::spawn(async move { keep_all(&links, &room_id, read_up_to).await });
             }
             // Who leaves says so before the topic is left; who joins, after it was joined.
-            let leaves =
-                advanced.membership.as_ref().is_some_and(|own| *own != MembershipState::Join);
             if leaves {
                 publish_all(&worker, &publish, farewell, &directly).await;
             }
@@ -326,7 +328,7 @@ impl RoomActor {
             .filter(|pdu| departure(pdu).is_some())
             .filter_map(|pdu| OwnedUserId::try_from(pdu.state_key.as_deref()?).ok())
             .map(|user| user.server_name().to_owned())
-            .filter(|server| !joined(server))
+            .filter(|server| server != self.signer.server_name() && !joined(server))
             .collect()
     }
 
@@ -369,12 +371,12 @@ impl RoomActor {
                 self.resume(load, provide, ctx);
             }
             Need::Resolve(groups) => self.resolve(groups, ctx),
-            Need::Annotation(annotation) => {
-                let user_id = self.signer.user_id().clone();
-                let wanted = FindAnnotation { room_id, user_id, annotation: annotation.clone() };
+            Need::Annotation(by, annotation) => {
+                let (user_id, annotation_of) = (by.clone(), annotation.clone());
+                let wanted = FindAnnotation { room_id, user_id, annotation: annotation_of };
                 let load = async move { ask(&links.store.find_annotation, wanted).await };
                 let provide = move |machine: &mut Machine, is_there| {
-                    machine.provide_annotation(annotation, is_there);
+                    machine.provide_annotation(by, annotation, is_there);
                     Ok(())
                 };
                 self.resume(load, provide, ctx);
@@ -581,10 +583,10 @@ impl Actor for RoomActor {
         let room_id = self.room_id.clone();
         let load = async move { ask(&links.store.load_room, LoadRoom { room_id }).await };
         ctx.spawn(load.into_actor(self).map(|loaded, act, ctx| {
-            let me = act.signer.user_id().clone();
+            let server = act.signer.server_name().clone();
             let machine = loaded.and_then(|mut loaded| {
                 let keys = loaded.as_mut().and_then(|loaded| loaded.room_keys.take());
-                let load = |loaded| Machine::load(act.room_id.clone(), me, loaded);
+                let load = |loaded| Machine::load(act.room_id.clone(), server, loaded);
                 Ok((loaded.map(load).transpose()?, keys))
             });
             match machine {

@@ -1,4 +1,4 @@
-//! What our user does in the room: send, change memberships, type, read.
+//! What our users do in the room: send, change memberships, type, read.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -18,14 +18,11 @@ use super::{
     machine::{Ingested, Machine},
     messages::{
         ChangeMembership, CreateInRoom, Forget, Leave, MemberChange, ProfileChanged, Publish,
-        RoomError, SendEvent, SetTyping,
+        RoomError, SendEvent, SetTyping, ShownAs,
     },
 };
 use crate::{
-    actors::{
-        clock::now_ms, ephemera::Typing, relay_request::SendFederation, room_state::ProfileUpdated,
-        store::Place,
-    },
+    actors::{clock::now_ms, ephemera::Typing, relay_request::SendFederation, store::Place},
     config::limits,
     proto::{
         pdu::{Draft, Pdu, Received},
@@ -46,14 +43,14 @@ impl Handler<SendEvent> for RoomActor {
     type Result = ResponseFuture<Result<OwnedEventId, RoomError>>;
 
     fn handle(&mut self, msg: SendEvent, ctx: &mut Context<Self>) -> Self::Result {
-        let SendEvent { kind, state_key, mut content, redacts, txn, permit } = msg;
+        let SendEvent { by, kind, state_key, mut content, redacts, txn, permit } = msg;
         let (mut invited, mut other) = (None, None);
         if kind == TimelineEventType::RoomMember {
             match member_of(state_key.as_deref()) {
                 Err(error) => return Box::pin(async move { Err(error) }),
                 // A client that sets its own membership leaves name and avatar to the server.
-                Ok(user) if user == *self.signer.user_id() => {
-                    fill_profile(&mut content, &self.profile);
+                Ok(user) if user == by => {
+                    fill_profile(&mut content, &self.links.shown(&by));
                 }
                 Ok(user) => {
                     let membership = content.get("membership").and_then(|value| value.as_str());
@@ -70,23 +67,24 @@ impl Handler<SendEvent> for RoomActor {
             let (room, links) = (ctx.address(), self.links.clone());
             return Box::pin(async move {
                 let _held = (inviting, permit);
-                invite(&room, &links, user_id, draft, signer).await
+                invite(&room, &links, (by, user_id), draft, signer).await
             });
         }
         // One time for all runs of the operation: it has to compose the same event in each.
         let now = now_ms();
         let sent = self.operate(ctx, move |machine| {
-            if let Some(known) = txn.as_ref().and_then(|txn| machine.txn(txn)) {
+            if let Some(known) = txn.as_ref().and_then(|txn| machine.txn(&by, txn)) {
                 return Ok((known.clone(), None));
             }
             // The same state again is no news (Client-Server API, "PUT state").
-            if let Some(same) = machine.unchanged(&draft) {
+            if let Some(same) = machine.unchanged(&draft, &by) {
                 return Ok((same, None));
             }
             if let Some(user) = &other {
                 machine.check_somebody(user)?;
             }
-            let (id, change) = machine.send(draft.clone(), txn.clone(), signer.owner(), now)?;
+            let author = signer.author(&by)?;
+            let (id, change) = machine.send(draft.clone(), txn.clone(), author, now)?;
             Ok((id, Some(Box::new(change))))
         });
         Box::pin(async move {
@@ -103,7 +101,7 @@ fn member_of(state_key: Option<&str>) -> Result<OwnedUserId, RoomError> {
         .map_err(|error| RoomError::BadRequest(format!("the state key is no user: {error}")))
 }
 
-fn fill_profile(content: &mut ruma::CanonicalJsonObject, profile: &ProfileUpdated) {
+fn fill_profile(content: &mut ruma::CanonicalJsonObject, profile: &ShownAs) {
     let fields = [("displayname", &profile.displayname), ("avatar_url", &profile.avatar_url)];
     for (key, value) in fields {
         if let Some(value) = value {
@@ -118,18 +116,18 @@ impl Handler<CreateInRoom> for RoomActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
     fn handle(&mut self, msg: CreateInRoom, ctx: &mut Context<Self>) -> Self::Result {
-        let CreateInRoom { version, create, mut drafts } = msg;
+        let CreateInRoom { by, version, create, mut drafts } = msg;
         let join = Draft {
             kind: TimelineEventType::RoomMember,
-            state_key: Some(self.signer.user_id().to_string()),
-            content: own_content(&MembershipState::Join, &self.profile, None),
+            state_key: Some(by.to_string()),
+            content: own_content(&MembershipState::Join, &self.links.shown(&by), None),
             redacts: None,
         };
         drafts.insert(0, join);
         let signer = std::sync::Arc::clone(&self.signer);
         let (operation, done) = super::operate::operation(move |machine: &mut Machine| {
             let change =
-                machine.create((*create).clone(), drafts.clone(), signer.owner(), now_ms())?;
+                machine.create((*create).clone(), drafts.clone(), signer.author(&by)?, now_ms())?;
             Ok(((), Some(Box::new(change))))
         });
         self.enqueue(operation, version, ctx);
@@ -137,10 +135,10 @@ impl Handler<CreateInRoom> for RoomActor {
     }
 }
 
-/// Makes the content of our own membership event.
+/// Makes the content of the membership event of a user of ours.
 pub(super) fn own_content(
     membership: &MembershipState,
-    profile: &ProfileUpdated,
+    profile: &ShownAs,
     reason: Option<&str>,
 ) -> ruma::CanonicalJsonObject {
     Machine::member_content(
@@ -155,7 +153,7 @@ impl Handler<ChangeMembership> for RoomActor {
     type Result = ResponseFuture<Result<OwnedEventId, RoomError>>;
 
     fn handle(&mut self, msg: ChangeMembership, ctx: &mut Context<Self>) -> Self::Result {
-        let ChangeMembership { user_id, change, reason, is_direct, permit } = msg;
+        let ChangeMembership { by, user_id, change, reason, is_direct, permit } = msg;
         let signer = std::sync::Arc::clone(&self.signer);
         let links = self.links.clone();
         let room = ctx.address();
@@ -181,11 +179,11 @@ impl Handler<ChangeMembership> for RoomActor {
             let _permit = permit;
             let _inviting = inviting;
             if change == MemberChange::Invite {
-                return invite(&room, &links, user_id, draft, signer).await;
+                return invite(&room, &links, (by, user_id), draft, signer).await;
             }
             operate(&room, None, move |machine| {
                 machine.check_change(&user_id, change)?;
-                let (id, change) = machine.send(draft.clone(), None, signer.owner(), now)?;
+                let (id, change) = machine.send(draft.clone(), None, signer.author(&by)?, now)?;
                 Ok((id, Some(Box::new(change))))
             })
             .await
@@ -232,14 +230,14 @@ pub(in crate::actors) async fn profile_of(
     links: &Recipient<SendFederation>,
     user_id: &OwnedUserId,
     wait: Duration,
-) -> Result<ProfileUpdated, RoomError> {
+) -> Result<ShownAs, RoomError> {
     let server = user_id.server_name().to_owned();
     let uri = format!("/_matrix/federation/v1/query/profile?user_id={user_id}");
     let request = federation(&server, "GET", uri, json!({}), wait)?;
     let ProfileAnswer { displayname, avatar_url } = read(&server, ask(links, request).await?)?;
     let is_name =
         |name: &String| name.chars().count() <= NAME_LEN && !name.chars().any(char::is_control);
-    Ok(ProfileUpdated {
+    Ok(ShownAs {
         displayname: displayname.filter(is_name),
         avatar_url: avatar_url.filter(|url| url.starts_with("mxc://") && url.len() <= NAME_LEN),
     })
@@ -250,7 +248,7 @@ pub(in crate::actors) async fn profile_of(
 async fn shown_in_invite(
     links: &Links,
     user_id: &OwnedUserId,
-) -> Result<Option<ProfileUpdated>, RoomError> {
+) -> Result<Option<ShownAs>, RoomError> {
     // He is looked for as long as the invite may take: a look-up that ends early would count as
     // one that found nobody.
     let asked = profile_of(&links.federation, user_id, INVITE_WAIT);
@@ -270,36 +268,44 @@ struct InviteAnswer {
 async fn invite(
     room: &actix::Addr<RoomActor>,
     links: &Links,
-    user_id: OwnedUserId,
+    (by, user_id): (OwnedUserId, OwnedUserId),
     mut draft: Draft,
     signer: std::sync::Arc<crate::proto::signer::Signer>,
 ) -> Result<OwnedEventId, RoomError> {
     server_name::check_user(&user_id)?;
+    let is_local = user_id.server_name() == signer.server_name();
+    if is_local && !links.is_here(&user_id) {
+        return Err(RoomError::NoSuchUser(user_id));
+    }
     let server = user_id.server_name().to_owned();
     let (author, now) = (std::sync::Arc::clone(&signer), now_ms());
     // What the room refuses is refused at once, without looking for anybody.
-    let refused = draft.clone();
+    let (refused, inviter) = (draft.clone(), by.clone());
     operate(room, None, move |machine| {
-        if !machine.is_joined() {
+        if !machine.has_in(&inviter) {
             return Err(RoomError::NotFound.into());
         }
-        machine.compose(refused.clone(), author.owner(), now)?;
+        machine.compose(refused.clone(), author.author(&inviter)?, now)?;
         Ok(((), None))
     })
     .await?;
     // Until he joins, the room shows him by what the invite says.
-    if let Some(profile) = shown_in_invite(links, &user_id).await? {
+    let shown = match is_local {
+        true => Some(links.shown(&user_id)),
+        false => shown_in_invite(links, &user_id).await?,
+    };
+    if let Some(profile) = shown {
         fill_profile(&mut draft.content, &profile);
     }
     let author = std::sync::Arc::clone(&signer);
     let now = now_ms();
     let (pdu, state, version, rules, via) = operate(room, None, move |machine| {
-        if !machine.is_joined() {
+        if !machine.has_in(&by) {
             return Err(RoomError::NotFound.into());
         }
         let via = (!machine.has_joined(&server)).then(|| machine.via_for(&server));
-        let pdu = machine.compose(draft.clone(), author.owner(), now)?;
-        let state = machine.invite_state();
+        let pdu = machine.compose(draft.clone(), author.author(&by)?, now)?;
+        let state = machine.invite_state(&by);
         Ok(((pdu, state, machine.version().clone(), machine.rules().clone(), via), None))
     })
     .await?;
@@ -397,37 +403,48 @@ impl Handler<Leave> for RoomActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
     fn handle(&mut self, msg: Leave, ctx: &mut Context<Self>) -> Self::Result {
-        let Leave { reason, permit } = msg;
+        let Leave { by, reason, permit } = msg;
         let links = self.links.clone();
         let signer = std::sync::Arc::clone(&self.signer);
         let author = std::sync::Arc::clone(&signer);
         let room = ctx.address();
         let room_id = self.room_id.clone();
-        let user = signer.user_id().clone();
         let now = now_ms();
-        let content =
-            own_content(&MembershipState::Leave, &ProfileUpdated::default(), reason.as_deref());
+        let content = own_content(&MembershipState::Leave, &ShownAs::default(), reason.as_deref());
         let draft = Draft {
             kind: TimelineEventType::RoomMember,
-            state_key: Some(user.to_string()),
+            state_key: Some(by.to_string()),
             content,
             redacts: None,
         };
         Box::pin(async move {
             let _permit = permit;
+            let user = by.clone();
             let refused = operate(&room, None, move |machine| {
-                let Some(own) = machine.membership().cloned() else {
+                let Some(own) = machine.membership(&user).cloned() else {
                     return Err(RoomError::NotFound.into());
                 };
                 match own.membership {
                     MembershipState::Join => {
-                        let (_, change) = machine.send(draft.clone(), None, author.owner(), now)?;
+                        let author = author.author(&user)?;
+                        let (_, change) = machine.send(draft.clone(), None, author, now)?;
                         Ok((None, Some(Box::new(change))))
                     }
+                    // While others of us are in the room, he is in its state.
+                    MembershipState::Invite if machine.is_resident() => {
+                        let author = author.author(&user)?;
+                        let pdu = machine.compose(draft.clone(), author, now)?;
+                        Ok((None, Some(Box::new(machine.send_composed(pdu, None)?))))
+                    }
                     MembershipState::Invite | MembershipState::Knock => {
-                        let servers = machine.candidates(&[]);
+                        let servers = machine.candidates(&machine.invited_through(&user));
                         let version = machine.version().clone();
-                        let change = machine.set_membership(MembershipState::Leave, None, None);
+                        let change = machine.set_membership(
+                            user.clone(),
+                            MembershipState::Leave,
+                            None,
+                            None,
+                        );
                         Ok((Some((servers, version)), Some(Box::new(change))))
                     }
                     _ => Ok((None, None)),
@@ -441,6 +458,7 @@ impl Handler<Leave> for RoomActor {
                         links: &links,
                         room_id: &room_id,
                         signer: &signer,
+                        by: &by,
                         wait: REFUSE_WAIT,
                     };
                     for server in servers {
@@ -458,37 +476,31 @@ impl Handler<Leave> for RoomActor {
 impl Handler<Forget> for RoomActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
-    fn handle(&mut self, _: Forget, ctx: &mut Context<Self>) -> Self::Result {
-        let forgotten = self.operate(ctx, |machine| Ok(((), machine.forget().map(Box::new))));
+    fn handle(&mut self, msg: Forget, ctx: &mut Context<Self>) -> Self::Result {
+        let forget = move |machine: &mut Machine| Ok(((), machine.forget(&msg.0).map(Box::new)));
+        let forgotten = self.operate(ctx, forget);
         Box::pin(forgotten)
-    }
-}
-
-impl Handler<ProfileUpdated> for RoomActor {
-    type Result = ();
-
-    fn handle(&mut self, msg: ProfileUpdated, _: &mut Context<Self>) {
-        self.profile = msg;
     }
 }
 
 impl Handler<ProfileChanged> for RoomActor {
     type Result = ();
 
-    fn handle(&mut self, _: ProfileChanged, ctx: &mut Context<Self>) {
+    fn handle(&mut self, msg: ProfileChanged, ctx: &mut Context<Self>) {
+        let by = msg.0;
         let signer = std::sync::Arc::clone(&self.signer);
         let draft = Draft {
             kind: TimelineEventType::RoomMember,
-            state_key: Some(signer.user_id().to_string()),
-            content: own_content(&MembershipState::Join, &self.profile, None),
+            state_key: Some(by.to_string()),
+            content: own_content(&MembershipState::Join, &self.links.shown(&by), None),
             redacts: None,
         };
         let now = now_ms();
         let sent = self.operate(ctx, move |machine| {
-            if !machine.is_joined() || machine.unchanged(&draft).is_some() {
+            if !machine.has_in(&by) || machine.unchanged(&draft, &by).is_some() {
                 return Ok(((), None));
             }
-            let (_, change) = machine.send(draft.clone(), None, signer.owner(), now)?;
+            let (_, change) = machine.send(draft.clone(), None, signer.author(&by)?, now)?;
             Ok(((), Some(Box::new(change))))
         });
         let room_id = self.room_id.clone();
@@ -501,18 +513,17 @@ impl Handler<ProfileChanged> for RoomActor {
 }
 
 impl RoomActor {
-    /// Returns what one works with who is joined; our user has to be.
+    /// Returns what one works with who is joined; the user has to be.
     pub(super) fn joined(
         &mut self,
+        by: OwnedUserId,
         ctx: &mut Context<Self>,
     ) -> impl Future<Output = Result<(std::sync::Arc<Links>, OwnedRoomId, OwnedUserId), RoomError>> + use<>
     {
-        let joined = self.operate(ctx, |machine| Ok((machine.is_joined(), None)));
+        let user = by.clone();
+        let joined = self.operate(ctx, move |machine| Ok((machine.has_in(&user), None)));
         let (links, room_id) = (self.links.clone(), self.room_id.clone());
-        let user_id = self.signer.user_id().clone();
-        async move {
-            if joined.await? { Ok((links, room_id, user_id)) } else { Err(RoomError::NotFound) }
-        }
+        async move { if joined.await? { Ok((links, room_id, by)) } else { Err(RoomError::NotFound) } }
     }
 }
 
@@ -520,7 +531,7 @@ impl Handler<SetTyping> for RoomActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
     fn handle(&mut self, msg: SetTyping, ctx: &mut Context<Self>) -> Self::Result {
-        let joined = self.joined(ctx);
+        let joined = self.joined(msg.by.clone(), ctx);
         let room = ctx.address();
         Box::pin(async move {
             let (links, room_id, user_id) = joined.await?;

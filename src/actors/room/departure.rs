@@ -1,14 +1,14 @@
-//! Learning that our user was shown out, or is not invited any more: told by the request of whoever
+//! Learning that a user of ours was shown out, or is not invited any more: told by the request of whoever
 //! did it, by any member with whom heads are compared, or found out when a new invite comes.
 
 use actix::{Context, Handler, ResponseFuture};
-use ruma::{OwnedEventId, OwnedServerName, events::room::member::MembershipState};
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, events::room::member::MembershipState};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
 use super::{
     actor::RoomActor,
-    machine::{GivenState, departure},
+    machine::GivenState,
     messages::{RoomError, TakeDeparture},
     worker::Worker,
 };
@@ -20,6 +20,8 @@ use crate::{
 /// Events of the auth chain of a departure that are looked at: what was ever needed to give somebody
 /// the power to show others out.
 const AUTH_CHAIN: usize = 2000;
+/// Departures of one transaction that are looked at.
+const DEPARTURES: usize = 8;
 
 #[derive(Deserialize)]
 struct AuthAnswer {
@@ -37,48 +39,45 @@ impl Handler<TakeDeparture> for RoomActor {
 }
 
 impl Worker {
-    /// Tells whether an event shows our user out.
-    pub(super) fn is_departure(&self, pdu: &Pdu) -> bool {
-        departure(pdu).is_some() && pdu.state_key.as_deref() == Some(self.signer.user_id().as_str())
-    }
-
-    /// Returns the event of a transaction that looks like one which shows our user out.
-    pub(super) fn departure_among(&self, pdus: &[Box<RawValue>]) -> Option<Box<RawValue>> {
+    /// Returns the events of a transaction that look like such as show users of ours out.
+    pub(super) fn departures_among(&self, pdus: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
         #[derive(Deserialize)]
         struct Fields {
             #[serde(rename = "type")]
             kind: String,
-            state_key: Option<String>,
+            state_key: Option<OwnedUserId>,
         }
+        let server = self.signer.server_name();
         let ours = |pdu: &RawValue| {
             serde_json::from_str::<Fields>(pdu.get()).is_ok_and(|fields| {
                 fields.kind == "m.room.member"
-                    && fields.state_key.as_deref() == Some(self.signer.user_id().as_str())
+                    && fields.state_key.is_some_and(|user| user.server_name() == server)
             })
         };
-        pdus.iter().find(|pdu| ours(pdu)).cloned()
+        pdus.iter().filter(|pdu| ours(pdu)).take(DEPARTURES).cloned().collect()
     }
 
-    /// Takes a departure in of which a server tells that is no member here, or of which our user is
-    /// none.
+    /// Takes a departure in of which a server tells that is no member here, or of which no user of ours
+    /// is one.
     pub(super) async fn hear_departure(&self, from: &OwnedServerName, pdu: Box<RawValue>) {
         if let Err(error) = self.take_departure(pdu, from).await {
             log::debug!(room_id:% = self.room_id, from:%; "not taken for a departure: {error}");
         }
     }
 
-    /// Asks a server whether our user is out of the room, and takes that in.
+    /// Asks a server whether users of ours are out of the room, and takes that in.
     pub(super) async fn ask_for_departure(&self, from: &OwnedServerName) -> Result<(), RoomError> {
-        if !self.operate(|machine| Ok((machine.is_joined(), None))).await? {
+        if !self.operate(|machine| Ok((machine.is_resident(), None))).await? {
             return Ok(());
         }
         // No fingerprint of ours: the heads are of no interest.
         let content = json!({"rooms": {self.room_id.as_str(): ""}});
-        let answer: ComparedHeads = self.request(from, "POST", HEADS.to_owned(), content).await?;
-        match answer.left.into_iter().find(|(room_id, _)| *room_id == self.room_id) {
-            Some((_, pdu)) => self.take_departure(pdu, from).await,
-            None => Ok(()),
+        let mut answer: ComparedHeads =
+            self.request(from, "POST", HEADS.to_owned(), content).await?;
+        for pdu in answer.left_in(&self.room_id) {
+            self.take_departure(pdu, from).await?;
         }
+        Ok(())
     }
 
     async fn take_departure(
@@ -106,13 +105,7 @@ impl Worker {
 
     async fn depart(&self, received: Received, from: &OwnedServerName) -> Result<(), RoomError> {
         let pdu = received.pdu.clone();
-        let news = self
-            .operate(move |machine| {
-                let news = machine.is_departure(&pdu)?;
-                let membership = machine.membership().map(|own| own.membership.clone());
-                Ok((membership.filter(|_| news), None))
-            })
-            .await?;
+        let news = self.operate(move |machine| Ok((machine.departs_from(&pdu)?, None))).await?;
         let Some(membership) = news else { return Ok(()) };
         let given = self.what_authorizes(&received.pdu, &membership, from).await?;
         if membership == MembershipState::Invite {
@@ -131,7 +124,7 @@ impl Worker {
             })
             .await?;
         self.operate(move |machine| {
-            if !machine.is_departure(&received.pdu)? {
+            if machine.departs_from(&received.pdu)?.is_none() {
                 return Ok(((), None));
             }
             let change = machine.depart(&received, named)?;

@@ -65,7 +65,7 @@ impl RoomActor {
 
     /// Makes the EDU that tells our forward extremities.
     pub(super) fn heads_edu(&self) -> Option<Box<RawValue>> {
-        let machine = self.machine.as_ref().filter(|machine| machine.is_joined())?;
+        let machine = self.machine.as_ref().filter(|machine| machine.is_resident())?;
         let extremities: Vec<&OwnedEventId> = machine
             .extremities()
             .iter()

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use actix::{AsyncContext as _, Context, Handler, ResponseFuture};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use ruma::{
-    CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId,
+    CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
@@ -17,11 +17,11 @@ use super::{
     keys::Given,
     links::{Links, ask},
     machine::GivenState,
-    messages::{Join, Publish, RoomError},
+    messages::{Join, Publish, RoomError, ShownAs},
     sealing::TakeKeys,
 };
 use crate::{
-    actors::{clock::now_ms, room_state::ProfileUpdated},
+    actors::clock::now_ms,
     proto::{
         pdu::{self, Draft, Pdu, Position},
         server_name,
@@ -63,8 +63,8 @@ struct SendJoinAnswer {
 enum Way {
     /// Already in.
     Joined,
-    /// The auth rules can be checked here: nobody else is in the room.
-    Alone,
+    /// The auth rules can be checked here: others of us are in the room, or nobody is.
+    Here,
     /// Through one of these.
     Through(Vec<OwnedServerName>),
 }
@@ -73,30 +73,32 @@ impl Handler<Join> for RoomActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
     fn handle(&mut self, msg: Join, ctx: &mut Context<Self>) -> Self::Result {
-        let Join { via, reason, permit } = msg;
+        let Join { by, via, reason, permit } = msg;
         let links = self.links.clone();
         let signer = Arc::clone(&self.signer);
         let room = ctx.address();
         let room_id = self.room_id.clone();
-        let profile = self.profile.clone();
         let draft = Draft {
             kind: TimelineEventType::RoomMember,
-            state_key: Some(signer.user_id().to_string()),
-            content: own_content(&MembershipState::Join, &profile, reason.as_deref()),
+            state_key: Some(by.to_string()),
+            content: own_content(&MembershipState::Join, &links.shown(&by), reason.as_deref()),
             redacts: None,
         };
         let known = self.machine.is_some();
         let impossible = via.iter().find_map(|server| server_name::digest(server).err());
         Box::pin(async move {
             let _permit = permit;
-            let first = via.clone();
+            let (first, user) = (via.clone(), by.clone());
             let way = if known {
                 operate(&room, None, move |machine| {
-                    let way = if machine.is_joined() {
+                    let way = if machine.has_in(&user) {
                         Way::Joined
-                    } else if machine.servers().next().is_none() && machine.has_state() {
-                        Way::Alone
+                    } else if machine.is_resident()
+                        || (machine.servers().next().is_none() && machine.has_state())
+                    {
+                        Way::Here
                     } else {
+                        let first = [&*first, &*machine.invited_through(&user)].concat();
                         Way::Through(machine.candidates(&first))
                     };
                     Ok((way, None))
@@ -107,10 +109,10 @@ impl Handler<Join> for RoomActor {
             };
             match way {
                 Way::Joined => Ok(()),
-                Way::Alone => {
+                Way::Here => {
                     let now = now_ms();
                     operate(&room, None, move |machine| {
-                        let pdu = machine.compose(draft.clone(), signer.owner(), now)?;
+                        let pdu = machine.compose(draft.clone(), signer.author(&by)?, now)?;
                         Ok(((), Some(Box::new(machine.send_composed(pdu, None)?))))
                     })
                     .await
@@ -123,7 +125,8 @@ impl Handler<Join> for RoomActor {
                         return Err(error.into());
                     }
                     let wait = each_wait(servers.len());
-                    let asker = Asker { links: &links, room_id: &room_id, signer: &signer, wait };
+                    let (links, room_id, signer, by) = (&links, &room_id, &signer, &by);
+                    let asker = Asker { links, room_id, signer, by, wait };
                     asker.join_through_any(&room, servers, &draft).await
                 }
             }
@@ -131,11 +134,13 @@ impl Handler<Join> for RoomActor {
     }
 }
 
-/// Speaks to other servers about one room, for our user.
+/// Speaks to other servers about one room, for a user of ours.
 pub(super) struct Asker<'a> {
     pub(super) links: &'a Links,
     pub(super) room_id: &'a OwnedRoomId,
     pub(super) signer: &'a Arc<Signer>,
+    /// For whom.
+    pub(super) by: &'a OwnedUserId,
     /// Longest wait for each answer.
     pub(super) wait: Duration,
 }
@@ -168,7 +173,7 @@ impl Asker<'_> {
             depth: depth.min((1 << 53) - 1),
             origin_server_ts: now_ms(),
         };
-        Ok((pdu::compose(draft, &position, self.signer.owner(), &rules)?, version))
+        Ok((pdu::compose(draft, &position, self.signer.author(self.by)?, &rules)?, version))
     }
 
     /// Hands our composed event to the server.
@@ -185,7 +190,7 @@ impl Asker<'_> {
         Ok((ask(&self.links.federation, request).await?, wire))
     }
 
-    /// Joins through the first server that lets our user in. Asking for a template changes nothing,
+    /// Joins through the first server that lets him in. Asking for a template changes nothing,
     /// so the next one is asked while one that may be off is still waited for.
     async fn join_through_any(
         &self,
@@ -193,7 +198,7 @@ impl Asker<'_> {
         servers: Vec<OwnedServerName>,
         draft: &Draft,
     ) -> Result<(), RoomError> {
-        let (room_id, user) = (self.room_id, self.signer.user_id());
+        let (room_id, user) = (self.room_id, self.by);
         let versions = pdu::ROOM_VERSIONS.map(|version| format!("ver={version}")).join("&");
         let uri = format!("/_matrix/federation/v1/make_join/{room_id}/{user}?{versions}");
         let mut begin = Duration::ZERO;
@@ -236,12 +241,12 @@ impl Asker<'_> {
         let room_id = self.room_id;
         let rules = pdu::rules_of(&version)
             .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
-        let join = Arc::new(join);
+        let (join, user) = (Arc::new(join), self.by.clone());
         let (answer, wire) = self.hand_over(server, "send_join", &join).await?;
         let SendJoinAnswer { state, auth_chain, room_keys } = read(server, answer)?;
         let given = receive_state(self.links, room_id, &rules, server, state, auth_chain).await?;
         operate(room, Some(version.clone()), move |machine| {
-            if machine.is_joined() {
+            if machine.has_in(&user) {
                 return Ok(((), None));
             }
             machine.set_version(&version)?;
@@ -261,11 +266,11 @@ impl Asker<'_> {
         server: &OwnedServerName,
         version: &RoomVersionId,
     ) -> Result<(), RoomError> {
-        let (room_id, user) = (self.room_id, self.signer.user_id());
+        let (room_id, user) = (self.room_id, self.by);
         let draft = Draft {
             kind: TimelineEventType::RoomMember,
             state_key: Some(user.to_string()),
-            content: own_content(&MembershipState::Leave, &ProfileUpdated::default(), None),
+            content: own_content(&MembershipState::Leave, &ShownAs::default(), None),
             redacts: None,
         };
         let uri = format!("/_matrix/federation/v1/make_leave/{room_id}/{user}");

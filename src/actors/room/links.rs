@@ -3,11 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use actix::Recipient;
-use ruma::{OwnedRoomId, OwnedServerName, room_version_rules::RoomVersionRules};
+use ruma::{OwnedRoomId, OwnedServerName, UserId, room_version_rules::RoomVersionRules};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use super::messages::RoomError;
+use super::messages::{People, RoomError, ShownAs};
 use crate::{
     actors::{
         cpu::Cpu,
@@ -77,6 +77,8 @@ pub struct Links {
     pub advanced: Recipient<Advanced>,
     /// RoomState.
     pub heads_heard: Recipient<HeadsHeard>,
+    /// RoomState: the people of this node.
+    pub people: watch::Receiver<People>,
     /// RoomState: servers that are reached through others alone.
     pub carried: watch::Receiver<Carried>,
     /// Signatures and state resolution.
@@ -97,6 +99,16 @@ where
 }
 
 impl Links {
+    /// Returns how a user of ours is shown.
+    pub(super) fn shown(&self, user: &UserId) -> ShownAs {
+        self.people.borrow().get(user).cloned().unwrap_or_default()
+    }
+
+    /// Tells whether this node has such a user.
+    pub(super) fn is_here(&self, user: &UserId) -> bool {
+        self.people.borrow().contains_key(user)
+    }
+
     /// Returns the newest known server_keys of some servers.
     pub(super) async fn keys_of(
         &self,

@@ -29,9 +29,12 @@ use crate::{
 /// Why a Room refuses.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RoomError {
-    /// Nothing is known of the room, or our user may not know of it.
+    /// Nothing is known of the room, or who asks may not know of it.
     #[error("no such room, or you are not in it")]
     NotFound,
+    /// Nobody of this server is called that.
+    #[error("there is no user {0} on this server")]
+    NoSuchUser(OwnedUserId),
     /// The event, or the event type in the state, is not there.
     #[error("no such event")]
     EventNotFound,
@@ -47,7 +50,7 @@ pub enum RoomError {
     /// The room version is not one that this server takes part in.
     #[error("room version {0} is not supported")]
     UnsupportedVersion(RoomVersionId),
-    /// Our user has said the same of the event already.
+    /// Who asks has said the same of the event already.
     #[error("you have this reaction to the event already")]
     DuplicateAnnotation,
     /// There is no place for it.
@@ -96,10 +99,12 @@ impl RoomError {
 
 // ---------------------------------------------------------------- from http: changes
 
-/// Asks the room to send an event of our user. Answered when it is on disk.
+/// Asks the room to send an event of a user of ours. Answered when it is on disk.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<OwnedEventId, RoomError>")]
 pub struct SendEvent {
+    /// Who sends it.
+    pub by: OwnedUserId,
     /// The event type.
     pub kind: TimelineEventType,
     /// Set for a state event.
@@ -114,7 +119,7 @@ pub struct SendEvent {
     pub permit: Permit,
 }
 
-/// What our user does to somebody else's membership.
+/// What a user of ours does to somebody else's membership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberChange {
     /// Invites him.
@@ -132,6 +137,8 @@ pub enum MemberChange {
 #[derive(Message, Debug)]
 #[rtype(result = "Result<OwnedEventId, RoomError>")]
 pub struct ChangeMembership {
+    /// Who does it.
+    pub by: OwnedUserId,
     /// Whose.
     pub user_id: OwnedUserId,
     /// What becomes of it.
@@ -144,10 +151,12 @@ pub struct ChangeMembership {
     pub permit: Permit,
 }
 
-/// Asks the room to let our user join, through another server where that is needed.
+/// Asks the room to let a user of ours join, through another server where that is needed.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]
 pub struct Join {
+    /// Who does it.
+    pub by: OwnedUserId,
     /// Servers to ask; the inviter's and known members' are tried too.
     pub via: Vec<OwnedServerName>,
     /// Shown to people.
@@ -156,33 +165,51 @@ pub struct Join {
     pub permit: Permit,
 }
 
-/// Asks the room to let our user leave, or refuse an invite. Works without the other servers.
+/// Asks the room to let a user of ours leave, or refuse an invite. Works without the other servers.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]
 pub struct Leave {
+    /// Who does it.
+    pub by: OwnedUserId,
     /// Shown to people.
     pub reason: Option<String>,
     /// Place in the work budget.
     pub permit: Permit,
 }
 
-/// Tells the room that our user's profile changed; it sends a new membership event.
+/// How somebody is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShownAs {
+    /// The name.
+    pub displayname: Option<String>,
+    /// The picture.
+    pub avatar_url: Option<String>,
+}
+
+/// The people of this node, as they are shown.
+pub type People = HashMap<OwnedUserId, ShownAs>;
+
+/// Tells the room that the profile of a user of ours changed; it sends a new membership event.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
-pub struct ProfileChanged;
+pub struct ProfileChanged(pub OwnedUserId);
 
-/// Tells the room that our user types, or stopped.
+/// Tells the room that a user of ours types, or stopped.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]
 pub struct SetTyping {
+    /// Who does it.
+    pub by: OwnedUserId,
     /// How long, in milliseconds; none: stopped.
     pub timeout_ms: Option<u64>,
 }
 
-/// Tells the room how far our user has read.
+/// Tells the room how far a user of ours has read.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]
 pub struct SetReceipt {
+    /// Who does it.
+    pub by: OwnedUserId,
     /// `m.read` (told to others) or `m.read.private`.
     pub receipt_type: String,
     /// Up to where.
@@ -193,19 +220,23 @@ pub struct SetReceipt {
 
 // ---------------------------------------------------------------- from http: reads
 
-/// Asks for the state that our user may see: the current one while joined, the one at the leave
+/// Asks for the state that a user of ours may see: the current one while joined, the one at the leave
 /// after it.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Vec<StoredEvent>, RoomError>")]
 pub struct ReadState {
+    /// Who asks.
+    pub by: OwnedUserId,
     /// Only this place; none: all of it.
     pub wanted: Option<(String, String)>,
 }
 
-/// Asks for membership events that our user may see, filtered.
+/// Asks for membership events that a user of ours may see, filtered.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Vec<StoredEvent>, RoomError>")]
 pub struct ReadMembers {
+    /// Who asks.
+    pub by: OwnedUserId,
     /// Only this membership.
     pub membership: Option<MembershipState>,
     /// Not this membership.
@@ -218,6 +249,8 @@ pub struct ReadMembers {
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Page, RoomError>")]
 pub struct ReadMessages {
+    /// Who asks.
+    pub by: OwnedUserId,
     /// As `ReadTimeline::from`.
     pub from: Option<Order>,
     /// As `ReadTimeline::to`.
@@ -231,7 +264,7 @@ pub struct ReadMessages {
 /// A page of history.
 #[derive(Debug)]
 pub struct Page {
-    /// Events our user may see, in the direction asked for.
+    /// Events that he may see, in the direction asked for.
     pub events: Vec<StoredEvent>,
     /// Where the page begins.
     pub start: Order,
@@ -243,10 +276,12 @@ pub struct Page {
     pub members: Vec<StoredEvent>,
 }
 
-/// Asks for one event that our user may see, with events around it.
+/// Asks for one event that a user of ours may see, with events around it.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Context, RoomError>")]
 pub struct ReadContext {
+    /// Who asks.
+    pub by: OwnedUserId,
     /// The event.
     pub event_id: OwnedEventId,
     /// Most events around it, before and after taken together; 0 for the event alone.
@@ -382,8 +417,10 @@ pub enum RoomQuery {
         /// The event.
         pdu: Box<RawValue>,
     },
-    /// `invite` v2: an invite for our user.
+    /// `invite` v2: an invite for a user of ours.
     Invite {
+        /// Who is invited.
+        user_id: OwnedUserId,
         /// Id in the path.
         event_id: OwnedEventId,
         /// The event.
@@ -392,7 +429,7 @@ pub enum RoomQuery {
         version: RoomVersionId,
         /// Stripped state, untrusted: shown, never acted on.
         stripped_state: Vec<Box<RawValue>>,
-        /// Servers that can let our user in beside the inviter's.
+        /// Servers that can let him in beside the inviter's.
         via: Vec<OwnedServerName>,
     },
     /// `backfill`.
@@ -478,7 +515,7 @@ pub struct TakeMissing {
     pub pdus: Vec<Box<RawValue>>,
 }
 
-/// An event by which our user is out of the room, or not invited any more, as a member's server sees
+/// An event by which a user of ours is out of the room, or not invited any more, as a member's server sees
 /// it. Answered when that is so here too, or it is refused.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]
@@ -495,6 +532,8 @@ pub struct TakeDeparture {
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]
 pub struct CreateInRoom {
+    /// Who makes it.
+    pub by: OwnedUserId,
     /// The version.
     pub version: RoomVersionId,
     /// The create event.
@@ -503,10 +542,10 @@ pub struct CreateInRoom {
     pub drafts: Vec<Draft>,
 }
 
-/// Forgets a room that our user has left.
+/// Forgets a room that a user of ours has left.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]
-pub struct Forget;
+pub struct Forget(pub OwnedUserId);
 
 /// Tells the room that it is not needed: it ends once its work is done, unless asked again.
 #[derive(Message, Debug)]

@@ -1,4 +1,4 @@
-//! What our user reads of the room.
+//! What our users read of the room.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,7 +33,7 @@ const BACKFILL_ROUNDS: usize = 3;
 /// How long that may take: somebody waits, and may be the only one who is there.
 pub(super) const BACKFILL_WAIT: Duration = Duration::from_secs(10);
 
-/// What our user may see of the room.
+/// What a user of ours may see of the room.
 enum Sight {
     /// All that is here.
     Member,
@@ -47,11 +47,11 @@ enum Sight {
 }
 
 impl Worker {
-    /// Returns what our user may see.
-    async fn sight(&self) -> Result<Sight, RoomError> {
+    /// Returns what a user of ours may see.
+    async fn sight(&self, user: OwnedUserId) -> Result<Sight, RoomError> {
         let left = self
-            .operate(|machine| {
-                let own = machine.membership().ok_or(RoomError::NotFound)?;
+            .operate(move |machine| {
+                let own = machine.membership(&user).ok_or(RoomError::NotFound)?;
                 match own.membership {
                     MembershipState::Join => Ok((None, None)),
                     MembershipState::Leave | MembershipState::Ban => {
@@ -119,13 +119,14 @@ impl Worker {
 
     async fn read_state(
         &self,
+        by: OwnedUserId,
         wanted: Option<(String, String)>,
     ) -> Result<Vec<StoredEvent>, RoomError> {
         let wanted = wanted.map(|(kind, key)| (state_type(&kind), key));
         let test = move |kind: &StateEventType, key: &str| {
             wanted.as_ref().is_none_or(|(wanted, at)| wanted == kind && at == key)
         };
-        match self.sight().await? {
+        match self.sight(by).await? {
             Sight::Member => self.current(test).await,
             Sight::Former { group, .. } => self.state_at(group, test).await,
         }
@@ -133,7 +134,7 @@ impl Worker {
 
     async fn read_members(&self, msg: ReadMembers) -> Result<Vec<StoredEvent>, RoomError> {
         let members = |kind: &StateEventType, _: &str| *kind == StateEventType::RoomMember;
-        let sight = self.sight().await?;
+        let sight = self.sight(msg.by.clone()).await?;
         let events = match (sight, msg.at) {
             (Sight::Member, None) => self.current(members).await?,
             (Sight::Former { group, .. }, None) => self.state_at(group, members).await?,
@@ -173,7 +174,7 @@ impl Worker {
     async fn read_messages(&self, msg: ReadMessages) -> Result<Page, RoomError> {
         let limit = msg.limit.clamp(1, limits::PAGE);
         let (mut from, mut to) = (msg.from, msg.to);
-        if let Sight::Former { order, .. } = self.sight().await? {
+        if let Sight::Former { order, .. } = self.sight(msg.by.clone()).await? {
             match msg.direction {
                 Direction::Backward => from = Some(from.map_or(order, |from| from.min(order))),
                 Direction::Forward => to = Some(to.map_or(order, |to| to.min(order))),
@@ -246,7 +247,7 @@ impl Worker {
     }
 
     async fn read_context(&self, msg: ReadContext) -> Result<Context, RoomError> {
-        let sight = self.sight().await?;
+        let sight = self.sight(msg.by.clone()).await?;
         let event = self.stored(std::slice::from_ref(&msg.event_id)).await?.into_iter().next();
         let event = event
             .filter(|event| matches!(event.place, Place::Live | Place::Backfilled))
@@ -335,7 +336,7 @@ impl Handler<ReadState> for RoomActor {
 
     fn handle(&mut self, msg: ReadState, ctx: &mut ActorContext<Self>) -> Self::Result {
         let worker = self.worker(ctx);
-        Box::pin(async move { worker.read_state(msg.wanted).await })
+        Box::pin(async move { worker.read_state(msg.by, msg.wanted).await })
     }
 }
 

@@ -141,11 +141,11 @@ impl Handler<SetReceipt> for RoomActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
     fn handle(&mut self, msg: SetReceipt, ctx: &mut Context<Self>) -> Self::Result {
-        let joined = self.joined(ctx);
+        let joined = self.joined(msg.by.clone(), ctx);
         let room = ctx.address();
         Box::pin(async move {
             let (links, room_id, user_id) = joined.await?;
-            let SetReceipt { receipt_type, event_id, thread_id } = msg;
+            let SetReceipt { receipt_type, by: _, event_id, thread_id } = msg;
             let event = shown_event(&links, &room_id, event_id).await?;
             if let Some(thread_id) = &thread_id {
                 check_thread(&links, &room_id, &event, thread_id).await?;

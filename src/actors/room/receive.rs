@@ -75,14 +75,16 @@ impl Handler<IngestTransaction> for RoomActor {
         let worker = self.worker_for(Turn::Events, ctx);
         let work = async move {
             // Who is shown out is told by those of whom he is no member any more.
-            let departure = worker.departure_among(&pdus);
+            let departures = worker.departures_among(&pdus);
             let checked = worker.check(&origin, pdus, gossiped).await;
             let (answer, received) = match checked {
                 Ok(received) => (TransactionVerdict::Accept, received),
                 Err(refused) => (refused, Vec::new()),
             };
-            if let Some(pdu) = departure.filter(|_| answer == TransactionVerdict::Ignore) {
-                worker.hear_departure(&origin, pdu).await;
+            if answer == TransactionVerdict::Ignore {
+                for pdu in departures {
+                    worker.hear_departure(&origin, pdu).await;
+                }
             }
             // gossipsub waits for it. Whoever sent a request waits for all: that slows a flood down.
             let mut verdict = Some(verdict);
@@ -132,7 +134,7 @@ impl Worker {
         let server = origin.clone();
         let known = self
             .operate(move |machine| {
-                let member = machine.is_joined() && machine.has_joined(&server);
+                let member = machine.is_resident() && machine.has_joined(&server);
                 Ok(((member, machine.rules().clone()), None))
             })
             .await;
@@ -200,25 +202,25 @@ impl Worker {
     /// Takes one event in. What it misses is fetched from `from`.
     pub(super) async fn ingest(&self, received: Received, from: &OwnedServerName) {
         let event_id = received.pdu.event_id.clone();
-        // Nobody gives what comes before it to whom it shows out.
-        let departs = self.is_departure(&received.pdu);
         let taken = self
             .operate(move |machine| {
+                // Nobody gives what comes before it to a server whose last user it shows out.
+                let departs = machine.departs_with_all(&received.pdu)?;
                 Ok(match machine.ingest(&received, None)? {
-                    Ingested::New(change, _) => (false, Some(change)),
-                    Ingested::Parked => (true, None),
-                    Ingested::Duplicate | Ingested::Full => (false, None),
+                    Ingested::New(change, _) => ((false, departs), Some(change)),
+                    Ingested::Parked => ((true, departs), None),
+                    Ingested::Duplicate | Ingested::Full => ((false, departs), None),
                 })
             })
             .await;
         match taken {
-            Ok(true) if departs => {
+            Ok((true, true)) => {
                 if let Err(error) = self.take_parked_departure(event_id, from).await {
                     log::debug!(room_id:% = self.room_id; "not taken for a departure: {error}");
                 }
             }
-            Ok(true) => self.room.do_send(Fetch { event_id, from: from.clone() }),
-            Ok(false) => {}
+            Ok((true, false)) => self.room.do_send(Fetch { event_id, from: from.clone() }),
+            Ok((false, _)) => {}
             Err(error) => {
                 log::debug!(room_id:% = self.room_id, event_id:%; "event not taken in: {error}");
             }

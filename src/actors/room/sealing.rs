@@ -120,7 +120,7 @@ impl RoomActor {
         asker: Option<&OwnedServerName>,
         ctx: &mut Context<Self>,
     ) -> Option<RoomKey> {
-        let joined = self.machine.as_ref().is_some_and(|machine| machine.is_joined());
+        let joined = self.machine.as_ref().is_some_and(|machine| machine.is_resident());
         if !joined || self.keys.is_alone() {
             return None;
         }
@@ -297,7 +297,7 @@ impl Handler<FindKey> for RoomActor {
     fn handle(&mut self, FindKey { id, from }: FindKey, ctx: &mut Context<Self>) -> Self::Result {
         let first = from.clone();
         let member = self.operate_for(Turn::Events, ctx, move |machine| {
-            let member = machine.is_joined() && machine.has_joined(&first);
+            let member = machine.is_resident() && machine.has_joined(&first);
             Ok((member.then(|| machine.candidates(std::slice::from_ref(&first))), None))
         });
         let found = member.into_actor(self).then(move |servers, act, ctx| {

@@ -65,9 +65,11 @@ impl Handler<RoomRequest> for RoomActor {
                     _ => None,
                 };
                 let may = move |machine: &mut Machine| {
+                    if machine.has_joined(&server) {
+                        return Ok((true, None));
+                    }
                     let departed = |id| machine.is_departure_of(&server, id);
-                    let departed = authorized.as_ref().is_some_and(departed);
-                    Ok((machine.has_joined(&server) || departed, None))
+                    Ok((authorized.as_ref().map(departed).transpose()?.unwrap_or(false), None))
                 };
                 if !worker.operate(may).await? {
                     return Err(RoomError::NotFound);
@@ -82,16 +84,16 @@ impl Handler<RoomRequest> for RoomActor {
 /// An invite waited so long that its place is free for another.
 #[derive(actix::Message, Debug)]
 #[rtype(result = "()")]
-pub struct ExpireInvite;
+pub struct ExpireInvite(pub OwnedUserId);
 
 impl Handler<ExpireInvite> for RoomActor {
     type Result = ();
 
-    fn handle(&mut self, _: ExpireInvite, ctx: &mut Context<Self>) {
-        let expired = self.operate_for(Turn::Theirs, ctx, |machine| {
-            let waits = machine.membership().map(|own| &own.membership);
+    fn handle(&mut self, ExpireInvite(user): ExpireInvite, ctx: &mut Context<Self>) {
+        let expired = self.operate_for(Turn::Theirs, ctx, move |machine| {
+            let waits = machine.membership(&user).map(|own| &own.membership);
             let change = (waits == Some(&MembershipState::Invite))
-                .then(|| machine.set_membership(MembershipState::Leave, None, None));
+                .then(|| machine.set_membership(user.clone(), MembershipState::Leave, None, None));
             Ok(((), change.map(Box::new)))
         });
         ctx.spawn(expired.into_actor(self).map(|expired, act, _| {
@@ -121,8 +123,8 @@ impl Worker {
                 self.take_membership(received).await?;
                 Ok(json!({}))
             }
-            RoomQuery::Invite { event_id, pdu, version, stripped_state, via } => {
-                let invite = Invite { event_id, pdu, version, stripped_state, via };
+            RoomQuery::Invite { user_id, event_id, pdu, version, stripped_state, via } => {
+                let invite = Invite { user_id, event_id, pdu, version, stripped_state, via };
                 self.invited(&origin, invite).await
             }
             RoomQuery::Backfill { from, limit } => {
@@ -221,7 +223,7 @@ impl Worker {
             return Err(RoomError::Forbidden("the user is of another server".into()));
         }
         self.operate(move |machine| {
-            if !machine.is_joined() {
+            if !machine.is_resident() {
                 return Err(RoomError::NotFound.into());
             }
             let version = machine.version().clone();
@@ -244,7 +246,7 @@ impl Worker {
     ) -> Result<Received, RoomError> {
         let rules = self
             .operate(|machine| {
-                if !machine.is_joined() {
+                if !machine.is_resident() {
                     return Err(RoomError::NotFound.into());
                 }
                 Ok((machine.rules().clone(), None))
@@ -318,13 +320,13 @@ impl Worker {
         }))
     }
 
-    /// An invite of our user, from another server.
+    /// An invite of a user of ours, from another server.
     async fn invited(
         &self,
         origin: &OwnedServerName,
         invite: Invite,
     ) -> Result<serde_json::Value, RoomError> {
-        let Invite { event_id, pdu, version, stripped_state, mut via } = invite;
+        let Invite { user_id: user, event_id, pdu, version, stripped_state, mut via } = invite;
         let rules = pdu::rules_of(&version)
             .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
         let received = self
@@ -338,11 +340,14 @@ impl Worker {
         let right = pdu.event_id == event_id
             && !received.spoilt
             && pdu.kind == TimelineEventType::RoomMember
-            && pdu.state_key.as_deref() == Some(self.signer.user_id().as_str())
+            && pdu.state_key.as_deref() == Some(user.as_str())
             && pdu.sender.server_name() == *origin
             && content.membership == MembershipState::Invite;
         if !right {
-            return Err(RoomError::BadRequest("this is no invite of our user".into()));
+            return Err(RoomError::BadRequest("this is no invite of a user of this server".into()));
+        }
+        if !self.links.is_here(&user) {
+            return Err(RoomError::NoSuchUser(user));
         }
         let signed = Arc::new(pdu::countersigned(&pdu, &self.signer, &rules)?);
         let mut shown = shown_state(stripped_state);
@@ -350,10 +355,10 @@ impl Worker {
         via.retain(|server| server != origin && server != self.signer.server_name());
         via.insert(0, origin.clone());
         let invite = InviteData { event: Arc::clone(&signed), stripped_state: shown, via };
-        // Who invites our user does not see him in the room any more.
+        // Who invites one of us may not see those in the room any more who are in it here.
         let _ = self.ask_for_departure(origin).await;
         operate_for(Turn::Theirs, &self.room, Some(version.clone()), move |machine| {
-            let change = machine.invited(&version, invite.clone())?;
+            let change = machine.invited(&version, user.clone(), invite.clone())?;
             Ok(((), Some(Box::new(change))))
         })
         .await?;
@@ -492,6 +497,7 @@ impl Worker {
 
 /// An invite as it came.
 struct Invite {
+    user_id: OwnedUserId,
     event_id: OwnedEventId,
     pdu: Box<RawValue>,
     version: RoomVersionId,

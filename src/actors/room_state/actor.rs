@@ -13,19 +13,23 @@ use actix::{
 };
 use futures::StreamExt as _;
 use ruma::{
-    CanonicalJsonValue, OwnedRoomId, OwnedServerName, events::room::member::MembershipState,
+    CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId,
+    events::room::member::MembershipState,
 };
+
+use tokio::sync::watch;
 
 use super::{
     create::Births,
     distant::{AFTER_CHANGE, AFTER_START, Distant, LOOK_EVERY},
     heads::Meetings,
     heard::Heard,
-    index::{Index, Turn},
-    invites::{Invites, Place},
+    index::{Index, Indexed, Turn},
+    invites::{Invite, Invites, Place},
     messages::{
-        Advanced, Briefly, CountRooms, FindSharing, ForgetRoom, IngestIntoRoom, ListRooms,
-        ProfileUpdated, ReadMembership, RoomCounts, ServeRoom, Sharing, ToRoom, UseSigner,
+        Advanced, Briefly, CountRooms, FindSharing, ForgetRoom, IngestIntoRoom, KnowsRoom,
+        ListRooms, ProfileUpdated, ReadMembership, RoomCounts, ServeRoom, Sharing, ToRoom,
+        UseSigner,
     },
     presence::{self, OwnPresence},
     sharing,
@@ -42,8 +46,8 @@ use crate::{
         relay_request::SendFederation,
         rendezvous::SharedServers,
         room::{
-            Drain, ExpireInvite, Links, ProfileChanged, Publish, RoomActor, RoomError, RoomQuery,
-            StoreLink, TransactionVerdict,
+            Drain, ExpireInvite, Links, People, ProfileChanged, Publish, RoomActor, RoomError,
+            RoomQuery, StoreLink, TransactionVerdict,
         },
         store,
     },
@@ -108,7 +112,7 @@ pub struct RoomStateActor {
     pub(super) links: RoomStateLinks,
     room_links: Option<Arc<Links>>,
     pub(super) signer: Option<Arc<Signer>>,
-    profile: Option<ProfileUpdated>,
+    people: watch::Sender<People>,
     slots: HashMap<OwnedRoomId, (u64, Slot)>,
     generation: u64,
     crashes: HashMap<OwnedRoomId, Vec<Instant>>,
@@ -117,7 +121,8 @@ pub struct RoomStateActor {
     invites: Invites,
     /// Servers of which Rendezvous is to hear that no room is shared any more.
     parting: HashSet<OwnedServerName>,
-    own_presence: OwnPresence,
+    /// Of each of our users who showed a sign of life.
+    own_presence: HashMap<OwnedUserId, OwnPresence>,
     /// Servers that are met: those that are connected, and those that others carry to.
     pub(super) online: Meetings,
     /// Members' servers that are not connected.
@@ -133,7 +138,7 @@ impl RoomStateActor {
             links,
             room_links: None,
             signer: None,
-            profile: None,
+            people: watch::channel(People::default()).0,
             slots: HashMap::new(),
             generation: 0,
             crashes: HashMap::new(),
@@ -141,7 +146,7 @@ impl RoomStateActor {
             births: Births::default(),
             invites: Invites::default(),
             parting: HashSet::new(),
-            own_presence: OwnPresence::default(),
+            own_presence: HashMap::new(),
             online: Meetings::default(),
             distant: Distant::default(),
             heard: Heard::default(),
@@ -178,8 +183,7 @@ impl RoomStateActor {
         self.generation += 1;
         let down = DownGuard::new(room_id.clone(), self.generation, ctx.address().recipient());
         let links = self.links_of_rooms(ctx);
-        let profile = self.profile.clone().unwrap_or_default();
-        let room = RoomActor::new(room_id.clone(), links, signer, profile, down).start();
+        let room = RoomActor::new(room_id.clone(), links, signer, down).start();
         let slot = Slot::Live { room: room.clone(), used: Instant::now() };
         self.slots.insert(room_id.clone(), (self.generation, slot));
         Ok(room)
@@ -210,6 +214,7 @@ impl RoomStateActor {
                 presence,
                 advanced,
                 heads_heard,
+                people: self.people.subscribe(),
                 carried: self.distant.carried.subscribe(),
                 cpu,
             })
@@ -248,12 +253,12 @@ impl RoomStateActor {
 
     /// An invite was none: whoever sends such must neither take a place nor fill the memory with rooms
     /// that nothing is known of.
-    fn not_invited(&mut self, room_id: &OwnedRoomId) {
-        let known = self.rooms.get(room_id);
-        if known.is_none_or(|room| room.membership != Some(MembershipState::Invite)) {
-            self.invites.over(room_id);
+    fn not_invited(&mut self, invite: &Invite) {
+        let (room_id, user) = invite;
+        if self.rooms.membership(room_id, user) != Some(&MembershipState::Invite) {
+            self.invites.over(invite);
         }
-        if known.is_none()
+        if !self.rooms.knows(room_id)
             && let Some((_, slot)) = self.slots.get_mut(room_id)
             && let Slot::Live { room, .. } = slot
         {
@@ -283,16 +288,22 @@ impl RoomStateActor {
         for crashes in self.crashes.values_mut() {
             crashes.retain(|at| at.elapsed() < CRASH_WINDOW);
         }
-        if let Some(away) = self.own_presence.lapse(Instant::now()) {
+        let now = Instant::now();
+        let away: Vec<_> =
+            self.own_presence.values_mut().filter_map(|own| own.lapse(now)).collect();
+        for away in away {
             self.publish_presence(&away, ctx);
             self.links.presence.do_send(away);
         }
     }
 
-    /// Tells everybody who shares a room what our user's presence is.
+    /// Tells everybody who shares a room with a user of ours what his presence is.
     fn publish_presence(&self, presence: &Presence, ctx: &mut Context<Self>) {
         let Some(signer) = &self.signer else { return };
-        let rooms = self.rooms.joined().map(|(room_id, room)| (room_id, &room.servers)).collect();
+        let is_in =
+            |room: &Indexed| room.locals.get(&presence.user_id) == Some(&MembershipState::Join);
+        let rooms = self.rooms.iter().filter(|(_, room)| is_in(room));
+        let rooms = rooms.map(|(room_id, room)| (room_id, &room.servers)).collect();
         let edu = match presence::edu(presence) {
             Ok(edu) => edu,
             Err(error) => return log::error!("presence cannot be written: {error}"),
@@ -410,14 +421,17 @@ impl Handler<ServeRoom> for RoomStateActor {
 
     fn handle(&mut self, msg: ServeRoom, ctx: &mut Self::Context) -> Self::Result {
         let ServeRoom { room_id, request } = msg;
-        let opens = matches!(request.query, RoomQuery::Invite { .. });
-        if opens {
+        let invite = match &request.query {
+            RoomQuery::Invite { user_id, .. } => Some((room_id.clone(), user_id.clone())),
+            _ => None,
+        };
+        if let Some(invite) = &invite {
             let close = |server: &OwnedServerName| self.rooms.is_close(server);
-            match self.invites.admit(&room_id, &request.origin, close, now_ms()) {
+            match self.invites.admit(invite, &request.origin, close, now_ms()) {
                 Place::Free => {}
-                Place::InsteadOf(expired) => {
-                    if let Ok(room) = self.known_room(&expired, ctx) {
-                        room.do_send(ExpireInvite);
+                Place::InsteadOf((room_id, user)) => {
+                    if let Ok(room) = self.known_room(&room_id, ctx) {
+                        room.do_send(ExpireInvite(user));
                     }
                 }
                 Place::None => {
@@ -427,7 +441,7 @@ impl Handler<ServeRoom> for RoomStateActor {
                 }
             }
         }
-        let room = if opens || self.rooms.knows(&room_id) {
+        let room = if invite.is_some() || self.rooms.knows(&room_id) {
             self.room(&room_id, ctx)
         } else {
             Err(RoomError::NotFound)
@@ -435,8 +449,8 @@ impl Handler<ServeRoom> for RoomStateActor {
         let answer =
             async move { room?.send(request).await.map_err(|error| RoomError::Ask(error.into()))? };
         Box::pin(answer.into_actor(self).map(move |answer, act, _| {
-            if opens && answer.is_err() {
-                act.not_invited(&room_id);
+            if let Some(invite) = invite.filter(|_| answer.is_err()) {
+                act.not_invited(&invite);
             }
             answer
         }))
@@ -450,7 +464,6 @@ impl Handler<UseSigner> for RoomStateActor {
         for room in self.in_memory() {
             room.do_send(msg.clone());
         }
-        let me = msg.0.user_id().clone();
         let first = self.signer.replace(msg.0).is_none();
         let list_rooms = self.links.list_rooms.clone();
         let load =
@@ -460,17 +473,19 @@ impl Handler<UseSigner> for RoomStateActor {
             Some(Err(error)) => log::error!("cannot read the list of rooms: {error}"),
             Some(Ok(rooms)) => {
                 let mut gained = Vec::new();
-                for mut row in rooms {
-                    let (room_id, mine) = (row.room_id, row.locals.remove(&me));
-                    let (membership, invited_by, via) = match mine {
-                        Some(mine) => (Some(mine.membership), mine.invited_by, mine.via),
-                        None => (None, None, Vec::new()),
-                    };
-                    if let Some((server, since)) = invited_by {
-                        // The date is the inviter's: one from the future would never be over.
-                        act.invites.waits(room_id.clone(), server, since.min(now_ms()));
+                for row in rooms {
+                    let (room_id, mut via) = (row.room_id, Vec::new());
+                    let mut memberships = Vec::new();
+                    for (user, local) in row.locals {
+                        if let Some((server, since)) = local.invited_by {
+                            // The date is the inviter's: one from the future would never be over.
+                            let invite = (room_id.clone(), user.clone());
+                            act.invites.waits(invite, server, since.min(now_ms()));
+                        }
+                        via.extend(local.via);
+                        memberships.push((user, local.membership));
                     }
-                    let turn = act.rooms.advance(room_id.clone(), membership, Some(row.servers));
+                    let turn = act.rooms.advance(room_id.clone(), memberships, Some(row.servers));
                     act.rooms.set_public(&room_id, row.public);
                     act.rooms.invited(&room_id, via);
                     if turn.joined == Some(true) {
@@ -489,11 +504,13 @@ impl Handler<Advanced> for RoomStateActor {
     type Result = ();
 
     fn handle(&mut self, msg: Advanced, ctx: &mut Self::Context) {
-        let Advanced { room_id, membership, servers, public, via } = msg;
-        if membership.as_ref().is_some_and(|membership| *membership != MembershipState::Invite) {
-            self.invites.over(&room_id);
+        let Advanced { room_id, memberships, servers, public, via } = msg;
+        for (user, membership) in &memberships {
+            if *membership != MembershipState::Invite {
+                self.invites.over(&(room_id.clone(), user.clone()));
+            }
         }
-        let turn = self.rooms.advance(room_id.clone(), membership, servers);
+        let turn = self.rooms.advance(room_id.clone(), memberships, servers);
         if let Some(public) = public {
             self.rooms.set_public(&room_id, public);
         }
@@ -518,12 +535,13 @@ impl Handler<Down<OwnedRoomId>> for RoomStateActor {
     }
 }
 
-/// Our user's presence, from http.
+/// The presence of a user of ours, from http.
 impl Handler<Presence> for RoomStateActor {
     type Result = ();
 
     fn handle(&mut self, msg: Presence, ctx: &mut Self::Context) {
-        if self.own_presence.sign(&msg, Instant::now()) {
+        let own = self.own_presence.entry(msg.user_id.clone()).or_default();
+        if own.sign(&msg, Instant::now()) {
             self.publish_presence(&msg, ctx);
         }
         self.links.presence.do_send(msg);
@@ -534,20 +552,22 @@ impl Handler<ProfileUpdated> for RoomStateActor {
     type Result = ();
 
     fn handle(&mut self, msg: ProfileUpdated, ctx: &mut Self::Context) {
-        for room in self.in_memory() {
-            room.do_send(msg.clone());
-        }
-        // The first one comes at start and is what the rooms show already.
-        if self.profile.replace(msg).is_none() {
+        let ProfileUpdated { user_id, shown, changed } = msg;
+        self.people.send_modify(|people| {
+            people.insert(user_id.clone(), shown);
+        });
+        if !changed {
             return;
         }
-        let joined: Vec<OwnedRoomId> =
-            self.rooms.joined().map(|(room_id, _)| room_id.clone()).collect();
+        let is_in = |room: &Indexed| room.locals.get(&user_id) == Some(&MembershipState::Join);
+        let joined = self.rooms.iter().filter(|(_, room)| is_in(room));
+        let joined: Vec<OwnedRoomId> = joined.map(|(room_id, _)| room_id.clone()).collect();
         let rooms = ctx.address();
         actix::spawn(async move {
-            let sends = joined
-                .into_iter()
-                .map(|room_id| rooms.send(ToRoom { room_id, message: ProfileChanged }));
+            let sends = joined.into_iter().map(|room_id| {
+                let message = ProfileChanged(user_id.clone());
+                rooms.send(ToRoom { room_id, message })
+            });
             futures::stream::iter(sends)
                 .buffer_unordered(PROFILES_AT_ONCE)
                 .collect::<Vec<_>>()
@@ -559,9 +579,9 @@ impl Handler<ProfileUpdated> for RoomStateActor {
 impl Handler<ListRooms> for RoomStateActor {
     type Result = Vec<(OwnedRoomId, MembershipState)>;
 
-    fn handle(&mut self, _: ListRooms, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, ListRooms(user): ListRooms, _: &mut Self::Context) -> Self::Result {
         let known = self.rooms.iter();
-        known.filter_map(|(id, room)| Some((id.clone(), room.membership.clone()?))).collect()
+        known.filter_map(|(id, room)| Some((id.clone(), room.locals.get(&user)?.clone()))).collect()
     }
 }
 
@@ -569,8 +589,15 @@ impl Handler<ReadMembership> for RoomStateActor {
     type Result = MessageResult<ReadMembership>;
 
     fn handle(&mut self, msg: ReadMembership, _: &mut Self::Context) -> Self::Result {
-        let room = self.rooms.get(&msg.0);
-        MessageResult(room.and_then(|room| room.membership.clone()))
+        MessageResult(self.rooms.membership(&msg.room_id, &msg.user_id).cloned())
+    }
+}
+
+impl Handler<KnowsRoom> for RoomStateActor {
+    type Result = bool;
+
+    fn handle(&mut self, msg: KnowsRoom, _: &mut Self::Context) -> bool {
+        self.rooms.knows(&msg.0)
     }
 }
 
@@ -578,15 +605,14 @@ impl Handler<ForgetRoom> for RoomStateActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
     fn handle(&mut self, msg: ForgetRoom, ctx: &mut Self::Context) -> Self::Result {
-        let room_id = msg.0;
-        let membership = self.rooms.get(&room_id).and_then(|room| room.membership.clone());
-        match membership {
+        let ForgetRoom { user_id, room_id } = msg;
+        match self.rooms.membership(&room_id, &user_id) {
             None => Box::pin(async { Err(RoomError::NotFound) }),
             Some(MembershipState::Leave | MembershipState::Ban) => {
                 let room = self.room(&room_id, ctx);
-                self.rooms.forget(&room_id);
+                self.rooms.forget(&room_id, &user_id);
                 Box::pin(async move {
-                    let forgotten = room?.send(crate::actors::room::Forget).await;
+                    let forgotten = room?.send(crate::actors::room::Forget(user_id)).await;
                     forgotten.map_err(|error| RoomError::Ask(error.into()))?
                 })
             }
@@ -611,12 +637,10 @@ impl Handler<CountRooms> for RoomStateActor {
     type Result = RoomCounts;
 
     fn handle(&mut self, _: CountRooms, _: &mut Self::Context) -> RoomCounts {
-        let count = |wanted: MembershipState| {
-            self.rooms.iter().filter(|(_, room)| room.membership == Some(wanted.clone())).count()
-        };
+        let all = self.rooms.iter().flat_map(|(_, room)| room.locals.values());
         RoomCounts {
-            joined: count(MembershipState::Join),
-            invited: count(MembershipState::Invite),
+            joined: self.rooms.joined().count(),
+            invited: all.filter(|own| **own == MembershipState::Invite).count(),
             live: self.in_memory().count(),
         }
     }

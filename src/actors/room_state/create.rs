@@ -1,4 +1,4 @@
-//! New rooms of our user: the create event, then all that a room begins with.
+//! New rooms of our users: the create event, then all that a room begins with.
 //!
 //! Invariant: no two rooms get one id. In version 12 it is the hash of the create event, which has
 //! nothing in it that differs between two rooms of the same settings but the time.
@@ -9,7 +9,7 @@ use actix::{AsyncContext as _, Context, Handler, Recipient, ResponseFuture};
 use rand::{RngExt as _, distr::Alphanumeric};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
-    events::TimelineEventType,
+    ServerName, events::TimelineEventType,
 };
 
 use super::{
@@ -26,7 +26,7 @@ use crate::{
     proto::{
         pdu::{self, Draft, Position},
         server_name::check_user,
-        signer::Signer,
+        signer::Author,
     },
 };
 
@@ -60,11 +60,11 @@ impl RoomStateActor {
         &mut self,
         version: &RoomVersionId,
         content: &CanonicalJsonObject,
-        signer: &Signer,
+        author: Author<'_>,
     ) -> Result<pdu::Pdu, RoomError> {
         loop {
             let ts = self.births.next(now_ms());
-            let create = compose(version, content.clone(), signer, ts)?;
+            let create = compose(version, content.clone(), author, ts)?;
             if !self.is_taken(&create.room_id) {
                 return Ok(create);
             }
@@ -75,7 +75,7 @@ impl RoomStateActor {
 fn compose(
     version: &RoomVersionId,
     mut content: CanonicalJsonObject,
-    signer: &Signer,
+    author: Author<'_>,
     origin_server_ts: u64,
 ) -> Result<pdu::Pdu, RoomError> {
     let rules =
@@ -85,14 +85,14 @@ fn compose(
     if rules.authorization.use_room_create_sender {
         content.remove("creator");
     } else {
-        content.insert("creator".to_owned(), text(signer.user_id().as_str()));
+        content.insert("creator".to_owned(), text(author.user_id().as_str()));
     }
     let room_id = if rules.authorization.room_create_event_id_as_room_id {
         None
     } else {
         let opaque: String =
             rand::rng().sample_iter(Alphanumeric).take(18).map(char::from).collect();
-        let room_id = RoomId::parse(format!("!{opaque}:{}", signer.server_name()));
+        let room_id = RoomId::parse(format!("!{opaque}:{}", author.user_id().server_name()));
         Some(room_id.map_err(RoomError::internal)?)
     };
     let draft = Draft {
@@ -108,27 +108,29 @@ fn compose(
         depth: 1,
         origin_server_ts,
     };
-    Ok(pdu::compose(draft, &position, signer.owner(), &rules)?)
+    Ok(pdu::compose(draft, &position, author, &rules)?)
 }
 
 impl Handler<CreateRoom> for RoomStateActor {
     type Result = ResponseFuture<Result<OwnedRoomId, RoomError>>;
 
     fn handle(&mut self, msg: CreateRoom, ctx: &mut Context<Self>) -> Self::Result {
-        let CreateRoom { version, creation_content, initial_state, mut invite, is_direct, permit } =
-            msg;
+        let CreateRoom { by, version, creation_content, initial_state, .. } = msg;
+        let (mut invite, is_direct, permit) = (msg.invite, msg.is_direct, msg.permit);
         let Some(signer) = self.signer.as_ref().map(Arc::clone) else {
             return Box::pin(async { Err(RoomError::NotFound) });
         };
         // Who makes the room is in it, and nobody is invited twice.
-        let mut named = HashSet::from([signer.user_id().clone()]);
+        let mut named = HashSet::from([by.clone()]);
         invite.retain(|user_id| named.insert(user_id.clone()));
         if let Err(error) = invite.iter().try_for_each(|user_id| check_user(user_id)) {
             return Box::pin(async move { Err(error.into()) });
         }
         let version = version.unwrap_or(DEFAULT_VERSION);
-        let created = self
-            .compose_create(&version, &creation_content, &signer)
+        let created = signer
+            .author(&by)
+            .map_err(RoomError::from)
+            .and_then(|author| self.compose_create(&version, &creation_content, author))
             .and_then(|create| Ok((self.room(&create.room_id, ctx)?, create)));
         let (room, create) = match created {
             Ok(created) => created,
@@ -149,12 +151,13 @@ impl Handler<CreateRoom> for RoomStateActor {
         let rooms = ctx.address();
         Box::pin(async move {
             let _permit = permit;
-            reach(&federation, &invite).await?;
-            let ask = CreateInRoom { version, create: Box::new(create), drafts };
+            reach(&federation, &invite, signer.server_name()).await?;
+            let ask = CreateInRoom { by: by.clone(), version, create: Box::new(create), drafts };
             room.send(ask).await.map_err(|error| RoomError::Ask(error.into()))??;
             let mut refused = Vec::new();
             for user_id in &invite {
                 let change = ChangeMembership {
+                    by: by.clone(),
                     user_id: user_id.clone(),
                     change: MemberChange::Invite,
                     reason: None,
@@ -173,9 +176,10 @@ impl Handler<CreateRoom> for RoomStateActor {
             let outcome = if refused.len() < invite.len() {
                 "the room was made without everybody in it"
             } else {
-                let leave = Leave { reason: None, permit: invites.admit()? };
+                let leave = Leave { by: by.clone(), reason: None, permit: invites.admit()? };
                 room.send(leave).await.map_err(|error| RoomError::Ask(error.into()))??;
-                let _ = rooms.send(ForgetRoom(room_id.clone())).await;
+                let room_id = room_id.clone();
+                let _ = rooms.send(ForgetRoom { user_id: by, room_id }).await;
                 "no room was made"
             };
             not_invited(refused, outcome).map(|()| room_id)
@@ -187,12 +191,14 @@ impl Handler<CreateRoom> for RoomStateActor {
 async fn reach(
     federation: &Recipient<SendFederation>,
     invite: &[OwnedUserId],
+    own: &ServerName,
 ) -> Result<(), RoomError> {
+    let invite: Vec<_> = invite.iter().filter(|user| user.server_name() != own).collect();
     let asked = invite.iter().map(|user_id| profile_of(federation, user_id, REACH_WAIT));
     let answers = futures::future::join_all(asked).await;
     // Whoever answers is there, whatever he says of himself.
     let absent = invite.iter().zip(answers).filter_map(|(user_id, answer)| {
-        Some((user_id.clone(), answer.err().filter(RoomError::is_unreachable)?))
+        Some(((*user_id).clone(), answer.err().filter(RoomError::is_unreachable)?))
     });
     not_invited(absent.collect(), "no room was made")
 }
@@ -211,7 +217,7 @@ fn not_invited(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::server_keys::tests::secret_keys;
+    use crate::proto::{server_keys::tests::secret_keys, signer::Signer};
 
     const NOW: u64 = 1_790_000_000_000;
 
@@ -222,7 +228,9 @@ mod tests {
         for version in pdu::ROOM_VERSIONS {
             let mut births = Births::default();
             let ids: HashSet<_> = (0..1000)
-                .map(|_| compose(&version, content.clone(), &signer, births.next(NOW)).unwrap())
+                .map(|_| {
+                    compose(&version, content.clone(), signer.owner(), births.next(NOW)).unwrap()
+                })
                 .map(|create| create.room_id)
                 .collect();
             assert_eq!(ids.len(), 1000, "{version}");

@@ -36,7 +36,6 @@ use crate::{
     config::limits,
     proto::{
         heads::{Gap, fingerprint},
-        server_name::user_of,
         signer::Signer,
     },
 };
@@ -342,7 +341,7 @@ impl Handler<CompareHeads> for RoomStateActor {
             });
             let differ: BTreeMap<_, _> =
                 differ.map(|(room_id, heads)| (room_id, told(heads))).collect();
-            let left = match signer {
+            let departures = match signer {
                 Some(signer) if !unshared.is_empty() => {
                     departures(&links, signer, &origin, unshared).await?
                 }
@@ -351,23 +350,37 @@ impl Handler<CompareHeads> for RoomStateActor {
             if !differ.is_empty() {
                 this.do_send(HeadsDiffer { server: origin, difference: hash.finish() });
             }
-            Ok(ComparedHeads { rooms: differ, left })
+            let mut compared = ComparedHeads { rooms: differ, ..ComparedHeads::default() };
+            for (room_id, mut events) in departures {
+                if let Some(last) = events.pop() {
+                    compared.left.insert(room_id.clone(), last);
+                }
+                if !events.is_empty() {
+                    compared.also_left.insert(room_id, events);
+                }
+            }
+            Ok(compared)
         })
     }
 }
 
-/// Returns the events by which a server's user is out of rooms that he asks about.
+/// Returns the events by which a server's users are out of rooms that it asks about.
 async fn departures(
     links: &RoomStateLinks,
     signer: Arc<Signer>,
     server: &OwnedServerName,
     room_ids: Vec<OwnedRoomId>,
-) -> Result<BTreeMap<OwnedRoomId, Box<RawValue>>, RoomError> {
-    let read = ReadDepartures { user_id: user_of(server), room_ids };
+) -> Result<BTreeMap<OwnedRoomId, Vec<Box<RawValue>>>, RoomError> {
+    let read = ReadDepartures { server_name: server.clone(), room_ids };
     let found = ask(&links.read_departures, read).await?;
     let keys = Keys::find(&links.find_keys, signer, found.iter().map(|(_, event)| event)).await?;
-    let attached = found.iter().filter_map(|(id, event)| Some((id.clone(), keys.attach(event)?)));
-    Ok(attached.collect())
+    let mut departures: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
+    for (room_id, event) in &found {
+        if let Some(event) = keys.attach(event) {
+            departures.entry(room_id.clone()).or_default().push(event);
+        }
+    }
+    Ok(departures)
 }
 
 /// Chooses the heads that are told of a room: others each time where there are too many.
@@ -407,10 +420,10 @@ impl Exchange {
         let content = json!({"rooms": prints});
         let request =
             federation(&self.server, "POST", HEADS.to_owned(), content, limits::FEDERATION_WAIT)?;
-        let answer: ComparedHeads =
+        let mut answer: ComparedHeads =
             read(&self.server, ask(&self.links.federation, request).await?)?;
-        let left = answer.left.into_iter().filter(|(room_id, _)| asked.contains(room_id));
-        self.take_departures(left.collect()).await;
+        let left = asked.iter().map(|room_id| ((*room_id).clone(), answer.left_in(room_id)));
+        self.take_departures(left.filter(|(_, events)| !events.is_empty()).collect()).await;
         let theirs = answer.rooms.into_iter().filter(|(room_id, _)| asked.contains(room_id));
         let theirs = theirs.map(|(room_id, mut heads)| {
             heads.truncate(limits::HEADS);
@@ -419,12 +432,13 @@ impl Exchange {
         self.fetch(theirs.collect()).await
     }
 
-    /// Hands rooms the events by which our user is out of them, as the other server sees it.
-    async fn take_departures(&self, left: Vec<(OwnedRoomId, Box<RawValue>)>) {
-        let taken = left.into_iter().map(|(room_id, pdu)| {
-            let message = TakeDeparture { server_name: self.server.clone(), pdu };
-            let asked = self.rooms.send(Briefly(ToRoom { room_id, message }));
-            async move {
+    /// Hands rooms the events by which users of ours are out of them, as the other server sees it.
+    async fn take_departures(&self, left: Vec<(OwnedRoomId, Vec<Box<RawValue>>)>) {
+        let taken = left.into_iter().map(|(room_id, pdus)| async move {
+            for pdu in pdus {
+                let message = TakeDeparture { server_name: self.server.clone(), pdu };
+                let room_id = room_id.clone();
+                let asked = self.rooms.send(Briefly(ToRoom { room_id, message }));
                 if let Ok(Ok(Err(error))) = asked.await {
                     log::debug!("not taken for a departure: {error}");
                 }

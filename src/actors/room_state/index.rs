@@ -1,17 +1,21 @@
-//! What is known of every room without starting it: our user's membership, and which servers have
+//! What is known of every room without starting it: what our users are in it, and which servers have
 //! a joined user. Pure.
 //!
-//! Invariant: a server is *shared with* while it is in at least one room that our user has joined;
+//! Invariant: a server is *shared with* while it is in at least one room that a user of ours has joined;
 //! each change of that is told once, as a difference.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, events::room::member::MembershipState};
+use ruma::{
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
+    events::room::member::MembershipState,
+};
 
 /// One room.
 #[derive(Debug, Default)]
 pub(super) struct Indexed {
-    pub(super) membership: Option<MembershipState>,
+    /// Those of our users who have to do with it.
+    pub(super) locals: BTreeMap<OwnedUserId, MembershipState>,
     pub(super) servers: HashSet<OwnedServerName>,
     /// Anybody may come in.
     pub(super) public: bool,
@@ -21,14 +25,14 @@ pub(super) struct Indexed {
 
 impl Indexed {
     pub(super) fn is_joined(&self) -> bool {
-        self.membership == Some(MembershipState::Join)
+        self.locals.values().any(|own| *own == MembershipState::Join)
     }
 }
 
 /// What a change of a room changed around it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Turn {
-    /// Our user came in (`true`), or is in no longer.
+    /// The first of our users came in (`true`), or none is in any longer.
     pub(super) joined: Option<bool>,
     /// Servers that share a joined room now, and shared none before.
     pub(super) gained: Vec<OwnedServerName>,
@@ -83,7 +87,7 @@ impl Index {
         }
     }
 
-    /// Tells whether our user has joined a room that a server is in.
+    /// Tells whether a user of ours has joined a room that a server is in.
     pub(super) fn is_shared(&self, room_id: &RoomId, server: &OwnedServerName) -> bool {
         let room = self.rooms.get(room_id);
         room.is_some_and(|room| room.is_joined() && room.servers.contains(server))
@@ -101,7 +105,8 @@ impl Index {
     /// Returns the rooms with an invite of which a server knows whether it still stands.
     pub(super) fn invited_through(&self, server: &OwnedServerName) -> Vec<&OwnedRoomId> {
         let waits = |room: &Indexed| {
-            room.membership == Some(MembershipState::Invite) && room.via.contains(server)
+            room.locals.values().any(|own| *own == MembershipState::Invite)
+                && room.via.contains(server)
         };
         self.rooms.iter().filter(|(_, room)| waits(room)).map(|(room_id, _)| room_id).collect()
     }
@@ -117,14 +122,12 @@ impl Index {
     pub(super) fn advance(
         &mut self,
         room_id: OwnedRoomId,
-        membership: Option<MembershipState>,
+        memberships: Vec<(OwnedUserId, MembershipState)>,
         servers: Option<Vec<OwnedServerName>>,
     ) -> Turn {
         let room = self.rooms.entry(room_id).or_default();
         let was = room.is_joined();
-        if let Some(membership) = membership {
-            room.membership = Some(membership);
-        }
+        room.locals.extend(memberships);
         let is = room.is_joined();
         let before = match servers {
             Some(servers) => std::mem::replace(&mut room.servers, servers.into_iter().collect()),
@@ -159,9 +162,19 @@ impl Index {
         turn
     }
 
-    /// Forgets a room that our user is not in.
-    pub(super) fn forget(&mut self, room_id: &RoomId) {
-        self.rooms.remove(room_id);
+    /// Returns what a user of ours is in a room.
+    pub(super) fn membership(&self, room_id: &RoomId, user: &UserId) -> Option<&MembershipState> {
+        self.rooms.get(room_id)?.locals.get(user)
+    }
+
+    /// Forgets a room for a user of ours who is not in it; altogether where no other has to do with it.
+    pub(super) fn forget(&mut self, room_id: &RoomId, user: &UserId) {
+        if let Some(room) = self.rooms.get_mut(room_id) {
+            room.locals.remove(user);
+            if room.locals.is_empty() {
+                self.rooms.remove(room_id);
+            }
+        }
     }
 }
 
@@ -177,6 +190,30 @@ mod tests {
 
     fn servers(names: &str) -> Vec<OwnedServerName> {
         names.split(' ').map(|name| OwnedServerName::try_from(name).unwrap()).collect()
+    }
+
+    fn of_me(membership: Option<MembershipState>) -> Vec<(OwnedUserId, MembershipState)> {
+        let me = OwnedUserId::try_from("@p2p:me").unwrap();
+        membership.map(|membership| (me, membership)).into_iter().collect()
+    }
+
+    #[test]
+    fn a_room_is_ours_as_long_as_one_of_us_is_in_it() {
+        let mut index = Index::default();
+        let [ann, bob] = ["@ann:me", "@bob:me"].map(|id| OwnedUserId::try_from(id).unwrap());
+        let both = vec![(ann.clone(), Join), (bob.clone(), Invite)];
+        let turn = index.advance(room("a"), both, Some(servers("me carl")));
+        assert_eq!((turn.joined, sorted(turn.gained)), (Some(true), "carl me".to_owned()));
+        let turn = index.advance(room("a"), vec![(bob.clone(), Join)], None);
+        assert_eq!(turn, Turn::default(), "one of us was there");
+        assert_eq!(index.advance(room("a"), vec![(ann.clone(), Ban)], None), Turn::default());
+        assert_eq!(index.membership(&room("a"), &ann), Some(&Ban));
+        index.forget(&room("a"), &ann);
+        assert!(index.knows(&room("a")) && index.membership(&room("a"), &ann).is_none());
+        let turn = index.advance(room("a"), vec![(bob.clone(), Leave)], None);
+        assert_eq!((turn.joined, sorted(turn.lost)), (Some(false), "carl me".to_owned()));
+        index.forget(&room("a"), &bob);
+        assert!(!index.knows(&room("a")));
     }
 
     fn sorted(mut names: Vec<OwnedServerName>) -> String {
@@ -205,7 +242,7 @@ mod tests {
         for (number, ((name, membership, names), joined, gained, lost)) in
             steps.into_iter().enumerate()
         {
-            let turn = index.advance(room(name), membership, names.map(servers));
+            let turn = index.advance(room(name), of_me(membership), names.map(servers));
             let told = (turn.joined, sorted(turn.gained), sorted(turn.lost));
             assert_eq!(told, (joined, gained.to_owned(), lost.to_owned()), "step {number}");
         }
@@ -218,7 +255,7 @@ mod tests {
         let mut index = Index::default();
         for (name, membership) in [("a", Join), ("b", Invite), ("c", Leave), ("d", Join)] {
             let names = if name == "d" { "me" } else { "me ann" };
-            index.advance(room(name), Some(membership), Some(servers(names)));
+            index.advance(room(name), of_me(Some(membership)), Some(servers(names)));
         }
         assert_eq!(index.shared_with(&servers("ann")[0]), [&room("a")]);
         assert!(index.shared_with(&servers("bob")[0]).is_empty());
@@ -229,7 +266,7 @@ mod tests {
         assert!(index.is_close(&servers("ann")[0]) && !index.is_close(&servers("bob")[0]));
         index.set_public(&room("a"), true);
         assert!(index.shares(&servers("ann")[0]) && !index.is_close(&servers("ann")[0]));
-        index.forget(&room("c"));
+        index.forget(&room("c"), &of_me(Some(Leave))[0].0);
         assert!(index.knows(&room("b")) && !index.knows(&room("c")));
     }
 }

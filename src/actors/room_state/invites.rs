@@ -1,4 +1,4 @@
-//! Invites that wait for our user, and from whom. Anybody can send one, and each is kept until it is
+//! Invites that wait for our users, and from whom. Anybody can send one, and each is kept until it is
 //! answered. Pure.
 //!
 //! Invariants: of people who share no room with us few invites wait, of one server fewer still; who
@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, ServerName};
 
 use crate::config::limits;
 
@@ -20,9 +20,12 @@ struct Waiting {
     since: u64,
 }
 
-/// The rooms that our user is invited to.
+/// An invite: to which room, and of whom.
+pub(super) type Invite = (OwnedRoomId, OwnedUserId);
+
+/// The rooms that our users are invited to.
 #[derive(Debug, Default)]
-pub(super) struct Invites(HashMap<OwnedRoomId, Waiting>);
+pub(super) struct Invites(HashMap<Invite, Waiting>);
 
 /// Whether an invite has a place.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,26 +33,26 @@ pub(super) enum Place {
     /// It has one.
     Free,
     /// It has that of an invite that waited long enough.
-    InsteadOf(OwnedRoomId),
+    InsteadOf(Invite),
     /// There is none.
     None,
 }
 
 impl Invites {
-    /// Takes a place for an invite, if there is one. Another invite to the same room takes no more.
+    /// Takes a place for an invite, if there is one. Another one of the same takes no more.
     /// `close`: who shares a room with us that is not public.
     pub(super) fn admit(
         &mut self,
-        room_id: &RoomId,
+        invited: &Invite,
         from: &ServerName,
         close: impl Fn(&OwnedServerName) -> bool,
         now: u64,
     ) -> Place {
         let (mut of_it, mut of_strangers) = (0, 0);
-        let mut oldest: Option<(&OwnedRoomId, &Waiting)> = None;
+        let mut oldest: Option<(&Invite, &Waiting)> = None;
         let from = from.to_owned();
         let stranger = !close(&from);
-        for (waiting, invite) in self.0.iter().filter(|(waiting, _)| *waiting != room_id) {
+        for (waiting, invite) in self.0.iter().filter(|(waiting, _)| *waiting != invited) {
             of_it += usize::from(invite.from == from);
             if close(&invite.from) {
                 continue;
@@ -70,27 +73,27 @@ impl Invites {
             });
             // Of its own invites, where it has too many of these.
             let of_it_too = of_it >= limits::INVITES_STRANGER;
-            let Some((room, invite)) = expired else { return Place::None };
+            let Some((other, invite)) = expired else { return Place::None };
             if of_it_too && invite.from != from {
                 return Place::None;
             }
-            place = Place::InsteadOf(room.clone());
+            place = Place::InsteadOf(other.clone());
         }
-        if let Place::InsteadOf(room) = &place {
-            self.0.remove(room);
+        if let Place::InsteadOf(other) = &place {
+            self.0.remove(other);
         }
-        self.waits(room_id.to_owned(), from, now);
+        self.waits(invited.clone(), from, now);
         place
     }
 
     /// An invite waits.
-    pub(super) fn waits(&mut self, room_id: OwnedRoomId, from: OwnedServerName, since: u64) {
-        self.0.entry(room_id).or_insert(Waiting { from, since });
+    pub(super) fn waits(&mut self, invited: Invite, from: OwnedServerName, since: u64) {
+        self.0.entry(invited).or_insert(Waiting { from, since });
     }
 
     /// An invite was answered, or was none.
-    pub(super) fn over(&mut self, room_id: &RoomId) {
-        self.0.remove(room_id);
+    pub(super) fn over(&mut self, invited: &Invite) {
+        self.0.remove(invited);
     }
 }
 
@@ -98,8 +101,9 @@ impl Invites {
 mod tests {
     use super::*;
 
-    fn room(number: usize) -> OwnedRoomId {
-        OwnedRoomId::try_from(format!("!{number}:x")).unwrap()
+    fn room(number: usize) -> Invite {
+        let room = OwnedRoomId::try_from(format!("!{number}:x")).unwrap();
+        (room, OwnedUserId::try_from("@p2p:x").unwrap())
     }
 
     fn server(name: &str) -> OwnedServerName {

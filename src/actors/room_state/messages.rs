@@ -13,8 +13,9 @@ use serde_json::value::RawValue;
 use crate::{
     actors::{
         admission::Permit,
-        room::{IngestTransaction, RoomError, RoomRequest, TransactionVerdict},
+        room::{IngestTransaction, RoomError, RoomRequest, ShownAs, TransactionVerdict},
     },
+    config::limits,
     proto::{heads::Gap, signer::Signer},
 };
 
@@ -72,10 +73,12 @@ pub struct ServeRoom {
     pub request: RoomRequest,
 }
 
-/// Asks for a new room of our user. Answered when all of its first events are on disk.
+/// Asks for a new room of a user of ours. Answered when all of its first events are on disk.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<OwnedRoomId, RoomError>")]
 pub struct CreateRoom {
+    /// Who makes it.
+    pub by: OwnedUserId,
     /// Room version; none: the default.
     pub version: Option<RoomVersionId>,
     /// Additional content of the create event.
@@ -91,20 +94,35 @@ pub struct CreateRoom {
     pub permit: Permit,
 }
 
-/// Asks for the rooms of our user by membership.
+/// Asks for the rooms of a user of ours by membership.
 #[derive(Message, Debug)]
 #[rtype(result = "Vec<(OwnedRoomId, MembershipState)>")]
-pub struct ListRooms;
+pub struct ListRooms(pub OwnedUserId);
 
-/// Asks for our user's membership of a room; none where the user has nothing to do with it.
+/// Asks what a user of ours is in a room; none where he has nothing to do with it.
 #[derive(Message, Debug)]
 #[rtype(result = "Option<MembershipState>")]
-pub struct ReadMembership(pub OwnedRoomId);
+pub struct ReadMembership {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// Where.
+    pub room_id: OwnedRoomId,
+}
 
-/// Forgets a room that was left: it shows in no list any more.
+/// Asks whether a user of ours has to do with a room.
+#[derive(Message, Debug)]
+#[rtype(result = "bool")]
+pub struct KnowsRoom(pub OwnedRoomId);
+
+/// Forgets a room that a user of ours has left: it shows in no list of his any more.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]
-pub struct ForgetRoom(pub OwnedRoomId);
+pub struct ForgetRoom {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// Which room.
+    pub room_id: OwnedRoomId,
+}
 
 /// Asks which servers share a joined room with us.
 #[derive(Message, Debug)]
@@ -156,10 +174,22 @@ pub struct ComparedHeads {
     /// Our heads, at most [`crate::config::limits::HEADS`] a room, of the rooms that both users have
     /// joined and in which the heads differ.
     pub rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
-    /// Rooms in which the other's user is not any more: the event by which he is out, which he may
-    /// have missed.
+    /// Rooms in which no user of the other server is any more: an event by which one of them is out,
+    /// which they may have missed.
     #[serde(default)]
     pub left: BTreeMap<OwnedRoomId, Box<RawValue>>,
+    /// The same of its other users.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub also_left: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>>,
+}
+
+impl ComparedHeads {
+    /// Returns the events by which users of ours are out of a room, as many as are looked at.
+    pub fn left_in(&mut self, room_id: &OwnedRoomId) -> Vec<Box<RawValue>> {
+        let others = self.also_left.remove(room_id).into_iter().flatten();
+        let all = self.left.remove(room_id).into_iter().chain(others);
+        all.take(limits::ROOM_USERS_OF_SERVER).collect()
+    }
 }
 
 /// Asks for events that another server lacks. Only rooms that our user and the origin's have joined
@@ -188,14 +218,17 @@ pub struct HeadsHeard {
     pub extremities: Vec<OwnedEventId>,
 }
 
-/// Our user's display name or avatar changed: every joined room sends a membership event.
-#[derive(Message, Debug, Clone, Default)]
+/// How a user of ours is shown: those that are known at the start, and each that changes. Of a change
+/// every room that he has joined sends a membership event.
+#[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct ProfileUpdated {
-    /// The shown name.
-    pub displayname: Option<String>,
-    /// The avatar.
-    pub avatar_url: Option<String>,
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// How.
+    pub shown: ShownAs,
+    /// Whether it was another before.
+    pub changed: bool,
 }
 
 /// A signer with new server_keys; the first one starts the rooms.
@@ -209,20 +242,20 @@ pub struct UseSigner(pub Arc<Signer>);
 pub struct Advanced {
     /// Which room.
     pub room_id: OwnedRoomId,
-    /// Our user's membership, if it changed.
-    pub membership: Option<MembershipState>,
+    /// What users of ours are in it, as far as that changed.
+    pub memberships: Vec<(OwnedUserId, MembershipState)>,
     /// Servers with a joined user, if they changed.
     pub servers: Option<Vec<OwnedServerName>>,
     /// Whether anybody may come in, if that changed.
     pub public: Option<bool>,
-    /// Of a new invite: who can be asked about it.
+    /// Of new invites: who can be asked about them.
     pub via: Vec<OwnedServerName>,
 }
 
 impl Advanced {
     /// Tells whether there is nothing to index.
     pub fn is_nothing(&self) -> bool {
-        self.membership.is_none() && self.servers.is_none() && self.public.is_none()
+        self.memberships.is_empty() && self.servers.is_none() && self.public.is_none()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Our user's presence: shown here, and told to everybody who shares a room, once each.
+//! The presence of a user of ours: shown here, and told to everybody who shares a room, once each.
 //!
 //! Presence goes by gossip like everything else, and gossip goes to rooms. A server that shares
 //! several rooms would hear it in each, so a small set of rooms is chosen that reaches everybody.
@@ -13,12 +13,12 @@ use serde_json::{json, value::RawValue};
 
 use crate::actors::ephemera::Presence;
 
-/// Without a sign of life from a client for this long, our user counts as away.
+/// Without a sign of life from a client for this long, a user counts as away.
 const AWAY_AFTER: Duration = Duration::from_secs(5 * 60);
 /// What did not change is told again after this long, for those who came since.
 const AGAIN_AFTER: Duration = Duration::from_secs(4 * 60);
 
-/// What was told last.
+/// What was told of a user last.
 #[derive(Debug, Default)]
 pub(super) struct OwnPresence {
     told: Option<(Presence, Instant)>,

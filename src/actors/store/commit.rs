@@ -185,7 +185,7 @@ fn write_events(
             }
         }
         if let Some(txn) = event.txn.as_ref().filter(|_| !is_known_txn) {
-            write_txn(writes, room, counts, txn, &hash)?;
+            write_txn(writes, room, counts, (&event.pdu.sender, txn), &hash)?;
         }
         writes.put(event_key(room, &hash), record.encode()?);
         if let (Some(placing), Some(order)) = (&mut placing, order) {
@@ -228,7 +228,7 @@ fn write_txn(
     writes: &mut WriteSet<'_>,
     room: u32,
     counts: &mut Counts,
-    txn: &ClientTxn,
+    (user_id, txn): (&UserId, &ClientTxn),
     hash: &Hash,
 ) -> Result<(), StoreError> {
     let number = counts.txns;
@@ -240,6 +240,7 @@ fn write_txn(
     put_text(&mut value, &txn.device_id)?;
     put_text(&mut value, &txn.txn_id)?;
     value.push(endpoint_code(txn.endpoint));
+    put_text(&mut value, user_id.as_str())?;
     writes.put(txn_key(room, number), value);
     Ok(())
 }

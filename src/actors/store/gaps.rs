@@ -6,7 +6,10 @@
 
 use std::collections::HashSet;
 
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, UserId,
+    events::room::member::MembershipState,
+};
 use serde::Deserialize;
 
 use super::{
@@ -14,7 +17,7 @@ use super::{
     database::Database,
     events::{look_up, read_event, read_known},
     rooms::{StateRow, read_heads, room_number},
-    schema::{Hash, event_id_of, hash_of, membership_of_code},
+    schema::{Hash, Key, Parts, event_id_of, family, hash_of, membership_of_code},
     timeline,
 };
 use crate::{
@@ -121,20 +124,49 @@ pub(super) fn departures(
             break;
         }
         let Some(room) = room_number(database, &room_id)? else { continue };
-        let place = ("m.room.member", ask.user_id.as_str());
-        let Some(row) = StateRow::read(database, room, place)? else { continue };
+        for row in departed(database, room, &ask.server_name)? {
+            let record = read_known(database, room, &row.hash)?;
+            left.take(record.json.len());
+            let sender = Step::read(&record.json)?.sender;
+            found.push((room_id.clone(), MissingEvent { sender, json: record.json }));
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the places of the state that show users of a server out, a few of them.
+fn departed(
+    database: &Database,
+    room: u32,
+    server: &ServerName,
+) -> Result<Vec<StateRow>, StoreError> {
+    let mut rows = Vec::new();
+    for row in database.scan_prefix(&Key::room(family::STATE, room).text("m.room.member").done()) {
+        let (key, value) = row?;
+        let row = StateRow::decode(&value)?;
         let is_out = matches!(
             membership_of_code(row.membership),
             Some(MembershipState::Leave | MembershipState::Ban)
         );
-        if is_out {
-            let record = read_known(database, room, &row.hash)?;
-            left.take(record.json.len());
-            let sender = Step::read(&record.json)?.sender;
-            found.push((room_id, MissingEvent { sender, json: record.json }));
+        let user = is_out.then(|| state_key_of(&key)).flatten();
+        let user = user.and_then(|user| UserId::parse(&user).ok());
+        if user.is_some_and(|user| user.server_name() == server) {
+            rows.push(row);
+            if rows.len() >= limits::ROOM_USERS_OF_SERVER {
+                break;
+            }
         }
     }
-    Ok(found)
+    Ok(rows)
+}
+
+/// Returns the state key of a key of the state family.
+fn state_key_of(key: &[u8]) -> Option<String> {
+    let mut parts = Parts(key);
+    parts.byte()?;
+    parts.room()?;
+    parts.text()?;
+    parts.text()
 }
 
 /// What an answer has place for.

@@ -178,7 +178,7 @@ pub enum TxnEndpoint {
     Redact,
 }
 
-/// The id that a client gave to its request. It counts for one device and endpoint.
+/// The id that a client gave to its request. It counts for one device of one user, and one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientTxn {
     /// The device that sent it.
@@ -395,7 +395,7 @@ pub struct LoadedRoom {
     /// The keys of the room, as they were committed.
     pub room_keys: Option<Vec<u8>>,
     /// The newest 1,000 client transactions.
-    pub txns: Vec<(ClientTxn, OwnedEventId)>,
+    pub txns: Vec<(Option<OwnedUserId>, ClientTxn, OwnedEventId)>,
 }
 
 /// A stored event.
@@ -535,15 +535,14 @@ pub struct MissingEvent {
     pub json: Box<str>,
 }
 
-/// Reads the event by which somebody is out of rooms (`leave` or `ban`), of each room where that is
-/// so, started or not, within [`limits::MISSING_LEN`]: the server that is out lacks it.
+/// Reads the events by which users of a server are out of rooms (`leave` or `ban`), started or not, within [`limits::MISSING_LEN`]: the server that is out lacks it.
 ///
 /// [`limits::MISSING_LEN`]: crate::config::limits::MISSING_LEN
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Vec<(OwnedRoomId, MissingEvent)>, StoreError>")]
 pub struct ReadDepartures {
-    /// Who.
-    pub user_id: OwnedUserId,
+    /// Whose users.
+    pub server_name: OwnedServerName,
     /// Which rooms.
     pub room_ids: Vec<OwnedRoomId>,
 }

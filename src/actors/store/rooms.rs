@@ -287,20 +287,29 @@ fn endpoint_of(code: u8) -> TxnEndpoint {
 }
 
 /// Reads event, device, id and endpoint of a transaction. 0.1.0 wrote no endpoint.
-fn parse_txn(value: &[u8]) -> Option<(Hash, String, String, Option<u8>)> {
+/// A client transaction as a row: the hash of its event, device, id, endpoint, user. The last two came
+/// later, one after the other.
+type TxnRow = (Hash, String, String, Option<u8>, Option<OwnedUserId>);
+
+fn parse_txn(value: &[u8]) -> Option<TxnRow> {
     let mut parts = Parts(value);
     let hash = parts.hash()?;
     let device_id = take_text(&mut parts)?.to_owned();
     let txn_id = take_text(&mut parts)?.to_owned();
-    Some((hash, device_id, txn_id, parts.byte()))
+    let endpoint = parts.byte();
+    let user_id = take_text(&mut parts).and_then(|user| OwnedUserId::try_from(user).ok());
+    Some((hash, device_id, txn_id, endpoint, user_id))
 }
 
 /// Reads the client transactions, oldest first.
-fn load_txns(database: &Database, room: u32) -> Result<Vec<(ClientTxn, OwnedEventId)>, StoreError> {
+fn load_txns(
+    database: &Database,
+    room: u32,
+) -> Result<Vec<(Option<OwnedUserId>, ClientTxn, OwnedEventId)>, StoreError> {
     let mut txns = Vec::new();
     for row in database.scan_prefix(&Key::room(family::TXN, room).done()) {
         let (_, value) = row?;
-        let (hash, device_id, txn_id, endpoint) =
+        let (hash, device_id, txn_id, endpoint, user_id) =
             parse_txn(&value).ok_or(StoreError::Corrupt { what: "transaction" })?;
         let endpoint = match endpoint {
             Some(code) => endpoint_of(code),
@@ -310,7 +319,7 @@ fn load_txns(database: &Database, room: u32) -> Result<Vec<(ClientTxn, OwnedEven
                 _ => TxnEndpoint::Send,
             },
         };
-        txns.push((ClientTxn { device_id, endpoint, txn_id }, event_id_of(&hash)));
+        txns.push((user_id, ClientTxn { device_id, endpoint, txn_id }, event_id_of(&hash)));
     }
     Ok(txns)
 }
@@ -455,11 +464,15 @@ mod tests {
         let mut value = [7; 32].to_vec();
         put_text(&mut value, "DEVICE").unwrap();
         put_text(&mut value, "t1").unwrap();
-        let (hash, device_id, txn_id, endpoint) = parse_txn(&value).unwrap();
-        assert_eq!((hash, endpoint), ([7; 32], None));
+        let (hash, device_id, txn_id, endpoint, user) = parse_txn(&value).unwrap();
+        assert_eq!((hash, endpoint, user), ([7; 32], None, None));
         assert_eq!((device_id.as_str(), txn_id.as_str()), ("DEVICE", "t1"));
         value.push(endpoint_code(TxnEndpoint::Redact));
-        let (.., endpoint) = parse_txn(&value).unwrap();
+        let (.., endpoint, user) = parse_txn(&value).unwrap();
         assert_eq!(endpoint.map(endpoint_of), Some(TxnEndpoint::Redact));
+        assert_eq!(user, None);
+        put_text(&mut value, "@bob:x").unwrap();
+        let (.., user) = parse_txn(&value).unwrap();
+        assert_eq!(user.unwrap(), "@bob:x");
     }
 }

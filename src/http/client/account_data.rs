@@ -78,7 +78,7 @@ pub async fn of_room(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
-    check_room(&gateway, &body.room_id).await?;
+    check_room(&gateway, &session, &body.room_id).await?;
     read(&gateway, body.user_id, Some(body.room_id), body.event_type.to_string()).await
 }
 
@@ -88,7 +88,7 @@ pub async fn set_of_room(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
-    check_room(&gateway, &body.room_id).await?;
+    check_room(&gateway, &session, &body.room_id).await?;
     write(&gateway, body.user_id, Some(body.room_id), body.event_type.to_string(), body.data.json())
         .await
 }
@@ -97,7 +97,7 @@ pub async fn set_of_room(
 pub async fn tags(request: Authed<get_tags::v3::Request>) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
-    check_room(&gateway, &body.room_id).await?;
+    check_room(&gateway, &session, &body.room_id).await?;
     let (user_id, room_id) = (session.user_id, Some(body.room_id));
     let wanted = ReadAccountData { user_id, room_id, kind: "m.tag".to_owned() };
     let none = || RawValue::from_string(r#"{"tags":{}}"#.to_owned());
@@ -113,7 +113,7 @@ pub async fn set_tag(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
-    check_room(&gateway, &body.room_id).await?;
+    check_room(&gateway, &session, &body.room_id).await?;
     let info = to_raw_value(&body.tag_info).map_err(HttpError::internal)?;
     let create_tag::v3::Request { user_id, room_id, tag, .. } = body;
     let message = EditTag { user_id, room_id, tag, info: Some(info) };
@@ -127,7 +127,7 @@ pub async fn remove_tag(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     check_own(&session, &body.user_id)?;
-    check_room(&gateway, &body.room_id).await?;
+    check_room(&gateway, &session, &body.room_id).await?;
     let delete_tag::v3::Request { user_id, room_id, tag, .. } = body;
     let message = EditTag { user_id, room_id, tag, info: None };
     gateway.ask_accounts(message).await??;

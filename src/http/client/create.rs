@@ -111,6 +111,7 @@ fn compose(request: Request, creator: &UserId, permit: Permit) -> Result<CreateR
         check_creators(&state, creator, &creation_content)?;
     }
     Ok(CreateRoom {
+        by: creator.to_owned(),
         version: Some(version),
         creation_content,
         initial_state: state.0,

@@ -17,7 +17,7 @@ use super::check_joined;
 use crate::{
     actors::{
         identity::ReadSigner,
-        room_state::{DEFAULT_VERSION, ReadMembership},
+        room_state::{DEFAULT_VERSION, KnowsRoom},
     },
     http::{
         error::HttpError,
@@ -106,7 +106,7 @@ pub async fn alias(_: Open<get_alias::v3::Request>) -> Result<Json<Empty>, HttpE
 pub async fn aliases_of_room(
     request: Authed<aliases::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    check_joined(&request.gateway, &request.body.room_id).await?;
+    check_joined(&request.gateway, &request.session, &request.body.room_id).await?;
     Ok(Json(json!({"aliases": []})))
 }
 
@@ -114,8 +114,7 @@ pub async fn aliases_of_room(
 pub async fn room_visibility(
     request: Open<get_room_visibility::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let wanted = ReadMembership(request.body.room_id);
-    let membership = ask(&request.gateway.rooms.membership, wanted).await?;
-    membership.ok_or_else(|| HttpError::not_found("no such room"))?;
+    let known = ask(&request.gateway.rooms.knows, KnowsRoom(request.body.room_id)).await?;
+    known.then_some(()).ok_or_else(|| HttpError::not_found("no such room"))?;
     Ok(Json(json!({"visibility": "private"})))
 }

@@ -28,7 +28,7 @@ use crate::{
 pub async fn joined(
     request: Authed<joined_rooms::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let rooms = ask(&request.gateway.rooms.list, ListRooms).await?;
+    let rooms = ask(&request.gateway.rooms.list, ListRooms(request.session.user_id)).await?;
     let joined: Vec<OwnedRoomId> = rooms
         .into_iter()
         .filter(|(_, membership)| *membership == MembershipState::Join)
@@ -39,13 +39,14 @@ pub async fn joined(
 
 async fn join(
     gateway: &Gateway,
+    by: OwnedUserId,
     room_id: OwnedRoomId,
     via: Vec<OwnedServerName>,
     reason: Option<String>,
     permit: Permit,
 ) -> Result<impl Responder + use<>, HttpError> {
     let answer = json!({"room_id": room_id});
-    ask_room(&gateway.rooms.join, room_id, Join { via, reason, permit }).await?;
+    ask_room(&gateway.rooms.join, room_id, Join { by, via, reason, permit }).await?;
     Ok(Json(answer))
 }
 
@@ -53,29 +54,29 @@ async fn join(
 pub async fn join_by_id(
     request: Authed<join_room_by_id::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, permit, .. } = request;
-    join(&gateway, body.room_id, Vec::new(), body.reason, permit).await
+    let Authed { body, session, gateway, permit } = request;
+    join(&gateway, session.user_id, body.room_id, Vec::new(), body.reason, permit).await
 }
 
 /// Joins a room by id; there are no aliases here.
 pub async fn join_by_id_or_alias(
     request: Authed<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, permit, .. } = request;
+    let Authed { body, session, gateway, permit } = request;
     let room_id = RoomId::parse(body.room_id_or_alias.as_str())
         .map_err(|_| HttpError::not_found("there are no room aliases here: join by room id"))?;
-    join(&gateway, room_id, body.via, body.reason, permit).await
+    join(&gateway, session.user_id, room_id, body.via, body.reason, permit).await
 }
 
 async fn alter(
     gateway: &Gateway,
     room_id: OwnedRoomId,
-    user_id: OwnedUserId,
+    (by, user_id): (OwnedUserId, OwnedUserId),
     change: MemberChange,
     reason: Option<String>,
     permit: Permit,
 ) -> Result<Json<Empty>, HttpError> {
-    let message = ChangeMembership { user_id, change, reason, is_direct: false, permit };
+    let message = ChangeMembership { by, user_id, change, reason, is_direct: false, permit };
     let _: OwnedEventId = ask_room(&gateway.rooms.change_membership, room_id, message).await?;
     Ok(Json(Empty {}))
 }
@@ -84,36 +85,61 @@ async fn alter(
 pub async fn invite(
     request: Authed<invite_user::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, permit, .. } = request;
+    let Authed { body, session, gateway, permit } = request;
     let invite_user::v3::InvitationRecipient::UserId(invite) = body.recipient else {
         return Err(HttpError::forbidden("people are invited by user id only"));
     };
     let change = MemberChange::Invite;
-    alter(&gateway, body.room_id, invite.user_id, change, invite.reason, permit).await
+    alter(&gateway, body.room_id, (session.user_id, invite.user_id), change, invite.reason, permit)
+        .await
 }
 
 /// Shows somebody out.
 pub async fn kick(request: Authed<kick_user::v3::Request>) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, permit, .. } = request;
-    alter(&gateway, body.room_id, body.user_id, MemberChange::Kick, body.reason, permit).await
+    let Authed { body, session, gateway, permit } = request;
+    alter(
+        &gateway,
+        body.room_id,
+        (session.user_id, body.user_id),
+        MemberChange::Kick,
+        body.reason,
+        permit,
+    )
+    .await
 }
 
 /// Keeps somebody out.
 pub async fn ban(request: Authed<ban_user::v3::Request>) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, permit, .. } = request;
-    alter(&gateway, body.room_id, body.user_id, MemberChange::Ban, body.reason, permit).await
+    let Authed { body, session, gateway, permit } = request;
+    alter(
+        &gateway,
+        body.room_id,
+        (session.user_id, body.user_id),
+        MemberChange::Ban,
+        body.reason,
+        permit,
+    )
+    .await
 }
 
 /// Ends a ban.
 pub async fn unban(request: Authed<unban_user::v3::Request>) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, permit, .. } = request;
-    alter(&gateway, body.room_id, body.user_id, MemberChange::Unban, body.reason, permit).await
+    let Authed { body, session, gateway, permit } = request;
+    alter(
+        &gateway,
+        body.room_id,
+        (session.user_id, body.user_id),
+        MemberChange::Unban,
+        body.reason,
+        permit,
+    )
+    .await
 }
 
 /// Leaves a room, or refuses an invite.
 pub async fn leave(request: Authed<leave_room::v3::Request>) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, permit, .. } = request;
-    let message = Leave { reason: body.reason, permit };
+    let Authed { body, session, gateway, permit } = request;
+    let message = Leave { by: session.user_id, reason: body.reason, permit };
     let () = ask_room(&gateway.rooms.leave, body.room_id, message).await?;
     Ok(Json(Empty {}))
 }
@@ -122,7 +148,8 @@ pub async fn leave(request: Authed<leave_room::v3::Request>) -> Result<impl Resp
 pub async fn forget(
     request: Authed<forget_room::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, .. } = request;
-    ask(&gateway.rooms.forget, ForgetRoom(body.room_id)).await??;
+    let Authed { body, session, gateway, .. } = request;
+    let forget = ForgetRoom { user_id: session.user_id, room_id: body.room_id };
+    ask(&gateway.rooms.forget, forget).await??;
     Ok(Json(Empty {}))
 }

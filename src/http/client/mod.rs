@@ -37,15 +37,33 @@ fn check_own(session: &Session, user_id: &UserId) -> Result<(), HttpError> {
     Ok(())
 }
 
+/// Returns what the user is in a room.
+async fn membership(
+    gateway: &Gateway,
+    session: &Session,
+    room_id: &OwnedRoomId,
+) -> Result<Option<MembershipState>, HttpError> {
+    let (user_id, room_id) = (session.user_id.clone(), room_id.clone());
+    ask(&gateway.rooms.membership, ReadMembership { user_id, room_id }).await
+}
+
 /// Refuses what concerns a room that the user has nothing to do with, whether or not it is.
-async fn check_room(gateway: &Gateway, room_id: &OwnedRoomId) -> Result<(), HttpError> {
-    let membership = ask(&gateway.rooms.membership, ReadMembership(room_id.clone())).await?;
+async fn check_room(
+    gateway: &Gateway,
+    session: &Session,
+    room_id: &OwnedRoomId,
+) -> Result<(), HttpError> {
+    let membership = membership(gateway, session, room_id).await?;
     membership.map(drop).ok_or_else(|| HttpError::forbidden("you are in no such room"))
 }
 
 /// Refuses what only members may ask.
-async fn check_joined(gateway: &Gateway, room_id: &OwnedRoomId) -> Result<(), HttpError> {
-    let membership = ask(&gateway.rooms.membership, ReadMembership(room_id.clone())).await?;
+async fn check_joined(
+    gateway: &Gateway,
+    session: &Session,
+    room_id: &OwnedRoomId,
+) -> Result<(), HttpError> {
+    let membership = membership(gateway, session, room_id).await?;
     if membership != Some(MembershipState::Join) {
         return Err(HttpError::forbidden("you are not in the room"));
     }

@@ -7,7 +7,7 @@ use std::{
 
 use actix_web::Responder;
 use ruma::{
-    OwnedEventId, OwnedRoomId, RoomId, UInt,
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
     api::{
         Direction as AskedDirection,
         client::{
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     actors::{
+        accounts::Session,
         clock::now_ms,
         room::{self, ReadContext, ReadMembers, ReadMessages, ReadState},
         store::{Direction, StoredEvent},
@@ -47,10 +48,11 @@ use crate::{
 
 type Redactions = HashMap<OwnedEventId, StoredEvent>;
 
-fn view<'a>(device_id: &'a str, room_id: &'a RoomId, redactions: &'a Redactions) -> View<'a> {
+fn view<'a>(session: &'a Session, room_id: &'a RoomId, redactions: &'a Redactions) -> View<'a> {
     View {
         now: now_ms(),
-        device_id,
+        user_id: &session.user_id,
+        device_id: &session.device_id,
         room_id: Some(room_id),
         redactions,
         replaced: None,
@@ -72,9 +74,9 @@ pub async fn state(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     let room_id = body.room_id;
-    let wanted = ReadState { wanted: None };
+    let wanted = ReadState { by: session.user_id.clone(), wanted: None };
     let state = ask_room(&gateway.rooms.read_state, room_id.clone(), wanted).await?;
-    Ok(Json(view(&session.device_id, &room_id, &Redactions::new()).events(&state)))
+    Ok(Json(view(&session, &room_id, &Redactions::new()).events(&state)))
 }
 
 /// One place of the state: its content, or the event with `format=event`.
@@ -88,11 +90,14 @@ pub async fn state_at(
         _ => return Err(HttpError::invalid_param("format is content or event")),
     };
     let room_id = body.room_id;
-    let wanted = ReadState { wanted: Some((body.event_type.to_string(), body.state_key)) };
+    let wanted = ReadState {
+        by: session.user_id.clone(),
+        wanted: Some((body.event_type.to_string(), body.state_key)),
+    };
     let state = ask_room(&gateway.rooms.read_state, room_id.clone(), wanted).await?;
     let event = state.first().ok_or_else(|| HttpError::not_found("no such state"))?;
     if whole {
-        let shown = view(&session.device_id, &room_id, &Redactions::new()).event(event);
+        let shown = view(&session, &room_id, &Redactions::new()).event(event);
         return Ok(Json(shown.ok_or_else(|| HttpError::internal("unreadable state"))?));
     }
     Ok(Json(content_of(&event.json).map_err(HttpError::internal)?))
@@ -111,12 +116,13 @@ pub async fn members(
     known_membership(body.membership.as_ref())?;
     known_membership(body.not_membership.as_ref())?;
     let wanted = ReadMembers {
+        by: session.user_id.clone(),
         membership: body.membership,
         not_membership: body.not_membership,
         at: token(body.at.as_deref())?,
     };
     let members = ask_room(&gateway.rooms.read_members, body.room_id.clone(), wanted).await?;
-    let chunk = view(&session.device_id, &body.room_id, &Redactions::new()).events(&members);
+    let chunk = view(&session, &body.room_id, &Redactions::new()).events(&members);
     Ok(Json(Members { chunk }))
 }
 
@@ -143,10 +149,10 @@ struct ShownMember {
 pub async fn joined(
     request: Authed<joined_members::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, permit: _permit, .. } = request;
-    check_joined(&gateway, &body.room_id).await?;
-    let wanted =
-        ReadMembers { membership: Some(MembershipState::Join), not_membership: None, at: None };
+    let Authed { body, session, gateway, permit: _permit } = request;
+    check_joined(&gateway, &session, &body.room_id).await?;
+    let membership = Some(MembershipState::Join);
+    let wanted = ReadMembers { by: session.user_id, membership, not_membership: None, at: None };
     let members = ask_room(&gateway.rooms.read_members, body.room_id, wanted).await?;
     let joined: BTreeMap<String, ShownMember> = members
         .iter()
@@ -178,6 +184,7 @@ pub async fn messages(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
     let wanted = ReadMessages {
+        by: session.user_id.clone(),
         from: token(body.from.as_deref())?,
         to: token(body.to.as_deref())?,
         direction: match body.dir {
@@ -188,7 +195,7 @@ pub async fn messages(
     };
     let room_id = body.room_id;
     let page = ask_room(&gateway.rooms.read_messages, room_id.clone(), wanted).await?;
-    let view = view(&session.device_id, &room_id, &page.redactions);
+    let view = view(&session, &room_id, &page.redactions);
     let events = passing(&body.filter, &room_id, &page.events);
     Ok(Json(Page {
         start: TimelineToken(page.start).to_string(),
@@ -200,12 +207,13 @@ pub async fn messages(
 
 async fn read_context(
     gateway: &Gateway,
+    by: OwnedUserId,
     room_id: OwnedRoomId,
     event_id: OwnedEventId,
     limit: usize,
     lazy_load_members: bool,
 ) -> Result<room::Context, HttpError> {
-    let wanted = ReadContext { event_id, limit, lazy_load_members };
+    let wanted = ReadContext { by, event_id, limit, lazy_load_members };
     ask_room(&gateway.rooms.read_context, room_id, wanted).await
 }
 
@@ -214,8 +222,16 @@ pub async fn event(
     request: Authed<get_room_event::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
-    let context = read_context(&gateway, body.room_id.clone(), body.event_id, 0, false).await?;
-    let view = view(&session.device_id, &body.room_id, &context.redactions);
+    let context = read_context(
+        &gateway,
+        session.user_id.clone(),
+        body.room_id.clone(),
+        body.event_id,
+        0,
+        false,
+    )
+    .await?;
+    let view = view(&session, &body.room_id, &context.redactions);
     let shown = view.event(&context.event);
     Ok(Json(shown.ok_or_else(|| HttpError::internal("unreadable event"))?))
 }
@@ -239,8 +255,9 @@ pub async fn context(
     let Authed { body, session, gateway, permit: _permit } = request;
     let limit = page_limit(body.limit);
     let lazy = is_lazy(&body.filter);
-    let context = read_context(&gateway, body.room_id.clone(), body.event_id, limit, lazy).await?;
-    let view = view(&session.device_id, &body.room_id, &context.redactions);
+    let (by, room_id) = (session.user_id.clone(), body.room_id.clone());
+    let context = read_context(&gateway, by, room_id, body.event_id, limit, lazy).await?;
+    let view = view(&session, &body.room_id, &context.redactions);
     let filtered =
         |events: &[StoredEvent]| view.events(passing(&body.filter, &body.room_id, events));
     Ok(Json(Around {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use ruma::{
-    OwnedEventId, RoomId,
+    OwnedEventId, OwnedUserId, RoomId, UserId,
     api::client::filter::{Filter, RoomEventFilter, UrlFilter},
 };
 use serde::Deserialize;
@@ -116,6 +116,7 @@ pub(super) struct View<'a> {
     /// The time, in milliseconds.
     pub(super) now: u64,
     /// The device that asks, which sees its own transaction ids.
+    pub(super) user_id: &'a UserId,
     pub(super) device_id: &'a str,
     /// The room, where it is not known from around.
     pub(super) room_id: Option<&'a RoomId>,
@@ -129,6 +130,7 @@ pub(super) struct View<'a> {
 
 #[derive(Deserialize)]
 struct Sent {
+    sender: OwnedUserId,
     origin_server_ts: u64,
 }
 
@@ -185,7 +187,11 @@ impl View<'_> {
 
     fn bare(&self, event: &StoredEvent) -> Unsigned {
         let sent = serde_json::from_str::<Sent>(&event.json).ok();
-        let txn = event.txn.as_ref().filter(|txn| txn.device_id == self.device_id);
+        // Two of our users may have given their devices the same id.
+        let txn = event.txn.as_ref().filter(|txn| {
+            txn.device_id == self.device_id
+                && sent.as_ref().is_some_and(|sent| sent.sender == self.user_id)
+        });
         Unsigned {
             age: sent.map(|sent| self.now.saturating_sub(sent.origin_server_ts)),
             transaction_id: txn.map(|txn| txn.txn_id.clone()),
@@ -267,7 +273,7 @@ pub(super) fn passing<'e>(
 pub(super) mod tests {
     use std::sync::Arc;
 
-    use ruma::{event_id, room_id};
+    use ruma::{event_id, room_id, user_id};
 
     use super::*;
     use crate::actors::store::{ClientTxn, Place, TxnEndpoint};
@@ -305,6 +311,7 @@ pub(super) mod tests {
         let replaced = HashMap::from([(event_id!("$e").to_owned(), old)]);
         let view = |device_id| View {
             now: 100,
+            user_id: user_id!("@a:x"),
             device_id,
             room_id: Some(room_id!("!r:x")),
             redactions: &redactions,
@@ -328,6 +335,7 @@ pub(super) mod tests {
     fn an_unreadable_event_does_not_spoil_the_others() {
         let view = View {
             now: 0,
+            user_id: user_id!("@a:x"),
             device_id: "D",
             room_id: None,
             redactions: &HashMap::new(),

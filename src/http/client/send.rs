@@ -53,7 +53,15 @@ pub async fn event(
         endpoint: TxnEndpoint::Send,
         txn_id: body.txn_id.to_string(),
     };
-    let message = SendEvent { kind, state_key: None, content, redacts, txn: Some(txn), permit };
+    let message = SendEvent {
+        by: session.user_id,
+        kind,
+        state_key: None,
+        content,
+        redacts,
+        txn: Some(txn),
+        permit,
+    };
     Ok(sent(&ask_room(&gateway.rooms.send, body.room_id, message).await?))
 }
 
@@ -89,7 +97,7 @@ fn take_redacts(content: &mut CanonicalJsonObject) -> Result<OwnedEventId, HttpE
 pub async fn state(
     request: Authed<send_state_event::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
-    let Authed { body, gateway, permit, .. } = request;
+    let Authed { body, session, gateway, permit } = request;
     let kind = body.event_type.to_string();
     check_kind(&kind)?;
     let kind = TimelineEventType::from(kind);
@@ -98,6 +106,7 @@ pub async fn state(
         check_member(&content)?;
     }
     let message = SendEvent {
+        by: session.user_id,
         kind,
         state_key: Some(body.state_key),
         content,
@@ -123,6 +132,7 @@ pub async fn redact(
         txn_id: body.txn_id.to_string(),
     };
     let message = SendEvent {
+        by: session.user_id,
         kind: TimelineEventType::RoomRedaction,
         state_key: None,
         content,
@@ -145,18 +155,25 @@ pub async fn typing(
             Some(u64::try_from(info.timeout.as_millis()).unwrap_or(u64::MAX).min(TYPING_MS))
         }
     };
-    ask_room(&gateway.rooms.set_typing, body.room_id, SetTyping { timeout_ms }).await?;
+    ask_room(
+        &gateway.rooms.set_typing,
+        body.room_id,
+        SetTyping { by: session.user_id, timeout_ms },
+    )
+    .await?;
     Ok(Json(Empty {}))
 }
 
 async fn set_receipt(
     gateway: &Gateway,
+    session: &Session,
     room_id: OwnedRoomId,
     receipt_type: &str,
     event_id: OwnedEventId,
     thread_id: Option<String>,
 ) -> Result<(), HttpError> {
-    let message = SetReceipt { receipt_type: receipt_type.to_owned(), event_id, thread_id };
+    let (by, receipt_type) = (session.user_id.clone(), receipt_type.to_owned());
+    let message = SetReceipt { by, receipt_type, event_id, thread_id };
     ask_room(&gateway.rooms.set_receipt, room_id, message).await
 }
 
@@ -166,7 +183,7 @@ async fn set_fully_read(
     room_id: OwnedRoomId,
     event_id: OwnedEventId,
 ) -> Result<(), HttpError> {
-    check_joined(gateway, &room_id).await?;
+    check_joined(gateway, session, &room_id).await?;
     let content = to_raw_value(&json!({"event_id": event_id})).map_err(HttpError::internal)?;
     let kind = "m.fully_read".to_owned();
     let (user_id, room_id) = (session.user_id.clone(), Some(room_id));
@@ -195,7 +212,7 @@ pub async fn receipt(
         }
         ReceiptType::Read | ReceiptType::ReadPrivate => {
             let kind = body.receipt_type.to_string();
-            set_receipt(&gateway, body.room_id, &kind, body.event_id, thread_id).await?;
+            set_receipt(&gateway, &session, body.room_id, &kind, body.event_id, thread_id).await?;
         }
         _ => return Err(HttpError::invalid_param("no such receipt type")),
     }
@@ -207,14 +224,14 @@ pub async fn read_markers(
     request: Authed<set_read_marker::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
-    check_joined(&gateway, &body.room_id).await?;
+    check_joined(&gateway, &session, &body.room_id).await?;
     if let Some(event_id) = body.fully_read {
         set_fully_read(&gateway, &session, body.room_id.clone(), event_id).await?;
     }
     let receipts = [("m.read", body.read_receipt), ("m.read.private", body.private_read_receipt)];
     for (kind, event_id) in receipts {
         if let Some(event_id) = event_id {
-            set_receipt(&gateway, body.room_id.clone(), kind, event_id, None).await?;
+            set_receipt(&gateway, &session, body.room_id.clone(), kind, event_id, None).await?;
         }
     }
     Ok(Json(Empty {}))

@@ -104,6 +104,7 @@ pub async fn sync(
     let federation = filter.event_format == EventFormat::Federation;
     let reader = Reader {
         now: now_ms(),
+        user_id: &session.user_id,
         device_id: &session.device_id,
         filter: &filter,
         form: Form::new(federation, filter.event_fields.as_deref()),

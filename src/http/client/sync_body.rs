@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, api::client::filter::FilterDefinition};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, api::client::filter::FilterDefinition};
 use serde::Serialize;
 use serde_json::{
     Map, Value, json,
@@ -164,6 +164,7 @@ pub(super) struct Reader<'a> {
     /// The time, in milliseconds.
     pub(super) now: u64,
     /// The device.
+    pub(super) user_id: &'a UserId,
     pub(super) device_id: &'a str,
     /// Its filter.
     pub(super) filter: &'a FilterDefinition,
@@ -244,6 +245,7 @@ impl Reader<'_> {
     fn timeline(&self, room: &JoinedRoom) -> (Timeline, ShownState) {
         let view = View {
             now: self.now,
+            user_id: self.user_id,
             device_id: self.device_id,
             room_id: None,
             redactions: &room.redactions,

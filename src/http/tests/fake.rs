@@ -17,8 +17,8 @@ use crate::{
         rendezvous::{Advertise, FoundPerson, SearchPeople},
         room::*,
         room_state::{
-            CreateRoom, FindSharing, ForgetRoom, ListRooms, ProfileUpdated, ReadMembership,
-            Sharing, ToRoom,
+            CreateRoom, FindSharing, ForgetRoom, KnowsRoom, ListRooms, ProfileUpdated,
+            ReadMembership, Sharing, ToRoom,
         },
         store::*,
     },
@@ -95,6 +95,7 @@ pub(super) async fn start() -> (Addr<Fake>, Gateway) {
             create: fake.clone().recipient(),
             list: fake.clone().recipient(),
             membership: fake.clone().recipient(),
+            knows: fake.clone().recipient(),
             forget: fake.clone().recipient(),
             send: fake.clone().recipient(),
             change_membership: fake.clone().recipient(),
@@ -368,7 +369,7 @@ impl Handler<Advertise> for Fake {
 impl Handler<ProfileUpdated> for Fake {
     type Result = ();
     fn handle(&mut self, msg: ProfileUpdated, _: &mut Context<Self>) {
-        self.told.push(format!("profile {:?}", msg.displayname));
+        self.told.push(format!("profile {:?}", msg.shown.displayname));
     }
 }
 
@@ -399,8 +400,15 @@ impl Handler<ReadMembership> for Fake {
     type Result = MessageResult<ReadMembership>;
     fn handle(&mut self, msg: ReadMembership, _: &mut Context<Self>) -> Self::Result {
         use ruma::events::room::member::MembershipState;
-        let is_in = !msg.0.as_str().ends_with(":none");
+        let is_in = !msg.room_id.as_str().ends_with(":none");
         MessageResult(is_in.then_some(MembershipState::Join))
+    }
+}
+
+impl Handler<KnowsRoom> for Fake {
+    type Result = bool;
+    fn handle(&mut self, msg: KnowsRoom, _: &mut Context<Self>) -> bool {
+        !msg.0.as_str().ends_with(":none")
     }
 }
 

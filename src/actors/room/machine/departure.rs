@@ -1,4 +1,4 @@
-//! How our user learns that he was shown out, or that an invite was taken back, while he was away.
+//! How a user of ours learns that he was shown out, or that an invite was taken back, while he was away.
 //!
 //! Nobody sends him the room any more, so the event that shows him out comes alone, with what
 //! authorizes it. It counts if the auth rules allow it in the state that is here, resolved with the
@@ -9,7 +9,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
-    OwnedEventId, ServerName,
+    OwnedEventId, OwnedUserId, ServerName,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 
@@ -23,10 +23,7 @@ use crate::{
         room::messages::RoomError,
         store::{Extremity, NewEvent, NewGroup, Place},
     },
-    proto::{
-        pdu::{Pdu, Received},
-        server_name::user_of,
-    },
+    proto::pdu::{Pdu, Received},
 };
 
 /// The state that a departure names, where it differs from ours.
@@ -34,24 +31,42 @@ use crate::{
 pub(crate) struct Named(Option<u64>);
 
 impl Machine {
-    /// Tells whether an event shows our user out of the room, or takes an invite of him back, and
-    /// is not known here.
-    pub(crate) fn is_departure(&self, pdu: &Pdu) -> Result<bool, Stop> {
-        if departure(pdu).is_none() || pdu.state_key.as_deref() != Some(self.me.as_str()) {
-            return Ok(false);
-        }
-        let here = self.membership().is_some_and(|own| {
-            matches!(own.membership, MembershipState::Join | MembershipState::Invite)
+    /// Returns what the user of ours whom an event shows out of the room was in it, or whose invite
+    /// it takes back; none if it does neither, or is known here.
+    pub(crate) fn departs_from(&self, pdu: &Pdu) -> Result<Option<MembershipState>, Stop> {
+        let Some(user) = departing(pdu).filter(|user| self.is_local(user)) else {
+            return Ok(None);
+        };
+        let was = self.membership(&user).map(|own| own.membership.clone()).filter(|membership| {
+            matches!(membership, MembershipState::Join | MembershipState::Invite)
         });
         self.require(std::slice::from_ref(&pdu.event_id))?;
-        Ok(here && self.known(&pdu.event_id).is_none())
+        Ok(was.filter(|_| self.known(&pdu.event_id).is_none()))
     }
 
-    /// Tells whether an event is the one by which the user of a server is out of the room: then
-    /// that server may ask what authorizes it.
-    pub(crate) fn is_departure_of(&self, server: &ServerName, event_id: &OwnedEventId) -> bool {
-        let member = self.state_event(&StateEventType::RoomMember, user_of(server).as_str());
-        member.is_some_and(|pdu| pdu.event_id == *event_id && departure(pdu).is_some())
+    /// Tells whether an event shows the last user of ours out who is in the room, or takes an invite
+    /// back while none is in it.
+    pub(crate) fn departs_with_all(&self, pdu: &Pdu) -> Result<bool, Stop> {
+        let others = |user: &OwnedUserId| {
+            let others = self.locals().filter(|(other, _)| *other != user);
+            others.filter(|(_, own)| own.membership == MembershipState::Join).count()
+        };
+        let alone = departing(pdu).is_some_and(|user| others(&user) == 0);
+        Ok(alone && self.departs_from(pdu)?.is_some())
+    }
+
+    /// Tells whether an event is the one by which a user of a server is out of the room: then that
+    /// server may ask what authorizes it.
+    pub(crate) fn is_departure_of(
+        &self,
+        server: &ServerName,
+        event_id: &OwnedEventId,
+    ) -> Result<bool, Stop> {
+        self.require(std::slice::from_ref(event_id))?;
+        let Some(known) = self.known(event_id) else { return Ok(false) };
+        let Some(user) = departing(&known.pdu) else { return Ok(false) };
+        let member = self.state_event(&StateEventType::RoomMember, user.as_str());
+        Ok(user.server_name() == server && member.is_some_and(|pdu| pdu.event_id == *event_id))
     }
 
     /// Returns whether all auth events of an event are here.
@@ -98,7 +113,7 @@ impl Machine {
         Ok((Named(named), change))
     }
 
-    /// Has our user be out of a room that he was in. What the others said before is a gap.
+    /// Has a user of ours be out of a room that he was in. What the others said before is a gap.
     pub(crate) fn depart(&mut self, received: &Received, named: Named) -> Result<Change, Stop> {
         let pdu = &received.pdu;
         let place = pdu.state_place().ok_or_else(no_departure)?;
@@ -146,7 +161,7 @@ impl Machine {
         Ok(change)
     }
 
-    /// Takes an invite of our user for taken back. It follows the very invite that waits, so it is
+    /// Takes an invite of a user of ours for taken back. It follows the very invite that waits, so it is
     /// of the same room, and of nobody who makes another one up under its name.
     pub(crate) fn uninvited(
         &mut self,
@@ -157,7 +172,8 @@ impl Machine {
         self.require_given(given)?;
         self.require(&pdu.auth_events)?;
         let membership = departure(pdu).ok_or_else(no_departure)?;
-        let invite = self.membership().and_then(|own| own.invite.as_ref());
+        let user = departing(pdu).ok_or_else(no_departure)?;
+        let invite = self.membership(&user).and_then(|own| own.invite.as_ref());
         let invite = invite.map(|invite| Arc::clone(&invite.event)).ok_or_else(no_departure)?;
         if !pdu.auth_events.contains(&invite.event_id) {
             return Err(RoomError::Forbidden("it does not follow the invite".to_owned()).into());
@@ -172,7 +188,7 @@ impl Machine {
         }
         let accepted = self.accept_events(given, &create);
         self.check_departure(pdu, &accepted, &create)?;
-        let mut change = self.set_membership(membership, Some(pdu.event_id.clone()), None);
+        let mut change = self.set_membership(user, membership, Some(pdu.event_id.clone()), None);
         let new = NewEvent {
             pdu: Arc::new(pdu.clone()),
             place: Place::Outlier,
@@ -211,6 +227,12 @@ impl GivenState {
         let all = self.auth_chain.iter().chain(&self.state);
         all.map(|received| (received.pdu.event_id.clone(), received)).collect()
     }
+}
+
+/// Returns who is out by an event.
+pub(in crate::actors::room) fn departing(pdu: &Pdu) -> Option<OwnedUserId> {
+    departure(pdu)?;
+    OwnedUserId::try_from(pdu.state_key.as_deref()?).ok()
 }
 
 /// Returns the membership of somebody who is out by an event.

@@ -441,7 +441,7 @@ impl Machine {
             state_group: Some(plan.state_group),
             spoilt,
             txn,
-            notify: self.notify(&pdu).filter(|_| plan.place == Place::Live).into_iter().collect(),
+            notify: if plan.place == Place::Live { self.notify(&pdu) } else { Vec::new() },
         };
         self.append(&mut change, new, plan.new_groups, plan.next_group, plan.front);
         drop(plan.before);
@@ -472,7 +472,8 @@ impl Machine {
         self.next_group = next_group;
         self.remember(&new);
         if let Some(txn) = &new.txn {
-            self.remember_txn(txn.clone(), new.pdu.event_id.clone());
+            let by = new.pdu.sender.clone();
+            self.remember_txn((by, txn.clone()), new.pdu.event_id.clone());
         }
         if !new_groups.is_empty() {
             change.commit.groups.extend(new_groups);

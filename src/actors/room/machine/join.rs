@@ -9,7 +9,7 @@ use std::{
 };
 
 use ruma::{
-    CanonicalJsonObject, OwnedEventId, OwnedServerName, OwnedUserId, RoomVersionId,
+    CanonicalJsonObject, OwnedEventId, OwnedServerName, OwnedUserId, RoomVersionId, UserId,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
     state_res::{check_state_dependent_auth_rules, check_state_independent_auth_rules},
 };
@@ -409,19 +409,23 @@ impl Machine {
         Ok(())
     }
 
-    /// Takes an invite of our user from another server.
+    /// Takes an invite of a user of ours from another server.
     ///
     /// One that waits stays what it is, or whoever knows the id of a room could put his own in its
     /// place; but its inviter may send another. Whoever else invites is one more to join through.
     pub(crate) fn invited(
         &mut self,
         version: &RoomVersionId,
+        user: OwnedUserId,
         mut invite: InviteData,
     ) -> Result<Change, RoomError> {
-        if self.is_joined() {
+        if self.has_in(&user) {
             return Err(RoomError::Forbidden("the user is in the room already".into()));
         }
-        let waits = self.membership.clone();
+        if !self.locals.contains_key(&user) && self.locals.len() >= limits::ROOM_USERS_OF_SERVER {
+            return Err(RoomError::Full("people of this server are in the room"));
+        }
+        let waits = self.locals.get(&user).cloned();
         let waits = waits.filter(|own| own.membership == MembershipState::Invite);
         if let Some(mut first) = waits.and_then(|own| own.invite) {
             let others = std::mem::take(&mut invite.via);
@@ -445,7 +449,7 @@ impl Machine {
             self.set_version(version)?;
         }
         let id = Some(invite.event.event_id.clone());
-        Ok(self.set_membership(MembershipState::Invite, id, Some(invite)))
+        Ok(self.set_membership(user, MembershipState::Invite, id, Some(invite)))
     }
 
     /// Tells whether anybody may come into the room.
@@ -454,28 +458,29 @@ impl Machine {
         rules.is_some_and(|pdu| pdu::is_public(&pdu.content))
     }
 
-    /// Notes an invite of our user, or the end of one, in a room that we are not in.
+    /// Notes an invite of a user of ours, or the end of one, in a room that he is not in.
     pub(crate) fn set_membership(
         &mut self,
+        user: OwnedUserId,
         membership: MembershipState,
         event_id: Option<OwnedEventId>,
         invite: Option<InviteData>,
     ) -> Change {
         let mut change = self.change();
         let own = OwnMembership { membership, event_id, invite, forgotten: false };
-        self.membership = Some(own.clone());
-        change.commit.memberships.insert(self.me.clone(), own);
+        self.locals.insert(user.clone(), own.clone());
+        change.commit.memberships.insert(user, own);
         change
     }
 
-    /// Takes the room out of every list of our user, who has left it. History stays, for the day
-    /// on which he comes back.
-    pub(crate) fn forget(&mut self) -> Option<Change> {
-        let left = self.membership.as_ref().filter(|own| own.membership != MembershipState::Join);
+    /// Takes the room out of every list of a user of ours who has left it. History stays, for the
+    /// day on which he comes back.
+    pub(crate) fn forget(&mut self, user: &UserId) -> Option<Change> {
+        let left = self.locals.get(user).filter(|own| own.membership != MembershipState::Join);
         let own = OwnMembership { forgotten: true, ..left?.clone() };
         let mut change = self.change();
-        self.membership = None;
-        change.commit.memberships.insert(self.me.clone(), own);
+        self.locals.remove(user);
+        change.commit.memberships.insert(user.to_owned(), own);
         Some(change)
     }
 
@@ -517,7 +522,7 @@ impl Machine {
     }
 
     /// Returns the stripped state that goes with an invite (`invite_room_state`), as PDUs.
-    pub(crate) fn invite_state(&self) -> Vec<Arc<Pdu>> {
+    pub(crate) fn invite_state(&self, inviter: &UserId) -> Vec<Arc<Pdu>> {
         const SHOWN: [StateEventType; 7] = [
             StateEventType::RoomCreate,
             StateEventType::RoomJoinRules,
@@ -527,26 +532,29 @@ impl Machine {
             StateEventType::RoomCanonicalAlias,
             StateEventType::RoomEncryption,
         ];
-        let own = self.state_event(&StateEventType::RoomMember, self.me.as_str()).cloned();
-        SHOWN.iter().filter_map(|kind| self.state_event(kind, "").cloned()).chain(own).collect()
+        let by = self.state_event(&StateEventType::RoomMember, inviter.as_str()).cloned();
+        SHOWN.iter().filter_map(|kind| self.state_event(kind, "").cloned()).chain(by).collect()
     }
 
     /// Returns the servers that can let somebody in beside ours, who is not in the room himself.
     pub(crate) fn via_for(&self, invited: &OwnedServerName) -> Vec<OwnedServerName> {
-        let others =
-            |server: &&OwnedServerName| self.me.server_name() != **server && invited != *server;
+        let others = |server: &&OwnedServerName| self.server != **server && invited != *server;
         self.joined.keys().filter(others).take(limits::INVITE_VIA).cloned().collect()
+    }
+
+    /// Returns the servers that can be asked about the invite of a user of ours.
+    pub(crate) fn invited_through(&self, user: &UserId) -> Vec<OwnedServerName> {
+        let invite = self.locals.get(user).and_then(|own| own.invite.as_ref());
+        invite.map_or_else(Vec::new, |invite| invite.via.clone())
     }
 
     /// Returns the servers that could be asked about the room, `first` before all others.
     pub(crate) fn candidates(&self, first: &[OwnedServerName]) -> Vec<OwnedServerName> {
-        let invited = self.membership.as_ref().and_then(|own| own.invite.as_ref());
         let mut seen = HashSet::new();
         first
             .iter()
-            .chain(invited.into_iter().flat_map(|invite| &invite.via))
             .chain(self.joined.keys())
-            .filter(|server| self.me.server_name() != **server)
+            .filter(|server| self.server != **server)
             .filter(|server| seen.insert((*server).clone()))
             .cloned()
             .collect()

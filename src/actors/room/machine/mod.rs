@@ -32,7 +32,7 @@ use std::{
 
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
-    RoomVersionId,
+    RoomVersionId, UserId,
     events::{
         StateEventType,
         room::{history_visibility::HistoryVisibility, member::MembershipState},
@@ -53,6 +53,7 @@ use crate::{
     proto::{
         annotation::Annotation,
         pdu::{self, Draft, Pdu, StateKey},
+        server_name,
         state_res::EventMap,
     },
 };
@@ -79,8 +80,8 @@ pub(crate) enum Need {
     State(u64),
     /// The resolution of the states of these groups: [`Machine::provide_resolved`].
     Resolve(Vec<u64>),
-    /// Whether our user has an annotation: [`Machine::provide_annotation`].
-    Annotation(Annotation),
+    /// Whether a user of ours has an annotation: [`Machine::provide_annotation`].
+    Annotation(OwnedUserId, Annotation),
 }
 
 /// Why an operation did not complete.
@@ -170,7 +171,8 @@ pub(crate) fn event_map(
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(super) room_id: OwnedRoomId,
-    me: OwnedUserId,
+    /// Our server: its users are the locals.
+    server: OwnedServerName,
     version: RoomVersionId,
     rules: RoomVersionRules,
     /// Forward extremities; none before we joined. Where they are more than an event may follow,
@@ -184,19 +186,20 @@ pub(crate) struct Machine {
     state: HashMap<StateKey, Arc<Pdu>>,
     /// Joined users of each server.
     joined: BTreeMap<OwnedServerName, usize>,
-    membership: Option<OwnMembership>,
+    /// Those of our users who have to do with the room.
+    locals: BTreeMap<OwnedUserId, OwnMembership>,
     /// What events of the timeline follow and is not here, with what follows it.
     backward: BTreeMap<OwnedEventId, BTreeSet<OwnedEventId>>,
-    txns: HashMap<ClientTxn, OwnedEventId>,
+    txns: HashMap<(OwnedUserId, ClientTxn), OwnedEventId>,
     /// The same, oldest first.
-    txn_order: VecDeque<ClientTxn>,
+    txn_order: VecDeque<(OwnedUserId, ClientTxn)>,
     known: HashMap<OwnedEventId, Known>,
     /// Bytes of all that came into `known` since it was last emptied.
     known_len: usize,
     groups: HashMap<u64, Arc<StateIds>>,
     resolved: HashMap<Vec<u64>, Arc<StateIds>>,
-    /// Whether our user has an annotation that is being sent.
-    annotations: HashMap<Annotation, bool>,
+    /// Whether a user of ours has an annotation that is being sent.
+    annotations: HashMap<(OwnedUserId, Annotation), bool>,
     /// Events whose prev or auth events are not here, by id.
     parked: HashMap<OwnedEventId, parked::Parked>,
 }
@@ -206,13 +209,13 @@ impl Machine {
     pub(crate) fn new(
         room_id: OwnedRoomId,
         version: RoomVersionId,
-        me: OwnedUserId,
+        server: OwnedServerName,
     ) -> Result<Self, RoomError> {
         let rules = pdu::rules_of(&version)
             .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
         Ok(Self {
             room_id,
-            me,
+            server,
             version,
             rules,
             extremities: Vec::new(),
@@ -221,7 +224,7 @@ impl Machine {
             next_group: 1,
             state: HashMap::new(),
             joined: BTreeMap::new(),
-            membership: None,
+            locals: BTreeMap::new(),
             backward: BTreeMap::new(),
             txns: HashMap::new(),
             txn_order: VecDeque::new(),
@@ -237,10 +240,10 @@ impl Machine {
     /// Makes the machine of a stored room.
     pub(crate) fn load(
         room_id: OwnedRoomId,
-        me: OwnedUserId,
-        mut loaded: LoadedRoom,
+        server: OwnedServerName,
+        loaded: LoadedRoom,
     ) -> Result<Self, RoomError> {
-        let mut machine = Self::new(room_id, loaded.version, me)?;
+        let mut machine = Self::new(room_id, loaded.version, server)?;
         if let Some(heads) = loaded.heads {
             machine.extremities = heads.extremities;
             machine.current_group = heads.current_group;
@@ -256,13 +259,15 @@ impl Machine {
                 machine.state.insert(place, pdu);
             }
         }
-        machine.membership = loaded.memberships.remove(&machine.me);
+        machine.locals = loaded.memberships;
         let missing = loaded.backward_extremities.into_iter();
         machine.backward = missing
             .map(|event| (event.event_id, event.followed_by.into_iter().collect()))
             .collect();
-        for (txn, event_id) in loaded.txns {
-            machine.remember_txn(txn, event_id);
+        for (user_id, txn, event_id) in loaded.txns {
+            // Rows from a time when there was one user name none.
+            let user_id = user_id.unwrap_or_else(|| server_name::user_of(&machine.server));
+            machine.remember_txn((user_id, txn), event_id);
         }
         Ok(machine)
     }
@@ -282,13 +287,30 @@ impl Machine {
         &self.rules
     }
 
-    pub(crate) fn membership(&self) -> Option<&OwnMembership> {
-        self.membership.as_ref()
+    /// Returns what a user of ours is in the room.
+    pub(crate) fn membership(&self, user: &UserId) -> Option<&OwnMembership> {
+        self.locals.get(user)
     }
 
-    /// Tells whether our user is joined.
-    pub(crate) fn is_joined(&self) -> bool {
-        matches!(&self.membership, Some(own) if own.membership == MembershipState::Join)
+    /// Returns those of our users who have to do with the room, and what they are in it.
+    pub(crate) fn locals(&self) -> impl Iterator<Item = (&OwnedUserId, &OwnMembership)> {
+        self.locals.iter()
+    }
+
+    /// Tells whether a user is of our server.
+    pub(crate) fn is_local(&self, user: &UserId) -> bool {
+        user.server_name() == self.server
+    }
+
+    /// Tells whether a user of ours is joined.
+    pub(crate) fn has_in(&self, user: &UserId) -> bool {
+        self.membership(user).is_some_and(|own| own.membership == MembershipState::Join)
+    }
+
+    /// Tells whether any of our users is joined: then the room is kept up with, and the others count
+    /// our server among its servers.
+    pub(crate) fn is_resident(&self) -> bool {
+        self.locals.values().any(|own| own.membership == MembershipState::Join)
     }
 
     /// Returns the servers that have a joined user.
@@ -325,14 +347,14 @@ impl Machine {
     }
 
     /// Returns somebody's membership in the current state.
-    pub(crate) fn member(&self, user: &ruma::UserId) -> Option<MemberContent> {
+    pub(crate) fn member(&self, user: &UserId) -> Option<MemberContent> {
         let pdu = self.state_event(&StateEventType::RoomMember, user.as_str())?;
         serde_json::from_str(pdu.content.get()).ok()
     }
 
-    /// Returns the event that a client transaction made.
-    pub(crate) fn txn(&self, txn: &ClientTxn) -> Option<&OwnedEventId> {
-        self.txns.get(txn)
+    /// Returns the event that a client transaction of a user of ours made.
+    pub(crate) fn txn(&self, by: &UserId, txn: &ClientTxn) -> Option<&OwnedEventId> {
+        self.txns.get(&(by.to_owned(), txn.clone()))
     }
 
     /// Tells whether there is a state: we were in the room once.
@@ -340,11 +362,11 @@ impl Machine {
         !self.extremities.is_empty()
     }
 
-    /// Returns the event of the current state that says just what a draft says.
-    pub(crate) fn unchanged(&self, draft: &Draft) -> Option<OwnedEventId> {
+    /// Returns the event of the current state by which a user of ours said just what a draft says.
+    pub(crate) fn unchanged(&self, draft: &Draft, by: &UserId) -> Option<OwnedEventId> {
         let place = (StateEventType::from(draft.kind.to_string()), draft.state_key.clone()?);
-        let joined = self.is_joined();
-        let current = self.state.get(&place).filter(|pdu| joined && pdu.sender == self.me)?;
+        let joined = self.has_in(by);
+        let current = self.state.get(&place).filter(|pdu| joined && pdu.sender == by)?;
         let content: CanonicalJsonObject = serde_json::from_str(current.content.get()).ok()?;
         (content == draft.content).then(|| current.event_id.clone())
     }
@@ -415,9 +437,14 @@ impl Machine {
         self.resolved.insert(groups, Arc::new(state));
     }
 
-    /// Provides whether our user has an annotation.
-    pub(crate) fn provide_annotation(&mut self, annotation: Annotation, is_there: bool) {
-        self.annotations.insert(annotation, is_there);
+    /// Provides whether a user of ours has an annotation.
+    pub(crate) fn provide_annotation(
+        &mut self,
+        by: OwnedUserId,
+        annotation: Annotation,
+        is_there: bool,
+    ) {
+        self.annotations.insert((by, annotation), is_there);
     }
 
     /// Forgets what is only cached, where that has grown large. Called between operations.
@@ -436,7 +463,7 @@ impl Machine {
     }
 
     /// Keeps the event that a client transaction made, and forgets the oldest one.
-    fn remember_txn(&mut self, txn: ClientTxn, event_id: OwnedEventId) {
+    fn remember_txn(&mut self, txn: (OwnedUserId, ClientTxn), event_id: OwnedEventId) {
         if self.txns.insert(txn.clone(), event_id).is_none() {
             self.txn_order.push_back(txn);
         }

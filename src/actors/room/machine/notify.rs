@@ -1,9 +1,9 @@
-//! Push rules: does an event notify our user?
+//! Push rules: whom of our users does an event notify?
 
 use futures::FutureExt as _;
 use ruma::{
-    OwnedUserId,
-    events::{AnySyncTimelineEvent, StateEventType},
+    OwnedUserId, UserId,
+    events::{AnySyncTimelineEvent, StateEventType, room::member::MembershipState},
     push::{Action, HighlightTweakValue, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Tweak},
     serde::Raw,
 };
@@ -16,30 +16,40 @@ use crate::{
 };
 
 impl Machine {
-    /// Evaluates the user's push rules for an event of somebody else, and says who is notified.
-    pub(super) fn notify(&self, pdu: &Pdu) -> Option<(OwnedUserId, Notify)> {
-        if pdu.sender == self.me {
-            return None;
+    /// Evaluates the push rules of our users in the room for an event of somebody else, and says
+    /// which of them are notified.
+    pub(super) fn notify(&self, pdu: &Pdu) -> Vec<(OwnedUserId, Notify)> {
+        let told = self
+            .locals
+            .iter()
+            .filter(|(user, own)| own.membership == MembershipState::Join && **user != pdu.sender);
+        let mut told = told.map(|(user, _)| user).peekable();
+        if told.peek().is_none() {
+            return Vec::new();
         }
-        let raw: Raw<AnySyncTimelineEvent> =
-            Raw::from_json(RawValue::from_string(pdu.json.to_string()).ok()?);
-        let name = self.member(&self.me).and_then(|member| member.displayname);
+        let Ok(raw) = RawValue::from_string(pdu.json.to_string()) else { return Vec::new() };
+        let raw: Raw<AnySyncTimelineEvent> = Raw::from_json(raw);
+        told.filter_map(|user| Some((user.clone(), self.notify_one(user, &raw)?))).collect()
+    }
+
+    fn notify_one(&self, user: &UserId, raw: &Raw<AnySyncTimelineEvent>) -> Option<Notify> {
+        let name = self.member(user).and_then(|member| member.displayname);
         let members: usize = self.joined.values().sum();
         let mut context = PushConditionRoomCtx::new(
             self.room_id.clone(),
             ruma::UInt::try_from(members).unwrap_or(ruma::UInt::MAX),
-            self.me.clone(),
-            name.unwrap_or_else(|| self.me.localpart().to_owned()),
+            user.to_owned(),
+            name.unwrap_or_else(|| user.localpart().to_owned()),
         );
         context.power_levels = self.push_power_levels();
         // Made anew each time: it takes microseconds, and some KiB would be held by each room.
-        let rules = push_rules::predefined(&self.me);
-        let actions = rules.get_actions(&raw, &context).now_or_never()?;
+        let rules = push_rules::predefined(user);
+        let actions = rules.get_actions(raw, &context).now_or_never()?;
         actions.iter().any(Action::should_notify).then(|| {
             let highlight = actions.iter().any(|action| {
                 matches!(action, Action::SetTweak(Tweak::Highlight(HighlightTweakValue::Yes)))
             });
-            (self.me.clone(), Notify { highlight })
+            Notify { highlight }
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedEventId, events::TimelineEventType, state_res::auth_types_for_event};
+use ruma::{OwnedEventId, UserId, events::TimelineEventType, state_res::auth_types_for_event};
 
 use super::{
     Change, Machine, Need, Stop,
@@ -27,7 +27,7 @@ impl Machine {
     pub(super) fn position(
         &self,
         draft: &Draft,
-        sender: &ruma::UserId,
+        sender: &UserId,
         now: u64,
     ) -> Result<Position, RoomError> {
         let content =
@@ -76,8 +76,9 @@ impl Machine {
         author: Author<'_>,
         now: u64,
     ) -> Result<(OwnedEventId, Change), Stop> {
-        if !self.is_joined() {
-            let known = self.has_state() || self.membership.is_some();
+        let by = author.user_id();
+        if !self.has_in(by) {
+            let known = self.membership(by).is_some();
             return Err(if known {
                 RoomError::Forbidden("you are not in the room".to_owned())
             } else {
@@ -89,7 +90,7 @@ impl Machine {
             return Err(RoomError::Forbidden("a room is created once".to_owned()).into());
         }
         self.require(draft.redacts.as_slice())?;
-        self.check_annotation(&draft)?;
+        self.check_annotation(&draft, by)?;
         let pdu = self.compose(draft, author, now)?;
         self.check_redaction(&pdu)?;
         let event_id = pdu.event_id.clone();
@@ -99,7 +100,7 @@ impl Machine {
 
     /// Checks that a user can exist. Who is in the room under an impossible name, from a time when
     /// that was let in, can be shown out.
-    pub(crate) fn check_somebody(&self, user: &ruma::UserId) -> Result<(), RoomError> {
+    pub(crate) fn check_somebody(&self, user: &UserId) -> Result<(), RoomError> {
         if self.member(user).is_none() {
             server_name::check_user(user)?;
         }
@@ -116,8 +117,8 @@ impl Machine {
         Err(RoomError::Forbidden("that takes the power to redact the events of others".to_owned()))
     }
 
-    /// Refuses an annotation that our user has made already.
-    fn check_annotation(&self, draft: &Draft) -> Result<(), Stop> {
+    /// Refuses an annotation that its author has made already.
+    fn check_annotation(&self, draft: &Draft, by: &UserId) -> Result<(), Stop> {
         if !draft.content.contains_key("m.relates_to") {
             return Ok(());
         }
@@ -126,10 +127,11 @@ impl Machine {
         let Some(annotation) = Annotation::of(&draft.kind.to_string(), &content) else {
             return Ok(());
         };
-        match self.annotations.get(&annotation) {
+        let wanted = (by.to_owned(), annotation);
+        match self.annotations.get(&wanted) {
             Some(true) => Err(RoomError::DuplicateAnnotation.into()),
             Some(false) => Ok(()),
-            None => Err(Stop::Need(Need::Annotation(annotation))),
+            None => Err(Stop::Need(Need::Annotation(wanted.0, wanted.1))),
         }
     }
 
@@ -137,7 +139,7 @@ impl Machine {
     /// for both kick and unban; who meant the one must not get the other.
     pub(crate) fn check_change(
         &self,
-        user: &ruma::UserId,
+        user: &UserId,
         change: MemberChange,
     ) -> Result<(), RoomError> {
         use ruma::events::room::member::MembershipState::{Ban, Invite, Join, Knock};
@@ -205,13 +207,15 @@ impl Machine {
             front.group = after.group;
             front.diff = after.new.map_or_else(Vec::new, |new| new.changes);
         }
+        let notify = self.notify(&pdu);
         let new = NewEvent {
             pdu,
             place: Place::Live,
             state_group: Some(after.group),
             spoilt: false,
             txn,
-            notify: Vec::new(),
+            // One of us may have others of us in the room.
+            notify,
         };
         let redaction = Arc::clone(&new.pdu);
         self.append(change, new, groups, next_group, Some(front));
@@ -220,7 +224,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Makes the room: the create event, then drafts of our user one after another, all in one
+    /// Makes the room: the create event, then drafts of whoever makes it one after another, all in one
     /// change. Drafts that the auth rules refuse fail the whole.
     pub(crate) fn create(
         &mut self,
@@ -235,7 +239,7 @@ impl Machine {
         let made = self.create_all(create, drafts, author, now);
         if made.is_err() {
             // The first events are in memory and nowhere else.
-            *self = Self::new(self.room_id.clone(), self.version.clone(), self.me.clone())?;
+            *self = Self::new(self.room_id.clone(), self.version.clone(), self.server.clone())?;
         }
         made
     }

@@ -3,17 +3,19 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
-    OwnedEventId,
-    events::{StateEventType, TimelineEventType},
+    OwnedEventId, OwnedUserId,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 
 use super::{Change, Machine, MemberContent, Need, Stop};
 use crate::{
     actors::{
         room::messages::RoomError,
-        store::{DirectoryEntry, Extremity, NewGroup, OwnMembership},
+        store::{DirectoryEntry, Extremity, InviteData, NewGroup, OwnMembership},
     },
+    config::limits,
     proto::{
+        client_event,
         names::{shown_avatar, shown_name},
         pdu::{MAX_PREV_EVENTS, Pdu, StateKey},
     },
@@ -256,6 +258,7 @@ impl Machine {
     /// Makes a diff the current state, and notes in the change what hangs on it.
     pub(super) fn apply_diff(&mut self, change: &mut Change, diff: StateDiff) {
         let mut servers_changed = false;
+        let mut locals = Vec::new();
         for (place, id) in &diff {
             let new = id.as_ref().and_then(|id| self.known(id)).map(|known| Arc::clone(&known.pdu));
             let old = match &new {
@@ -264,8 +267,11 @@ impl Machine {
             };
             servers_changed |= self.count_member(old.as_ref(), new.as_ref());
             if place.0 == StateEventType::RoomMember {
-                self.note_member(change, &place.1, new.as_ref());
+                locals.extend(self.note_member(change, &place.1, new));
             }
+        }
+        for (user, content, pdu) in locals {
+            self.note_local(change, user, content, pdu);
         }
         if servers_changed {
             change.commit.servers = Some(self.joined.keys().cloned().collect());
@@ -273,34 +279,60 @@ impl Machine {
         change.commit.state_changes.extend(diff);
     }
 
-    fn note_member(&mut self, change: &mut Change, state_key: &str, pdu: Option<&Arc<Pdu>>) {
-        let Ok(user) = ruma::OwnedUserId::try_from(state_key) else { return };
-        let content = pdu.filter(|pdu| pdu.kind == TimelineEventType::RoomMember);
+    /// Notes for the user directory what somebody is in the room now. Returns what is to be noted
+    /// beside, if it is a user of ours.
+    fn note_member(
+        &self,
+        change: &mut Change,
+        state_key: &str,
+        pdu: Option<Arc<Pdu>>,
+    ) -> Option<(OwnedUserId, MembershipState, Option<Arc<Pdu>>)> {
+        let user = OwnedUserId::try_from(state_key).ok()?;
+        let content = pdu.as_ref().filter(|pdu| pdu.kind == TimelineEventType::RoomMember);
         let content: Option<MemberContent> =
             content.and_then(|pdu| serde_json::from_str(pdu.content.get()).ok());
-        if user == self.me {
-            let membership =
-                content.as_ref().map_or(ruma::events::room::member::MembershipState::Leave, |c| {
-                    c.membership.clone()
-                });
-            let own = OwnMembership {
-                membership,
-                event_id: pdu.map(|pdu| pdu.event_id.clone()),
-                invite: None,
-                forgotten: false,
-            };
-            self.membership = Some(own.clone());
-            change.commit.memberships.insert(self.me.clone(), own);
-            return;
-        }
-        let entry = content
-            .filter(|content| {
-                content.membership == ruma::events::room::member::MembershipState::Join
-            })
-            .map(|content| DirectoryEntry {
+        let membership =
+            content.as_ref().map_or(MembershipState::Leave, |content| content.membership.clone());
+        let entry =
+            content.filter(|_| membership == MembershipState::Join).map(|content| DirectoryEntry {
                 displayname: content.displayname.map(|name| shown_name(&name).into_owned()),
                 avatar_url: content.avatar_url.filter(|url| shown_avatar(url).is_some()),
             });
-        change.commit.directory.push((user, entry));
+        let is_local = self.is_local(&user);
+        change.commit.directory.push((user.clone(), entry));
+        is_local.then_some((user, membership, pdu))
+    }
+
+    /// Notes what a user of ours is in the room now. That there is such a user, nobody here knows:
+    /// whoever has the power can invite and ban as many as he likes, so few of those are noted who
+    /// never were in the room.
+    fn note_local(
+        &mut self,
+        change: &mut Change,
+        user: OwnedUserId,
+        membership: MembershipState,
+        pdu: Option<Arc<Pdu>>,
+    ) {
+        if !self.locals.contains_key(&user) {
+            let is_out = matches!(membership, MembershipState::Leave | MembershipState::Ban);
+            let crowded = self.locals.len() >= limits::ROOM_USERS_OF_SERVER;
+            if is_out || (crowded && membership != MembershipState::Join) {
+                return;
+            }
+        }
+        // Who is invited by somebody while others of us are in the room is shown it as it is here.
+        let invite = pdu.as_ref().filter(|_| membership == MembershipState::Invite);
+        let invite = invite.map(|pdu| {
+            let shown = self.invite_state(&pdu.sender).into_iter().chain([Arc::clone(pdu)]);
+            let stripped = shown.filter_map(|pdu| client_event::stripped(&pdu.json).ok());
+            let (event, stripped_state) = (Arc::clone(pdu), stripped.collect());
+            let from = pdu.sender.server_name();
+            let via = (*from != self.server).then(|| from.to_owned()).into_iter().collect();
+            InviteData { event, stripped_state, via }
+        });
+        let event_id = pdu.map(|pdu| pdu.event_id.clone());
+        let own = OwnMembership { membership, event_id, invite, forgotten: false };
+        self.locals.insert(user.clone(), own.clone());
+        change.commit.memberships.insert(user, own);
     }
 }

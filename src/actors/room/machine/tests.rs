@@ -4,6 +4,7 @@ mod attacks;
 mod departures;
 mod forks;
 mod fuzz;
+mod locals;
 mod redaction_orders;
 mod redactions;
 
@@ -33,6 +34,8 @@ pub(crate) const NOW: u64 = 1_790_000_000_000;
 pub(crate) struct Replica {
     pub(crate) machine: Machine,
     pub(crate) signer: Arc<Signer>,
+    /// Who speaks, of the users of this server.
+    pub(crate) me: OwnedUserId,
     events: HashMap<OwnedEventId, Known>,
     groups: HashMap<u64, StateIds>,
     clock: u64,
@@ -44,6 +47,10 @@ pub(crate) struct Replica {
 
 pub(crate) fn signer(seed: u8) -> Arc<Signer> {
     Arc::new(Signer::new(&secret_keys(seed), &["peer".to_owned()], NOW).unwrap())
+}
+
+pub(crate) fn own_of(signer: &Signer) -> OwnedServerName {
+    signer.server_name().clone()
 }
 
 pub(crate) fn object(value: serde_json::Value) -> CanonicalJsonObject {
@@ -69,6 +76,19 @@ pub(crate) fn received(pdu: &Pdu, signer: &Signer) -> Received {
 }
 
 impl Replica {
+    fn new(machine: Machine, signer: Arc<Signer>, clock: u64) -> Self {
+        Self {
+            machine,
+            me: signer.user_id().clone(),
+            signer,
+            events: HashMap::new(),
+            groups: HashMap::new(),
+            clock,
+            resolved: 0,
+            commits: Vec::new(),
+        }
+    }
+
     /// Runs an operation to its end, giving it what it needs.
     pub(crate) fn run<T>(
         &mut self,
@@ -92,7 +112,9 @@ impl Replica {
                     self.machine.known.insert(id, known);
                 }
             }
-            Need::Annotation(annotation) => self.machine.provide_annotation(annotation, false),
+            Need::Annotation(by, annotation) => {
+                self.machine.provide_annotation(by, annotation, false);
+            }
             Need::State(group) => {
                 self.machine.provide_state(group, self.groups[&group].clone());
             }
@@ -191,9 +213,9 @@ impl Replica {
 
     pub(crate) fn send(&mut self, draft: Draft) -> Result<Arc<Pdu>, RoomError> {
         self.clock += 1;
-        let (now, signer) = (self.clock, Arc::clone(&self.signer));
-        let (_, change) =
-            self.run(|machine| machine.send(draft.clone(), None, signer.owner(), now))?;
+        let (now, signer, me) = (self.clock, Arc::clone(&self.signer), self.me.clone());
+        let (_, change) = self
+            .run(|machine| machine.send(draft.clone(), None, signer.author(&me).unwrap(), now))?;
         self.store(&change);
         self.settle();
         Ok(Arc::clone(&change.publish[0]))
@@ -247,6 +269,17 @@ impl Replica {
         (state, heads)
     }
 
+    /// Returns the events that are known, those first that come before others.
+    fn known_events(&self) -> Vec<Arc<Pdu>> {
+        let known = self.events.values().filter_map(|known| match known {
+            Known::Event(event) => Some(Arc::clone(&event.pdu)),
+            _ => None,
+        });
+        let mut known: Vec<_> = known.collect();
+        known.sort_by_key(|pdu| pdu.depth);
+        known
+    }
+
     pub(crate) fn known_event(&self, id: &ruma::EventId) -> Option<&Arc<KnownEvent>> {
         match self.events.get(id) {
             Some(Known::Event(event)) => Some(event),
@@ -276,16 +309,8 @@ pub(crate) fn room(version: &RoomVersionId, seed: u8) -> Replica {
         pdu::compose(draft("m.room.create", Some(""), content), &position, signer.owner(), &rules)
             .unwrap();
     let me = signer.user_id().clone();
-    let machine = Machine::new(create.room_id.clone(), version.clone(), me.clone()).unwrap();
-    let mut replica = Replica {
-        machine,
-        signer,
-        events: HashMap::new(),
-        groups: HashMap::new(),
-        clock: NOW,
-        resolved: 0,
-        commits: Vec::new(),
-    };
+    let machine = Machine::new(create.room_id.clone(), version.clone(), own_of(&signer)).unwrap();
+    let mut replica = Replica::new(machine, signer, NOW);
     let users = if v12 { json!({}) } else { json!({me.as_str(): 100}) };
     let drafts = vec![
         draft("m.room.member", Some(me.as_str()), json!({"membership": "join"})),
@@ -320,7 +345,7 @@ pub(crate) fn given_before(host: &mut Replica, pdu: &Pdu, of: &[Arc<Signer>]) ->
 /// Lets a replica, which may have been in the room before, join through `host` and know no more
 /// than the answer tells. Returns the join.
 pub(crate) fn come_in(host: &mut Replica, replica: &mut Replica, of: &[Arc<Signer>]) -> Received {
-    let me = replica.machine.me.clone();
+    let me = replica.me.clone();
     replica.clock = replica.clock.max(host.clock) + 1;
     let content = draft("m.room.member", Some(me.as_str()), json!({"membership": "join"}));
     let position = host.machine.position(&content, &me, replica.clock).unwrap();
@@ -336,10 +361,8 @@ pub(crate) fn come_in(host: &mut Replica, replica: &mut Replica, of: &[Arc<Signe
 pub(crate) fn outside(host: &Replica, seed: u8) -> Replica {
     let signer = signer(seed);
     let (room_id, version) = (host.machine.room_id.clone(), host.machine.version.clone());
-    let machine = Machine::new(room_id, version, signer.user_id().clone()).unwrap();
-    let (events, groups) = (HashMap::new(), HashMap::new());
-    let (clock, commits, resolved) = (host.clock, Vec::new(), 0);
-    Replica { machine, signer, events, groups, clock, commits, resolved }
+    let machine = Machine::new(room_id, version, own_of(&signer)).unwrap();
+    Replica::new(machine, signer, host.clock)
 }
 
 /// Lets another server join through `host`, as send_join does.
@@ -347,7 +370,7 @@ pub(crate) fn join(host: &mut Replica, seed: u8, others: &[Arc<Signer>]) -> Repl
     let signer = signer(seed);
     let me = signer.user_id().clone();
     let machine =
-        Machine::new(host.machine.room_id.clone(), host.machine.version.clone(), me.clone())
+        Machine::new(host.machine.room_id.clone(), host.machine.version.clone(), own_of(&signer))
             .unwrap();
     let content = draft("m.room.member", Some(me.as_str()), json!({"membership": "join"}));
     let position = host.machine.position(&content, &me, host.clock).unwrap();
@@ -355,15 +378,7 @@ pub(crate) fn join(host: &mut Replica, seed: u8, others: &[Arc<Signer>]) -> Repl
     let mut known = others.to_vec();
     known.push(Arc::clone(&host.signer));
     let given = host.given(&known);
-    let mut replica = Replica {
-        machine,
-        signer,
-        events: HashMap::new(),
-        groups: HashMap::new(),
-        clock: host.clock,
-        resolved: 0,
-        commits: Vec::new(),
-    };
+    let mut replica = Replica::new(machine, signer, host.clock);
     let change = replica.run(|machine| machine.joined(event.clone(), &given)).unwrap();
     replica.store(&change);
     let taken = host.ingest(&received(&event, &replica.signer));
@@ -428,7 +443,7 @@ fn a_moderator_cannot_raise_himself_nor_set_state_keyed_to_another() {
     for version in ROOM_VERSIONS {
         let mut ann = room(&version, 1);
         let mut bob = join(&mut ann, 2, &[]);
-        let (ann_id, bob_id) = (ann.machine.me.clone(), bob.machine.me.clone());
+        let (ann_id, bob_id) = (ann.me.clone(), bob.me.clone());
         let mut users = json!({bob_id.as_str(): 50});
         if version != RoomVersionId::V12 {
             users[ann_id.as_str()] = json!(100);
@@ -459,12 +474,9 @@ fn a_second_create_event_changes_nothing() {
         let mut ann = room(&version, 1);
         let bob = join(&mut ann, 2, &[]);
         let before = ann.view();
-        let again = draft(
-            "m.room.create",
-            Some(""),
-            json!({"room_version": version, "creator": bob.machine.me}),
-        );
-        let mut position = bob.machine.position(&message("x"), &bob.machine.me, NOW).unwrap();
+        let again =
+            draft("m.room.create", Some(""), json!({"room_version": version, "creator": bob.me}));
+        let mut position = bob.machine.position(&message("x"), &bob.me, NOW).unwrap();
         position.auth_events.clear();
         let forged =
             pdu::compose(again, &position, bob.signer.owner(), bob.machine.rules()).unwrap();
@@ -491,20 +503,13 @@ fn a_join_answer_with_a_forged_or_second_create_event_is_refused() {
     for list in [&mut none.state, &mut none.auth_chain] {
         list.retain(|received| received.pdu.kind != TimelineEventType::RoomCreate);
     }
-    let fresh =
-        || Machine::new(ann.machine.room_id.clone(), RoomVersionId::V11, me.clone()).unwrap();
+    let fresh = || {
+        Machine::new(ann.machine.room_id.clone(), RoomVersionId::V11, own_of(&ann.signer)).unwrap()
+    };
     for (what, given, good) in
         [("two", both, false), ("none", none, false), ("the right one", given, true)]
     {
-        let mut replica = Replica {
-            machine: fresh(),
-            signer: Arc::clone(&signer),
-            events: HashMap::new(),
-            groups: HashMap::new(),
-            clock: NOW,
-            resolved: 0,
-            commits: Vec::new(),
-        };
+        let mut replica = Replica::new(fresh(), Arc::clone(&signer), NOW);
         let joined = replica.run(|machine| machine.joined(event.clone(), &given));
         assert_eq!(joined.is_ok(), good, "{what}: {joined:?}");
     }
@@ -517,8 +522,7 @@ fn redactions_really_redact_in_whichever_order_they_come() {
         let mut ann = room(&version, 1);
         let mut bob = join(&mut ann, 2, &[]);
         let mut eve = join(&mut ann, 3, &[Arc::clone(&bob.signer)]);
-        let eve_joined =
-            eve.machine.state_event(&StateEventType::RoomMember, eve.machine.me.as_str());
+        let eve_joined = eve.machine.state_event(&StateEventType::RoomMember, eve.me.as_str());
         let eve_joined = Arc::clone(eve_joined.unwrap());
         bob.ingest(&received(&eve_joined, &eve.signer));
         let sent = ann.send(message("secret")).unwrap();
@@ -594,9 +598,8 @@ fn play(version: &RoomVersionId, steps: &[Step], shuffle: u64) {
     let joins: Vec<_> = [&bob, &eve]
         .iter()
         .map(|replica| {
-            let event = replica
-                .machine
-                .state_event(&StateEventType::RoomMember, replica.machine.me.as_str());
+            let event =
+                replica.machine.state_event(&StateEventType::RoomMember, replica.me.as_str());
             received(event.unwrap(), &replica.signer)
         })
         .collect();
@@ -607,7 +610,7 @@ fn play(version: &RoomVersionId, steps: &[Step], shuffle: u64) {
     }
     let mut replicas = [ann, bob, eve];
     let mut all: Vec<Received> = joins;
-    let ids: Vec<_> = replicas.iter().map(|replica| replica.machine.me.clone()).collect();
+    let ids: Vec<_> = replicas.iter().map(|replica| replica.me.clone()).collect();
     for step in steps {
         let (who, draft) = match step {
             Step::Talk(who) => (*who, message("hello")),
@@ -787,9 +790,9 @@ fn our_user_annotates_once() {
         let mut asked = 0;
         let sent = loop {
             match ann.machine.send(reaction.clone(), None, signer.owner(), NOW) {
-                Err(Stop::Need(Need::Annotation(annotation))) => {
+                Err(Stop::Need(Need::Annotation(by, annotation))) => {
                     asked += 1;
-                    ann.machine.provide_annotation(annotation, is_there);
+                    ann.machine.provide_annotation(by, annotation, is_there);
                 }
                 Err(Stop::Need(need)) => ann.provide(need),
                 done => break done,

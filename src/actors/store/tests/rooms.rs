@@ -357,8 +357,10 @@ async fn the_newest_transactions_come_back() {
     world.restart().await;
     let loaded = world.ask(LoadRoom { room_id: r.clone() }).await.unwrap().unwrap();
     assert_eq!(loaded.txns.len(), 1000);
-    assert_eq!(loaded.txns[0].0, txn(100));
-    assert_eq!(loaded.txns[999], (txn(1099), id(&last)));
+    assert_eq!(loaded.txns[0].1, txn(100));
+    let (by, newest, event_id) = &loaded.txns[999];
+    assert_eq!((newest, event_id), (&txn(1099), &id(&last)));
+    assert_eq!(by.as_ref(), Some(&last.sender));
     assert_eq!(world.event(&r, &last).await.txn, Some(txn(1099)));
 }
 

@@ -12,20 +12,20 @@ pub(super) fn placed(
     prev: &[&Arc<Pdu>],
     change: impl FnOnce(&mut Position),
 ) -> Arc<Pdu> {
-    let mut position = by.machine.position(&draft, &by.machine.me, by.clock).unwrap();
+    let mut position = by.machine.position(&draft, &by.me, by.clock).unwrap();
     position.prev_events = prev.iter().map(|pdu| pdu.event_id.clone()).collect();
     change(&mut position);
     Arc::new(pdu::compose(draft, &position, by.signer.owner(), by.machine.rules()).unwrap())
 }
 
 pub(super) fn own_member(replica: &Replica) -> Arc<Pdu> {
-    let me = replica.machine.me.as_str();
+    let me = replica.me.as_str();
     Arc::clone(replica.machine.state_event(&StateEventType::RoomMember, me).unwrap())
 }
 
 fn named_join(replica: &Replica, name: &serde_json::Value) -> Draft {
     let content = json!({"membership": "join", "displayname": name});
-    draft("m.room.member", Some(replica.machine.me.as_str()), content)
+    draft("m.room.member", Some(replica.me.as_str()), content)
 }
 
 fn heads(replica: &Replica) -> BTreeSet<OwnedEventId> {
@@ -71,7 +71,7 @@ fn a_given_state_without_its_auth_chain_condemns_no_event() {
     let mut ann = room(&RoomVersionId::V11, 1);
     let mut bob = join(&mut ann, 2, &[]);
     let all = [Arc::clone(&ann.signer), Arc::clone(&bob.signer)];
-    let me = ann.machine.me.clone();
+    let me = ann.me.clone();
     let levels = |level: i64| {
         let users = json!({"users": {me.as_str(): 100}, "events_default": level});
         draft("m.room.power_levels", Some(""), users)
@@ -96,7 +96,7 @@ fn a_rejected_event_enters_no_state_by_another_servers_word() {
     let mut eve = join(&mut ann, 3, &[Arc::clone(&bob.signer)]);
     let all = [Arc::clone(&ann.signer), Arc::clone(&bob.signer), Arc::clone(&eve.signer)];
     bob.ingest(&received(&own_member(&eve), &eve.signer));
-    let eve_id = eve.machine.me.clone();
+    let eve_id = eve.me.clone();
     let ban = draft("m.room.member", Some(eve_id.as_str()), json!({"membership": "ban"}));
     let ban = ann.send(ban).unwrap();
     bob.ingest(&received(&ban, &ann.signer));
@@ -162,7 +162,7 @@ fn what_a_soft_failed_event_follows_is_no_head_once_the_room_goes_on_after_it() 
     bob.ingest(&received(&eve_joined, &eve.signer));
     let fork = bob.send(message("before the ban")).unwrap();
     eve.ingest(&received(&fork, &bob.signer));
-    let eve_id = eve.machine.me.clone();
+    let eve_id = eve.me.clone();
     let ban = draft("m.room.member", Some(eve_id.as_str()), json!({"membership": "ban"}));
     let ban = ann.send(ban).unwrap();
     ann.ingest(&received(&fork, &bob.signer));
@@ -276,15 +276,15 @@ fn attack_13_one_server_cannot_fill_the_places_of_waiting_events() {
 fn a_room_that_cannot_be_made_leaves_nothing_behind() {
     let ann = room(&RoomVersionId::V11, 1);
     let create = ann.machine.create_event().unwrap();
-    let me = ann.machine.me.clone();
+    let me = ann.me.clone();
     let mut machine =
-        Machine::new(ann.machine.room_id.clone(), RoomVersionId::V11, me.clone()).unwrap();
+        Machine::new(ann.machine.room_id.clone(), RoomVersionId::V11, own_of(&ann.signer)).unwrap();
     let drafts = vec![
         draft("m.room.member", Some(me.as_str()), json!({"membership": "join"})),
         draft("m.room.power_levels", Some(""), json!({"users": {"no user": 1}})),
     ];
     assert!(machine.create((*create).clone(), drafts, ann.signer.owner(), NOW).is_err());
-    assert!(!machine.has_state() && !machine.is_joined());
+    assert!(!machine.has_state() && !machine.is_resident());
 }
 
 #[test]
@@ -301,9 +301,9 @@ fn the_newest_client_transactions_are_remembered() {
         sent.unwrap();
         ann.machine.tidy();
     }
-    assert!(ann.machine.txn(&txn(last)).is_some());
-    assert!(ann.machine.txn(&txn(last - CACHED_TXNS / 2)).is_some());
-    assert!(ann.machine.txn(&txn(0)).is_none());
+    assert!(ann.machine.txn(&ann.me, &txn(last)).is_some());
+    assert!(ann.machine.txn(&ann.me, &txn(last - CACHED_TXNS / 2)).is_some());
+    assert!(ann.machine.txn(&ann.me, &txn(0)).is_none());
 }
 
 #[test]
@@ -387,18 +387,15 @@ fn a_strangers_invite_does_not_fix_the_version_of_a_room() {
     let mut ann = room(&RoomVersionId::V12, 1);
     let bob = signer(2);
     let (room_id, me) = (ann.machine.room_id.clone(), bob.user_id().clone());
-    let mut machine = Machine::new(room_id, RoomVersionId::V10, me.clone()).unwrap();
-    machine.set_membership(MembershipState::Invite, None, None);
+    let mut machine = Machine::new(room_id, RoomVersionId::V10, own_of(&bob)).unwrap();
+    machine.set_membership(me.clone(), MembershipState::Invite, None, None);
     machine.set_version(&RoomVersionId::V12).unwrap();
     assert_eq!(*machine.version(), RoomVersionId::V12);
     let content = draft("m.room.member", Some(me.as_str()), json!({"membership": "join"}));
     let position = ann.machine.position(&content, &me, NOW).unwrap();
     let join = pdu::compose(content, &position, bob.owner(), ann.machine.rules()).unwrap();
     let given = ann.given(&[Arc::clone(&ann.signer)]);
-    let (events, groups) = (HashMap::new(), HashMap::new());
-    let commits = Vec::new();
-    let mut replica =
-        Replica { machine, signer: bob, events, groups, clock: NOW, resolved: 0, commits };
+    let mut replica = Replica::new(machine, bob, NOW);
     replica.run(|machine| machine.joined(join.clone(), &given)).unwrap();
     assert!(replica.machine.set_version(&RoomVersionId::V10).is_err(), "now it is known");
     ann.forget();
@@ -408,7 +405,7 @@ fn a_strangers_invite_does_not_fix_the_version_of_a_room() {
 fn kick_and_unban_are_not_each_other() {
     let mut ann = room(&RoomVersionId::V11, 1);
     let bob = join(&mut ann, 2, &[]);
-    let bob_id = bob.machine.me.clone();
+    let bob_id = bob.me.clone();
     let fits = |ann: &Replica, change| ann.machine.check_change(&bob_id, change).is_ok();
     assert!(fits(&ann, MemberChange::Kick) && !fits(&ann, MemberChange::Unban));
     for (membership, kick, unban) in
@@ -428,12 +425,12 @@ fn kick_and_unban_are_not_each_other() {
 #[test]
 fn who_left_sends_nothing_and_is_told_why() {
     let mut ann = room(&RoomVersionId::V11, 1);
-    let me = ann.machine.me.clone();
+    let me = ann.me.clone();
     let name = draft("m.room.name", Some(""), json!({"name": "x"}));
     ann.send(name.clone()).unwrap();
     ann.send(draft("m.room.member", Some(me.as_str()), json!({"membership": "leave"}))).unwrap();
     assert!(matches!(ann.send(message("x")), Err(RoomError::Forbidden(_))));
-    assert!(ann.machine.unchanged(&name).is_none());
+    assert!(ann.machine.unchanged(&name, &ann.me).is_none());
 }
 
 /// The same event with other prev events, as no hash allows.
@@ -497,7 +494,7 @@ fn attack_08_a_backdated_event_has_no_rights_of_its_date() {
     for version in ROOM_VERSIONS {
         let mut ann = room(&version, 1);
         let mut bob = join(&mut ann, 2, &[]);
-        let (ann_id, bob_id) = (ann.machine.me.clone(), bob.machine.me.clone());
+        let (ann_id, bob_id) = (ann.me.clone(), bob.me.clone());
         let levels = |level: u64| {
             let mut users = json!({bob_id.as_str(): level});
             if version != RoomVersionId::V12 {

@@ -24,12 +24,12 @@ fn away() -> Away {
 }
 
 fn shows_out(whom: &Replica, membership: &str) -> Draft {
-    draft("m.room.member", Some(whom.machine.me.as_str()), json!({"membership": membership}))
+    draft("m.room.member", Some(whom.me.as_str()), json!({"membership": membership}))
 }
 
 /// Bob is told, with what `of` has for an auth chain.
 fn told(bob: &mut Replica, of: &mut Replica, kick: &Received, signers: &[Arc<Signer>]) -> bool {
-    if !bob.run(|machine| machine.is_departure(&kick.pdu)).unwrap() {
+    if bob.run(|machine| machine.departs_from(&kick.pdu)).unwrap().is_none() {
         return false;
     }
     let mut todo = kick.pdu.auth_events.clone();
@@ -49,7 +49,7 @@ fn told(bob: &mut Replica, of: &mut Replica, kick: &Received, signers: &[Arc<Sig
     bob.store(&change);
     let Ok(change) = bob.run(|machine| machine.depart(kick, named)) else { return false };
     bob.store(&change);
-    !bob.machine.is_joined()
+    !bob.machine.has_in(&bob.me)
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_kick_counts_though_nothing_before_it_is_known() {
     let kick = ann.send(shows_out(&bob, "ban")).unwrap();
     let kick = received(&kick, &ann.signer);
     assert!(told(&mut bob, &mut ann, &kick, &signers));
-    let own = bob.machine.membership().unwrap();
+    let own = bob.machine.membership(&bob.me).unwrap();
     assert_eq!(
         (&own.membership, &own.event_id),
         (&MembershipState::Ban, &Some(kick.pdu.event_id.clone()))
@@ -72,7 +72,7 @@ fn a_kick_counts_though_nothing_before_it_is_known() {
 #[test]
 fn who_was_given_power_meanwhile_may_show_out() {
     let Away { mut ann, mut bob, mut eve, signers } = away();
-    let users = json!({ann.machine.me.as_str(): 100, eve.machine.me.as_str(): 50});
+    let users = json!({ann.me.as_str(): 100, eve.me.as_str(): 50});
     let raised = ann.send(draft("m.room.power_levels", Some(""), json!({"users": users}))).unwrap();
     eve.ingest(&received(&raised, &ann.signer));
     let kick = eve.send(shows_out(&bob, "leave")).unwrap();
@@ -89,7 +89,7 @@ fn attack_06_nobody_without_power_makes_others_believe_that_they_were_shown_out(
     assert!(!told(&mut bob, &mut eve, &forged, &signers));
     // With power that was taken away, of which Bob knows, at a place from before that.
     let users = |level: i64| {
-        let users = json!({ann.machine.me.as_str(): 100, eve.machine.me.as_str(): level});
+        let users = json!({ann.me.as_str(): 100, eve.me.as_str(): level});
         draft("m.room.power_levels", Some(""), json!({"users": users}))
     };
     let (raise, lower) = (users(50), users(0));
@@ -101,7 +101,7 @@ fn attack_06_nobody_without_power_makes_others_believe_that_they_were_shown_out(
     let backdated = eve.send(shows_out(&bob, "leave")).unwrap();
     let backdated = received(&backdated, &eve.signer);
     assert!(!told(&mut bob, &mut eve, &backdated, &signers));
-    assert!(bob.machine.is_joined());
+    assert!(bob.machine.has_in(&bob.me));
 }
 
 #[test]
@@ -114,6 +114,6 @@ fn an_old_departure_says_nothing_about_who_came_back() {
     ann.ingest(&back);
     bob.forget();
     assert!(!told(&mut bob, &mut ann, &kick, &signers));
-    assert!(bob.machine.is_joined());
+    assert!(bob.machine.has_in(&bob.me));
     assert_eq!(bob.view().0, ann.view().0);
 }

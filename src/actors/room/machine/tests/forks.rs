@@ -20,7 +20,7 @@ fn forks(eve: &Replica, count: u64) -> Vec<Received> {
     let joined = own_member(eve);
     let fork = |number: u64| {
         let content = json!({"membership": "join", "displayname": format!("eve {number}")});
-        let draft = draft("m.room.member", Some(eve.machine.me.as_str()), content);
+        let draft = draft("m.room.member", Some(eve.me.as_str()), content);
         // Each deeper than most before it.
         let event = placed(eve, draft, &[&joined], |position| {
             position.depth = 1000 + number * 7 % 50 + number;
@@ -109,8 +109,8 @@ fn what_a_restart_finds_unsettled_is_settled() {
         txns: Vec::new(),
         room_keys: None,
     };
-    let (room_id, me) = (ann.machine.room_id.clone(), ann.machine.me.clone());
-    ann.machine = Machine::load(room_id, me, loaded).unwrap();
+    let room_id = ann.machine.room_id.clone();
+    ann.machine = Machine::load(room_id, own_of(&ann.signer), loaded).unwrap();
     assert!(ann.machine.is_unsettled());
     ann.settle();
     let [mut other, ..] = members();
@@ -144,11 +144,10 @@ fn whoever_invites_second_takes_no_invite_away() {
         let via = std::iter::once(by.server_name().clone()).chain(others).collect();
         InviteData { event: Arc::new(event), stripped_state: vec![name], via }
     };
-    let mut machine =
-        Machine::new(room_id.clone(), RoomVersionId::V11, me.user_id().clone()).unwrap();
+    let mut machine = Machine::new(room_id.clone(), RoomVersionId::V11, own_of(&me)).unwrap();
     let mut shown = |by: &Arc<Signer>, name: &str, version, via: &[&str]| {
-        machine.invited(&version, invite(by, name, via)).unwrap();
-        let own = machine.membership().unwrap().invite.clone().unwrap();
+        machine.invited(&version, me.user_id().clone(), invite(by, name, via)).unwrap();
+        let own = machine.membership(me.user_id()).unwrap().invite.clone().unwrap();
         let via: Vec<_> = own.via.iter().map(ToString::to_string).collect();
         (own.stripped_state[0].to_string(), via, machine.version().clone())
     };

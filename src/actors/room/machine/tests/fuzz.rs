@@ -31,7 +31,7 @@ fn fuzz_what_a_member_sends() {
         let mut ann = room(&RoomVersionId::V12, 1);
         let bob = join(&mut ann, 2, &[]);
         let stands = attacks::own_member(&bob);
-        let mut position = match bob.machine.position(&draft, &bob.machine.me, bob.clock) {
+        let mut position = match bob.machine.position(&draft, &bob.me, bob.clock) {
             Ok(position) => position,
             Err(stop) => return format!("{stop:?}"),
         };

@@ -64,7 +64,7 @@ fn story(version: &RoomVersionId, state: bool, apart: bool) -> Story {
     let content = match state {
         true => {
             let content = json!({"membership": "join", "displayname": "rude"});
-            draft("m.room.member", Some(bob.machine.me.as_str()), content)
+            draft("m.room.member", Some(bob.me.as_str()), content)
         }
         false => message("rude"),
     };

@@ -73,7 +73,7 @@ fn what_counts_is_the_power_at_the_redaction() {
     let version = RoomVersionId::V11;
     let mut ann = room(&version, 1);
     let mut eve = join(&mut ann, 3, &[]);
-    let (ann_id, eve_id) = (ann.machine.me.clone(), eve.machine.me.clone());
+    let (ann_id, eve_id) = (ann.me.clone(), eve.me.clone());
     let levels = |level: i64| {
         let users = json!({ann_id.as_str(): 100, eve_id.as_str(): level});
         draft("m.room.power_levels", Some(""), json!({"users": users}))
