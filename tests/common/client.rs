@@ -86,11 +86,29 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Logs in by a login token.
-    pub(crate) async fn log_in(base: &str, login_token: &str) -> Self {
+    fn http() -> reqwest::Client {
         // The node closes a connection that was idle for 5 s; whoever uses it then gets an error.
         let idle = Duration::from_secs(2);
-        let http = reqwest::Client::builder().pool_idle_timeout(idle).build().unwrap();
+        reqwest::Client::builder().pool_idle_timeout(idle).build().unwrap()
+    }
+
+    /// Goes on with a device that has an access token.
+    #[allow(dead_code, reason = "not every test has one")]
+    pub(crate) fn with_token(base: &str, (user_id, device_id): (&str, &str), token: &str) -> Self {
+        Self {
+            base: base.to_owned(),
+            token: token.to_owned(),
+            user_id: user_id.to_owned(),
+            device_id: device_id.to_owned(),
+            http: Self::http(),
+            next_batch: None,
+            seen: Seen::default(),
+        }
+    }
+
+    /// Logs in by a login token.
+    pub(crate) async fn log_in(base: &str, login_token: &str) -> Self {
+        let http = Self::http();
         let body = json!({"type": "m.login.token", "token": login_token});
         let answer =
             ask(http.post(format!("{base}/_matrix/client/v3/login")).json(&body), "login").await;

@@ -22,7 +22,12 @@ use super::{
     },
 };
 use crate::{
-    actors::{clock::now_ms, ephemera::Typing, relay_request::SendFederation, store::Place},
+    actors::{
+        clock::now_ms,
+        ephemera::Typing,
+        relay_request::{FederationError, SendFederation},
+        store::Place,
+    },
     config::limits,
     proto::{
         pdu::{Draft, Pdu, Received},
@@ -254,6 +259,9 @@ async fn shown_in_invite(
     let asked = profile_of(&links.federation, user_id, INVITE_WAIT);
     match tokio::time::timeout(PROFILE_WAIT, asked).await {
         Ok(Err(error)) if error.is_unreachable() => Err(error),
+        Ok(Err(RoomError::Federation(FederationError::Refused { status: 404, .. }))) => {
+            Err(RoomError::NoSuchUser(user_id.clone()))
+        }
         Ok(answer) => Ok(answer.ok()),
         Err(_) => Ok(None),
     }
