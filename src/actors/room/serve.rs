@@ -57,6 +57,12 @@ impl Handler<RoomRequest> for RoomActor {
             if let Some(invited) = invited {
                 invited.await;
             }
+            let server = origin.clone();
+            // Of a room of which nothing is known yet, an invite is the first that comes.
+            let denied = worker.operate(move |machine| Ok((machine.denies(&server), None))).await;
+            if denied.unwrap_or(false) {
+                return Err(RoomError::Forbidden("the room keeps your server out".to_owned()));
+            }
             if !query.open_to_strangers() {
                 let server = origin.clone();
                 // Who was shown out may see why he is.

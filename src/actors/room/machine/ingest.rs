@@ -225,7 +225,11 @@ impl Machine {
                 Before { view, group: new.id, new: Some(new) }
             }
         };
-        if let Err(error) = self.check_current(pdu)? {
+        let allowed = match self.is_denied(pdu, &before.view)? {
+            true => Err("the room keeps its server out".to_owned()),
+            false => self.check_current(pdu)?,
+        };
+        if let Err(error) = allowed {
             log::debug!(room_id:% = self.room_id, event_id:% = pdu.event_id; "event soft-failed: {error}");
             let (place, state_group) = (Place::SoftFailed, after.group);
             let gaps = Vec::new();
@@ -492,8 +496,9 @@ impl Machine {
     /// Tells whether an event that a member gossips is of a server that has joined, or joins by it:
     /// then it may be handed on.
     pub(crate) fn may_gossip(&self, pdu: &Pdu) -> bool {
-        self.joined.contains_key(pdu.sender.server_name())
-            || (pdu.kind == TimelineEventType::RoomMember
+        self.has_joined(pdu.sender.server_name())
+            || (!self.denies(pdu.sender.server_name())
+                && pdu.kind == TimelineEventType::RoomMember
                 && pdu.state_key.as_deref() == Some(pdu.sender.as_str())
                 && serde_json::from_str::<MemberContent>(pdu.content.get())
                     .is_ok_and(|content| content.membership == MembershipState::Join))

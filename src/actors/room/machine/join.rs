@@ -539,7 +539,7 @@ impl Machine {
     /// Returns the servers that can let somebody in beside ours, who is not in the room himself.
     pub(crate) fn via_for(&self, invited: &OwnedServerName) -> Vec<OwnedServerName> {
         let others = |server: &&OwnedServerName| self.server != **server && invited != *server;
-        self.joined.keys().filter(others).take(limits::INVITE_VIA).cloned().collect()
+        self.servers.iter().filter(others).take(limits::INVITE_VIA).cloned().collect()
     }
 
     /// Returns the servers that can be asked about the invite of a user of ours.
@@ -553,8 +553,8 @@ impl Machine {
         let mut seen = HashSet::new();
         first
             .iter()
-            .chain(self.joined.keys())
-            .filter(|server| self.server != **server)
+            .chain(&self.servers)
+            .filter(|server| self.server != **server && !self.denies(server))
             .filter(|server| seen.insert((*server).clone()))
             .cloned()
             .collect()

@@ -13,6 +13,7 @@
 //! ([`Machine::front`]). Where an event came for which states have to be resolved, the room is
 //! *unsettled* until [`Machine::settle`] has done so: once for all that came until then.
 
+mod acl;
 mod departure;
 mod ingest;
 mod join;
@@ -32,7 +33,7 @@ use std::{
 
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
-    RoomVersionId, UserId,
+    RoomVersionId, ServerName, UserId,
     events::{
         StateEventType,
         room::{history_visibility::HistoryVisibility, member::MembershipState},
@@ -186,6 +187,10 @@ pub(crate) struct Machine {
     state: HashMap<StateKey, Arc<Pdu>>,
     /// Joined users of each server.
     joined: BTreeMap<OwnedServerName, usize>,
+    /// Those servers of them that the room does not keep out.
+    servers: BTreeSet<OwnedServerName>,
+    /// Whom the room keeps out.
+    acl: Option<Arc<acl::Acl>>,
     /// Those of our users who have to do with the room.
     locals: BTreeMap<OwnedUserId, OwnMembership>,
     /// What events of the timeline follow and is not here, with what follows it.
@@ -224,6 +229,8 @@ impl Machine {
             next_group: 1,
             state: HashMap::new(),
             joined: BTreeMap::new(),
+            servers: BTreeSet::new(),
+            acl: None,
             locals: BTreeMap::new(),
             backward: BTreeMap::new(),
             txns: HashMap::new(),
@@ -259,6 +266,7 @@ impl Machine {
                 machine.state.insert(place, pdu);
             }
         }
+        machine.take_acl();
         machine.locals = loaded.memberships;
         let missing = loaded.backward_extremities.into_iter();
         machine.backward = missing
@@ -313,13 +321,14 @@ impl Machine {
         self.locals.values().any(|own| own.membership == MembershipState::Join)
     }
 
-    /// Returns the servers that have a joined user.
+    /// Returns the servers that take part: they have a joined user, and are not kept out.
     pub(crate) fn servers(&self) -> impl Iterator<Item = &OwnedServerName> {
-        self.joined.keys()
+        self.servers.iter()
     }
 
-    pub(crate) fn has_joined(&self, server: &OwnedServerName) -> bool {
-        self.joined.contains_key(server)
+    /// Tells whether a server takes part.
+    pub(crate) fn has_joined(&self, server: &ServerName) -> bool {
+        self.servers.contains(server)
     }
 
     pub(crate) fn extremities(&self) -> &[Extremity] {
@@ -578,9 +587,10 @@ impl Machine {
         }
         let mut changed = false;
         if let Some(server) = came {
-            let count = self.joined.entry(server).or_default();
+            let count = self.joined.entry(server.clone()).or_default();
             *count += 1;
             changed |= *count == 1;
+            self.count_server(&server);
         }
         if let Some(server) = left
             && let Some(count) = self.joined.get_mut(&server)
@@ -588,6 +598,7 @@ impl Machine {
             *count = count.saturating_sub(1);
             if *count == 0 {
                 self.joined.remove(&server);
+                self.count_server(&server);
                 changed = true;
             }
         }

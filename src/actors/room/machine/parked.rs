@@ -61,9 +61,8 @@ impl Machine {
             for parked in self.parked.values() {
                 *shares.entry(parked.received.pdu.sender.server_name()).or_default() += 1;
             }
-            let weight = |server: &ruma::ServerName, count: usize| {
-                (!self.joined.contains_key(server), count)
-            };
+            let weight =
+                |server: &ruma::ServerName, count: usize| (!self.has_joined(server), count);
             let ours = weight(own, shares.get(own).copied().unwrap_or_default());
             let most =
                 shares.iter().max_by_key(|(server, count)| (weight(server, **count), *server));

@@ -270,11 +270,14 @@ impl Machine {
                 locals.extend(self.note_member(change, &place.1, new));
             }
         }
+        if diff.iter().any(|(place, _)| place.0 == StateEventType::RoomServerAcl) {
+            servers_changed |= self.take_acl();
+        }
         for (user, content, pdu) in locals {
             self.note_local(change, user, content, pdu);
         }
         if servers_changed {
-            change.commit.servers = Some(self.joined.keys().cloned().collect());
+            self.note_servers(change);
         }
         change.commit.state_changes.extend(diff);
     }

@@ -1,5 +1,6 @@
 //! Machines on their own: replicas of one room in memory, fed in every order.
 
+mod acls;
 mod attacks;
 mod departures;
 mod forks;
