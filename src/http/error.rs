@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     actors::{
-        accounts::AccountError, error::AskError, identity::IdentityError,
+        accounts::AccountError, error::AskError, identity::IdentityError, outbox::OutboxError,
         relay_request::FederationError, room::RoomError, store::StoreError,
     },
     proto::{ProtoError, json::Unsound},
@@ -205,6 +205,19 @@ impl From<FederationError> for HttpError {
                 }
                 _ => Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message),
             },
+        }
+    }
+}
+
+impl From<OutboxError> for HttpError {
+    fn from(error: OutboxError) -> Self {
+        match error {
+            OutboxError::ServerFull(_) | OutboxError::Full => {
+                Self::limit_exceeded(error.to_string())
+            }
+            OutboxError::TooLarge(_) => Self::too_large(error.to_string()),
+            OutboxError::Store(error) => error.into(),
+            OutboxError::Ask(error) => error.into(),
         }
     }
 }
