@@ -31,7 +31,7 @@ use crate::{
             SubscribeSigner, UsedElsewhere,
         },
         network::{self, Network, NetworkParts},
-        outbox::{OutboxActor, OutboxError, OutboxLinks},
+        outbox::{OutboxActor, OutboxError, OutboxLinks, TellRefused},
         relay_request::CarryWith,
         room::StoreLink,
         room_state::{self, RoomStateActor, RoomStateLinks, ServerOffline, ServerOnline},
@@ -166,6 +166,9 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         leave_topic: network.gossip.clone().recipient(),
         publish: network.gossip.clone().recipient(),
         federation: network.relay_request.clone().recipient(),
+        owe: outbox.clone().recipient(),
+        decided: outbox.clone().recipient(),
+        reached: outbox.clone().recipient(),
         shared: network.rendezvous.clone().recipient(),
         find_keys: identity.clone().recipient(),
         keep_keys: identity.clone().recipient(),
@@ -177,6 +180,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let rooms = RoomStateActor::start_in_arbiter(&rooms_arbiter.handle(), move |_| {
         RoomStateActor::new(links)
     });
+
+    outbox.do_send(TellRefused(rooms.clone().recipient()));
 
     let accounts = AccountsLinks {
         write_rows: store.clone().recipient(),

@@ -266,6 +266,7 @@ impl From<RoomError> for HttpError {
                 Self { message: message.into(), ..Self::from(*why) }
             }
             RoomError::Federation(error) => error.into(),
+            RoomError::Outbox(error) => error.into(),
             RoomError::Store(error) => error.into(),
             RoomError::Ask(error) => error.into(),
         }
