@@ -157,6 +157,22 @@ pub mod limits {
     pub const TRANSACTION_PDUS: usize = 50;
     /// EDUs in one transaction.
     pub const TRANSACTION_EDUS: usize = 100;
+    /// How long something is owed to a server that is not reached.
+    pub const OWED_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+    /// Items that one server is owed.
+    pub const OWED_SERVER: usize = 512;
+    /// Bytes of these.
+    pub const OWED_SERVER_LEN: usize = 8 * 1024 * 1024;
+    /// Items that all servers are owed.
+    pub const OWED_ALL: usize = 16_384;
+    /// Bytes of these.
+    pub const OWED_ALL_LEN: usize = 64 * 1024 * 1024;
+    /// Bytes of one: others must be able to carry it.
+    pub const OWED_LEN: usize = 768 * 1024;
+    /// Items that came to an end and are still shown.
+    pub const OWED_ENDED: usize = 128;
+    /// Servers that are sent at once what they are owed: each that is off costs a search.
+    pub const OWED_AT_ONCE: usize = 8;
     /// Longest stop after Ctrl-C or SIGTERM.
     pub const STOP_WAIT: Duration = Duration::from_secs(5);
 }

@@ -1,4 +1,4 @@
-//! How `messagehub status` and `messagehub login-token` speak to the running node.
+//! How `messagehub status`, `messagehub outbox` and `messagehub login-token` speak to the running node.
 //!
 //! The node listens on `<data>/control.sock`. The folder and the socket can be used by their owner
 //! only, which is all the authentication there is: whoever may read the keys beside it may ask for
@@ -25,12 +25,13 @@ use crate::actors::{
     accounts::{LocalProfile, MintLoginToken},
     http_gateway::WebPlaces,
     identity::{EnsureIdentity, ReadSigner},
+    outbox::{CountOwed, OwedCount, ReadOutbox},
     relay_request::ReadClock,
     rendezvous::{NetworkStatus, ReadNetwork},
     room_state::CountRooms,
 };
 
-pub use crate::actors::relay_request::ClockStatus;
+pub use crate::actors::{outbox::OutboxStatus, relay_request::ClockStatus};
 use crate::{
     proto::server_name::{LOCALPART, user_of},
     status::{WebStatus, found_as},
@@ -49,6 +50,8 @@ const WAIT: Duration = Duration::from_secs(10);
 pub enum Command {
     /// What the node is and whom it knows.
     Status,
+    /// What is owed to other servers.
+    Outbox,
     /// A login token, for two minutes and one use.
     LoginToken,
 }
@@ -77,6 +80,9 @@ pub struct Status {
     /// How far our clock is from those of others; none before anybody was heard.
     #[serde(default)]
     pub clock: Option<ClockStatus>,
+    /// What other servers are to get, once they are there.
+    #[serde(default)]
+    pub owed: OwedCount,
 }
 
 /// Counts of rooms.
@@ -113,6 +119,10 @@ pub struct ControlLinks {
     pub clock: Recipient<ReadClock>,
     /// Accounts: our user's name.
     pub profile: Recipient<LocalProfile>,
+    /// Outbox.
+    pub count_owed: Recipient<CountOwed>,
+    /// Outbox.
+    pub outbox: Recipient<ReadOutbox>,
     /// Where the http servers are.
     pub web: WebPlaces,
 }
@@ -156,6 +166,10 @@ async fn answer(stream: UnixStream, links: ControlLinks) -> io::Result<()> {
             Ok(status) => serde_json::to_string(&Reply::Ok(status)),
             Err(why) => serde_json::to_string(&Reply::<()>::Err(why)),
         },
+        Ok(Command::Outbox) => match links.outbox.send(ReadOutbox).await {
+            Ok(outbox) => serde_json::to_string(&Reply::Ok(outbox)),
+            Err(why) => serde_json::to_string(&Reply::<()>::Err(why.to_string())),
+        },
         Ok(Command::LoginToken) => match login_token(&links).await {
             Ok(token) => serde_json::to_string(&Reply::Ok(token)),
             Err(why) => serde_json::to_string(&Reply::<()>::Err(why)),
@@ -174,6 +188,7 @@ async fn status(links: &ControlLinks) -> Result<Status, String> {
     let network = links.network.send(ReadNetwork).await.map_err(failed)?;
     let rooms = links.rooms.send(CountRooms).await.map_err(failed)?;
     let clock = links.clock.send(ReadClock).await.map_err(failed)?;
+    let owed = links.count_owed.send(CountOwed).await.map_err(failed)?;
     let display_name = match &signer {
         None => None,
         Some(signer) => {
@@ -193,6 +208,7 @@ async fn status(links: &ControlLinks) -> Result<Status, String> {
         network,
         rooms: Rooms { joined: rooms.joined, invited: rooms.invited, live: rooms.live },
         clock,
+        owed,
     })
 }
 

@@ -9,8 +9,9 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use messagehub::{
+    actors::clock::now_ms,
     config::{self, Config},
-    control::{self, Command, Status},
+    control::{self, Command, OutboxStatus, Status},
     doctor::{self, Step},
     log_lines, network_secret, node, status,
 };
@@ -33,6 +34,12 @@ struct Arguments {
 enum Ask {
     /// Tells who the running node is and whom it is connected to.
     Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tells what waits for servers that are off, and what became of what waited.
+    Outbox {
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -83,6 +90,13 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         Some(Ask::Doctor { json }) => examine(config, &data, json),
         Some(Ask::NetworkSecret) => new_secret(),
         Some(Ask::LoginToken) => print(&ask::<String>(&data, Command::LoginToken)?),
+        Some(Ask::Outbox { json }) => {
+            let reply: OutboxStatus = ask(&data, Command::Outbox)?;
+            match json {
+                true => print(&as_json(&reply)?),
+                false => print(&status::outbox_in_words(&reply, now_ms())),
+            }
+        }
         Some(Ask::Status { json }) => {
             let reply: Status = ask(&data, Command::Status)?;
             match json {

@@ -31,6 +31,7 @@ use crate::{
             SubscribeSigner, UsedElsewhere,
         },
         network::{self, Network, NetworkParts},
+        outbox::{OutboxActor, OutboxError, OutboxLinks, TellRefused},
         relay_request::CarryWith,
         room::StoreLink,
         room_state::{self, RoomStateActor, RoomStateLinks, ServerOffline, ServerOnline},
@@ -75,6 +76,9 @@ pub enum StartError {
     /// The accounts cannot be read.
     #[error(transparent)]
     Accounts(#[from] AccountError),
+    /// What is owed to other servers cannot be read.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
     /// The system refused threads or sockets.
     #[error("cannot start: {0}")]
     System(String),
@@ -129,6 +133,15 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     })
     .map_err(|error| refused(&error))?;
     let ephemera = EphemeraActor::default().start();
+    let outbox = OutboxActor::start_loaded(OutboxLinks {
+        write_rows: store.clone().recipient(),
+        read_row: store.clone().recipient(),
+        scan_rows: store.clone().recipient(),
+        load_events: store.clone().recipient(),
+        signer: identity.clone().recipient(),
+        federation: network.relay_request.clone().recipient(),
+    })
+    .await?;
 
     let links = RoomStateLinks {
         store: StoreLink {
@@ -153,6 +166,9 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         leave_topic: network.gossip.clone().recipient(),
         publish: network.gossip.clone().recipient(),
         federation: network.relay_request.clone().recipient(),
+        owe: outbox.clone().recipient(),
+        decided: outbox.clone().recipient(),
+        reached: outbox.clone().recipient(),
         shared: network.rendezvous.clone().recipient(),
         find_keys: identity.clone().recipient(),
         keep_keys: identity.clone().recipient(),
@@ -164,6 +180,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let rooms = RoomStateActor::start_in_arbiter(&rooms_arbiter.handle(), move |_| {
         RoomStateActor::new(links)
     });
+
+    outbox.do_send(TellRefused(rooms.clone().recipient()));
 
     let accounts = AccountsLinks {
         write_rows: store.clone().recipient(),
@@ -203,7 +221,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     };
     network.bind(deliver, federation.clone().recipient());
 
-    let gateway = gateway(&store, &accounts, &rooms, &ephemera, &identity, &network);
+    let gateway = gateway(&store, &accounts, &rooms, &ephemera, &identity, &outbox, &network);
     let web = bound.places(data);
     // Before anybody is answered, so that whoever is finds it in the log.
     if let Some(web) = web.look().await {
@@ -225,6 +243,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             rooms: rooms.clone().recipient(),
             clock: network.relay_request.clone().recipient(),
             profile: accounts.clone().recipient(),
+            count_owed: outbox.clone().recipient(),
+            outbox: outbox.clone().recipient(),
             web: web.clone(),
         },
     );
@@ -237,6 +257,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("Identity", alive(&identity)),
         ("Accounts", alive(&accounts)),
         ("Ephemera", alive(&ephemera)),
+        ("Outbox", alive(&outbox)),
         ("RoomState", alive(&rooms)),
         ("Federation", alive(&federation)),
         ("HttpGateway", alive(&http)),
@@ -246,7 +267,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("RelayRequest", alive(&network.relay_request)),
     ];
     let relay_request = network.relay_request.clone().recipient();
-    let wired = Wired { network, rooms, identity: identity.clone(), store, accounts, parts };
+    let wired =
+        Wired { network, rooms, identity: identity.clone(), store, accounts, outbox, parts };
     node.send(Wire { wired, http }).await.map_err(|error| refused(&error))?;
     identity.do_send(AskWith(relay_request));
     identity.do_send(SubscribeSigner(node.clone().recipient()));
@@ -264,6 +286,7 @@ fn gateway(
     rooms: &Addr<RoomStateActor>,
     ephemera: &Addr<EphemeraActor>,
     identity: &Addr<IdentityActor>,
+    outbox: &Addr<OutboxActor>,
     network: &Network,
 ) -> Gateway {
     Gateway {
@@ -299,6 +322,7 @@ fn gateway(
         },
         search_people: network.rendezvous.clone().recipient(),
         send_federation: network.relay_request.clone().recipient(),
+        owe: outbox.clone().recipient(),
         read_signer: identity.clone().recipient(),
         admission: Admission::new(limits::WORK_CLIENTS),
         boot: rand::random(),
@@ -326,6 +350,7 @@ struct Wired {
     identity: Addr<IdentityActor>,
     store: Addr<StoreActor>,
     accounts: Addr<AccountsActor>,
+    outbox: Addr<OutboxActor>,
     /// All actors that are one of a kind.
     parts: Vec<Part>,
 }
@@ -427,6 +452,7 @@ impl Handler<ServerOnline> for NodeActor {
     fn handle(&mut self, msg: ServerOnline, _: &mut Self::Context) {
         if let Some(wired) = &self.wired {
             wired.identity.do_send(msg.clone());
+            wired.outbox.do_send(msg.clone());
             wired.rooms.do_send(msg);
         }
     }

@@ -9,7 +9,10 @@ use libp2p::{Multiaddr, multiaddr::Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    actors::rendezvous::PeerStatus,
+    actors::{
+        outbox::{End, OutboxStatus, ServerOwed, Waiting},
+        rendezvous::PeerStatus,
+    },
     config::{DEFAULT_LISTEN, FALLBACK_PORT},
     control::Status,
     proto::rendezvous,
@@ -131,6 +134,12 @@ pub fn in_words(status: &Status) -> String {
         tell("found as", format!("others find you as {}", found_as.join(", ")));
     }
     tell("rooms", format!("{} joined, {} invites", rooms.joined, rooms.invited));
+    if status.owed.items > 0 {
+        let (items, servers) = (status.owed.items, status.owed.servers);
+        let plural = if servers == 1 { "" } else { "s" };
+        let text = format!("{items} to {servers} server{plural}; `messagehub outbox` says what");
+        tell("owed", text);
+    }
     tell("reachability", network.reachability.to_string());
     tell("router (NAT)", network.nat.to_string());
     tell(
@@ -161,6 +170,62 @@ pub fn in_words(status: &Status) -> String {
     lines.join("\n")
 }
 
+/// `messagehub outbox`, for people. `now` is in milliseconds since 1970.
+pub fn outbox_in_words(outbox: &OutboxStatus, now: u64) -> String {
+    let mut lines = Vec::new();
+    if outbox.servers.is_empty() {
+        lines.push("nothing is owed to anybody".to_owned());
+    }
+    for server in &outbox.servers {
+        let ServerOwed { server_name, items, bytes, in_flight, next_try_ms, waiting, .. } = server;
+        let next = match (in_flight, next_try_ms) {
+            (true, _) => "being tried now".to_owned(),
+            (false, 0) => "tried next".to_owned(),
+            (false, ms) => format!("tried again in {}", span(*ms)),
+        };
+        let kib = bytes.div_ceil(1024);
+        lines.push(format!("{server_name}  {items} owed, {kib} KiB, {next}"));
+        for Waiting { matter, made_ts, expires_ts, tries, .. } in waiting {
+            let (since, left) = (now.saturating_sub(*made_ts), expires_ts.saturating_sub(now));
+            let (since, left) = (span(since), span(left));
+            lines.push(format!("    {matter}, for {since}, {tries} tries, kept for {left} more"));
+        }
+        match items.saturating_sub(waiting.len()) {
+            0 => {}
+            more => lines.push(format!("    and {more} more")),
+        }
+    }
+    let not_told = outbox.owed.servers.saturating_sub(outbox.servers.len());
+    if not_told > 0 {
+        lines.push(format!("and {not_told} more servers"));
+    }
+    if !outbox.ended.is_empty() {
+        lines.push("lately:".to_owned());
+    }
+    for ended in &outbox.ended {
+        let how = match &ended.end {
+            End::Delivered => "delivered".to_owned(),
+            End::Refused { status, errcode } => format!("refused ({status} {errcode})"),
+            End::Expired => "given up, since the server was not reached for too long".to_owned(),
+            End::GaveWay => "given up, since the server is owed too much".to_owned(),
+        };
+        let ago = span(now.saturating_sub(ended.ended_ts));
+        lines.push(format!("    {} for {}: {how}, {ago} ago", ended.matter, ended.server_name));
+    }
+    lines.join("\n")
+}
+
+/// Says how long something is, in the largest unit of which it has one.
+fn span(ms: u64) -> String {
+    let seconds = ms.div_ceil(1000);
+    for (unit, of) in [("d", 24 * 60 * 60), ("h", 60 * 60), ("min", 60)] {
+        if seconds >= of {
+            return format!("{} {unit}", seconds / of);
+        }
+    }
+    format!("{seconds} s")
+}
+
 /// Returns addresses in an order that does not change: IPv4 first, loopback last, then by number.
 fn sorted(addresses: &[Multiaddr]) -> Vec<&Multiaddr> {
     let mut sorted: Vec<_> = addresses.iter().collect();
@@ -180,7 +245,13 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{actors::rendezvous::NetworkStatus, control::Rooms};
+    use crate::{
+        actors::{
+            outbox::{Ended, Matter, OwedCount},
+            rendezvous::NetworkStatus,
+        },
+        control::Rooms,
+    };
 
     fn web(homeserver: &str) -> WebStatus {
         WebStatus {
@@ -255,6 +326,7 @@ mod tests {
             network: NetworkStatus::default(),
             rooms: Rooms { joined: 0, invited: 0, live: 0 },
             clock: None,
+            owed: OwedCount::default(),
         };
         let early = in_words(&status);
         assert!(early.starts_with("next          open http://127.84.48.1"), "{early}");
@@ -278,5 +350,59 @@ mod tests {
         ];
         let at: Vec<_> = order.iter().map(|address| later.find(address).unwrap()).collect();
         assert!(at.is_sorted(), "{later}");
+    }
+
+    #[test]
+    fn what_is_owed_is_told_by_server_with_what_became_of_the_rest() {
+        const NOW: u64 = 1_790_000_000_000;
+        let server: ruma::OwnedServerName = "bob.org".try_into().unwrap();
+        let invite = || Matter::Invite {
+            room_id: "!r:x".try_into().unwrap(),
+            user_id: "@bob:bob.org".try_into().unwrap(),
+            event_id: "$e".try_into().unwrap(),
+        };
+        let nobody = outbox_in_words(&OutboxStatus::default(), NOW);
+        assert_eq!(nobody, "nothing is owed to anybody");
+        let ended = |matter, end| Ended {
+            server_name: server.clone(),
+            matter,
+            made_ts: NOW - 1000,
+            ended_ts: NOW - 90_000,
+            end,
+        };
+        let refused = End::Refused { status: 403, errcode: "M_FORBIDDEN".to_owned() };
+        let outbox = OutboxStatus {
+            owed: OwedCount { items: 12, bytes: 5000, servers: 1 },
+            servers: vec![ServerOwed {
+                server_name: server.clone(),
+                items: 12,
+                bytes: 5000,
+                in_flight: false,
+                failures: 3,
+                next_try_ms: 240_000,
+                waiting: vec![Waiting {
+                    matter: invite(),
+                    bytes: 400,
+                    made_ts: NOW - 7_300_000,
+                    expires_ts: NOW + 86_400_000 * 29,
+                    tries: 3,
+                }],
+            }],
+            ended: vec![
+                ended(Matter::ToDevice { message_id: "m".to_owned() }, End::Delivered),
+                ended(invite(), refused),
+            ],
+        };
+        let expected = "\
+bob.org  12 owed, 5 KiB, tried again in 4 min
+    invite of @bob:bob.org to !r:x, for 2 h, 3 tries, kept for 29 d more
+    and 11 more
+lately:
+    message to devices for bob.org: delivered, 1 min ago
+    invite of @bob:bob.org to !r:x for bob.org: refused (403 M_FORBIDDEN), 1 min ago";
+        assert_eq!(outbox_in_words(&outbox, NOW), expected);
+        let json = serde_json::to_string(&outbox).unwrap();
+        let read: OutboxStatus = serde_json::from_str(&json).unwrap();
+        assert_eq!(outbox_in_words(&read, NOW), expected);
     }
 }

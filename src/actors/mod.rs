@@ -16,6 +16,7 @@ pub mod gossip;
 pub mod http_gateway;
 pub mod identity;
 pub mod network;
+pub mod outbox;
 pub mod relay_request;
 pub mod rendezvous;
 pub mod replay;

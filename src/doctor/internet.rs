@@ -256,6 +256,7 @@ mod tests {
             },
             rooms: Rooms { joined: 0, invited: 0, live: 0 },
             clock: None,
+            owed: crate::actors::outbox::OwedCount::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     actors::{
-        accounts::AccountError, error::AskError, identity::IdentityError,
+        accounts::AccountError, error::AskError, identity::IdentityError, outbox::OutboxError,
         relay_request::FederationError, room::RoomError, store::StoreError,
     },
     proto::{ProtoError, json::Unsound},
@@ -209,6 +209,19 @@ impl From<FederationError> for HttpError {
     }
 }
 
+impl From<OutboxError> for HttpError {
+    fn from(error: OutboxError) -> Self {
+        match error {
+            OutboxError::ServerFull(_) | OutboxError::Full => {
+                Self::limit_exceeded(error.to_string())
+            }
+            OutboxError::TooLarge(_) => Self::too_large(error.to_string()),
+            OutboxError::Store(error) => error.into(),
+            OutboxError::Ask(error) => error.into(),
+        }
+    }
+}
+
 impl From<Unsound> for HttpError {
     fn from(unsound: Unsound) -> Self {
         let message = format!("the body cannot be taken: {unsound}");
@@ -253,6 +266,7 @@ impl From<RoomError> for HttpError {
                 Self { message: message.into(), ..Self::from(*why) }
             }
             RoomError::Federation(error) => error.into(),
+            RoomError::Outbox(error) => error.into(),
             RoomError::Store(error) => error.into(),
             RoomError::Ask(error) => error.into(),
         }

@@ -19,6 +19,7 @@ use crate::{
         ephemera::{Presence, ReadEphemera, ReadPresence, WatchEphemera},
         error::AskError,
         identity::ReadSigner,
+        outbox::Owe,
         relay_request::SendFederation,
         rendezvous::SearchPeople,
         room::{
@@ -46,6 +47,8 @@ pub struct Gateway {
     pub search_people: Recipient<SearchPeople>,
     /// RelayRequest: asking other servers.
     pub send_federation: Recipient<SendFederation>,
+    /// Outbox: what other servers are to get, whether they are there or not.
+    pub owe: Recipient<Owe>,
     /// Identity: our server_keys.
     pub read_signer: Recipient<ReadSigner>,
     /// The work budget of clients.

@@ -217,6 +217,13 @@ impl Node {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
     }
 
+    /// Returns what `messagehub outbox --json` tells.
+    pub(crate) async fn outbox(&self) -> Value {
+        let output = self.run(&["outbox", "--json"]).await;
+        assert!(output.status.success(), "outbox: {}", said(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     /// Returns the addresses by which others can know this node, once its network is up.
     pub(crate) async fn addresses(&self) -> Vec<String> {
         let peer_id = eventually("a PeerId in the status", async || {

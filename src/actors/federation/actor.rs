@@ -114,6 +114,7 @@ impl From<RoomError> for Refusal {
             }
             RoomError::NotInvited { .. }
             | RoomError::Federation(_)
+            | RoomError::Outbox(_)
             | RoomError::Store(_)
             | RoomError::Ask(_) => (500, "M_UNKNOWN"),
         };

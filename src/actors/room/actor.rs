@@ -32,6 +32,7 @@ use crate::{
     actors::{
         clock::now_ms,
         down::DownGuard,
+        outbox::{Debt, Form, Matter, Owe},
         room_state::{Advanced, UseSigner},
         store::{
             CommitRoom, FindAnnotation, LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError,
@@ -262,7 +263,8 @@ impl RoomActor {
         }
         let mut directly = self.fresh.servers(self.signer.server_name(), now);
         // Nobody gossips any more with those who left, and what told them may have passed them by.
-        let gone: BTreeSet<OwnedServerName> = gone.into_iter().chain(out).collect();
+        let gone: BTreeSet<OwnedServerName> =
+            gone.into_iter().filter(|server| !out.contains(server)).collect();
         directly.extend(gone.into_iter().filter(|server| server != self.signer.server_name()));
         let resident = self.machine.as_ref().is_some_and(Machine::is_resident);
         let leaves = !advanced.memberships.is_empty() && !resident;
@@ -287,14 +289,14 @@ impl RoomActor {
             }
             // Who leaves says so before the topic is left; who joins, after it was joined.
             if leaves {
-                publish_all(&worker, &publish, farewell, &directly).await;
+                publish_all(&worker, &publish, farewell, &directly, &out).await;
             }
             if !advanced.is_nothing() {
                 let _ = worker.links.advanced.send(advanced).await;
             }
             operation.finish();
             if !leaves {
-                publish_all(&worker, &publish, farewell, &directly).await;
+                publish_all(&worker, &publish, farewell, &directly, &out).await;
             }
             true
         };
@@ -498,10 +500,12 @@ async fn publish_all(
     pdus: &[Arc<Pdu>],
     farewell: Option<RoomKey>,
     directly: &[OwnedServerName],
+    out: &[OwnedServerName],
 ) {
     if pdus.is_empty() {
         return;
     }
+    owe_departures(worker, pdus, out).await;
     let pdus = worker.links.wire(pdus, &worker.signer).await;
     if !directly.is_empty() {
         let content = transaction(&worker.signer, &pdus, &[]);
@@ -511,6 +515,35 @@ async fn publish_all(
     }
     // Gossip has it when this is done: the topic may be left after it.
     let _ = worker.room.send(Publish { pdus, edus: Vec::new(), farewell }).await;
+}
+
+/// Has those told who were shown out, whenever they are there.
+async fn owe_departures(worker: &Worker, pdus: &[Arc<Pdu>], out: &[OwnedServerName]) {
+    let mut debts = Vec::new();
+    for pdu in pdus.iter().filter(|pdu| departure(pdu).is_some()) {
+        let user_id = pdu.state_key.as_deref().map(OwnedUserId::try_from);
+        let Some(Ok(user_id)) = user_id else { continue };
+        let destination = user_id.server_name().to_owned();
+        if !out.contains(&destination) || destination == *worker.signer.server_name() {
+            continue;
+        }
+        let wire = worker.links.wire(std::slice::from_ref(pdu), &worker.signer).await;
+        let wire = wire.first().map(|wire| serde_json::from_str(wire.get()));
+        let Some(Ok(wire)) = wire else { continue };
+        let (room_id, event_id) = (pdu.room_id.clone(), pdu.event_id.clone());
+        let matter = Matter::Membership { room_id, user_id, event_id };
+        debts.push(Debt { destination, matter, form: Form::Pdu(wire), once: None });
+    }
+    if debts.is_empty() {
+        return;
+    }
+    let (room_id, owed) = (worker.room_id.clone(), worker.links.owe.send(Owe(debts)));
+    actix::spawn(async move {
+        // Whoever is not told learns of it when he meets a member.
+        if let Ok(Err(error)) = owed.await {
+            log::warn!(room_id:%; "somebody was shown out, and is not told: {error}");
+        }
+    });
 }
 
 /// Returns the body of a transaction for one server.

@@ -17,14 +17,15 @@ use super::{
     links::{Links, ask},
     machine::{Ingested, Machine},
     messages::{
-        ChangeMembership, CreateInRoom, Forget, Leave, MemberChange, ProfileChanged, Publish,
-        RoomError, SendEvent, SetTyping, ShownAs,
+        ChangeMembership, CreateInRoom, Forget, Invitee, Leave, MemberChange, ProfileChanged,
+        Publish, RoomError, SendEvent, SetTyping, ShownAs,
     },
 };
 use crate::{
     actors::{
         clock::now_ms,
         ephemera::Typing,
+        outbox::{Debt, Decided, Form, InviteRefused, Matter, Owe},
         relay_request::{FederationError, SendFederation},
         store::Place,
     },
@@ -35,10 +36,13 @@ use crate::{
     },
 };
 
-/// Longest wait for the invited server.
+/// How long an invited server is looked for, and its answers count.
 const INVITE_WAIT: Duration = Duration::from_secs(20);
-/// Longest wait for the profile of who is invited: the invite says without it what matters.
-const PROFILE_WAIT: Duration = Duration::from_secs(3);
+/// How long our user waits for the profile of who is invited: the invite says without it what matters,
+/// and who is not found by then is told later.
+const PROFILE_WAIT: Duration = Duration::from_secs(1);
+/// How long our user waits for a server that is there to take an invite, or to refuse it.
+const TAKEN_WAIT: Duration = Duration::from_millis(1500);
 /// Longest name and address of a picture that an invite takes over, in characters.
 const NAME_LEN: usize = 255;
 /// Longest wait for a server that is told of a refused invite.
@@ -72,7 +76,7 @@ impl Handler<SendEvent> for RoomActor {
             let (room, links) = (ctx.address(), self.links.clone());
             return Box::pin(async move {
                 let _held = (inviting, permit);
-                invite(&room, &links, (by, user_id), draft, signer).await
+                invite(&room, &links, (by, user_id), draft, None, signer).await
             });
         }
         // One time for all runs of the operation: it has to compose the same event in each.
@@ -158,7 +162,7 @@ impl Handler<ChangeMembership> for RoomActor {
     type Result = ResponseFuture<Result<OwnedEventId, RoomError>>;
 
     fn handle(&mut self, msg: ChangeMembership, ctx: &mut Context<Self>) -> Self::Result {
-        let ChangeMembership { by, user_id, change, reason, is_direct, permit } = msg;
+        let ChangeMembership { by, user_id, change, reason, is_direct, invitee, permit } = msg;
         let signer = std::sync::Arc::clone(&self.signer);
         let links = self.links.clone();
         let room = ctx.address();
@@ -184,7 +188,7 @@ impl Handler<ChangeMembership> for RoomActor {
             let _permit = permit;
             let _inviting = inviting;
             if change == MemberChange::Invite {
-                return invite(&room, &links, (by, user_id), draft, signer).await;
+                return invite(&room, &links, (by, user_id), draft, invitee, signer).await;
             }
             operate(&room, None, move |machine| {
                 machine.check_change(&user_id, change)?;
@@ -231,7 +235,7 @@ struct ProfileAnswer {
 
 /// Asks somebody's server for his profile: shown are a name of a sensible length and a picture that
 /// a Matrix client can fetch.
-pub(in crate::actors) async fn profile_of(
+async fn profile_of(
     links: &Recipient<SendFederation>,
     user_id: &OwnedUserId,
     wait: Duration,
@@ -248,22 +252,22 @@ pub(in crate::actors) async fn profile_of(
     })
 }
 
-/// Returns the profile of who is invited, if it comes in time. Whoever cannot be found for it cannot be
-/// invited.
-async fn shown_in_invite(
-    links: &Links,
+/// Finds out whether the server of somebody who is to be invited is there, and what it says of him.
+pub(in crate::actors) async fn invitee(
+    federation: &Recipient<SendFederation>,
     user_id: &OwnedUserId,
-) -> Result<Option<ShownAs>, RoomError> {
-    // He is looked for as long as the invite may take: a look-up that ends early would count as
-    // one that found nobody.
-    let asked = profile_of(&links.federation, user_id, INVITE_WAIT);
+) -> Invitee {
+    // It is looked for for longer: a look-up that ends early would count as one that found nobody.
+    let asked = profile_of(federation, user_id, INVITE_WAIT);
     match tokio::time::timeout(PROFILE_WAIT, asked).await {
-        Ok(Err(error)) if error.is_unreachable() => Err(error),
+        Ok(Ok(profile)) => Invitee::There(profile),
+        Ok(Err(error)) if error.is_unreachable() => Invitee::Away,
         Ok(Err(RoomError::Federation(FederationError::Refused { status: 404, .. }))) => {
-            Err(RoomError::NoSuchUser(user_id.clone()))
+            Invitee::Nobody
         }
-        Ok(answer) => Ok(answer.ok()),
-        Err(_) => Ok(None),
+        // Whoever answers is there, whatever he says of himself.
+        Ok(Err(_)) => Invitee::There(ShownAs::default()),
+        Err(_) => Invitee::Away,
     }
 }
 
@@ -272,12 +276,14 @@ struct InviteAnswer {
     event: Box<RawValue>,
 }
 
-/// Invites somebody: his server signs the event too, then it counts.
+/// Invites somebody. A server that is there may refuse the invite before it counts, and signs it too;
+/// where it is off, the invite counts at once, and is owed.
 async fn invite(
     room: &actix::Addr<RoomActor>,
     links: &Links,
     (by, user_id): (OwnedUserId, OwnedUserId),
     mut draft: Draft,
+    known: Option<Invitee>,
     signer: std::sync::Arc<crate::proto::signer::Signer>,
 ) -> Result<OwnedEventId, RoomError> {
     server_name::check_user(&user_id)?;
@@ -297,14 +303,20 @@ async fn invite(
         Ok(((), None))
     })
     .await?;
-    // Until he joins, the room shows him by what the invite says.
-    let shown = match is_local {
-        true => Some(links.shown(&user_id)),
-        false => shown_in_invite(links, &user_id).await?,
+    let known = match known {
+        _ if is_local => Invitee::There(links.shown(&user_id)),
+        Some(known) => known,
+        None => invitee(&links.federation, &user_id).await,
     };
-    if let Some(profile) = shown {
-        fill_profile(&mut draft.content, &profile);
-    }
+    // Until he joins, the room shows him by what the invite says.
+    let is_there = match known {
+        Invitee::There(profile) => {
+            fill_profile(&mut draft.content, &profile);
+            true
+        }
+        Invitee::Away => false,
+        Invitee::Nobody => return Err(RoomError::NoSuchUser(user_id)),
+    };
     let author = std::sync::Arc::clone(&signer);
     let now = now_ms();
     let (pdu, state, version, rules, via) = operate(room, None, move |machine| {
@@ -317,35 +329,141 @@ async fn invite(
         Ok(((pdu, state, machine.version().clone(), machine.rules().clone(), via), None))
     })
     .await?;
-    let server = user_id.server_name().to_owned();
     let event_id = pdu.event_id.clone();
-    let pdu = if let Some(via) = via {
-        let event = links.wire(&[std::sync::Arc::new(pdu.clone())], &signer).await;
-        let state = links.wire(&state, &signer).await;
-        let content = json!({
-            "event": event.first(),
-            "invite_room_state": state,
-            "room_version": version,
-            "messagehub.via": via,
-        });
-        let uri = format!("/_matrix/federation/v2/invite/{}/{event_id}", pdu.room_id);
-        let request = federation(&server, "PUT", uri, content, INVITE_WAIT)?;
-        let answer: InviteAnswer = read(&server, ask(&links.federation, request).await?)?;
-        let room_id = pdu.room_id.clone();
-        let received = links
-            .receive(vec![answer.event], room_id, rules, vec![signer.server_name().clone()])
-            .await?;
-        match received.into_iter().next() {
-            Some(Ok(received)) if received.pdu.event_id == event_id && !received.spoilt => {
-                received.pdu
-            }
-            _ => return Err(bad_answer(&server, "it signed another event than the invite")),
-        }
-    } else {
-        pdu
+    let Some(via) = via else {
+        send_checked(room, links, pdu, &signer).await?;
+        return Ok(event_id);
     };
-    send_checked(room, links, pdu, &signer).await?;
-    Ok(event_id)
+    let event = links.wire(&[std::sync::Arc::new(pdu.clone())], &signer).await;
+    let state = links.wire(&state, &signer).await;
+    let content = json!({
+        "event": event.first(),
+        "invite_room_state": state,
+        "room_version": version,
+        "messagehub.via": via,
+    });
+    let order = Order {
+        user_id,
+        content: CanonicalJsonValue::try_from(content).map_err(RoomError::internal)?,
+    };
+    if is_there && let Some(signed) = order.hand_over(links, &pdu, rules, &signer).await? {
+        send_checked(room, links, signed, &signer).await?;
+        return Ok(event_id);
+    }
+    // On disk before the event is, so that no crash leaves an invite of which nobody is told.
+    ask(&links.owe, Owe(vec![order.debt(&pdu)])).await?;
+    let sent = send_checked(room, links, pdu, &signer).await;
+    let stands = match &sent {
+        Ok(()) => true,
+        Err(RoomError::Forbidden(_)) => false,
+        // It may be on disk all the same; the Outbox looks for it.
+        Err(_) => return sent.map(|()| event_id),
+    };
+    let destination = order.user_id.server_name().to_owned();
+    links.decided.do_send(Decided { destination, event_id: event_id.clone(), stands });
+    sent.map(|()| event_id)
+}
+
+/// An invite as its server gets it.
+struct Order {
+    user_id: OwnedUserId,
+    content: CanonicalJsonValue,
+}
+
+impl Order {
+    fn uri(&self, pdu: &Pdu) -> String {
+        format!("/_matrix/federation/v2/invite/{}/{}", pdu.room_id, pdu.event_id)
+    }
+
+    /// Hands the invite to a server that is there. Returns the event as it signed it; none where it
+    /// took too long, and may have it or not.
+    async fn hand_over(
+        &self,
+        links: &Links,
+        pdu: &Pdu,
+        rules: ruma::room_version_rules::RoomVersionRules,
+        signer: &crate::proto::signer::Signer,
+    ) -> Result<Option<Pdu>, RoomError> {
+        let server = self.user_id.server_name().to_owned();
+        let request = SendFederation {
+            destination: server.clone(),
+            method: "PUT",
+            uri: self.uri(pdu),
+            content: self.content.clone(),
+            timeout: INVITE_WAIT,
+        };
+        let asked = ask(&links.federation, request);
+        let answer: InviteAnswer = match tokio::time::timeout(TAKEN_WAIT, asked).await {
+            Ok(Ok(answer)) => read(&server, answer)?,
+            Ok(Err(error)) if error.is_unreachable() => return Ok(None),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        let servers = vec![signer.server_name().clone()];
+        let received =
+            links.receive(vec![answer.event], pdu.room_id.clone(), rules, servers).await?;
+        match received.into_iter().next() {
+            Some(Ok(received)) if received.pdu.event_id == pdu.event_id && !received.spoilt => {
+                Ok(Some(received.pdu))
+            }
+            _ => Err(bad_answer(&server, "it signed another event than the invite")),
+        }
+    }
+
+    /// Returns what is owed to the server once the event is part of the room.
+    fn debt(&self, pdu: &Pdu) -> Debt {
+        let (room_id, event_id) = (pdu.room_id.clone(), pdu.event_id.clone());
+        Debt {
+            destination: self.user_id.server_name().to_owned(),
+            matter: Matter::Invite {
+                room_id: room_id.clone(),
+                user_id: self.user_id.clone(),
+                event_id: event_id.clone(),
+            },
+            form: Form::Put { uri: self.uri(pdu), content: self.content.clone() },
+            once: Some((room_id, event_id)),
+        }
+    }
+}
+
+impl Handler<InviteRefused> for RoomActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    /// Takes an invite back that its server does not want, if it is what counts of him still.
+    fn handle(&mut self, msg: InviteRefused, ctx: &mut Context<Self>) -> Self::Result {
+        let InviteRefused { room_id, user_id, event_id, why } = msg;
+        let reason = format!("the invite was refused: {why}");
+        let draft = Draft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(user_id.to_string()),
+            content: Machine::member_content(&MembershipState::Leave, None, None, Some(&reason)),
+            redacts: None,
+        };
+        let (signer, now) = (std::sync::Arc::clone(&self.signer), now_ms());
+        let taken_back = self.operate(ctx, move |machine| {
+            let member = machine.state_event(&StateEventType::RoomMember, user_id.as_str());
+            let invite = member.filter(|pdu| pdu.event_id == event_id);
+            let Some(inviter) = invite.map(|pdu| pdu.sender.clone()) else {
+                return Ok(((), None));
+            };
+            if !machine.has_in(&inviter) {
+                return Ok(((), None));
+            }
+            let author = signer.author(&inviter)?;
+            let (_, change) = machine.send(draft.clone(), None, author, now)?;
+            Ok(((), Some(Box::new(change))))
+        });
+        Box::pin(async move {
+            match taken_back.await {
+                // Our user has not the power any more.
+                Err(RoomError::Forbidden(why)) => {
+                    log::debug!(room_id:%, why:%; "a refused invite stays");
+                    Ok(())
+                }
+                other => other,
+            }
+        })
+    }
 }
 
 /// Makes room for an event of ours that was composed a moment ago, and publishes it. The room may
@@ -447,12 +565,10 @@ impl Handler<Leave> for RoomActor {
                     MembershipState::Invite | MembershipState::Knock => {
                         let servers = machine.candidates(&machine.invited_through(&user));
                         let version = machine.version().clone();
-                        let change = machine.set_membership(
-                            user.clone(),
-                            MembershipState::Leave,
-                            None,
-                            None,
-                        );
+                        // Kept in mind, so that it is not shown again when it is sent again.
+                        let invite = own.invite.map(|invite| invite.event.event_id.clone());
+                        let left = MembershipState::Leave;
+                        let change = machine.set_membership(user.clone(), left, invite, None);
                         Ok((Some((servers, version)), Some(Box::new(change))))
                     }
                     _ => Ok((None, None)),

@@ -14,6 +14,7 @@ use crate::{
         ephemera::{Presence, Typing},
         gossip::PublishTransaction,
         identity::{FindServerKeys, KeepKeys},
+        outbox::{Decided, Owe},
         relay_request::SendFederation,
         room_state::{Advanced, Carried, HeadsHeard},
         store::{
@@ -65,6 +66,10 @@ pub struct Links {
     pub gossip: Recipient<PublishTransaction>,
     /// RelayRequest.
     pub federation: Recipient<SendFederation>,
+    /// Outbox: what another server has to get.
+    pub owe: Recipient<Owe>,
+    /// Outbox.
+    pub decided: Recipient<Decided>,
     /// Identity: server_keys of others.
     pub find_keys: Recipient<FindServerKeys>,
     /// Identity: server_keys that came along.

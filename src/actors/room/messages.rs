@@ -15,6 +15,7 @@ use crate::{
     actors::{
         admission::Permit,
         error::AskError,
+        outbox::OutboxError,
         relay_request::FederationError,
         store::{ClientTxn, Direction, StoreError, StoredEvent},
     },
@@ -72,6 +73,9 @@ pub enum RoomError {
     /// No other server could be asked, or all refused.
     #[error(transparent)]
     Federation(#[from] FederationError),
+    /// What another server has to get could not be kept for it.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -133,7 +137,8 @@ pub enum MemberChange {
 }
 
 /// Asks the room to change somebody's membership.
-/// An invite of a user on another server is handed to that server first.
+/// An invite of a user on another server is handed to that server first where it is there, and may be
+/// refused by it; otherwise the Outbox owes it.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<OwnedEventId, RoomError>")]
 pub struct ChangeMembership {
@@ -147,8 +152,21 @@ pub struct ChangeMembership {
     pub reason: Option<String>,
     /// Mark of a direct chat (`is_direct` of an invite).
     pub is_direct: bool,
+    /// Of an invite: whether the invited server is there, where that was found out already.
+    pub invitee: Option<Invitee>,
     /// Place in the work budget.
     pub permit: Permit,
+}
+
+/// Who is to be invited.
+#[derive(Debug, Clone)]
+pub enum Invitee {
+    /// His server is there, and this is what it says of him.
+    There(ShownAs),
+    /// His server is off, or takes too long.
+    Away,
+    /// His server says that there is nobody of that name.
+    Nobody,
 }
 
 /// Asks the room to let a user of ours join, through another server where that is needed.

@@ -36,7 +36,7 @@ mod whole;
 mod worker;
 
 pub use actor::RoomActor;
-pub(super) use client::{federation, profile_of, read};
+pub(super) use client::{federation, invitee, read};
 pub use keys::Given;
 pub(super) use links::ask;
 pub use links::{Links, StoreLink};

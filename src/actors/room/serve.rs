@@ -356,6 +356,21 @@ impl Worker {
             return Err(RoomError::NoSuchUser(user));
         }
         let signed = Arc::new(pdu::countersigned(&pdu, &self.signer, &rules)?);
+        let keys =
+            serde_json::to_string(received.server_keys.json()).map_err(RoomError::internal)?;
+        // The inviter's server_keys go back on, and not ours: they certify the event's author.
+        let answer = json!({"event": signed.to_wire(&keys)});
+        // Our first answer was lost: our user has answered the invite, and does not see it again.
+        let (id, who) = (event_id.clone(), user.clone());
+        let begin = Some(version.clone());
+        let is_refused = operate_for(Turn::Theirs, &self.room, begin, move |machine| {
+            let own = machine.membership(&who);
+            let left = own.filter(|own| own.membership == MembershipState::Leave);
+            Ok((left.is_some_and(|own| own.event_id.as_ref() == Some(&id)), None))
+        });
+        if is_refused.await? || !self.load(&[event_id]).await?.is_empty() {
+            return Ok(answer);
+        }
         let mut shown = shown_state(stripped_state);
         shown.push(client_event::stripped(&signed.json)?);
         via.retain(|server| server != origin && server != self.signer.server_name());
@@ -369,10 +384,7 @@ impl Worker {
         })
         .await?;
         self.links.keep(&received.server_keys);
-        // The inviter's server_keys go back on, and not ours: they certify the event's author.
-        let keys =
-            serde_json::to_string(received.server_keys.json()).map_err(RoomError::internal)?;
-        Ok(json!({"event": signed.to_wire(&keys)}))
+        Ok(answer)
     }
 
     // ------------------------------------------------------------ history

@@ -43,6 +43,7 @@ use crate::{
         error::AskError,
         gossip::{JoinTopic, LeaveTopic, PublishTransaction},
         identity::{FindServerKeys, KeepKeys},
+        outbox::{Decided, InviteRefused, Owe, ServerReached},
         relay_request::SendFederation,
         rendezvous::SharedServers,
         room::{
@@ -88,6 +89,12 @@ pub struct RoomStateLinks {
     pub publish: Recipient<PublishTransaction>,
     /// RelayRequest.
     pub federation: Recipient<SendFederation>,
+    /// Outbox: what another server has to get.
+    pub owe: Recipient<Owe>,
+    /// Outbox: whether an event came to be for which something waits there.
+    pub decided: Recipient<Decided>,
+    /// Outbox: who is reached through others.
+    pub reached: Recipient<ServerReached>,
     /// Rendezvous.
     pub shared: Recipient<SharedServers>,
     /// Identity.
@@ -196,6 +203,8 @@ impl RoomStateActor {
                 store,
                 publish: gossip,
                 federation,
+                owe,
+                decided,
                 find_keys,
                 keep_keys,
                 typing,
@@ -208,6 +217,8 @@ impl RoomStateActor {
                 store,
                 gossip,
                 federation,
+                owe,
+                decided,
                 find_keys,
                 keep_keys,
                 typing,
@@ -454,6 +465,23 @@ impl Handler<ServeRoom> for RoomStateActor {
             }
             answer
         }))
+    }
+}
+
+impl Handler<InviteRefused> for RoomStateActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    fn handle(&mut self, msg: InviteRefused, ctx: &mut Self::Context) -> Self::Result {
+        let room = match self.known_room(&msg.room_id, ctx) {
+            // A room that was forgotten has no invites.
+            Err(RoomError::NotFound) if self.signer.is_some() => {
+                return Box::pin(async { Ok(()) });
+            }
+            room => room,
+        };
+        Box::pin(
+            async move { room?.send(msg).await.map_err(|error| RoomError::Ask(error.into()))? },
+        )
     }
 }
 

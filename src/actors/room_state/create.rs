@@ -3,13 +3,13 @@
 //! Invariant: no two rooms get one id. In version 12 it is the hash of the create event, which has
 //! nothing in it that differs between two rooms of the same settings but the time.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
-use actix::{AsyncContext as _, Context, Handler, Recipient, ResponseFuture};
+use actix::{AsyncContext as _, Context, Handler, ResponseFuture};
 use rand::{RngExt as _, distr::Alphanumeric};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
-    ServerName, events::TimelineEventType,
+    events::TimelineEventType,
 };
 
 use super::{
@@ -20,8 +20,7 @@ use crate::{
     actors::{
         admission::Admission,
         clock::now_ms,
-        relay_request::SendFederation,
-        room::{ChangeMembership, CreateInRoom, Leave, MemberChange, RoomError, profile_of},
+        room::{ChangeMembership, CreateInRoom, Leave, MemberChange, RoomError, invitee},
     },
     proto::{
         pdu::{self, Draft, Position},
@@ -35,9 +34,6 @@ pub const DEFAULT_VERSION: RoomVersionId = RoomVersionId::V12;
 /// How far the time of a new room runs ahead of the clock: more rooms than are ever made at once. A
 /// clock that is set back by more is believed.
 const AHEAD_MS: u64 = 10_000;
-
-/// Longest wait for somebody who is to be invited to a new room.
-const REACH_WAIT: Duration = Duration::from_secs(15);
 
 /// When our last room was made.
 #[derive(Debug, Default)]
@@ -151,17 +147,24 @@ impl Handler<CreateRoom> for RoomStateActor {
         let rooms = ctx.address();
         Box::pin(async move {
             let _permit = permit;
-            reach(&federation, &invite, signer.server_name()).await?;
+            // All at once, so that nobody waits for somebody who is off; invited one after another.
+            let own = signer.server_name();
+            let found = invite.iter().map(async |user_id| match user_id.server_name() == own {
+                true => None,
+                false => Some(invitee(&federation, user_id).await),
+            });
+            let found = futures::future::join_all(found).await;
             let ask = CreateInRoom { by: by.clone(), version, create: Box::new(create), drafts };
             room.send(ask).await.map_err(|error| RoomError::Ask(error.into()))??;
             let mut refused = Vec::new();
-            for user_id in &invite {
+            for (user_id, found) in invite.iter().zip(found) {
                 let change = ChangeMembership {
                     by: by.clone(),
                     user_id: user_id.clone(),
                     change: MemberChange::Invite,
                     reason: None,
                     is_direct,
+                    invitee: found,
                     permit: invites.admit()?,
                 };
                 let invited = room.send(change).await.map_err(|error| RoomError::Ask(error.into()));
@@ -185,22 +188,6 @@ impl Handler<CreateRoom> for RoomStateActor {
             not_invited(refused, outcome).map(|()| room_id)
         })
     }
-}
-
-/// Makes sure that everybody is there who is to be invited: nobody wants a room that is half made.
-async fn reach(
-    federation: &Recipient<SendFederation>,
-    invite: &[OwnedUserId],
-    own: &ServerName,
-) -> Result<(), RoomError> {
-    let invite: Vec<_> = invite.iter().filter(|user| user.server_name() != own).collect();
-    let asked = invite.iter().map(|user_id| profile_of(federation, user_id, REACH_WAIT));
-    let answers = futures::future::join_all(asked).await;
-    // Whoever answers is there, whatever he says of himself.
-    let absent = invite.iter().zip(answers).filter_map(|(user_id, answer)| {
-        Some(((*user_id).clone(), answer.err().filter(RoomError::is_unreachable)?))
-    });
-    not_invited(absent.collect(), "no room was made")
 }
 
 fn not_invited(

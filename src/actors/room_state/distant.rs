@@ -17,7 +17,7 @@ use ruma::OwnedServerName;
 use tokio::sync::watch;
 
 use super::{absent::Absent, actor::RoomStateActor, heads::Footing};
-use crate::actors::{relay_request::FederationError, room::RoomError};
+use crate::actors::{outbox::ServerReached, relay_request::FederationError, room::RoomError};
 
 /// How often it is looked whether somebody is to be looked for.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -115,6 +115,7 @@ impl RoomStateActor {
             log::debug!(server:%; "reached through others");
             self.distant.absent.remove(server);
             self.online.settle(server, Footing::Carried);
+            self.links.reached.do_send(ServerReached(server.clone()));
         } else {
             self.online.end(server);
             // Whoever was being looked for is again, at the time that was planned.

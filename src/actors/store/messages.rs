@@ -825,6 +825,8 @@ pub enum Row {
     Address(OwnedServerName),
     /// Identity: when our own server_keys were issued, as JSON.
     Issued,
+    /// Outbox: what is owed to a server, by number, as JSON.
+    Outbox(OwnedServerName, u64),
 }
 
 /// Which rows to scan: all of a kind, or those with the first key part given.
@@ -852,6 +854,8 @@ pub enum RowKind {
     ServerKeys,
     /// All addresses.
     Addresses,
+    /// All that is owed to other servers.
+    Outbox,
 }
 
 /// Writes rows in one transaction; `None` deletes. Answered once durable.

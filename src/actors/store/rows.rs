@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use super::{
     Row, RowKind, StoreError, ToDeviceCount,
-    database::{Database, Rows as _, WriteSet},
+    database::{Database, KeyValue, Rows as _, WriteSet},
     rooms::Counters,
-    schema::{Change, Key, Parts, family},
+    schema::{Change, Key, Parts, after, family},
     unread,
 };
 use crate::{actors::clock::now_ms, config::limits};
@@ -41,6 +41,7 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
         Row::ServerKeys(server) => key(family::SERVER_KEYS).text(server.as_str()),
         Row::Address(server) => key(family::ADDRESS).text(server.as_str()),
         Row::Issued => key(family::ISSUED).text(""),
+        Row::Outbox(server, number) => key(family::OUTBOX).text(server.as_str()).number(*number),
     }
     .done()
 }
@@ -73,6 +74,7 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
             family::SERVER_KEYS => Row::ServerKeys(first.try_into().ok()?),
             family::ADDRESS => Row::Address(first.try_into().ok()?),
             family::ISSUED => Row::Issued,
+            family::OUTBOX => Row::Outbox(first.try_into().ok()?, parts.number()?),
             _ => return None,
         })
     };
@@ -98,6 +100,7 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
         RowKind::ToDeviceTxns => key(family::TO_DEVICE_TXN),
         RowKind::ServerKeys => key(family::SERVER_KEYS),
         RowKind::Addresses => key(family::ADDRESS),
+        RowKind::Outbox => key(family::OUTBOX),
     }
     .done()
 }
@@ -133,6 +136,14 @@ pub(super) fn write(
                     unread::on_receipt(writes, room_id, user_id, thread_id.as_deref(), value)?;
                 }
             }
+            // What is owed can be a request with the state of a room in it.
+            Row::Outbox(..) => {
+                match value {
+                    Some(value) => writes.put_long(&key, &value)?,
+                    None => writes.remove_long(&key)?,
+                }
+                continue;
+            }
             Row::Device(..)
             | Row::AccessToken(_)
             | Row::Profile(..)
@@ -152,13 +163,23 @@ pub(super) fn write(
 
 /// Answers [`super::ReadRow`].
 pub(super) fn read(database: &Database, row: &Row) -> Result<Option<Vec<u8>>, StoreError> {
-    database.get(&key(row))
+    match row {
+        Row::Outbox(..) => database.get_long(&key(row)),
+        _ => database.get(&key(row)),
+    }
 }
 
 /// Answers [`super::ScanRows`].
 pub(super) fn scan(database: &Database, kind: &RowKind) -> Result<Vec<(Row, Vec<u8>)>, StoreError> {
-    let rows = database.scan_prefix(&prefix(kind));
-    rows.map(|row| row.and_then(|(key, value)| Ok((row_of(&key)?, value)))).collect()
+    let prefix = prefix(kind);
+    let read = |row: Result<KeyValue, _>| row.and_then(|(key, value)| Ok((row_of(&key)?, value)));
+    match kind {
+        RowKind::Outbox => {
+            let end = after(&prefix);
+            database.scan_long(prefix, end).map(read).collect()
+        }
+        _ => database.scan_prefix(&prefix).map(read).collect(),
+    }
 }
 
 /// A device of one of our users.
@@ -310,6 +331,7 @@ mod tests {
             (Row::ServerKeys(server()), Some(RowKind::ServerKeys)),
             (Row::Address(server()), Some(RowKind::Addresses)),
             (Row::Issued, None),
+            (Row::Outbox(server(), 7), Some(RowKind::Outbox)),
         ] {
             assert_eq!(row_of(&key(&row)).unwrap(), row);
             assert!(kind.is_none_or(|kind| key(&row).starts_with(&prefix(&kind))), "{row:?}");

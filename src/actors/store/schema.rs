@@ -97,6 +97,8 @@ pub(super) mod family {
     pub(in super::super) const ADDRESS: u8 = 0x8b;
     /// One row.
     pub(in super::super) const ISSUED: u8 = 0x8c;
+    /// `server, number` → what is owed to another server (JSON, long).
+    pub(in super::super) const OUTBOX: u8 = 0x8d;
 }
 
 /// The reference hash that an event id spells.

@@ -76,7 +76,8 @@ async fn alter(
     reason: Option<String>,
     permit: Permit,
 ) -> Result<Json<Empty>, HttpError> {
-    let message = ChangeMembership { by, user_id, change, reason, is_direct: false, permit };
+    let (is_direct, invitee) = (false, None);
+    let message = ChangeMembership { by, user_id, change, reason, is_direct, invitee, permit };
     let _: OwnedEventId = ask_room(&gateway.rooms.change_membership, room_id, message).await?;
     Ok(Json(Empty {}))
 }

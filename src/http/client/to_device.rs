@@ -1,10 +1,10 @@
-//! Messages to devices: ours through Accounts, those of others by `m.direct_to_device` EDUs.
+//! Messages to devices: ours through Accounts, those of others by `m.direct_to_device` EDUs, which
+//! the Outbox owes their servers.
 
 use std::collections::BTreeMap;
 
 use actix_web::Responder;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId,
     api::client::to_device::send_event_to_device, to_device::DeviceIdOrAllDevices,
@@ -15,23 +15,22 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     actors::{
         accounts::{SendToDevice, Session, ToDeviceTarget, ToDevices},
-        clock::now_ms,
-        relay_request::SendFederation,
+        outbox::{Debt, Form, Matter, Owe},
     },
-    config::limits,
     http::{
         error::HttpError,
-        gateway::{Gateway, ask},
+        gateway::ask,
         ruma_glue::{Authed, Empty, Json},
     },
-    proto::edu,
+    proto::{edu, server_name},
 };
 
 /// The contents for the users of one server, by device.
 type ByUser = BTreeMap<OwnedUserId, CanonicalJsonObject>;
 
-/// Sends to-device messages. Answered when the queues of our devices are on disk and every other
-/// server has taken its part; a client that repeats the transaction repeats nothing that arrived.
+/// Sends to-device messages. Answered when all of it is on disk: in the queues of our devices, and
+/// as owed to the other servers, whether they are there or not. A client that repeats the transaction
+/// repeats nothing that arrived.
 pub async fn send(
     request: Authed<send_event_to_device::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
@@ -51,6 +50,7 @@ pub async fn send(
                 let content = to_raw_value(&content).map_err(HttpError::internal)?;
                 ours.entry(user_id.clone()).or_default().insert(target(&device), content);
             } else {
+                server_name::check_user(&user_id)?;
                 let of_server = others.entry(user_id.server_name().to_owned()).or_default();
                 let content = CanonicalJsonValue::Object(content);
                 of_server.entry(user_id.clone()).or_default().insert(device.to_string(), content);
@@ -67,11 +67,24 @@ pub async fn send(
         gateway.ask_accounts(message).await??;
     }
     let id = message_id(&session, body.txn_id.as_str(), &kind);
-    let sends = others
-        .into_iter()
-        .map(|(server, messages)| send_to_server(&gateway, &session, server, &kind, &id, messages));
-    let sent = futures::future::join_all(sends).await;
-    sent.into_iter().collect::<Result<Vec<()>, HttpError>>()?;
+    let debts = others.into_iter().map(|(destination, messages)| {
+        let edu = serde_json::json!({
+            "edu_type": "m.direct_to_device",
+            "content": {
+                "sender": session.user_id,
+                "type": kind,
+                "message_id": id,
+                "messages": messages,
+            },
+        });
+        let edu = CanonicalJsonValue::try_from(edu).map_err(HttpError::internal)?;
+        let matter = Matter::ToDevice { message_id: id.clone() };
+        Ok(Debt { destination, matter, form: Form::Edu(edu), once: None })
+    });
+    let debts = debts.collect::<Result<Vec<_>, HttpError>>()?;
+    if !debts.is_empty() {
+        ask(&gateway.owe, Owe(debts)).await??;
+    }
     Ok(Json(Empty {}))
 }
 
@@ -88,39 +101,4 @@ fn message_id(session: &Session, txn_id: &str, kind: &str) -> String {
     let Session { user_id, device_id } = session;
     let digest = Sha256::digest(format!("{user_id}\n{device_id}\n{txn_id}\n{kind}").as_bytes());
     URL_SAFE_NO_PAD.encode(digest.get(..16).unwrap_or_default())
-}
-
-async fn send_to_server(
-    gateway: &Gateway,
-    session: &Session,
-    destination: OwnedServerName,
-    kind: &str,
-    id: &str,
-    messages: ByUser,
-) -> Result<(), HttpError> {
-    let transaction = serde_json::json!({
-        "origin": session.user_id.server_name(),
-        "origin_server_ts": now_ms(),
-        "pdus": [],
-        "edus": [{
-            "edu_type": "m.direct_to_device",
-            "content": {
-                "sender": session.user_id,
-                "type": kind,
-                "message_id": id,
-                "messages": messages,
-            },
-        }],
-    });
-    let content = CanonicalJsonValue::try_from(transaction).map_err(HttpError::internal)?;
-    let txn = utf8_percent_encode(id, NON_ALPHANUMERIC);
-    let request = SendFederation {
-        destination,
-        method: "PUT",
-        uri: format!("/_matrix/federation/v1/send/{txn}"),
-        content,
-        timeout: limits::FEDERATION_WAIT,
-    };
-    ask(&gateway.send_federation, request).await??;
-    Ok(())
 }

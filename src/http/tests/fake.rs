@@ -13,6 +13,7 @@ use crate::{
         admission::Admission,
         ephemera::EphemeraActor,
         identity::{EnsureIdentity, IdentityError, ReadSigner},
+        outbox::{Form, OutboxError, Owe},
         relay_request::{FederationError, SendFederation},
         rendezvous::{Advertise, FoundPerson, SearchPeople},
         room::*,
@@ -122,6 +123,7 @@ pub(super) async fn start() -> (Addr<Fake>, Gateway) {
         },
         search_people: fake.clone().recipient(),
         send_federation: fake.clone().recipient(),
+        owe: fake.clone().recipient(),
         read_signer: fake.clone().recipient(),
         admission: Admission::new(64),
         boot: 7,
@@ -356,6 +358,18 @@ impl Handler<SendFederation> for Fake {
         }
         let answer = serde_json::json!({"displayname": "Other"});
         MessageResult(Ok(answer.try_into().unwrap()))
+    }
+}
+
+impl Handler<Owe> for Fake {
+    type Result = Result<(), OutboxError>;
+    fn handle(&mut self, Owe(debts): Owe, _: &mut Context<Self>) -> Self::Result {
+        for debt in debts {
+            let Form::Edu(edu) = debt.form else { panic!("{:?}", debt.form) };
+            let edu = serde_json::to_string(&edu).unwrap();
+            self.told.push(format!("owe {} {edu}", debt.destination));
+        }
+        Ok(())
     }
 }
 

@@ -25,6 +25,34 @@ async fn rows_are_written_read_scanned_and_deleted() {
 }
 
 #[actix::test]
+async fn what_is_owed_may_be_long_and_comes_back_in_its_order() {
+    let mut world = World::new();
+    let server = |name: &str| ServerName::parse(name).unwrap();
+    let row = |name: &str, number| Row::Outbox(server(name), number);
+    let long = json!("x".repeat(3 * limits::ROW));
+    let rows = vec![
+        (row("b.org", 300), Some(json!(3))),
+        (row("b.org", 2), Some(long.clone())),
+        (row("a.org", 9), Some(json!(1))),
+        (row("b.org", 1), Some(json!(0))),
+    ];
+    assert_eq!(world.write(rows).await, 0, "nothing of it shows in a sync");
+    world.restart().await;
+    let found = world.ask(ScanRows(RowKind::Outbox)).await.unwrap();
+    let order: Vec<_> = found.iter().map(|(row, _)| row.clone()).collect();
+    assert_eq!(order, [row("a.org", 9), row("b.org", 1), row("b.org", 2), row("b.org", 300)]);
+    let long = serde_json::to_vec(&long).unwrap();
+    assert_eq!(found[2].1, long);
+    assert_eq!(world.ask(ReadRow(row("b.org", 2))).await.unwrap(), Some(long));
+    // A short value in its place leaves no piece of it behind.
+    world.write(vec![(row("b.org", 2), Some(json!(7))), (row("b.org", 1), None)]).await;
+    world.restart().await;
+    let found = world.ask(ScanRows(RowKind::Outbox)).await.unwrap();
+    assert_eq!(found.len(), 3);
+    assert_eq!(found[1], (row("b.org", 2), b"7".to_vec()));
+}
+
+#[actix::test]
 async fn to_device_messages_reach_their_device_once_acknowledged() {
     let mut world = World::new();
     let to = |device: &str, n: u64| (Row::ToDevice(user(OWN), device.to_owned()), Some(json!(n)));

@@ -1,0 +1,1005 @@
+//! The rules of the Outbox: what is sent next to whom, when it is tried again, and what gives way.
+//! Pure; what is sent stands on disk, here is what has to be known of it.
+//!
+//! Invariants: of one server one request is under way, and nothing is sent before what was owed to it
+//! earlier came to an end; nothing is sent that is not on disk; number and bytes are bounded.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName};
+
+use super::{End, Ended, Form, Matter, OutboxStatus, OwedCount, ServerOwed, Waiting, kept::Kept};
+use crate::config::limits;
+
+/// A server that was not reached is tried again after this long, in milliseconds; doubled each time.
+const AGAIN_MS: u64 = 60_000;
+/// Longest pause between two tries.
+const AGAIN_MAX_MS: u64 = 60 * 60_000;
+/// The first pause after a server asked for one.
+const BUSY_MS: u64 = 5_000;
+/// The pause after a try that failed although the server was met meanwhile.
+const MET_MS: u64 = 1_000;
+/// How long it may take until an event is part of its room, before it is looked whether it is.
+const DECIDE_MS: u64 = 5 * 60_000;
+/// Servers, and items of each, that are told of.
+const SHOWN_SERVERS: usize = 200;
+const SHOWN_ITEMS: usize = 10;
+
+/// How an item travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    Put,
+    Pdu,
+    Edu,
+}
+
+impl From<&Form> for Shape {
+    fn from(form: &Form) -> Self {
+        match form {
+            Form::Put { .. } => Self::Put,
+            Form::Pdu(_) => Self::Pdu,
+            Form::Edu(_) => Self::Edu,
+        }
+    }
+}
+
+/// What is to be known of an item that is owed.
+#[derive(Debug, Clone)]
+pub(super) struct New {
+    pub(super) matter: Matter,
+    pub(super) shape: Shape,
+    pub(super) len: usize,
+    pub(super) made_ts: u64,
+    pub(super) once: Option<(OwnedRoomId, OwnedEventId)>,
+}
+
+#[derive(Debug)]
+struct Item {
+    number: u64,
+    matter: Matter,
+    shape: Shape,
+    len: usize,
+    made_ts: u64,
+    expires_ts: u64,
+    tries: u32,
+    is_on_disk: bool,
+    is_decided: bool,
+}
+
+impl Item {
+    fn is_ready(&self) -> bool {
+        self.is_on_disk && self.is_decided
+    }
+}
+
+/// What one server is owed.
+#[derive(Debug, Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    len: usize,
+    /// How many of the first items are under way.
+    flight: usize,
+    /// How many of the first items go one by one, since one of them was refused.
+    singly: usize,
+    failures: u32,
+    /// When it is tried again, by the uptime.
+    due: u64,
+    /// Its place in the agenda.
+    planned: Option<u64>,
+    /// It was met while a request was under way.
+    is_met: bool,
+}
+
+/// A row that changes: to what came to an end, or it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) server: OwnedServerName,
+    pub(super) number: u64,
+    pub(super) ended: Option<Ended>,
+}
+
+/// An item was taken over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Its number; none where it waits already.
+    pub(super) number: Option<u64>,
+    /// What it takes the place of.
+    pub(super) changes: Vec<Change>,
+}
+
+/// There is no place for an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// The server is owed too much.
+    Server,
+    /// All servers together are.
+    All,
+}
+
+/// What is to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Send {
+    pub(super) server: OwnedServerName,
+    /// A request of its own, or the parts of one transaction.
+    pub(super) numbers: Vec<u64>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Delivered,
+    Refused {
+        status: u16,
+        errcode: String,
+    },
+    /// The server has no place for it now.
+    Busy,
+    /// The server was not reached, or what it answered is of no use.
+    Unreached,
+}
+
+/// What waits for an event to be part of its room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Undecided {
+    pub(super) server: OwnedServerName,
+    pub(super) number: u64,
+    pub(super) room_id: OwnedRoomId,
+    pub(super) event_id: OwnedEventId,
+    since: u64,
+}
+
+/// All that is owed.
+#[derive(Debug, Default)]
+pub(super) struct Machine {
+    queues: BTreeMap<OwnedServerName, Queue>,
+    /// When to send to whom.
+    agenda: BTreeSet<(u64, OwnedServerName)>,
+    undecided: BTreeMap<u64, Undecided>,
+    /// What came to an end lately, by number; the newest last.
+    ended: VecDeque<(u64, Ended)>,
+    last: u64,
+    items: usize,
+    len: usize,
+    in_flight: usize,
+}
+
+/// What makes an item the same as, or the successor of, one that waits.
+fn same(one: &Matter, other: &Matter) -> bool {
+    use Matter::{DeviceList, Invite, Membership, ToDevice};
+    match (one, other) {
+        (Invite { event_id: one, .. }, Invite { event_id: other, .. }) => one == other,
+        (
+            Membership { room_id: one_room, user_id: one, .. },
+            Membership { room_id: other_room, user_id: other, .. },
+        ) => one_room == other_room && one == other,
+        (ToDevice { message_id: one }, ToDevice { message_id: other }) => one == other,
+        (DeviceList { user_id: one }, DeviceList { user_id: other }) => one == other,
+        _ => false,
+    }
+}
+
+/// Tells whether an item is out of date once there is a newer one of the same.
+fn is_superseded(matter: &Matter) -> bool {
+    matches!(matter, Matter::Membership { .. } | Matter::DeviceList { .. })
+}
+
+impl Queue {
+    /// Returns the numbers of what is sent next: a request, or as much as fits into a transaction.
+    fn batch(&self) -> Vec<u64> {
+        let Some(first) = self.items.front() else { return Vec::new() };
+        let most = match first.shape {
+            _ if self.singly > 0 => 1,
+            Shape::Put => 1,
+            Shape::Pdu => limits::TRANSACTION_PDUS,
+            Shape::Edu => limits::TRANSACTION_EDUS,
+        };
+        let mut len = 0_usize;
+        let fits = |item: &&Item| {
+            len = len.saturating_add(item.len);
+            item.shape == first.shape && item.is_ready() && len <= limits::OWED_LEN
+        };
+        let batch: Vec<u64> =
+            self.items.iter().take(most).take_while(fits).map(|item| item.number).collect();
+        if batch.is_empty() { vec![first.number] } else { batch }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Item> {
+        let at = self.items.iter().position(|item| item.number == number)?;
+        if at < self.singly {
+            self.singly -= 1;
+        }
+        let item = self.items.remove(at)?;
+        self.len = self.len.saturating_sub(item.len);
+        Some(item)
+    }
+}
+
+impl Machine {
+    /// Takes over an item that is stored. Those of one server come in their order.
+    pub(super) fn load(&mut self, server: &OwnedServerName, number: u64, kept: Kept, len: usize) {
+        let Kept { matter, form, made_ts, expires_ts, once, .. } = kept;
+        let shape = Shape::from(&form);
+        let is_decided = once.is_none();
+        if let Some((room_id, event_id)) = once {
+            let server = server.clone();
+            let open = Undecided { server, number, room_id, event_id, since: 0 };
+            self.undecided.insert(number, open);
+        }
+        let item = Item {
+            number,
+            matter,
+            shape,
+            len,
+            made_ts,
+            expires_ts,
+            tries: 0,
+            is_on_disk: true,
+            is_decided,
+        };
+        self.push(server, item);
+        self.last = self.last.max(number);
+        self.plan(server);
+    }
+
+    /// Takes over one that came to an end.
+    pub(super) fn load_ended(&mut self, number: u64, ended: Ended) {
+        self.last = self.last.max(number);
+        let at = self.ended.partition_point(|(_, other)| other.ended_ts <= ended.ended_ts);
+        self.ended.insert(at, (number, ended));
+    }
+
+    fn push(&mut self, server: &OwnedServerName, item: Item) {
+        self.items = self.items.saturating_add(1);
+        self.len = self.len.saturating_add(item.len);
+        let queue = self.queues.entry(server.clone()).or_default();
+        queue.len = queue.len.saturating_add(item.len);
+        queue.items.push_back(item);
+    }
+
+    /// Something is owed. It is sent once [`Self::stored`] said that it is on disk; `now` is the uptime.
+    pub(super) fn owe(
+        &mut self,
+        server: &OwnedServerName,
+        new: New,
+        now: u64,
+    ) -> Result<Taken, Full> {
+        let queue = self.queues.get(server);
+        let flight = queue.map_or(0, |queue| queue.flight);
+        let items = queue.into_iter().flat_map(|queue| queue.items.iter().enumerate());
+        let alike: Vec<(usize, u64, usize)> = items
+            .filter(|(_, item)| same(&item.matter, &new.matter))
+            .map(|(at, item)| (at, item.number, item.len))
+            .collect();
+        let mut replaced = Vec::new();
+        if is_superseded(&new.matter) {
+            let old = alike.into_iter().filter(|(at, ..)| *at >= flight);
+            replaced = old.map(|(_, number, len)| (number, len)).collect();
+        } else if !alike.is_empty() {
+            return Ok(Taken { number: None, changes: Vec::new() });
+        }
+        let gives_way = self.make_place(server, &new, &replaced)?;
+        let mut changes = Vec::new();
+        for (number, _) in replaced {
+            self.drop_item(server, number);
+            changes.push(Change { server: server.clone(), number, ended: None });
+        }
+        for number in gives_way {
+            changes.extend(self.end(server, number, End::GaveWay, new.made_ts));
+        }
+        self.last = self.last.saturating_add(1);
+        let number = self.last;
+        let New { matter, shape, len, made_ts, once } = new;
+        let is_decided = once.is_none();
+        if let Some((room_id, event_id)) = once {
+            let open = Undecided { server: server.clone(), number, room_id, event_id, since: now };
+            self.undecided.insert(number, open);
+        }
+        let expires_ts = made_ts.saturating_add(limits::OWED_MS);
+        let item = Item {
+            number,
+            matter,
+            shape,
+            len,
+            made_ts,
+            expires_ts,
+            tries: 0,
+            is_on_disk: false,
+            is_decided,
+        };
+        self.push(server, item);
+        self.plan(server);
+        Ok(Taken { number: Some(number), changes })
+    }
+
+    /// Finds a place for an item. Returns which messages to devices give way to another one.
+    fn make_place(
+        &self,
+        server: &ServerName,
+        new: &New,
+        replaced: &[(u64, usize)],
+    ) -> Result<Vec<u64>, Full> {
+        let queue = self.queues.get(server);
+        let freed: usize = replaced.iter().map(|(_, len)| len).sum();
+        let mut number = queue.map_or(0, |queue| queue.items.len()) - replaced.len();
+        let mut len = queue.map_or(0, |queue| queue.len).saturating_sub(freed);
+        let mut all = self.items - replaced.len();
+        let mut all_len = self.len.saturating_sub(freed);
+        let is_to_device = |matter: &Matter| matches!(matter, Matter::ToDevice { .. });
+        let mut old = queue.into_iter().flat_map(|queue| queue.items.iter().skip(queue.flight));
+        let mut gives_way = Vec::new();
+        loop {
+            let full = if number >= limits::OWED_SERVER
+                || len.saturating_add(new.len) > limits::OWED_SERVER_LEN
+            {
+                Full::Server
+            } else if all >= limits::OWED_ALL
+                || all_len.saturating_add(new.len) > limits::OWED_ALL_LEN
+            {
+                Full::All
+            } else {
+                return Ok(gives_way);
+            };
+            let oldest = old.find(|item| is_to_device(&item.matter) && item.is_on_disk);
+            let Some(oldest) = oldest.filter(|_| is_to_device(&new.matter)) else {
+                return Err(full);
+            };
+            gives_way.push(oldest.number);
+            number -= 1;
+            all -= 1;
+            len = len.saturating_sub(oldest.len);
+            all_len = all_len.saturating_sub(oldest.len);
+        }
+    }
+
+    /// An item is on disk.
+    pub(super) fn stored(&mut self, server: &OwnedServerName, number: u64) {
+        self.touch(server, number, |item| item.is_on_disk = true);
+    }
+
+    /// An item could not be written, so it is not owed.
+    pub(super) fn not_stored(&mut self, server: &OwnedServerName, number: u64) {
+        self.drop_item(server, number);
+    }
+
+    /// The event that an item waits for is part of its room, or will not be.
+    pub(super) fn decide(
+        &mut self,
+        server: &OwnedServerName,
+        number: u64,
+        stands: bool,
+    ) -> Option<Change> {
+        self.undecided.remove(&number)?;
+        if stands {
+            self.touch(server, number, |item| item.is_decided = true);
+            return None;
+        }
+        self.drop_item(server, number)?;
+        Some(Change { server: server.clone(), number, ended: None })
+    }
+
+    /// Returns the numbers of what waits for an event, of one server.
+    pub(super) fn waiting_for(&self, server: &ServerName, event_id: &EventId) -> Vec<u64> {
+        let open = self.undecided.values();
+        let open = open.filter(|open| open.event_id == event_id && open.server == server);
+        open.map(|open| open.number).collect()
+    }
+
+    /// Returns what waits for its event for so long that it has to be looked for; at the next time, it
+    /// waits anew.
+    pub(super) fn undecided(&mut self, now: u64) -> Vec<Undecided> {
+        let old = self.undecided.values_mut();
+        let old = old.filter(|open| open.since == 0 || now.saturating_sub(open.since) >= DECIDE_MS);
+        let looked_for = |open: &mut Undecided| {
+            open.since = now.max(1);
+            open.clone()
+        };
+        old.map(looked_for).collect()
+    }
+
+    fn touch(&mut self, server: &OwnedServerName, number: u64, change: impl FnOnce(&mut Item)) {
+        let queue = self.queues.get_mut(server);
+        let item =
+            queue.and_then(|queue| queue.items.iter_mut().find(|item| item.number == number));
+        if let Some(item) = item {
+            change(item);
+        }
+        self.plan(server);
+    }
+
+    /// Puts a server where it belongs in the agenda.
+    fn plan(&mut self, server: &OwnedServerName) {
+        let Some(queue) = self.queues.get_mut(server) else { return };
+        let is_ready = queue.flight == 0 && queue.items.front().is_some_and(Item::is_ready);
+        let due = is_ready.then_some(queue.due);
+        if due != queue.planned {
+            if let Some(old) = std::mem::replace(&mut queue.planned, due) {
+                self.agenda.remove(&(old, server.clone()));
+            }
+            if let Some(due) = due {
+                self.agenda.insert((due, server.clone()));
+            }
+        }
+        if queue.items.is_empty() && queue.flight == 0 && queue.failures == 0 {
+            self.queues.remove(server);
+        }
+    }
+
+    /// Returns what is to be sent now; the answer comes by [`Self::answered`].
+    pub(super) fn next(&mut self, now: u64) -> Option<Send> {
+        if self.in_flight >= limits::OWED_AT_ONCE {
+            return None;
+        }
+        let (due, server) = self.agenda.first().cloned()?;
+        if due > now {
+            return None;
+        }
+        let queue = self.queues.get_mut(&server)?;
+        let numbers = queue.batch();
+        queue.flight = numbers.len();
+        queue.is_met = false;
+        for item in queue.items.iter_mut().take(numbers.len()) {
+            item.tries = item.tries.saturating_add(1);
+        }
+        self.in_flight = self.in_flight.saturating_add(1);
+        self.plan(&server);
+        Some(Send { server, numbers })
+    }
+
+    /// What was sent to a server came to this. `now` is the uptime, `now_ts` the time of day, `chance`
+    /// between 0 and 1.
+    pub(super) fn answered(
+        &mut self,
+        server: &OwnedServerName,
+        outcome: Outcome,
+        now: u64,
+        now_ts: u64,
+        chance: f64,
+    ) -> Vec<Change> {
+        let Some(queue) = self.queues.get_mut(server).filter(|queue| queue.flight > 0) else {
+            return Vec::new();
+        };
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let sent = std::mem::take(&mut queue.flight);
+        let sent: Vec<u64> = queue.items.iter().take(sent).map(|item| item.number).collect();
+        let is_met = std::mem::take(&mut queue.is_met);
+        let end = match outcome {
+            Outcome::Delivered => Some(End::Delivered),
+            // Which of them it does not want is found out by sending them one by one.
+            Outcome::Refused { .. } if sent.len() > 1 => {
+                queue.singly = sent.len();
+                None
+            }
+            Outcome::Refused { status, errcode } => Some(End::Refused { status, errcode }),
+            Outcome::Unreached if is_met => {
+                queue.due = now.saturating_add(MET_MS);
+                queue.failures = 0;
+                self.plan(server);
+                return Vec::new();
+            }
+            Outcome::Busy | Outcome::Unreached => {
+                let first = if outcome == Outcome::Busy { BUSY_MS } else { AGAIN_MS };
+                let pause = pause(first, queue.failures, chance);
+                queue.failures = queue.failures.saturating_add(1);
+                queue.due = now.saturating_add(pause);
+                self.plan(server);
+                return Vec::new();
+            }
+        };
+        queue.failures = 0;
+        queue.due = now;
+        let mut changes = Vec::new();
+        if let Some(end) = end {
+            for number in sent {
+                changes.extend(self.end(server, number, end.clone(), now_ts));
+            }
+        }
+        self.plan(server);
+        changes
+    }
+
+    /// A server is there: it is tried at once.
+    pub(super) fn met(&mut self, server: &OwnedServerName, now: u64) {
+        let Some(queue) = self.queues.get_mut(server) else { return };
+        queue.is_met = true;
+        queue.failures = 0;
+        queue.due = now;
+        self.plan(server);
+    }
+
+    /// Ends what was owed for too long; `now_ts` is the time of day.
+    pub(super) fn expire(&mut self, now_ts: u64) -> Vec<Change> {
+        let old: Vec<_> = self
+            .queues
+            .iter()
+            .flat_map(|(server, queue)| {
+                let waiting = queue.items.iter().skip(queue.flight);
+                let old = waiting.filter(|item| item.expires_ts <= now_ts && item.is_on_disk);
+                old.map(|item| (server.clone(), item.number))
+            })
+            .collect();
+        let mut changes = Vec::new();
+        for (server, number) in old {
+            changes.extend(self.end(&server, number, End::Expired, now_ts));
+            self.forget_failures(&server);
+            self.plan(&server);
+        }
+        changes
+    }
+
+    /// Nothing is remembered of a server that is owed nothing.
+    fn forget_failures(&mut self, server: &OwnedServerName) {
+        if let Some(queue) = self.queues.get_mut(server)
+            && queue.items.is_empty()
+        {
+            queue.failures = 0;
+        }
+    }
+
+    fn drop_item(&mut self, server: &OwnedServerName, number: u64) -> Option<Item> {
+        self.undecided.remove(&number);
+        let item = self.queues.get_mut(server)?.remove(number)?;
+        self.items = self.items.saturating_sub(1);
+        self.len = self.len.saturating_sub(item.len);
+        self.plan(server);
+        Some(item)
+    }
+
+    /// An item comes to an end; returns its row, and that which is not shown any more for it.
+    fn end(
+        &mut self,
+        server: &OwnedServerName,
+        number: u64,
+        end: End,
+        ended_ts: u64,
+    ) -> Vec<Change> {
+        let Some(item) = self.drop_item(server, number) else { return Vec::new() };
+        let Item { matter, made_ts, .. } = item;
+        let ended = Ended { server_name: server.clone(), matter, made_ts, ended_ts, end };
+        self.ended.push_back((number, ended.clone()));
+        let mut changes = vec![Change { server: server.clone(), number, ended: Some(ended) }];
+        changes.extend(self.trim());
+        changes
+    }
+
+    /// Forgets what came to an end before the last few.
+    pub(super) fn trim(&mut self) -> Vec<Change> {
+        let over = self.ended.len().saturating_sub(limits::OWED_ENDED);
+        let gone = self.ended.drain(..over);
+        gone.map(|(number, ended)| Change { server: ended.server_name, number, ended: None })
+            .collect()
+    }
+
+    /// Returns what an item that is under way is about.
+    pub(super) fn matter(&self, server: &ServerName, number: u64) -> Option<&Matter> {
+        let items = self.queues.get(server)?.items.iter();
+        items.into_iter().find(|item| item.number == number).map(|item| &item.matter)
+    }
+
+    /// Counts what is owed.
+    pub(super) fn count(&self) -> OwedCount {
+        let servers = self.queues.values().filter(|queue| !queue.items.is_empty()).count();
+        OwedCount { items: self.items, bytes: self.len, servers }
+    }
+
+    /// Tells what is owed, and what became of what was.
+    pub(super) fn status(&self, now: u64) -> OutboxStatus {
+        let mut queues: Vec<_> =
+            self.queues.iter().filter(|(_, queue)| !queue.items.is_empty()).collect();
+        queues.sort_by_key(|(server, queue)| (std::cmp::Reverse(queue.items.len()), *server));
+        let servers = queues.into_iter().take(SHOWN_SERVERS).map(|(server, queue)| ServerOwed {
+            server_name: server.clone(),
+            items: queue.items.len(),
+            bytes: queue.len,
+            in_flight: queue.flight > 0,
+            failures: queue.failures,
+            next_try_ms: queue.due.saturating_sub(now),
+            waiting: queue.items.iter().take(SHOWN_ITEMS).map(Item::shown).collect(),
+        });
+        let ended = self.ended.iter().map(|(_, ended)| ended.clone()).collect();
+        OutboxStatus { owed: self.count(), servers: servers.collect(), ended }
+    }
+}
+
+impl Item {
+    fn shown(&self) -> Waiting {
+        Waiting {
+            matter: self.matter.clone(),
+            bytes: self.len,
+            made_ts: self.made_ts,
+            expires_ts: self.expires_ts,
+            tries: self.tries,
+        }
+    }
+}
+
+/// Returns how long to wait after so many failures before: doubled each time, a quarter of it at most
+/// less by chance.
+fn pause(first: u64, failures: u32, chance: f64) -> u64 {
+    let pause = first.saturating_mul(1 << failures.min(16)).min(AGAIN_MAX_MS);
+    pause - (pause as f64 / 4.0 * chance.clamp(0.0, 1.0)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ruma::{owned_event_id, owned_room_id, owned_server_name, owned_user_id};
+
+    use super::*;
+
+    const NOW: u64 = 1_000_000;
+    const TS: u64 = 1_790_000_000_000;
+
+    fn bob() -> OwnedServerName {
+        owned_server_name!("bob.org")
+    }
+
+    fn to_device(id: usize) -> New {
+        let matter = Matter::ToDevice { message_id: id.to_string() };
+        New { matter, shape: Shape::Edu, len: 100, made_ts: TS, once: None }
+    }
+
+    fn membership(user: &str) -> New {
+        let matter = Matter::Membership {
+            room_id: owned_room_id!("!r:x"),
+            user_id: user.try_into().unwrap(),
+            event_id: owned_event_id!("$m"),
+        };
+        New { matter, shape: Shape::Pdu, len: 100, made_ts: TS, once: None }
+    }
+
+    fn invite(id: usize) -> New {
+        let matter = Matter::Invite {
+            room_id: owned_room_id!("!r:x"),
+            user_id: owned_user_id!("@bob:bob.org"),
+            event_id: format!("$i{id}").try_into().unwrap(),
+        };
+        New { matter, shape: Shape::Put, len: 100, made_ts: TS, once: None }
+    }
+
+    fn owe(machine: &mut Machine, new: New) -> Option<u64> {
+        let number = machine.owe(&bob(), new, NOW).unwrap().number;
+        if let Some(number) = number {
+            machine.stored(&bob(), number);
+        }
+        number
+    }
+
+    fn sent(machine: &mut Machine, now: u64) -> Option<Vec<u64>> {
+        machine.next(now).map(|send| send.numbers)
+    }
+
+    fn answer(machine: &mut Machine, outcome: Outcome, now: u64) -> Vec<Change> {
+        machine.answered(&bob(), outcome, now, TS, 0.0)
+    }
+
+    fn refused() -> Outcome {
+        Outcome::Refused { status: 403, errcode: "M_FORBIDDEN".to_owned() }
+    }
+
+    /// Checks what the machine says of itself against its parts.
+    fn check(machine: &Machine) {
+        let items: usize = machine.queues.values().map(|queue| queue.items.len()).sum();
+        let len: usize =
+            machine.queues.values().flat_map(|queue| &queue.items).map(|item| item.len).sum();
+        assert_eq!((machine.items, machine.len), (items, len));
+        assert!(items <= limits::OWED_ALL && len <= limits::OWED_ALL_LEN);
+        assert!(machine.ended.len() <= limits::OWED_ENDED);
+        let flying = machine.queues.values().filter(|queue| queue.flight > 0).count();
+        assert_eq!(machine.in_flight, flying);
+        assert!(flying <= limits::OWED_AT_ONCE);
+        for (server, queue) in &machine.queues {
+            assert!(queue.items.len() <= limits::OWED_SERVER);
+            assert!(queue.len <= limits::OWED_SERVER_LEN && queue.flight <= queue.items.len());
+            assert!(queue.items.iter().is_sorted_by_key(|item| item.number));
+            let planned = queue.planned.map(|due| (due, server.clone()));
+            assert!(planned.is_none_or(|planned| machine.agenda.contains(&planned)));
+        }
+        assert_eq!(
+            machine.agenda.len(),
+            machine.queues.values().filter(|q| q.planned.is_some()).count()
+        );
+    }
+
+    #[test]
+    fn one_request_at_a_time_in_the_order_in_which_they_were_owed() {
+        let mut machine = Machine::default();
+        for new in [to_device(1), to_device(2), invite(1), membership("@a:bob.org"), to_device(3)] {
+            owe(&mut machine, new);
+        }
+        for expected in [vec![1, 2], vec![3], vec![4], vec![5]] {
+            assert_eq!(sent(&mut machine, NOW), Some(expected.clone()));
+            assert_eq!(sent(&mut machine, NOW), None, "one at a time");
+            let changes = answer(&mut machine, Outcome::Delivered, NOW);
+            let ended: Vec<u64> = changes.iter().map(|change| change.number).collect();
+            assert_eq!(ended, expected);
+            check(&machine);
+        }
+        assert_eq!(sent(&mut machine, u64::MAX), None);
+        assert!(machine.queues.is_empty(), "nothing is remembered of who is owed nothing");
+    }
+
+    #[test]
+    fn what_is_not_on_disk_or_not_decided_is_not_sent_and_nothing_overtakes_it() {
+        let mut machine = Machine::default();
+        let first = machine.owe(&bob(), to_device(1), NOW).unwrap().number.unwrap();
+        owe(&mut machine, to_device(2));
+        assert_eq!(sent(&mut machine, NOW), None);
+        machine.stored(&bob(), first);
+        assert_eq!(sent(&mut machine, NOW), Some(vec![1, 2]));
+        answer(&mut machine, Outcome::Delivered, NOW);
+
+        let event = owned_event_id!("$e");
+        let once = Some((owned_room_id!("!r:x"), event.clone()));
+        for stands in [true, false] {
+            let number = owe(&mut machine, New { once: once.clone(), ..invite(1) }).unwrap();
+            assert_eq!(sent(&mut machine, NOW), None);
+            assert_eq!(machine.undecided(NOW + 1), [], "it is given time");
+            assert_eq!(machine.undecided(NOW + DECIDE_MS).len(), 1);
+            assert_eq!(
+                machine.undecided(NOW + DECIDE_MS + 1),
+                [],
+                "and not looked for at once again"
+            );
+            assert_eq!(machine.waiting_for(&bob(), &event), [number]);
+            let change = machine.decide(&bob(), number, stands);
+            assert_eq!(change.is_some(), !stands);
+            assert_eq!(sent(&mut machine, NOW), stands.then(|| vec![number]));
+            answer(&mut machine, Outcome::Delivered, NOW);
+            check(&machine);
+        }
+    }
+
+    #[test]
+    fn who_is_off_is_tried_less_and_less_and_at_once_when_met() {
+        let mut machine = Machine::default();
+        owe(&mut machine, to_device(1));
+        let mut now = NOW;
+        for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
+            assert_eq!(sent(&mut machine, now), Some(vec![1]));
+            assert_eq!(answer(&mut machine, Outcome::Unreached, now), []);
+            assert_eq!(sent(&mut machine, now + minutes * 60_000 - 1), None);
+            now += minutes * 60_000;
+        }
+        machine.met(&bob(), NOW);
+        assert_eq!(sent(&mut machine, NOW), Some(vec![1]), "met");
+        // Met while a search goes on that ends with nothing.
+        machine.met(&bob(), NOW);
+        answer(&mut machine, Outcome::Unreached, NOW);
+        assert_eq!(sent(&mut machine, NOW + MET_MS), Some(vec![1]));
+        answer(&mut machine, Outcome::Unreached, NOW);
+        assert_eq!(sent(&mut machine, NOW + AGAIN_MS - 1), None, "and only once");
+        // Chance makes it earlier, never later.
+        sent(&mut machine, NOW + AGAIN_MS);
+        machine.answered(&bob(), Outcome::Busy, NOW, TS, 1.0);
+        assert_eq!(sent(&mut machine, NOW + BUSY_MS * 2 * 3 / 4), Some(vec![1]));
+    }
+
+    #[test]
+    fn of_several_parts_only_the_one_that_is_refused_comes_to_nothing() {
+        let mut machine = Machine::default();
+        for id in 1..=3 {
+            owe(&mut machine, to_device(id));
+        }
+        assert_eq!(sent(&mut machine, NOW), Some(vec![1, 2, 3]));
+        assert_eq!(answer(&mut machine, refused(), NOW), []);
+        for (number, outcome) in [(1, Outcome::Delivered), (2, refused()), (3, Outcome::Delivered)]
+        {
+            owe(&mut machine, to_device(10 + number as usize));
+            assert_eq!(sent(&mut machine, NOW), Some(vec![number]));
+            let changes = answer(&mut machine, outcome.clone(), NOW);
+            let end = &changes[0].ended.as_ref().unwrap().end;
+            assert_eq!(*end == End::Delivered, outcome == Outcome::Delivered);
+            check(&machine);
+        }
+        assert_eq!(sent(&mut machine, NOW), Some(vec![4, 5, 6]), "together again");
+    }
+
+    #[test]
+    fn what_is_owed_already_is_not_owed_twice_and_what_is_newer_replaces() {
+        let mut machine = Machine::default();
+        assert_eq!(owe(&mut machine, to_device(1)), Some(1));
+        assert_eq!(owe(&mut machine, to_device(1)), None);
+        assert_eq!(owe(&mut machine, invite(1)), Some(2));
+        assert_eq!(owe(&mut machine, invite(1)), None);
+        assert_eq!(owe(&mut machine, membership("@a:bob.org")), Some(3));
+        assert_eq!(owe(&mut machine, membership("@b:bob.org")), Some(4));
+        let taken = machine.owe(&bob(), membership("@a:bob.org"), NOW).unwrap();
+        let gone = Change { server: bob(), number: 3, ended: None };
+        assert_eq!(taken, Taken { number: Some(5), changes: vec![gone] });
+        machine.stored(&bob(), 5);
+        check(&machine);
+        // What is under way is left alone: it may have arrived.
+        sent(&mut machine, NOW);
+        answer(&mut machine, Outcome::Delivered, NOW);
+        sent(&mut machine, NOW);
+        answer(&mut machine, Outcome::Delivered, NOW);
+        assert_eq!(sent(&mut machine, NOW), Some(vec![4, 5]));
+        let taken = machine.owe(&bob(), membership("@a:bob.org"), NOW).unwrap();
+        assert_eq!(taken, Taken { number: Some(6), changes: Vec::new() });
+    }
+
+    #[test]
+    fn a_full_server_takes_new_messages_to_devices_for_old_ones_and_nothing_else() {
+        let mut machine = Machine::default();
+        owe(&mut machine, invite(0));
+        for id in 1..limits::OWED_SERVER {
+            owe(&mut machine, to_device(id));
+        }
+        assert_eq!(machine.owe(&bob(), invite(1), NOW), Err(Full::Server));
+        let taken = machine.owe(&bob(), to_device(9999), NOW).unwrap();
+        assert_eq!(taken.changes[0].number, 2, "the oldest");
+        assert_eq!(taken.changes[0].ended.as_ref().unwrap().end, End::GaveWay);
+        check(&machine);
+        // By bytes as well, and never more than it takes.
+        let large = New { len: limits::OWED_LEN, ..to_device(10_000) };
+        let mut ended = 0;
+        for id in 0..12 {
+            let matter = Matter::ToDevice { message_id: format!("large {id}") };
+            let taken = machine.owe(&bob(), New { matter, ..large.clone() }, NOW).unwrap();
+            machine.stored(&bob(), taken.number.unwrap());
+            ended += taken.changes.iter().filter(|change| change.ended.is_some()).count();
+            check(&machine);
+        }
+        assert!(ended >= 12, "{ended}");
+        assert_eq!(machine.matter(&bob(), 1), Some(&invite(0).matter), "an invite stays");
+    }
+
+    #[test]
+    fn all_servers_together_have_a_bound() {
+        let mut machine = Machine::default();
+        let server = |n: usize| OwnedServerName::try_from(format!("s{n}.org")).unwrap();
+        let mut taken = 0;
+        for n in 0..200 {
+            for id in 0..10 {
+                let new = New { len: limits::OWED_LEN, ..invite(id) };
+                taken += usize::from(machine.owe(&server(n), new, NOW).is_ok());
+            }
+        }
+        assert_eq!(taken, limits::OWED_ALL_LEN / limits::OWED_LEN);
+        assert_eq!(
+            machine.owe(&bob(), New { len: limits::OWED_LEN, ..invite(1) }, NOW),
+            Err(Full::All)
+        );
+        check(&machine);
+    }
+
+    #[test]
+    fn a_month_later_nothing_is_owed_any_more() {
+        let mut machine = Machine::default();
+        for id in 0..300 {
+            owe(&mut machine, to_device(id));
+        }
+        assert_eq!(machine.expire(TS + limits::OWED_MS - 1), []);
+        sent(&mut machine, NOW);
+        assert_eq!(machine.expire(TS + limits::OWED_MS).len(), 200 + (200 - limits::OWED_ENDED));
+        answer(&mut machine, Outcome::Unreached, NOW);
+        machine.expire(TS + limits::OWED_MS);
+        check(&machine);
+        assert!(machine.queues.is_empty() && machine.agenda.is_empty());
+        assert_eq!(machine.status(NOW).ended.len(), limits::OWED_ENDED);
+    }
+
+    /// What a peer and the disk do, in any order; a restart at any point.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Owe(usize, u8),
+        Send,
+        Answer(u8),
+        Met(usize),
+        Restart,
+        Wait(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..3_usize, 0..6_u8).prop_map(|(server, what)| Step::Owe(server, what)),
+            4 => Just(Step::Send),
+            4 => (0..6_u8).prop_map(Step::Answer),
+            1 => (0..3_usize).prop_map(Step::Met),
+            1 => Just(Step::Restart),
+            1 => (0..4_000_000_u64).prop_map(Step::Wait),
+        ];
+        prop::collection::vec(step, 0..120)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever happens, a server gets what it is owed in its order, and all of it in the end.
+        #[test]
+        fn order_is_kept_and_nothing_is_lost(steps in steps()) {
+            let server = |n: usize| OwnedServerName::try_from(format!("s{n}.org")).unwrap();
+            let mut machine = Machine::default();
+            // What the disk has, and what each server has got.
+            let mut disk: BTreeMap<(OwnedServerName, u64), Kept> = BTreeMap::new();
+            let mut got: BTreeMap<OwnedServerName, Vec<u64>> = BTreeMap::new();
+            let mut owed: BTreeMap<OwnedServerName, BTreeSet<u64>> = BTreeMap::new();
+            let mut flying: Vec<Send> = Vec::new();
+            let (mut now, mut count) = (NOW, 0);
+            let mut past: BTreeMap<u64, Ended> = BTreeMap::new();
+            let quiet = std::iter::repeat_n([Step::Send, Step::Answer(0), Step::Wait(0)], 400);
+            for step in steps.into_iter().chain(quiet.flatten()) {
+                match step {
+                    Step::Owe(to, what) => {
+                        count += 1;
+                        let (new, form) = match what {
+                            0 => (invite(count), Form::Put { uri: String::new(), content: ruma::CanonicalJsonValue::Null }),
+                            _ => (to_device(count), Form::Edu(ruma::CanonicalJsonValue::Null)),
+                        };
+                        let number = machine.owe(&server(to), new.clone(), now).unwrap().number.unwrap();
+                        let kept = Kept {
+                            request_id: String::new(),
+                            matter: new.matter,
+                            form,
+                            made_ts: TS,
+                            expires_ts: TS + limits::OWED_MS,
+                            once: None,
+                        };
+                        disk.insert((server(to), number), kept);
+                        machine.stored(&server(to), number);
+                        owed.entry(server(to)).or_default().insert(number);
+                    }
+                    Step::Send => {
+                        while let Some(send) = machine.next(now) {
+                            prop_assert!(!flying.iter().any(|other| other.server == send.server));
+                            for number in &send.numbers {
+                                prop_assert!(disk.contains_key(&(send.server.clone(), *number)));
+                            }
+                            flying.push(send);
+                        }
+                    }
+                    Step::Answer(how) => {
+                        let Some(Send { server, numbers }) = flying.pop() else { continue };
+                        let has = got.entry(server.clone()).or_default();
+                        // An answer that is lost: the server has it all the same.
+                        if matches!(how, 0 | 3) {
+                            let new = numbers.iter().filter(|number| !has.contains(number));
+                            let new: Vec<u64> = new.copied().collect();
+                            has.extend(new);
+                        }
+                        let outcome = match how {
+                            0 => Outcome::Delivered,
+                            1 | 3 => Outcome::Unreached,
+                            2 => Outcome::Busy,
+                            _ => refused(),
+                        };
+                        if matches!(outcome, Outcome::Refused { .. }) && numbers.len() == 1 {
+                            owed.entry(server.clone()).or_default().remove(&numbers[0]);
+                        }
+                        for change in machine.answered(&server, outcome, now, TS, 0.5) {
+                            disk.remove(&(change.server, change.number));
+                            past.remove(&change.number);
+                            past.extend(change.ended.map(|ended| (change.number, ended)));
+                        }
+                    }
+                    Step::Met(who) => machine.met(&server(who), now),
+                    Step::Restart => {
+                        flying.clear();
+                        machine = Machine::default();
+                        for (number, ended) in &past {
+                            machine.load_ended(*number, ended.clone());
+                        }
+                        for ((server, number), kept) in &disk {
+                            machine.load(server, *number, kept.clone(), 100);
+                        }
+                    }
+                    Step::Wait(ms) => {
+                        now += ms.max(1000);
+                        for who in 0..3 {
+                            if ms == 0 {
+                                machine.met(&server(who), now);
+                            }
+                        }
+                    }
+                }
+                check(&machine);
+            }
+            prop_assert!(disk.is_empty(), "all came to an end");
+            for (server, numbers) in owed {
+                let has = got.remove(&server).unwrap_or_default();
+                prop_assert!(has.is_sorted(), "in order: {has:?}");
+                prop_assert!(numbers.iter().all(|number| has.contains(number)), "{numbers:?} {has:?}");
+            }
+        }
+    }
+}
