@@ -108,6 +108,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         data: data.to_owned(),
         peer_id: swarm::peer_id(&keypair),
         read: store.clone().recipient(),
+        scan: store.clone().recipient(),
         write: store.clone().recipient(),
         name_owner: store.clone().recipient(),
         used_elsewhere: node.clone().recipient(),

@@ -363,6 +363,11 @@ pub fn server_keys_uri(server: &ServerName) -> String {
     format!("/_messagehub/federation/v1/server_keys/{server}")
 }
 
+/// The same, for those of one of its verify keys. A node of the first release answers the newest.
+pub fn server_keys_of_key_uri(server: &ServerName, verify_key_id: &str) -> String {
+    format!("{}?verify_key={verify_key_id}", server_keys_uri(server))
+}
+
 /// Puts a sealed request into the form that travels.
 pub fn parcel(sealed: Vec<u8>, expires_ts: u64, wait_ms: u64) -> Parcel {
     Parcel { hops: 1, sealed: Base64::new(sealed), expires_ts, wait_ms }

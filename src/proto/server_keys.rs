@@ -30,6 +30,8 @@ pub const RENEW_BEFORE_MS: u64 = 3 * 24 * 60 * 60 * 1000;
 pub const CLOCK_SKEW_MS: u64 = 5 * 60 * 1000;
 /// Largest server_keys that are read, in bytes of canonical JSON.
 pub const MAX_LEN: usize = 8 * 1024;
+/// The id of the identity key, which signs nothing but server_keys.
+const IDENTITY: &str = "ed25519:identity";
 /// Most PeerIds and most keys of a kind in one server_keys.
 const MAX_ENTRIES: usize = 16;
 
@@ -113,6 +115,7 @@ pub fn issue(
 pub struct VerifiedServerKeys {
     content: Content,
     json: CanonicalJsonObject,
+    text: String,
 }
 
 impl VerifiedServerKeys {
@@ -142,8 +145,7 @@ impl VerifiedServerKeys {
         if !server_name::belongs_to(&content.server_name, &identity) {
             return Err(bad("the server name is not the CID of the identity key"));
         }
-        let keys =
-            PublicKeySet::from([("ed25519:identity".to_owned(), Base64::new(identity.to_vec()))]);
+        let keys = PublicKeySet::from([(IDENTITY.to_owned(), Base64::new(identity.to_vec()))]);
         let map = PublicKeyMap::from([(content.server_name.to_string(), keys)]);
         verify_json(&map, &json).map_err(|error| ProtoError::BadServerKeys(error.to_string()))?;
         if content.issued_ts > now.saturating_add(CLOCK_SKEW_MS) {
@@ -159,7 +161,7 @@ impl VerifiedServerKeys {
         if most.iter().any(|entries| *entries > MAX_ENTRIES) {
             return Err(bad("they have too many entries"));
         }
-        Ok(Self { content, json })
+        Ok(Self { content, json, text })
     }
 
     /// Returns whose they are.
@@ -170,6 +172,24 @@ impl VerifiedServerKeys {
     /// Returns the JSON, to send on.
     pub fn json(&self) -> &CanonicalJsonObject {
         &self.json
+    }
+
+    /// Returns them as canonical JSON, as they go on events.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the ids of the verify keys that they are for, `ed25519:<id>`.
+    pub fn verify_key_ids(&self) -> impl Iterator<Item = &str> {
+        self.content.verify_keys.keys().map(String::as_str).filter(|id| *id != IDENTITY)
+    }
+
+    /// Tells whether a key, one of today or an old one, could sign for the server at `ts`.
+    pub fn certifies(&self, key_id: &str, ts: u64) -> bool {
+        let Content { verify_keys, old_verify_keys, valid_until_ts, .. } = &self.content;
+        let today = verify_keys.contains_key(key_id) && ts <= *valid_until_ts;
+        let before = || old_verify_keys.get(key_id).is_some_and(|old| ts <= old.expired_ts);
+        key_id != IDENTITY && (today || before())
     }
 
     /// Returns when they were issued, in milliseconds. Newer ones supersede older ones.
@@ -212,7 +232,7 @@ impl VerifiedServerKeys {
         current
             .map(|(id, key)| (id, &key.key))
             .chain(old.map(|(id, key)| (id, &key.key)))
-            .filter(|(id, _)| *id != "ed25519:identity")
+            .filter(|(id, _)| *id != IDENTITY)
             .map(|(id, key)| (id.clone(), Base64::new(key.as_bytes().to_vec())))
             .collect()
     }

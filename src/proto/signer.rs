@@ -72,6 +72,7 @@ impl KeyPair for NamedKey {
 pub struct Signer {
     server_name: OwnedServerName,
     verify: NamedKey,
+    verify_key_id: String,
     encryption: [u8; 32],
     server_keys: CanonicalJsonObject,
     server_keys_text: String,
@@ -109,8 +110,10 @@ impl Signer {
     pub fn new(keys: &SecretKeys, peer_ids: &[String], now: u64) -> Result<Self, ProtoError> {
         let server_name = keys.server_name();
         let server_keys = server_keys::issue(keys, peer_ids, now)?;
+        let verify = NamedKey::new(&keys.verify, &server_keys::verify_key_name(&keys.verify));
         Ok(Self {
-            verify: NamedKey::new(&keys.verify, &server_keys::verify_key_name(&keys.verify)),
+            verify_key_id: verify.id.to_string(),
+            verify,
             encryption: keys.encryption,
             server_keys_text: serde_json::to_string(&server_keys)
                 .map_err(|error| ProtoError::malformed("server_keys", error))?,
@@ -122,6 +125,11 @@ impl Signer {
     /// Returns the name of this server.
     pub fn server_name(&self) -> &OwnedServerName {
         &self.server_name
+    }
+
+    /// Returns the id of the verify key, `ed25519:<id>`.
+    pub fn verify_key_id(&self) -> &str {
+        &self.verify_key_id
     }
 
     /// Returns the server_keys that certify the key this signs with.

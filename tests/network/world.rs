@@ -32,6 +32,7 @@ use messagehub::{
     },
     config::{Config, DhtConfig, Libp2pConfig, RelayConfig, RelayServe, limits},
     proto::{
+        certificates::Certificates,
         room_key::{RoomKey, Secret},
         sealed::{self, Parcel},
         server_keys::VerifiedServerKeys,
@@ -133,7 +134,11 @@ impl Handler<FindServerKeys> for World {
 
     fn handle(&mut self, find: FindServerKeys, _: &mut Context<Self>) -> Self::Result {
         let known = find.0.into_iter().filter_map(|server| self.known.get_key_value(&server));
-        MessageResult(known.map(|(server, keys)| (server.clone(), keys.clone())).collect())
+        MessageResult(
+            known
+                .map(|(server, keys)| (server.clone(), Certificates::new(server, [keys.clone()])))
+                .collect(),
+        )
     }
 }
 

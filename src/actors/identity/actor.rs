@@ -1,4 +1,4 @@
-//! The shell: issues server_keys in time, keeps the newest of every other server.
+//! The shell: issues server_keys in time, keeps the newest of every verify key of other servers.
 
 use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,8 +10,7 @@ use futures::{
     FutureExt as _,
     future::{LocalBoxFuture, Shared},
 };
-use lru::LruCache;
-use ruma::{CanonicalJsonObject, OwnedServerName};
+use ruma::{CanonicalJsonObject, OwnedServerName, ServerName};
 
 use super::{
     elsewhere::Elsewhere,
@@ -27,10 +26,11 @@ use crate::{
         clock::{ClockWatch, now_ms, uptime_ms},
         error::AskError,
         relay_request::KeysSeen,
-        store::{NameOwner, ReadRow, Row, StoreError, WriteRows},
+        store::{NameOwner, ReadRow, Row, RowKind, ScanRows, StoreError, WriteRows},
     },
     config::{ASK_WAIT, limits},
     proto::{
+        certificates::{CertificateCache, Certificates},
         server_keys::{LIFETIME_MS, RENEW_BEFORE_MS, VerifiedServerKeys},
         server_name,
         signer::{SecretKeys, Signer},
@@ -41,8 +41,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How often it is looked whether the clock of this machine was set.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
-/// server_keys of others that stay in memory.
-const KNOWN_MAX: usize = 4096;
+/// server_keys of others that stay in memory, each counted by verify key.
+const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// Where Identity finds its keys, and whom it talks to.
 #[derive(Debug)]
@@ -53,6 +53,8 @@ pub struct IdentityParts {
     pub peer_id: String,
     /// Store: one row.
     pub read: Recipient<ReadRow>,
+    /// Store: the server_keys of one server.
+    pub scan: Recipient<ScanRows>,
     /// Store: writes.
     pub write: Recipient<WriteRows>,
     /// Store: told at the first login whose database it is.
@@ -81,7 +83,7 @@ pub struct IdentityActor {
     issuing: Option<Issuing>,
     clock: ClockWatch,
     subscribers: Vec<Recipient<SignerIssued>>,
-    known: LruCache<OwnedServerName, Known>,
+    known: CertificateCache,
     pub(super) elsewhere: Elsewhere,
 }
 
@@ -119,7 +121,7 @@ impl IdentityActor {
             issuing: None,
             clock: ClockWatch::new(now_ms(), uptime_ms()),
             subscribers: Vec::new(),
-            known: LruCache::new(NonZeroUsize::new(KNOWN_MAX).unwrap_or(NonZeroUsize::MIN)),
+            known: CertificateCache::new(KNOWN_MAX),
             elsewhere: Elsewhere::default(),
         };
         if let Some(keys) = identity.keys.clone() {
@@ -184,14 +186,18 @@ impl IdentityActor {
         ctx.spawn(issued);
     }
 
-    /// Returns the name of this server, if it has one.
-    pub(super) fn server_name(&self) -> Option<OwnedServerName> {
-        self.current.as_ref().map(|current| current.signer.server_name().clone())
+    /// Returns who signs, if there is an identity.
+    pub(super) fn signer(&self) -> Option<&Signer> {
+        self.current.as_ref().map(|current| &*current.signer)
     }
 
     /// Looks whether a copy of this node runs elsewhere.
     pub(super) fn look_at_own(&self, keys: &VerifiedServerKeys) {
         let Some(Current { signer, issued_ts, issued }) = &self.current else { return };
+        if !keys.verify_key_ids().any(|id| id == signer.verify_key_id()) {
+            // Another node of ours, with keys of its own.
+            return;
+        }
         let us = (signer.server_name(), *issued_ts);
         if let Some(copy) = issued.used_elsewhere(keys, us, now_ms()) {
             self.parts.used_elsewhere.do_send(copy);
@@ -276,51 +282,62 @@ impl Handler<SubscribeSigner> for IdentityActor {
     }
 }
 
-/// server_keys of another server.
-#[derive(Debug, Clone)]
-struct Known {
-    keys: VerifiedServerKeys,
-    /// They, or older ones, are on disk.
-    kept: bool,
-}
-
 impl IdentityActor {
     /// Takes server_keys that were seen. On disk they come where a room needs them (`keep`) or has
-    /// needed those of this server before: identities cost nothing, and rows are for ever.
+    /// needed some of this server before: identities cost nothing, and rows are for ever.
     fn take(&mut self, keys: VerifiedServerKeys, keep: bool, ctx: &mut Context<Self>) {
         self.look_at_own(&keys);
-        let server = keys.server_name().to_owned();
-        let known = self.known.get(&server);
-        let newest = known.is_some_and(|known| known.keys.issued_ts() >= keys.issued_ts());
-        if newest && known.is_some_and(|known| known.kept || !keep) {
+        if let Some(known) = self.known.get(keys.server_name()) {
+            if (!keep || known.kept) && !known.certificates.lacks(&keys) {
+                return;
+            }
+            return self.add(keys, keep, ctx);
+        }
+        // Newer ones may be on disk: look there before anything is replaced.
+        let stored = read_stored(self.parts.scan.clone(), keys.server_name().to_owned());
+        ctx.spawn(stored.into_actor(self).map(move |stored, act, ctx| {
+            act.take_stored(keys.server_name(), stored);
+            act.add(keys, keep, ctx);
+        }));
+    }
+
+    /// Takes what was on disk. Others may have come meanwhile.
+    fn take_stored(&mut self, server: &ServerName, stored: Vec<VerifiedServerKeys>) {
+        self.known.change(server, |known| {
+            known.kept |= !stored.is_empty();
+            for keys in stored {
+                known.certificates.add(&Arc::new(keys));
+            }
+        });
+    }
+
+    /// Adds server_keys to what is in memory, and where they are kept to what is on disk.
+    fn add(&mut self, keys: VerifiedServerKeys, keep: bool, ctx: &mut Context<Self>) {
+        let keys = Arc::new(keys);
+        let rows = self.known.change(keys.server_name(), |known| {
+            let mut changed = known.certificates.add(&keys);
+            if !(keep || known.kept) {
+                return Vec::new();
+            }
+            if !std::mem::replace(&mut known.kept, true) {
+                changed.put = known.certificates.iter().map(|(id, _)| id.to_owned()).collect();
+            }
+            let server = keys.server_name();
+            let row = |id: String| Row::ServerKeys(server.to_owned(), id);
+            let put = changed.put.into_iter().filter_map(|id| {
+                let text = known.certificates.newest_of(&id)?.text();
+                Some((row(id), Some(text.as_bytes().to_vec())))
+            });
+            let put: Vec<_> = put.collect();
+            put.into_iter().chain(changed.gone.into_iter().map(|id| (row(id), None))).collect()
+        });
+        if rows.is_empty() {
             return;
         }
-        let keys = known.filter(|_| newest).map_or(keys, |known| known.keys.clone());
-        // The newest may be on disk only: look there before it is replaced.
-        let row = Row::ServerKeys(server.clone());
-        let stored = self.parts.read.send(ReadRow(row.clone()));
-        let write = self.parts.write.clone();
-        let taken = async move {
-            let stored = stored.await.ok().and_then(Result::ok).flatten();
-            let kept = keep || stored.is_some();
-            match stored.as_deref().and_then(read_row) {
-                Some(stored) if stored.issued_ts() >= keys.issued_ts() => {
-                    return Known { keys: stored, kept };
-                }
-                _ => {}
-            }
-            if kept && let Ok(bytes) = serde_json::to_vec(keys.json()) {
-                let _ = write.send(WriteRows(vec![(row, Some(bytes))])).await;
-            }
-            Known { keys, kept }
-        };
-        ctx.spawn(taken.into_actor(self).map(move |taken, act, _| {
-            // Others may have come meanwhile.
-            let newer = |known: &Known| {
-                (known.keys.issued_ts(), known.kept) > (taken.keys.issued_ts(), taken.kept)
-            };
-            if !act.known.peek(&server).is_some_and(newer) {
-                act.known.put(server, taken);
+        let written = self.parts.write.send(WriteRows(rows)).into_actor(self);
+        ctx.spawn(written.map(|written, _, _| {
+            if !matches!(written, Ok(Ok(_))) {
+                log::warn!("server_keys of another server were not written down");
             }
         }));
     }
@@ -349,8 +366,18 @@ fn read_row(bytes: &[u8]) -> Option<VerifiedServerKeys> {
     VerifiedServerKeys::verify(json, now_ms()).ok()
 }
 
+/// Reads the stored server_keys of one server.
+async fn read_stored(
+    scan: Recipient<ScanRows>,
+    server: OwnedServerName,
+) -> Vec<VerifiedServerKeys> {
+    let rows = scan.send(ScanRows(RowKind::ServerKeysOf(server))).await;
+    let rows = rows.ok().and_then(Result::ok).unwrap_or_default();
+    rows.iter().filter_map(|(_, value)| read_row(value)).collect()
+}
+
 impl Handler<FindServerKeys> for IdentityActor {
-    type Result = ResponseActFuture<Self, HashMap<OwnedServerName, VerifiedServerKeys>>;
+    type Result = ResponseActFuture<Self, HashMap<OwnedServerName, Certificates>>;
 
     fn handle(&mut self, msg: FindServerKeys, _: &mut Self::Context) -> Self::Result {
         let mut found = HashMap::new();
@@ -358,28 +385,28 @@ impl Handler<FindServerKeys> for IdentityActor {
         for server in msg.0 {
             match self.known.get(&server) {
                 Some(known) => {
-                    found.insert(server, known.keys.clone());
+                    found.insert(server, known.certificates.clone());
                 }
                 None => unknown.push(server),
             }
         }
-        let read = self.parts.read.clone();
+        let scan = self.parts.scan.clone();
         let load = async move {
             let mut loaded = Vec::new();
             for server in unknown {
-                let row = read.send(ReadRow(Row::ServerKeys(server.clone()))).await;
-                if let Ok(Ok(Some(bytes))) = row
-                    && let Some(keys) = read_row(&bytes)
-                {
-                    loaded.push((server, keys));
+                let stored = read_stored(scan.clone(), server.clone()).await;
+                if !stored.is_empty() {
+                    loaded.push((server, stored));
                 }
             }
             loaded
         };
         Box::pin(load.into_actor(self).map(move |loaded, act, _| {
-            for (server, keys) in loaded {
-                act.known.put(server.clone(), Known { keys: keys.clone(), kept: true });
-                found.insert(server, keys);
+            for (server, stored) in loaded {
+                act.take_stored(&server, stored);
+                if let Some(known) = act.known.peek(&server) {
+                    found.insert(server, known.certificates.clone());
+                }
             }
             found
         }))
@@ -395,7 +422,13 @@ mod tests {
     use super::*;
     use crate::{
         actors::store::{self, StoreActor},
-        proto::server_keys::{issue, tests::secret_keys},
+        proto::{
+            certificates::{
+                KEYS_MAX,
+                tests::{issued_by, node_keys},
+            },
+            server_keys::{issue, tests::secret_keys},
+        },
     };
 
     fn keys(seed: u8, issued_ts: u64) -> VerifiedServerKeys {
@@ -411,9 +444,9 @@ mod tests {
     ) -> (Option<u64>, Option<u64>) {
         let server = secret_keys(seed).server_name();
         let found = identity.send(FindServerKeys(vec![server.clone()])).await.unwrap();
-        let row = store.send(ReadRow(Row::ServerKeys(server.clone()))).await.unwrap().unwrap();
-        let stored = row.as_deref().and_then(read_row);
-        (found.get(&server).map(VerifiedServerKeys::issued_ts), stored.map(|keys| keys.issued_ts()))
+        let stored = read_stored(store.clone().recipient(), server.clone()).await;
+        let stored = stored.iter().map(VerifiedServerKeys::issued_ts).max();
+        (found.get(&server).and_then(|known| Some(known.newest()?.issued_ts())), stored)
     }
 
     /// Keeps what it is told.
@@ -453,6 +486,7 @@ mod tests {
             data: data.to_owned(),
             peer_id: "peer".to_owned(),
             read: store.clone().recipient(),
+            scan: store.clone().recipient(),
             write: store.clone().recipient(),
             name_owner: store.clone().recipient(),
             used_elsewhere: node.clone().recipient(),
@@ -511,5 +545,64 @@ mod tests {
         identity.send(KeepKeys(keys(2, now - 500))).await.unwrap();
         settle().await;
         assert_eq!(known(&identity, &store, 2).await, (Some(now), Some(now)));
+    }
+
+    #[actix::test]
+    async fn each_verify_key_of_a_server_is_kept_apart_and_a_restart_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store::start(folder.path()).unwrap();
+        let node = Node::default().start();
+        let identity = start(folder.path(), &store, &node).await;
+        let now = now_ms();
+        let server = secret_keys(2).server_name();
+        let issued = |node, before: u64| {
+            issued_by(&node_keys(2, node), &["peer"], now.saturating_sub(before))
+        };
+        let settle = || tokio::time::sleep(Duration::from_millis(300));
+        // At once, the newest first: the second has to wait for what is on disk.
+        for keys in [issued(1, 0), issued(1, 900), issued(2, 5000), issued(3, 100)] {
+            identity.do_send(KeepKeys(keys));
+        }
+        // Of a server whose keys are kept, those of another node are as well.
+        settle().await;
+        identity.send(KeysSeen(issued(4, 7000))).await.unwrap();
+        settle().await;
+        let wanted = [0, 100, 5000, 7000].map(|before| now - before);
+        for identity in [identity, start(folder.path(), &store, &node).await] {
+            let mut found = identity.send(FindServerKeys(vec![server.clone()])).await.unwrap();
+            let found = found.remove(&server).unwrap();
+            let mut at: Vec<u64> = found.iter().map(|(_, keys)| keys.issued_ts()).collect();
+            at.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+            assert_eq!(at, wanted);
+        }
+        // What gives way in memory goes from disk.
+        let identity = start(folder.path(), &store, &node).await;
+        for node in 5..30 {
+            identity.send(KeysSeen(issued(node, 50))).await.unwrap();
+            identity.send(KeepKeys(issued(node, 50))).await.unwrap();
+        }
+        settle().await;
+        let stored = read_stored(store.clone().recipient(), server.clone()).await;
+        assert_eq!(stored.len(), KEYS_MAX);
+        assert!(stored.iter().all(|keys| keys.issued_ts() >= now - 50));
+    }
+
+    #[actix::test]
+    async fn another_node_of_ours_is_no_copy_of_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, node) = (store::start(folder.path()).unwrap(), Node::default().start());
+        let identity = start(folder.path(), &store, &node).await;
+        identity.send(EnsureIdentity).await.unwrap().unwrap();
+        let ours = keys::read(folder.path()).unwrap().unwrap();
+        let later = now_ms() + 1000;
+        let sibling = SecretKeys { verify: [9; 32], ..ours.clone() };
+        let json = issue(&sibling, &["other".to_owned()], later).unwrap();
+        let seen = VerifiedServerKeys::verify(json, later).unwrap();
+        identity.send(KeysSeen(seen)).await.unwrap();
+        assert_eq!(node.send(Told).await.unwrap(), 0);
+        let json = issue(&ours, &["other".to_owned()], later).unwrap();
+        let copy = VerifiedServerKeys::verify(json, later).unwrap();
+        identity.send(KeysSeen(copy)).await.unwrap();
+        assert_eq!(node.send(Told).await.unwrap(), 1);
     }
 }

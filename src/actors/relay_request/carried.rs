@@ -142,7 +142,7 @@ impl Outbound {
             keys.is_live(now_ms()).then(|| keys.encryption_key()).flatten()
         };
         let known = with.find_keys.send(FindServerKeys(vec![server.clone()])).await;
-        let known = known.ok().and_then(|known| key_of(known.get(server)?));
+        let known = known.ok().and_then(|known| key_of(known.get(server)?.newest()?));
         if let Some(key) = known {
             return Ok(key);
         }

@@ -819,8 +819,8 @@ pub enum Row {
     Receipt(OwnedRoomId, OwnedUserId, String, Option<String>),
     /// Accounts: the device list of a user changed. Value-less; a write shows in `/sync`.
     DeviceList(OwnedUserId),
-    /// Identity: newest server_keys of a server, as JSON.
-    ServerKeys(OwnedServerName),
+    /// Identity: the newest server_keys of a server that are for the verify key of this id, as JSON.
+    ServerKeys(OwnedServerName, String),
     /// Rendezvous: where a server was last reached, as JSON.
     Address(OwnedServerName),
     /// Identity: when our own server_keys were issued, as JSON.
@@ -850,6 +850,8 @@ pub enum RowKind {
     ToDeviceTxns,
     /// All server_keys.
     ServerKeys,
+    /// Those of one server.
+    ServerKeysOf(OwnedServerName),
     /// All addresses.
     Addresses,
 }

@@ -4,6 +4,7 @@
 //! that a crash leaves the database at one layout or the other, and the next start goes on there.
 
 mod name_users;
+mod split_server_keys;
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use serde::Deserialize;
@@ -19,8 +20,12 @@ use super::{
 type Change = fn(&mut WriteSet<'_>, Option<&ServerName>) -> Result<(), StoreError>;
 
 /// The steps by the layout that they lead to, in order.
-const STEPS: &[(u32, Change)] =
-    &[(2, name_owner), (3, history::name_followers), (4, name_users::step)];
+const STEPS: &[(u32, Change)] = &[
+    (2, name_owner),
+    (3, history::name_followers),
+    (4, name_users::step),
+    (5, split_server_keys::step),
+];
 
 fn meta(name: &str) -> Vec<u8> {
     Key::new(family::META).text(name).done()

@@ -38,7 +38,9 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
             .text(kind)
             .optional_text(thread.as_deref()),
         Row::DeviceList(user) => key(family::DEVICE_LIST).text(user.as_str()),
-        Row::ServerKeys(server) => key(family::SERVER_KEYS).text(server.as_str()),
+        Row::ServerKeys(server, key_id) => {
+            key(family::SERVER_KEYS).text(server.as_str()).text(key_id)
+        }
         Row::Address(server) => key(family::ADDRESS).text(server.as_str()),
         Row::Issued => key(family::ISSUED).text(""),
     }
@@ -70,7 +72,7 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
                 parts.optional_text()?,
             ),
             family::DEVICE_LIST => Row::DeviceList(user(&first)?),
-            family::SERVER_KEYS => Row::ServerKeys(first.try_into().ok()?),
+            family::SERVER_KEYS => Row::ServerKeys(first.try_into().ok()?, parts.text()?),
             family::ADDRESS => Row::Address(first.try_into().ok()?),
             family::ISSUED => Row::Issued,
             _ => return None,
@@ -97,6 +99,7 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
         }
         RowKind::ToDeviceTxns => key(family::TO_DEVICE_TXN),
         RowKind::ServerKeys => key(family::SERVER_KEYS),
+        RowKind::ServerKeysOf(server) => key(family::SERVER_KEYS).text(server.as_str()),
         RowKind::Addresses => key(family::ADDRESS),
     }
     .done()
@@ -138,7 +141,7 @@ pub(super) fn write(
             | Row::Profile(..)
             | Row::Filter(..)
             | Row::ToDeviceTxn(..)
-            | Row::ServerKeys(_)
+            | Row::ServerKeys(..)
             | Row::Address(_)
             | Row::Issued => {}
         }
@@ -307,7 +310,8 @@ mod tests {
                 Some(RowKind::ReceiptsOf(room(), "@a:b".try_into().unwrap())),
             ),
             (Row::DeviceList("@a:b".try_into().unwrap()), None),
-            (Row::ServerKeys(server()), Some(RowKind::ServerKeys)),
+            (Row::ServerKeys(server(), text()), Some(RowKind::ServerKeys)),
+            (Row::ServerKeys(server(), text()), Some(RowKind::ServerKeysOf(server()))),
             (Row::Address(server()), Some(RowKind::Addresses)),
             (Row::Issued, None),
         ] {

@@ -20,7 +20,7 @@ use super::StoreError;
 use crate::proto::pdu::StateKey;
 
 /// The layout that this program writes, and the newest that it reads.
-pub(super) const SCHEMA_VERSION: u32 = 4;
+pub(super) const SCHEMA_VERSION: u32 = 5;
 
 /// The first byte of each key.
 pub(super) mod family {
@@ -91,7 +91,7 @@ pub(super) mod family {
     pub(in super::super) const RECEIPT: u8 = 0x88;
     /// `user id`; only ever in the log.
     pub(in super::super) const DEVICE_LIST: u8 = 0x89;
-    /// `server`.
+    /// `server, key id` → server_keys (JSON).
     pub(in super::super) const SERVER_KEYS: u8 = 0x8a;
     /// `server`.
     pub(in super::super) const ADDRESS: u8 = 0x8b;
