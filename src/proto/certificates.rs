@@ -18,7 +18,7 @@ use ruma::{
 };
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{server_keys::VerifiedServerKeys, signer::Signer};
+use super::{delegation, server_keys::VerifiedServerKeys, signer::Signer};
 
 /// Most verify keys of one server whose server_keys are kept.
 pub const KEYS_MAX: usize = 16;
@@ -39,8 +39,8 @@ pub struct Changed {
 }
 
 /// Which of two count as the newer ones; of two from the same moment all nodes take the same.
-fn rank(keys: &VerifiedServerKeys) -> (u64, &str) {
-    (keys.issued_ts(), keys.text())
+fn rank(keys: &VerifiedServerKeys) -> (u64, u64, &str) {
+    (keys.generation(), keys.issued_ts(), keys.text())
 }
 
 impl Certificates {
@@ -113,14 +113,26 @@ impl Certificates {
         self.by_key.values().find(|keys| keys.json() == json)
     }
 
+    /// Returns the highest generation of the server that is known; 0 where there is only one.
+    pub fn generation(&self) -> u64 {
+        self.newest().map_or(0, |keys| keys.generation())
+    }
+
+    /// Tells whether server_keys could certify anything that was dated so: those of a generation that is
+    /// over certify what was said before the one of today, and nothing later.
+    pub fn allow(&self, keys: &VerifiedServerKeys, ts: u64) -> bool {
+        let highest = self.generation();
+        keys.generation() >= highest || ts < delegation::began(highest)
+    }
+
     /// Returns the keys that could sign for the server at `ts`.
     pub fn keys_at(&self, ts: u64) -> PublicKeySet {
         let mut found = PublicKeySet::new();
         // Those that say it of their own key come last, and count.
-        for keys in self.by_key.values() {
+        for keys in self.by_key.values().filter(|keys| self.allow(keys, ts)) {
             found.extend(keys.keys_at(ts));
         }
-        for (id, keys) in &self.by_key {
+        for (id, keys) in self.by_key.iter().filter(|(_, keys)| self.allow(keys, ts)) {
             let own = keys.keys_at(ts).remove(id);
             found.extend(own.map(|key: Base64| (id.clone(), key)));
         }
@@ -134,10 +146,12 @@ impl Certificates {
         key_ids: impl IntoIterator<Item = &'i str>,
         ts: u64,
     ) -> Option<&Arc<VerifiedServerKeys>> {
+        let certifies =
+            |keys: &VerifiedServerKeys, id: &str| keys.certifies(id, ts) && self.allow(keys, ts);
         key_ids.into_iter().find_map(|id| {
-            let own = self.by_key.get(id).filter(|keys| keys.certifies(id, ts));
+            let own = self.by_key.get(id).filter(|keys| certifies(keys, id));
             own.or_else(|| {
-                let others = self.by_key.values().filter(|keys| keys.certifies(id, ts));
+                let others = self.by_key.values().filter(|keys| certifies(keys, id));
                 others.max_by(|a, b| rank(a).cmp(&rank(b)))
             })
         })
@@ -145,7 +159,9 @@ impl Certificates {
 
     /// Tells whether the libp2p node speaks for the server now, by the server_keys of any of its keys.
     pub fn speaks(&self, peer_id: &str, now: u64) -> bool {
-        self.by_key.values().any(|keys| keys.speaks(peer_id, now))
+        let highest = self.generation();
+        let live = self.by_key.values().filter(|keys| keys.generation() == highest);
+        live.into_iter().any(|keys| keys.speaks(peer_id, now))
     }
 
     /// Returns the server_keys to put on an event of the server: those of the key that signed it, else

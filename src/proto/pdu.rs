@@ -392,19 +392,21 @@ impl Unverified {
         let (server_keys, verified) = if required.contains(sender) {
             let mut own = certificates.keys_at(ts);
             // What came along may name old keys that newer ones do not name any more.
+            let attached = attached.filter(|attached| certificates.allow(attached, ts));
             for (key_id, key) in attached.iter().flat_map(|attached| attached.keys_at(ts)) {
                 own.entry(key_id).or_insert(key);
             }
             let (key_id, verified) = verify_by_any(&object, rules, sender, &own, keys)?;
-            (certificates.certifying([key_id.as_str()], ts).or(attached.as_ref()), verified)
+            let by = certificates.certifying([key_id.as_str()], ts).cloned().or(attached);
+            (by, verified)
         } else {
             // An invite by a third party's token: whoever gave that vouches for it.
             let verified = verify_event(&keys, &object, rules)
                 .map_err(|error| ProtoError::BadSignature(error.to_string()))?;
-            (attached.as_ref().or_else(|| certificates.newest()), verified)
+            (attached.or_else(|| certificates.newest().cloned()), verified)
         };
         let server_keys = server_keys
-            .map(|keys| VerifiedServerKeys::clone(keys))
+            .map(|keys| VerifiedServerKeys::clone(&keys))
             .ok_or_else(|| ProtoError::MissingServerKeys(sender.to_string()))?;
         let spoilt = matches!(verified, Verified::Signatures);
         if spoilt {

@@ -48,7 +48,7 @@ impl SecretKeys {
 }
 
 /// One Ed25519 key under its id, for ruma to sign with.
-pub(super) struct NamedKey {
+pub(in crate::proto) struct NamedKey {
     key: SigningKey,
     id: OwnedSigningKeyId<AnyKeyName>,
 }

@@ -11,6 +11,7 @@ use futures::{
     future::{LocalBoxFuture, Shared},
 };
 use ruma::{CanonicalJsonObject, OwnedServerName, ServerName};
+use tokio::sync::watch;
 
 use super::{
     elsewhere::Elsewhere,
@@ -31,6 +32,7 @@ use crate::{
     config::{ASK_WAIT, limits},
     proto::{
         certificates::{CertificateCache, Certificates},
+        delegation::{Generations, stored_generation},
         server_keys::{LIFETIME_MS, RENEW_BEFORE_MS, VerifiedServerKeys},
         server_name,
         signer::{SecretKeys, Signer},
@@ -84,6 +86,7 @@ pub struct IdentityActor {
     clock: ClockWatch,
     subscribers: Vec<Recipient<SignerIssued>>,
     known: CertificateCache,
+    generations: watch::Sender<Generations>,
     pub(super) elsewhere: Elsewhere,
 }
 
@@ -122,12 +125,38 @@ impl IdentityActor {
             clock: ClockWatch::new(now_ms(), uptime_ms()),
             subscribers: Vec::new(),
             known: CertificateCache::new(KNOWN_MAX),
+            generations: watch::channel(Generations::default()).0,
             elsewhere: Elsewhere::default(),
         };
+        identity.load_generations().await?;
         if let Some(keys) = identity.keys.clone() {
             identity.current = Some(identity.issue(keys).await?);
         }
         Ok(identity)
+    }
+
+    /// Reads which generation of nodes each server has come to: whoever is of an older one is refused
+    /// from the first moment on.
+    async fn load_generations(&mut self) -> Result<(), IdentityError> {
+        let rows = self.parts.scan.send(ScanRows(RowKind::ServerKeys)).timeout(ASK_WAIT).await;
+        for (row, value) in rows.map_err(AskError::from)?? {
+            let Row::ServerKeys(server, _) = row else { continue };
+            let generation = stored_generation(&value);
+            self.generations.send_if_modified(|all| all.note(&server, generation, true));
+        }
+        Ok(())
+    }
+
+    /// Returns the highest generation of each server, as it becomes known.
+    pub fn generations(&self) -> watch::Receiver<Generations> {
+        self.generations.subscribe()
+    }
+
+    /// Notes of which generation the nodes of a server are now.
+    fn note_generation(&self, server: &ServerName) {
+        let Some(known) = self.known.peek(server) else { return };
+        let (generation, kept) = (known.certificates.generation(), known.kept);
+        self.generations.send_if_modified(|all| all.note(server, generation, kept));
     }
 
     /// Issues server_keys.
@@ -309,6 +338,7 @@ impl IdentityActor {
                 known.certificates.add(&Arc::new(keys));
             }
         });
+        self.note_generation(server);
     }
 
     /// Adds server_keys to what is in memory, and where they are kept to what is on disk.
@@ -331,6 +361,7 @@ impl IdentityActor {
             let put: Vec<_> = put.collect();
             put.into_iter().chain(changed.gone.into_iter().map(|id| (row(id), None))).collect()
         });
+        self.note_generation(keys.server_name());
         if rows.is_empty() {
             return;
         }
@@ -427,6 +458,7 @@ mod tests {
                 KEYS_MAX,
                 tests::{issued_by, node_keys},
             },
+            delegation::tests::of_generation,
             server_keys::{issue, tests::secret_keys},
         },
     };
@@ -477,12 +509,8 @@ mod tests {
         }
     }
 
-    async fn start(
-        data: &Path,
-        store: &Addr<StoreActor>,
-        node: &Addr<Node>,
-    ) -> Addr<IdentityActor> {
-        let parts = IdentityParts {
+    fn parts(data: &Path, store: &Addr<StoreActor>, node: &Addr<Node>) -> IdentityParts {
+        IdentityParts {
             data: data.to_owned(),
             peer_id: "peer".to_owned(),
             read: store.clone().recipient(),
@@ -490,8 +518,15 @@ mod tests {
             write: store.clone().recipient(),
             name_owner: store.clone().recipient(),
             used_elsewhere: node.clone().recipient(),
-        };
-        IdentityActor::load(parts).await.unwrap().start()
+        }
+    }
+
+    async fn start(
+        data: &Path,
+        store: &Addr<StoreActor>,
+        node: &Addr<Node>,
+    ) -> Addr<IdentityActor> {
+        IdentityActor::load(parts(data, store, node)).await.unwrap().start()
     }
 
     #[actix::test]
@@ -585,6 +620,34 @@ mod tests {
         let stored = read_stored(store.clone().recipient(), server.clone()).await;
         assert_eq!(stored.len(), KEYS_MAX);
         assert!(stored.iter().all(|keys| keys.issued_ts() >= now - 50));
+    }
+
+    #[actix::test]
+    async fn attack_08_a_raised_generation_is_told_at_once_and_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store::start(folder.path()).unwrap();
+        let node = Node::default().start();
+        let now = now_ms();
+        let generation = now / 1000 - 10;
+        let (stays, goes) = (node_keys(2, 1), node_keys(2, 2));
+        let stolen = issued_by(&goes, &["peer"], now);
+        let load = || IdentityActor::load(parts(folder.path(), &store, &node));
+        let identity = load().await.unwrap();
+        let generations = identity.generations();
+        let identity = identity.start();
+        identity.send(KeepKeys(stolen.clone())).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(generations.borrow().admit(&stolen));
+        let raised = of_generation(&stays, generation, now);
+        identity.send(KeysSeen(raised.clone())).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let admitted = |generations: &watch::Receiver<Generations>| {
+            let generations = generations.borrow();
+            (generations.admit(&stolen), generations.admit(&raised))
+        };
+        assert_eq!(admitted(&generations), (false, true));
+        let again = load().await.unwrap().generations();
+        assert_eq!(admitted(&again), (false, true));
     }
 
     #[actix::test]

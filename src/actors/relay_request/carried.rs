@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     CarryWith, FederationError, KeysSeen,
-    outbound::{Asked, Outbound, Way, either, head_start, read},
+    outbound::{Asked, OVER, Outbound, Way, either, head_start, read},
 };
 use crate::{
     actors::{
@@ -169,6 +169,7 @@ impl Outbound {
         };
         let verified = self.cpu.run(move || VerifiedServerKeys::verify(keys, now_ms())).await;
         match verified {
+            Ok(Ok(keys)) if !self.admits(&keys) => Err(asked.bad(OVER)),
             Ok(Ok(keys)) if keys.server_name() == server && keys.is_live(now_ms()) => Ok(keys),
             Ok(Ok(_)) => Err(asked.bad("these are not the server_keys that were asked for")),
             Ok(Err(error)) => Err(asked.bad(error)),

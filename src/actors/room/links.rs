@@ -173,14 +173,8 @@ impl Links {
         rules: RoomVersionRules,
         servers: Vec<OwnedServerName>,
     ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
-        let mut known = self.keys_of(servers).await;
-        let now = crate::actors::clock::now_ms();
-        let job = move || {
-            raws.iter()
-                .map(|raw| verify(pdu::read(raw, &room_id, &rules)?, &rules, &mut known, now))
-                .collect()
-        };
-        self.cpu.run_for_others(job).await.map_err(RoomError::internal)
+        let read = self.read(raws, room_id, rules.clone()).await?;
+        self.verify_all(read, rules, servers).await
     }
 
     /// Checks size and shape of events, which is quick, and works their ids out.
@@ -201,13 +195,29 @@ impl Links {
         rules: RoomVersionRules,
         servers: Vec<OwnedServerName>,
     ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
-        let mut known = self.keys_of(servers).await;
-        let now = crate::actors::clock::now_ms();
-        let job =
-            move || events.into_iter().map(|one| verify(one, &rules, &mut known, now)).collect();
-        let results: Vec<_> = self.cpu.run_for_others(job).await.map_err(RoomError::internal)?;
+        let results = self.verify_all(events.into_iter().map(Ok).collect(), rules, servers).await?;
         self.keep_all(&results);
         Ok(results)
+    }
+
+    /// Verifies events by the server_keys that come along and those that are known: of their senders'
+    /// servers, one of which may have ended the node that signed, and of `servers`.
+    async fn verify_all(
+        &self,
+        events: Vec<Result<Unverified, ProtoError>>,
+        rules: RoomVersionRules,
+        servers: Vec<OwnedServerName>,
+    ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
+        let senders = events.iter().flatten();
+        let senders = senders.map(|event| event.pdu.sender.server_name().to_owned());
+        let servers: HashSet<OwnedServerName> = servers.into_iter().chain(senders).collect();
+        let mut known = self.keys_of(servers).await;
+        let now = crate::actors::clock::now_ms();
+        let job = move || {
+            let verify = |event: Result<Unverified, _>| verify(event?, &rules, &mut known, now);
+            events.into_iter().map(verify).collect()
+        };
+        self.cpu.run_for_others(job).await.map_err(RoomError::internal)
     }
 }
 
