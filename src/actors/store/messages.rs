@@ -812,8 +812,9 @@ pub enum Row {
     /// Accounts: a to-device message for a user's device; the Store adds the order, so two never
     /// collide, and the time. A write shows in the `/sync` of the device. See [`AckToDevice`].
     ToDevice(OwnedUserId, String),
-    /// Accounts: a to-device transaction that was handled, by its sender and id.
-    ToDeviceTxn(OwnedUserId, String),
+    /// Accounts: a to-device transaction that was handled, by its sender's server, when it came
+    /// (milliseconds) and the hash of its id.
+    ToDeviceSeen(OwnedServerName, u64, String),
     /// Room: a receipt by room, user, type and thread; the value is a [`Receipt`] as JSON. A write
     /// shows in `/sync`; one of a user of ours lowers the user's unread counts.
     Receipt(OwnedRoomId, OwnedUserId, String, Option<String>),
@@ -847,7 +848,7 @@ pub enum RowKind {
     /// Those of one person in a room.
     ReceiptsOf(OwnedRoomId, OwnedUserId),
     /// The to-device transactions that were handled.
-    ToDeviceTxns,
+    ToDeviceSeen,
     /// All server_keys.
     ServerKeys,
     /// Those of one server.

@@ -3,6 +3,7 @@
 //! Invariant: a step and the number of the layout that it leads to are one group of writes, so
 //! that a crash leaves the database at one layout or the other, and the next start goes on there.
 
+mod forget_by_sender;
 mod name_users;
 mod split_server_keys;
 
@@ -25,6 +26,7 @@ const STEPS: &[(u32, Change)] = &[
     (3, history::name_followers),
     (4, name_users::step),
     (5, split_server_keys::step),
+    (6, forget_by_sender::step),
 ];
 
 fn meta(name: &str) -> Vec<u8> {

@@ -31,7 +31,9 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
             own(family::ROOM_ACCOUNT_DATA, user).text(room.as_str()).text(kind)
         }
         Row::ToDevice(user, device) => own(family::TO_DEVICE, user).text(device),
-        Row::ToDeviceTxn(sender, txn) => own(family::TO_DEVICE_TXN, sender).text(txn),
+        Row::ToDeviceSeen(server, came, id) => {
+            key(family::TO_DEVICE_SEEN).text(server.as_str()).number(*came).text(id)
+        }
         Row::Receipt(room, user, kind, thread) => key(family::RECEIPT)
             .text(room.as_str())
             .text(user.as_str())
@@ -64,7 +66,9 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
                 Row::RoomAccountData(user(&first)?, parts.text()?.try_into().ok()?, parts.text()?)
             }
             family::TO_DEVICE => Row::ToDevice(user(&first)?, parts.text()?),
-            family::TO_DEVICE_TXN => Row::ToDeviceTxn(user(&first)?, parts.text()?),
+            family::TO_DEVICE_SEEN => {
+                Row::ToDeviceSeen(first.try_into().ok()?, parts.number()?, parts.text()?)
+            }
             family::RECEIPT => Row::Receipt(
                 first.try_into().ok()?,
                 user(&parts.text()?)?,
@@ -97,7 +101,7 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
         RowKind::ReceiptsOf(room, user) => {
             key(family::RECEIPT).text(room.as_str()).text(user.as_str())
         }
-        RowKind::ToDeviceTxns => key(family::TO_DEVICE_TXN),
+        RowKind::ToDeviceSeen => key(family::TO_DEVICE_SEEN),
         RowKind::ServerKeys => key(family::SERVER_KEYS),
         RowKind::ServerKeysOf(server) => key(family::SERVER_KEYS).text(server.as_str()),
         RowKind::Addresses => key(family::ADDRESS),
@@ -140,7 +144,7 @@ pub(super) fn write(
             | Row::AccessToken(_)
             | Row::Profile(..)
             | Row::Filter(..)
-            | Row::ToDeviceTxn(..)
+            | Row::ToDeviceSeen(..)
             | Row::ServerKeys(..)
             | Row::Address(_)
             | Row::Issued => {}
@@ -300,7 +304,7 @@ mod tests {
                 Some(RowKind::RoomAccountData(user(), room())),
             ),
             (Row::ToDevice(user(), text()), None),
-            (Row::ToDeviceTxn(user(), text()), Some(RowKind::ToDeviceTxns)),
+            (Row::ToDeviceSeen(server(), 1_790_000_000_000, text()), Some(RowKind::ToDeviceSeen)),
             (
                 Row::Receipt(room(), "@a:b".try_into().unwrap(), text(), None),
                 Some(RowKind::Receipts(room())),
