@@ -14,7 +14,7 @@ use ruma::{
 
 use super::{
     ProtoError,
-    sealed::{self, AnswerSealer, Parcel},
+    sealed::{self, AnswerSealer, OpeningKey, Parcel},
     server_keys, server_name,
 };
 
@@ -73,7 +73,8 @@ pub struct Signer {
     server_name: OwnedServerName,
     verify: NamedKey,
     verify_key_id: String,
-    encryption: [u8; 32],
+    /// That of today first.
+    opening: Vec<OpeningKey>,
     server_keys: CanonicalJsonObject,
     server_keys_text: String,
 }
@@ -114,12 +115,18 @@ impl Signer {
         Ok(Self {
             verify_key_id: verify.id.to_string(),
             verify,
-            encryption: keys.encryption,
+            opening: OpeningKey::new(&keys.encryption).into_iter().collect(),
             server_keys_text: serde_json::to_string(&server_keys)
                 .map_err(|error| ProtoError::malformed("server_keys", error))?,
             server_keys,
             server_name,
         })
+    }
+
+    /// Adds keys of before: what was sealed to them is still opened.
+    pub fn opening_with(mut self, former: &[[u8; 32]]) -> Self {
+        self.opening.extend(former.iter().filter_map(OpeningKey::new));
+        self
     }
 
     /// Returns the name of this server.
@@ -176,7 +183,7 @@ impl Signer {
     /// Opens a request that was sealed to this server: its bytes, and what its answer is to be
     /// sealed with. `now` is in milliseconds.
     pub fn unseal(&self, parcel: &Parcel, now: u64) -> Result<(Vec<u8>, AnswerSealer), ProtoError> {
-        sealed::open(parcel, &self.server_name, &self.encryption, now)
+        sealed::open(parcel, &self.server_name, &self.opening, now)
     }
 
     /// Adds our signature to a JSON object.

@@ -1,6 +1,12 @@
 //! The shell: issues server_keys in time, keeps the newest of every verify key of other servers.
 
-use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient, ResponseActFuture,
@@ -16,7 +22,7 @@ use tokio::sync::watch;
 use super::{
     elsewhere::Elsewhere,
     issued::Issued,
-    keys,
+    keys::{self, NodeKeys},
     messages::{
         EnsureIdentity, FindServerKeys, IdentityError, KeepKeys, ReadSigner, SignerIssued,
         SubscribeSigner, UsedElsewhere,
@@ -35,7 +41,7 @@ use crate::{
         delegation::{Generations, stored_generation},
         server_keys::{LIFETIME_MS, RENEW_BEFORE_MS, VerifiedServerKeys},
         server_name,
-        signer::{SecretKeys, Signer},
+        signer::Signer,
     },
 };
 
@@ -68,9 +74,13 @@ pub struct IdentityParts {
 /// A signer that is being issued, for all who wait for it.
 type Issuing = Shared<LocalBoxFuture<'static, Result<Current, IdentityError>>>;
 
+/// Whether server_keys that are being issued are to be issued once more.
+type Again = bool;
+
 /// The signer in use.
 #[derive(Debug, Clone)]
 struct Current {
+    keys: NodeKeys,
     signer: Arc<Signer>,
     issued_ts: u64,
     /// This and earlier ones.
@@ -80,7 +90,9 @@ struct Current {
 /// Owns the identity key and the verify key of this node.
 pub struct IdentityActor {
     parts: IdentityParts,
-    keys: Option<SecretKeys>,
+    keys: Option<NodeKeys>,
+    /// server_keys are being issued anew; again, where there was a reason meanwhile.
+    renewing: Option<Again>,
     current: Option<Current>,
     issuing: Option<Issuing>,
     clock: ClockWatch,
@@ -91,10 +103,10 @@ pub struct IdentityActor {
 }
 
 /// Writes down that server_keys are issued now, and then issues them: nobody may see any that are
-/// not known again after a crash.
+/// not known again after a crash, nor with a key to seal to that is lost then.
 async fn issue(
-    keys: SecretKeys,
-    data: String,
+    mut keys: NodeKeys,
+    data: PathBuf,
     peer_id: String,
     read: Recipient<ReadRow>,
     write: Recipient<WriteRows>,
@@ -105,12 +117,23 @@ async fn issue(
     let mut issued = issued.map_err(|_| StoreError::Corrupt { what: "issued" })?;
     let now = now_ms();
     issued.add(now);
+    if keys.advance(now, rand::random()) {
+        let (folder, kept) = (data.clone(), keys.clone());
+        tokio::task::spawn_blocking(move || keys::keep(&folder, &kept))
+            .await
+            .map_err(|error| key_file(&data, &error))??;
+    }
     let row = serde_json::to_vec(&issued).map_err(|_| StoreError::Corrupt { what: "issued" })?;
     let written = write.send(WriteRows(vec![(Row::Issued, Some(row))])).timeout(ASK_WAIT).await;
     written.map_err(AskError::from)??;
-    let signer = Signer::new(&keys, &[peer_id], now)
-        .map_err(|error| IdentityError::KeyFile { file: data, why: error.to_string() })?;
-    Ok(Current { signer: Arc::new(signer), issued_ts: now, issued })
+    let signer = Signer::new(keys.secret(), &[peer_id], now)
+        .map_err(|error| key_file(&data, &error))?
+        .opening_with(&keys.former_encryption());
+    Ok(Current { signer: Arc::new(signer), issued_ts: now, issued, keys })
+}
+
+fn key_file(data: &Path, why: &dyn std::fmt::Display) -> IdentityError {
+    IdentityError::KeyFile { file: data.display().to_string(), why: why.to_string() }
 }
 
 impl IdentityActor {
@@ -120,6 +143,7 @@ impl IdentityActor {
         let mut identity = Self {
             parts,
             keys,
+            renewing: None,
             current: None,
             issuing: None,
             clock: ClockWatch::new(now_ms(), uptime_ms()),
@@ -130,7 +154,9 @@ impl IdentityActor {
         };
         identity.load_generations().await?;
         if let Some(keys) = identity.keys.clone() {
-            identity.current = Some(identity.issue(keys).await?);
+            let current = identity.issue(keys).await?;
+            identity.keys = Some(current.keys.clone());
+            identity.current = Some(current);
         }
         Ok(identity)
     }
@@ -162,19 +188,18 @@ impl IdentityActor {
     /// Issues server_keys.
     fn issue(
         &self,
-        keys: SecretKeys,
+        keys: NodeKeys,
     ) -> impl Future<Output = Result<Current, IdentityError>> + use<> {
         let IdentityParts { data, peer_id, read, write, .. } = &self.parts;
-        let data = data.display().to_string();
-        issue(keys, data, peer_id.clone(), read.clone(), write.clone())
+        issue(keys, data.clone(), peer_id.clone(), read.clone(), write.clone())
     }
 
     /// Makes the identity of this node: once in its life. The keys are on disk before the database
     /// says whose it is, and that before anybody else learns it.
     fn create(&mut self) -> Result<Issuing, IdentityError> {
         // The write may block for a moment.
-        let keys = keys::create(&self.parts.data)?;
-        let owner = NameOwner(keys.server_name());
+        let keys = keys::create(&self.parts.data, now_ms())?;
+        let owner = NameOwner(keys.secret().server_name());
         let named = self.parts.name_owner.send(owner).timeout(ASK_WAIT);
         let issued = self.issue(keys.clone());
         self.keys = Some(keys);
@@ -194,23 +219,37 @@ impl IdentityActor {
         for subscriber in &self.subscribers {
             subscriber.do_send(SignerIssued(Arc::clone(&current.signer)));
         }
+        self.keys = Some(current.keys.clone());
         self.current = Some(current.clone());
     }
 
     /// Issues server_keys anew when those that there are run out soon.
     fn renew(&mut self, ctx: &mut Context<Self>) {
-        let (Some(keys), Some(current)) = (self.keys.clone(), &self.current) else { return };
+        let Some(current) = &self.current else { return };
         let until = current.issued_ts.saturating_add(LIFETIME_MS);
         if now_ms().saturating_add(RENEW_BEFORE_MS) < until {
             return;
         }
-        self.issue_anew(keys, ctx);
+        self.issue_anew(ctx);
     }
 
-    fn issue_anew(&self, keys: SecretKeys, ctx: &mut Context<Self>) {
-        let issued = self.issue(keys).into_actor(self).map(|issued, act, _| match issued {
-            Ok(current) => act.use_signer(&current),
-            Err(error) => log::error!("cannot issue new server_keys: {error}"),
+    /// Issues server_keys anew, one after another: each may come with a new key to seal to, and two that
+    /// are made at once would be one too many.
+    fn issue_anew(&mut self, ctx: &mut Context<Self>) {
+        let Some(keys) = self.keys.clone() else { return };
+        if let Some(again) = &mut self.renewing {
+            *again = true;
+            return;
+        }
+        self.renewing = Some(false);
+        let issued = self.issue(keys).into_actor(self).map(|issued, act, ctx| {
+            match issued {
+                Ok(current) => act.use_signer(&current),
+                Err(error) => log::error!("cannot issue new server_keys: {error}"),
+            }
+            if act.renewing.take() == Some(true) {
+                act.issue_anew(ctx);
+            }
         });
         ctx.spawn(issued);
     }
@@ -222,7 +261,7 @@ impl IdentityActor {
 
     /// Looks whether a copy of this node runs elsewhere.
     pub(super) fn look_at_own(&self, keys: &VerifiedServerKeys) {
-        let Some(Current { signer, issued_ts, issued }) = &self.current else { return };
+        let Some(Current { signer, issued_ts, issued, .. }) = &self.current else { return };
         if !keys.verify_key_ids().any(|id| id == signer.verify_key_id()) {
             // Another node of ours, with keys of its own.
             return;
@@ -240,8 +279,9 @@ impl IdentityActor {
         let way = if step_ms > 0 { "forward" } else { "back" };
         let seconds = step_ms.unsigned_abs() / 1000;
         log::warn!("the clock of this machine was set {way} by {seconds} s; greeting others anew");
-        if let Some(keys) = self.keys.clone() {
-            self.issue_anew(keys, ctx);
+        // At the first login they are being issued already.
+        if self.current.is_some() {
+            self.issue_anew(ctx);
         }
     }
 }
@@ -446,8 +486,6 @@ impl Handler<FindServerKeys> for IdentityActor {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use actix::Addr;
 
     use super::*;
@@ -459,7 +497,9 @@ mod tests {
                 tests::{issued_by, node_keys},
             },
             delegation::tests::of_generation,
+            sealed,
             server_keys::{issue, tests::secret_keys},
+            signer::SecretKeys,
         },
     };
 
@@ -651,6 +691,52 @@ mod tests {
     }
 
     #[actix::test]
+    async fn a_new_key_to_seal_to_is_on_disk_before_it_is_certified_and_the_old_one_still_opens() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, node) = (store::start(folder.path()).unwrap(), Node::default().start());
+        let secret = secret_keys(1);
+        let encode = |key: &[u8; 32]| {
+            ruma::serde::Base64::<ruma::serde::base64::Standard, _>::new(key.to_vec())
+        };
+        // The file of the first release: when its key was made nobody knows.
+        let before = serde_json::json!({
+            "identity_key": encode(&secret.identity),
+            "verify_key": encode(&secret.verify),
+            "encryption_key": encode(&secret.encryption),
+        });
+        std::fs::write(folder.path().join("keys.json"), before.to_string()).unwrap();
+        let identity = start(folder.path(), &store, &node).await;
+        let signer = identity.send(ReadSigner).await.unwrap().unwrap();
+        let public = |secret: [u8; 32]| {
+            x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(secret)).to_bytes()
+        };
+        let named = |signer: &Signer| {
+            VerifiedServerKeys::verify(signer.server_keys().clone(), now_ms())
+                .unwrap()
+                .encryption_key()
+                .unwrap()
+        };
+        let stored = keys::read(folder.path()).unwrap().unwrap();
+        assert_eq!(named(&signer), public(stored.secret().encryption));
+        assert_ne!(named(&signer), public(secret.encryption));
+        let sealed_to = |key: [u8; 32]| {
+            let until = now_ms() + sealed::LIFETIME_MS;
+            let (sealed, _) =
+                sealed::seal(b"request", signer.server_name(), &key, until, [7; 32]).unwrap();
+            sealed::parcel(sealed, until, 1000)
+        };
+        // Who knows the server_keys of before seals to the key of before.
+        for key in [public(secret.encryption), named(&signer)] {
+            assert_eq!(signer.unseal(&sealed_to(key), now_ms()).unwrap().0, b"request");
+        }
+        assert!(signer.unseal(&sealed_to(public([5; 32])), now_ms()).is_err());
+        // The next start needs no new one.
+        let again = start(folder.path(), &store, &node).await;
+        let again = again.send(ReadSigner).await.unwrap().unwrap();
+        assert_eq!(named(&again), named(&signer));
+    }
+
+    #[actix::test]
     async fn another_node_of_ours_is_no_copy_of_this_one() {
         let folder = tempfile::tempdir().unwrap();
         let (store, node) = (store::start(folder.path()).unwrap(), Node::default().start());
@@ -658,12 +744,13 @@ mod tests {
         identity.send(EnsureIdentity).await.unwrap().unwrap();
         let ours = keys::read(folder.path()).unwrap().unwrap();
         let later = now_ms() + 1000;
+        let ours = ours.secret();
         let sibling = SecretKeys { verify: [9; 32], ..ours.clone() };
         let json = issue(&sibling, &["other".to_owned()], later).unwrap();
         let seen = VerifiedServerKeys::verify(json, later).unwrap();
         identity.send(KeysSeen(seen)).await.unwrap();
         assert_eq!(node.send(Told).await.unwrap(), 0);
-        let json = issue(&ours, &["other".to_owned()], later).unwrap();
+        let json = issue(ours, &["other".to_owned()], later).unwrap();
         let copy = VerifiedServerKeys::verify(json, later).unwrap();
         identity.send(KeysSeen(copy)).await.unwrap();
         assert_eq!(node.send(Told).await.unwrap(), 1);

@@ -6,6 +6,7 @@
 
 mod actor;
 mod elsewhere;
+mod encryption;
 mod issued;
 mod keys;
 mod messages;

@@ -59,7 +59,7 @@ mod tests {
         assert_eq!(all(family::TO_DEVICE_TXN), []);
         let rows = all(family::TO_DEVICE_SEEN);
         let found: Vec<Row> = rows.iter().map(|(key, _)| rows::row_of(key).unwrap()).collect();
-        let digest = Sha256::digest(b"@eve:eve.org\07");
+        let digest = Sha256::digest(b"@eve:eve.org\x007");
         let id = URL_SAFE_NO_PAD.encode(&digest[..16]);
         assert_eq!(
             found,
