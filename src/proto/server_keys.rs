@@ -395,6 +395,23 @@ pub(crate) mod tests {
         );
     }
 
+    /// Recorded from a node of the first release.
+    #[test]
+    fn those_of_the_first_release_are_taken_and_are_of_the_first_generation() {
+        let text = include_str!("../../tests/fixtures/wire-first-release/server_keys.json");
+        let json: CanonicalJsonObject = serde_json::from_str(text).unwrap();
+        let issued_ts = 1_795_780_457_094;
+        let keys = VerifiedServerKeys::verify(json.clone(), issued_ts).unwrap();
+        assert_eq!((keys.generation(), keys.mailboxes().len()), (0, 0));
+        assert!(keys.speaks("12D3KooWHXNWmhiUstdHra3tqimy8giAGVX5mcqLK3pD722GHwTH", issued_ts));
+        let ids: Vec<&str> = keys.verify_key_ids().collect();
+        assert_eq!(ids, ["ed25519:d3908b80"]);
+        assert_eq!(keys.text(), text.trim_end(), "what is handed on is what came");
+        assert!(keys.encryption_key().is_some());
+        let ours = issue(&secret_keys(1), &[], issued_ts).unwrap();
+        assert_eq!(ours.keys().collect::<Vec<_>>(), json.keys().collect::<Vec<_>>());
+    }
+
     #[test]
     fn mailboxes_are_three_servers_at_most() {
         let names: Vec<String> =
