@@ -9,6 +9,7 @@ use std::{collections::HashMap, time::Duration};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use messagehub::proto::{
+    certificates::Certificates,
     pdu::{Draft, Pdu, Position, compose, receive, rules_of},
     server_keys::VerifiedServerKeys,
     server_name::user_of,
@@ -71,7 +72,7 @@ impl Author {
         self.compose(self.message(number, len)).to_wire(&keys)
     }
 
-    fn receive(&self, raw: &RawValue, known: &HashMap<OwnedServerName, VerifiedServerKeys>) {
+    fn receive(&self, raw: &RawValue, known: &HashMap<OwnedServerName, Certificates>) {
         let received = receive(raw, &self.room_id, &self.rules, known, NOW).unwrap();
         assert!(!received.spoilt);
     }
@@ -80,7 +81,8 @@ impl Author {
 fn verify(c: &mut Criterion) {
     let author = Author::new();
     let keys = VerifiedServerKeys::verify(author.signer.server_keys().clone(), NOW).unwrap();
-    let known = HashMap::from([(author.signer.server_name().clone(), keys)]);
+    let server = author.signer.server_name();
+    let known = HashMap::from([(server.clone(), Certificates::new(server, [keys]))]);
     let mut group = c.benchmark_group("event");
     group.throughput(Throughput::Elements(1));
     group.bench_function("compose and sign, 100 B", |b| {

@@ -134,6 +134,13 @@ pub mod limits {
     pub const TO_DEVICE_STRANGER: usize = 100;
     /// To-device messages of all servers with which no room is shared.
     pub const TO_DEVICE_STRANGERS: usize = 500;
+    /// How long a to-device message that was handled is known again, in milliseconds: 45 days, half as
+    /// long again as anybody keeps one for somebody who is off.
+    pub const TO_DEVICE_SEEN_MS: u64 = 45 * 24 * 60 * 60 * 1000;
+    /// To-device messages of one server that are known again.
+    pub const TO_DEVICE_SEEN: usize = 4096;
+    /// Those of all servers.
+    pub const TO_DEVICE_SEEN_ALL: usize = 16 * TO_DEVICE_SEEN;
     /// Largest to-device message, as long as an event may be.
     pub const TO_DEVICE_LEN: usize = 64 * 1024;
     /// Bytes of the messages of one server that wait, where a room is shared with it: of most keys,

@@ -112,12 +112,14 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         data: data.to_owned(),
         peer_id: swarm::peer_id(&keypair),
         read: store.clone().recipient(),
+        scan: store.clone().recipient(),
         write: store.clone().recipient(),
         name_owner: store.clone().recipient(),
         used_elsewhere: node.clone().recipient(),
     })
-    .await?
-    .start();
+    .await?;
+    let generations = identity.generations();
+    let identity = identity.start();
     let network = network::start(NetworkParts {
         config,
         keypair,
@@ -127,6 +129,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         write_rows: store.clone().recipient(),
         scan_rows: store.clone().recipient(),
         keys_seen: identity.clone().recipient(),
+        generations,
         server_online: node.clone().recipient(),
         server_offline: node.clone().recipient(),
         failed: node.clone().recipient(),

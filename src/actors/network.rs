@@ -19,7 +19,11 @@ use super::{
     store::{ScanRows, WriteRows},
     swarm::{self, Bind, NodeKey, StopSwarm, SwarmActor, SwarmFailed, SwarmSettings},
 };
-use crate::{config::Config, proto::signer::Signer};
+use crate::{
+    config::Config,
+    proto::{delegation::Generations, signer::Signer},
+};
+use tokio::sync::watch;
 
 /// Threads for connections, besides that of the actors.
 const WORKERS: usize = 2;
@@ -42,6 +46,8 @@ pub struct NetworkParts<'a> {
     pub scan_rows: Recipient<ScanRows>,
     /// Identity.
     pub keys_seen: Recipient<KeysSeen>,
+    /// Identity: of which generation servers are.
+    pub generations: watch::Receiver<Generations>,
     /// RoomState.
     pub server_online: Recipient<ServerOnline>,
     /// RoomState.
@@ -68,7 +74,7 @@ pub struct Network {
 
 /// Starts the network.
 pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
-    let NetworkParts { config, keypair, cpu, admission, keys_seen, .. } = parts;
+    let NetworkParts { config, keypair, cpu, admission, keys_seen, generations, .. } = parts;
     let peer_id = swarm::peer_id(&keypair);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -85,6 +91,7 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
         cpu: cpu.clone(),
         admission: admission.clone(),
         keys_seen: keys_seen.clone(),
+        generations: generations.clone(),
         subscribe: swarm.clone().recipient(),
         unsubscribe: swarm.clone().recipient(),
         publish: swarm.clone().recipient(),
@@ -120,6 +127,7 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
         cpu,
         admission,
         keys_seen,
+        generations,
         resolve: rendezvous.clone().recipient(),
         proven: rendezvous.clone().recipient(),
         send: swarm.clone().recipient(),

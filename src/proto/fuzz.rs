@@ -8,6 +8,7 @@ use ruma::{
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
+    certificates::Certificates,
     client_event::{self, Unsigned},
     pdu::{self, Received},
     rendezvous::SearchTerm,
@@ -79,11 +80,11 @@ fn versions() -> impl Iterator<Item = RoomVersionRules> {
         .filter_map(|version| pdu::rules_of(&RoomVersionId::try_from(version).unwrap()))
 }
 
-fn known() -> HashMap<ruma::OwnedServerName, VerifiedServerKeys> {
+fn known() -> HashMap<ruma::OwnedServerName, Certificates> {
     let keys = |seed| {
         let signer = signer(seed);
         let keys = VerifiedServerKeys::verify(signer.server_keys().clone(), NOW).unwrap();
-        (signer.server_name().clone(), keys)
+        (signer.server_name().clone(), Certificates::new(signer.server_name(), [keys]))
     };
     HashMap::from([keys(1), keys(2)])
 }

@@ -6,7 +6,9 @@
 //! thin types that carry PDUs through the actors.
 
 pub mod annotation;
+pub mod certificates;
 pub mod client_event;
+pub mod delegation;
 pub mod edu;
 pub mod error;
 pub mod heads;
@@ -27,5 +29,7 @@ pub mod topic;
 
 pub use error::ProtoError;
 
+#[cfg(test)]
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod fuzz;

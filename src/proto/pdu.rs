@@ -4,18 +4,18 @@
 //! taken out before anything is hashed, signed, verified, counted or stored, and put back when
 //! the event is sent on (`docs/PROTOCOL.md` §3). Everything else is ruma's.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId,
-    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
     canonical_json::redact,
     events::{StateEventType, TimelineEventType},
     room::JoinRuleKind,
     room_version_rules::RoomVersionRules,
     signatures::{
-        PublicKeyMap, Verified, reference_hash, required_server_signatures_to_verify_event,
-        verify_event,
+        PublicKeyMap, PublicKeySet, Verified, reference_hash,
+        required_server_signatures_to_verify_event, verify_event,
     },
     state_res::{Event, check_pdu_format},
 };
@@ -24,6 +24,7 @@ use serde_json::value::RawValue;
 
 use super::{
     ProtoError,
+    certificates::Certificates,
     json::{self, MESSAGE_NESTING, NESTING, Unsound},
     names,
     server_keys::VerifiedServerKeys,
@@ -36,6 +37,8 @@ pub const MAX_RAW_LEN: usize = 128 * 1024;
 pub const MAX_EVENT_LEN: usize = 65_535;
 /// Most `prev_events` that an event of ours names; the spec allows 20.
 pub const MAX_PREV_EVENTS: usize = 20;
+/// Most signatures of its sender's server on an event.
+pub const MAX_SIGNATURES: usize = 4;
 
 /// The key of a place in the room state.
 pub type StateKey = (StateEventType, String);
@@ -300,7 +303,7 @@ pub fn receive(
     raw: &RawValue,
     room_id: &RoomId,
     rules: &RoomVersionRules,
-    known: &HashMap<OwnedServerName, VerifiedServerKeys>,
+    known: &HashMap<OwnedServerName, Certificates>,
     now: u64,
 ) -> Result<Received, ProtoError> {
     read(raw, room_id, rules)?.verify(rules, known, now)
@@ -345,37 +348,39 @@ impl Unverified {
     pub fn verify(
         self,
         rules: &RoomVersionRules,
-        known: &HashMap<OwnedServerName, VerifiedServerKeys>,
+        known: &HashMap<OwnedServerName, Certificates>,
         now: u64,
     ) -> Result<Received, ProtoError> {
         let malformed = |error: &dyn std::fmt::Display| ProtoError::malformed("PDU", error);
         let Self { mut pdu, object, attached } = self;
         let sender = pdu.sender.server_name();
-        let known_keys = known.get(sender);
-        let server_keys = match attached {
-            Some(CanonicalJsonValue::Object(json)) => {
+        let mut certificates = known.get(sender).cloned().unwrap_or_default();
+        let attached = match attached {
+            Some(CanonicalJsonValue::Object(json)) => match certificates.same(&json) {
                 // The same certificate comes with every event of a server: verify it once.
-                match known_keys {
-                    Some(keys) if *keys.json() == json => keys.clone(),
-                    _ => VerifiedServerKeys::verify(json, now)?,
-                }
-            }
-            _ => known_keys
-                .cloned()
-                .ok_or_else(|| ProtoError::MissingServerKeys(sender.to_string()))?,
+                Some(keys) => Some(Arc::clone(keys)),
+                None => Some(Arc::new(VerifiedServerKeys::verify(json, now)?)),
+            },
+            _ => None,
         };
-        if server_keys.server_name() != sender {
-            return Err(ProtoError::BadServerKeys(format!(
-                "they are those of {}, not of the sender's server",
-                server_keys.server_name()
-            )));
+        if let Some(keys) = &attached {
+            if keys.server_name() != sender {
+                return Err(ProtoError::BadServerKeys(format!(
+                    "they are those of {}, not of the sender's server",
+                    keys.server_name()
+                )));
+            }
+            certificates.add(keys);
+        }
+        if certificates.is_empty() && attached.is_none() {
+            return Err(ProtoError::MissingServerKeys(sender.to_string()));
         }
 
         let ts = u64::from(pdu.origin_server_ts.get());
         if ts > now.saturating_add(super::server_keys::LIFETIME_MS) {
             return Err(ProtoError::NotFresh(ts.saturating_sub(now).cast_signed()));
         }
-        let mut keys = PublicKeyMap::from([(sender.to_string(), server_keys.keys_at(ts))]);
+        let mut keys = PublicKeyMap::new();
         let required = required_server_signatures_to_verify_event(&object, &rules.signatures)
             .map_err(|error| malformed(&error))?;
         for server in required.iter().filter(|server| *server != sender) {
@@ -384,14 +389,64 @@ impl Unverified {
                 .ok_or_else(|| ProtoError::MissingServerKeys(server.to_string()))?;
             keys.insert(server.to_string(), other.keys_at(ts));
         }
-        let verified = verify_event(&keys, &object, rules)
-            .map_err(|error| ProtoError::BadSignature(error.to_string()))?;
+        let (server_keys, verified) = if required.contains(sender) {
+            let mut own = certificates.keys_at(ts);
+            // What came along may name old keys that newer ones do not name any more.
+            let attached = attached.filter(|attached| certificates.allow(attached, ts));
+            for (key_id, key) in attached.iter().flat_map(|attached| attached.keys_at(ts)) {
+                own.entry(key_id).or_insert(key);
+            }
+            let (key_id, verified) = verify_by_any(&object, rules, sender, &own, keys)?;
+            let by = certificates.certifying([key_id.as_str()], ts).cloned().or(attached);
+            (by, verified)
+        } else {
+            // An invite by a third party's token: whoever gave that vouches for it.
+            let verified = verify_event(&keys, &object, rules)
+                .map_err(|error| ProtoError::BadSignature(error.to_string()))?;
+            (attached.or_else(|| certificates.newest().cloned()), verified)
+        };
+        let server_keys = server_keys
+            .map(|keys| VerifiedServerKeys::clone(&keys))
+            .ok_or_else(|| ProtoError::MissingServerKeys(sender.to_string()))?;
         let spoilt = matches!(verified, Verified::Signatures);
         if spoilt {
             pdu = pdu.redacted(rules)?;
         }
         Ok(Received { pdu, spoilt, server_keys })
     }
+}
+
+/// Verifies an event by one of the keys of its sender's server. One good signature is enough, whatever
+/// else claims to be one: else who knows more keys would refuse what others take. Returns which key it
+/// was.
+fn verify_by_any(
+    object: &CanonicalJsonObject,
+    rules: &RoomVersionRules,
+    sender: &ServerName,
+    keys: &PublicKeySet,
+    others: PublicKeyMap,
+) -> Result<(String, Verified), ProtoError> {
+    let bad = |why: &dyn std::fmt::Display| ProtoError::BadSignature(why.to_string());
+    let signatures = object.get("signatures").and_then(|all| match all {
+        CanonicalJsonValue::Object(all) => all.get(sender.as_str()),
+        _ => None,
+    });
+    let Some(CanonicalJsonValue::Object(signatures)) = signatures else {
+        return Err(bad(&format!("there is none of {sender}")));
+    };
+    if signatures.len() > MAX_SIGNATURES {
+        return Err(bad(&format!("there are more than {MAX_SIGNATURES} of {sender}")));
+    }
+    let mut why = bad(&format!("no key of {sender} that is certified for its time"));
+    let mut map = others;
+    for (key_id, key) in signatures.keys().filter_map(|id| keys.get_key_value(id)) {
+        map.insert(sender.to_string(), PublicKeySet::from([(key_id.clone(), key.clone())]));
+        match verify_event(&map, object, rules) {
+            Ok(verified) => return Ok((key_id.clone(), verified)),
+            Err(error) => why = bad(&error),
+        }
+    }
+    Err(why)
 }
 
 /// An event that this server composes: what a client may choose.
@@ -493,7 +548,11 @@ pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::proto::server_keys::{LIFETIME_MS, tests::secret_keys};
+    use crate::proto::{
+        certificates::tests::{issued_by, node_keys},
+        server_keys::{LIFETIME_MS, tests::secret_keys},
+        signer::SecretKeys,
+    };
 
     pub(crate) const NOW: u64 = 1_790_000_000_000;
 
@@ -540,6 +599,58 @@ pub(crate) mod tests {
         assert_eq!(got.pdu.event_id, sent.event_id);
         assert_eq!(got.pdu.json, sent.json, "server_keys are no part of the event");
         assert!(!got.spoilt);
+    }
+
+    #[test]
+    fn each_node_of_a_server_signs_with_a_key_of_its_own() {
+        let nodes = [node_keys(1, 1), node_keys(1, 2), node_keys(1, 3)];
+        let [ann, second, third] = nodes.clone().map(|keys| Signer::new(&keys, &[], NOW).unwrap());
+        let server = ann.server_name();
+        let certificates = |of: &[&SecretKeys]| {
+            let all = of.iter().map(|keys| issued_by(keys, &[], NOW));
+            HashMap::from([(server.clone(), Certificates::new(server, all))])
+        };
+        let none = HashMap::new();
+        let one = certificates(&[&nodes[0]]);
+        let two = certificates(&[&nodes[0], &nodes[1]]);
+        let sent = message(&second, NOW);
+        let bare = RawValue::from_string(sent.json.to_string()).unwrap();
+        let (right, wrong) = (wire(&sent, &second), wire(&sent, &ann));
+        let receive = |raw: &RawValue, known| receive(raw, &room(), &rules(), known, NOW);
+        for (what, raw, known, good) in [
+            ("its own came along", &right, &none, true),
+            ("its own came along, others are known", &right, &one, true),
+            ("those of another node came along", &wrong, &none, false),
+            ("the same, and none but these are known", &wrong, &one, false),
+            ("the same, and its own are known", &wrong, &two, true),
+            ("nothing came along", &bare, &two, true),
+            ("nothing came along, and others are known", &bare, &one, false),
+        ] {
+            match receive(raw, known) {
+                Ok(received) => {
+                    assert!(good, "{what}");
+                    let key_id = received.server_keys.verify_key_ids().next();
+                    assert_eq!(key_id, Some(second.verify_key_id()), "{what}");
+                }
+                Err(error) => assert!(!good, "{what}: {error}"),
+            }
+        }
+
+        // Whoever knows more keys refuses no more: one good signature is enough, among a few.
+        let signed = |add: &[(&str, &str)]| {
+            let mut event: serde_json::Value = serde_json::from_str(&sent.json).unwrap();
+            for (id, signature) in add {
+                event["signatures"][server.as_str()][id] = (*signature).into();
+            }
+            serde_json::value::to_raw_value(&event).unwrap()
+        };
+        let forged = [(ann.verify_key_id(), "AAAA"), (third.verify_key_id(), "")];
+        for known in [&two, &certificates(&[&nodes[0], &nodes[1], &nodes[2]])] {
+            assert!(receive(&signed(&forged), known).is_ok());
+            let many = ["a", "b", "c", "d"].map(|id| (id, "AAAA"));
+            let refused = receive(&signed(&many), known);
+            assert!(matches!(refused, Err(ProtoError::BadSignature(_))), "{refused:?}");
+        }
     }
 
     #[test]

@@ -266,12 +266,29 @@ pub fn seal(
     Ok((sealed, AnswerOpener(AnswerKey { secret, encapsulated })))
 }
 
-/// Opens what was sealed to us: the request, and what its answer is to be sealed with.
-/// `secret` is the X25519 key whose public half our server_keys name.
+/// A key that opens what was sealed to it: an X25519 key whose public half our server_keys name, or
+/// named once.
+#[derive(Clone)]
+pub struct OpeningKey {
+    secret: <Kem as hpke::Kem>::PrivateKey,
+    header: Vec<u8>,
+}
+
+impl OpeningKey {
+    /// Makes one of a secret.
+    pub fn new(secret: &[u8; KEY_LEN]) -> Option<Self> {
+        let secret = <Kem as hpke::Kem>::PrivateKey::from_bytes(secret).ok()?;
+        let header = header(&Kem::sk_to_pk(&secret).to_bytes());
+        Some(Self { secret, header })
+    }
+}
+
+/// Opens what was sealed to us: the request, and what its answer is to be sealed with. The seal says by
+/// its first bytes to which of our keys it is.
 pub fn open(
     parcel: &Parcel,
     us: &ServerName,
-    secret: &[u8; KEY_LEN],
+    keys: &[OpeningKey],
     now: u64,
 ) -> Result<(Vec<u8>, AnswerSealer), ProtoError> {
     parcel.check(now)?;
@@ -279,18 +296,15 @@ pub fn open(
     let sealed = parcel.sealed.as_bytes();
     let (head, rest) = sealed.split_at_checked(HEADER_LEN).ok_or_else(short)?;
     let (encapsulated, ciphertext) = rest.split_at_checked(KEY_LEN).ok_or_else(short)?;
-    let key = <Kem as hpke::Kem>::PrivateKey::from_bytes(secret)
-        .map_err(|_| refused("our key cannot be used"))?;
-    if head != header(&Kem::sk_to_pk(&key).to_bytes()) {
-        return Err(refused("it is of another version, or for another key"));
-    }
+    let key = keys.iter().find(|key| head == key.header);
+    let key = key.ok_or_else(|| refused("it is of another version, or for another key"))?;
     let info = info(head, us, parcel.expires_ts);
     let bad = |_| refused("it was changed, or is for somebody else");
     let encapsulated_key =
         <Kem as hpke::Kem>::EncappedKey::from_bytes(encapsulated).map_err(bad)?;
     let mode = OpModeR::Base;
     let mut context =
-        hpke::setup_receiver::<Cipher, Kdf, Kem>(&mode, &key, &encapsulated_key, &info)
+        hpke::setup_receiver::<Cipher, Kdf, Kem>(&mode, &key.secret, &encapsulated_key, &info)
             .map_err(bad)?;
     let plain = context.open(ciphertext, &[]).map_err(bad)?;
     let request = read_padded(&plain).ok_or_else(|| refused("its padding is wrong"))?.to_vec();
@@ -361,6 +375,11 @@ pub fn read_piece_uri(uri: &str) -> Option<(&str, usize)> {
 /// Path of the request for the server_keys of a third server.
 pub fn server_keys_uri(server: &ServerName) -> String {
     format!("/_messagehub/federation/v1/server_keys/{server}")
+}
+
+/// The same, for those of one of its verify keys. A node of the first release answers the newest.
+pub fn server_keys_of_key_uri(server: &ServerName, verify_key_id: &str) -> String {
+    format!("{}?verify_key={verify_key_id}", server_keys_uri(server))
 }
 
 /// Puts a sealed request into the form that travels.

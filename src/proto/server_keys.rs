@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ProtoError,
+    delegation::{self, Delegation},
     json::{self, NESTING, Unsound},
     server_name,
     signer::{NamedKey, SecretKeys},
@@ -30,8 +31,12 @@ pub const RENEW_BEFORE_MS: u64 = 3 * 24 * 60 * 60 * 1000;
 pub const CLOCK_SKEW_MS: u64 = 5 * 60 * 1000;
 /// Largest server_keys that are read, in bytes of canonical JSON.
 pub const MAX_LEN: usize = 8 * 1024;
+/// The id of the identity key, which signs nothing but server_keys.
+pub(super) const IDENTITY: &str = "ed25519:identity";
 /// Most PeerIds and most keys of a kind in one server_keys.
 const MAX_ENTRIES: usize = 16;
+/// Most mailboxes in one server_keys.
+const MAX_MAILBOXES: usize = 3;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Key {
@@ -56,6 +61,51 @@ struct Content {
     peer_ids: Vec<String>,
     issued_ts: u64,
     valid_until_ts: u64,
+    /// Where it is not the identity key that has signed them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delegation: Option<CanonicalJsonObject>,
+    /// In those that the identity key has signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
+    /// Servers that keep what is sent to this one while it is off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mailboxes: Vec<OwnedServerName>,
+}
+
+impl Content {
+    /// Checks who has signed, and returns the generation.
+    fn check_signer(
+        &self,
+        json: &CanonicalJsonObject,
+        identity: &[u8; 32],
+    ) -> Result<u64, ProtoError> {
+        let bad = |why: &str| ProtoError::BadServerKeys(why.to_owned());
+        let check = |id: &str, key: &[u8]| {
+            let keys = PublicKeySet::from([(id.to_owned(), Base64::new(key.to_vec()))]);
+            let map = PublicKeyMap::from([(self.server_name.to_string(), keys)]);
+            verify_json(&map, json).map_err(|error| ProtoError::BadServerKeys(error.to_string()))
+        };
+        let Some(delegation) = &self.delegation else {
+            check(IDENTITY, identity)?;
+            return Ok(self.generation.unwrap_or(0));
+        };
+        // Whoever is not the identity certifies its own key, and no other.
+        let mut keys = self.verify_keys.iter();
+        let (Some((id, key)), None) = (keys.next(), keys.next()) else {
+            return Err(bad("with a delegation there is one verify key"));
+        };
+        let key = key.key.as_bytes();
+        let public = key.try_into().map_err(|_| bad("the verify key is not 32 bytes long"))?;
+        if *id != format!("ed25519:{}", key_name(public)) {
+            return Err(bad("with a delegation the id of the verify key is its beginning"));
+        }
+        if !self.old_verify_keys.is_empty() || self.generation.is_some() {
+            return Err(bad("old keys and generations are for the identity key to tell"));
+        }
+        check(id, key)?;
+        let (server, issued_ts) = (&self.server_name, self.issued_ts);
+        Ok(Delegation::verify(delegation, server, identity, key, issued_ts)?.generation)
+    }
 }
 
 /// Returns the name of a verify key: the first 4 bytes of its public half in hexadecimal.
@@ -92,6 +142,9 @@ pub fn issue(
         peer_ids: peer_ids.to_vec(),
         issued_ts: now,
         valid_until_ts: now.saturating_add(LIFETIME_MS),
+        delegation: None,
+        generation: None,
+        mailboxes: Vec::new(),
     };
     let malformed = |error: &dyn std::fmt::Display| ProtoError::malformed("server_keys", error);
     let CanonicalJsonValue::Object(mut object) =
@@ -113,6 +166,8 @@ pub fn issue(
 pub struct VerifiedServerKeys {
     content: Content,
     json: CanonicalJsonObject,
+    text: String,
+    generation: u64,
 }
 
 impl VerifiedServerKeys {
@@ -142,10 +197,7 @@ impl VerifiedServerKeys {
         if !server_name::belongs_to(&content.server_name, &identity) {
             return Err(bad("the server name is not the CID of the identity key"));
         }
-        let keys =
-            PublicKeySet::from([("ed25519:identity".to_owned(), Base64::new(identity.to_vec()))]);
-        let map = PublicKeyMap::from([(content.server_name.to_string(), keys)]);
-        verify_json(&map, &json).map_err(|error| ProtoError::BadServerKeys(error.to_string()))?;
+        let generation = content.check_signer(&json, &identity)?;
         if content.issued_ts > now.saturating_add(CLOCK_SKEW_MS) {
             let ahead = content.issued_ts.saturating_sub(now);
             return Err(ProtoError::KeysAhead(i64::try_from(ahead).unwrap_or(i64::MAX)));
@@ -159,7 +211,14 @@ impl VerifiedServerKeys {
         if most.iter().any(|entries| *entries > MAX_ENTRIES) {
             return Err(bad("they have too many entries"));
         }
-        Ok(Self { content, json })
+        if content.mailboxes.len() > MAX_MAILBOXES {
+            return Err(bad("they name more than 3 mailboxes"));
+        }
+        if content.mailboxes.iter().any(|name| server_name::digest(name).is_err()) {
+            return Err(bad("a mailbox is no server name of this network"));
+        }
+        delegation::check_generation(generation, content.issued_ts)?;
+        Ok(Self { content, json, text, generation })
     }
 
     /// Returns whose they are.
@@ -172,6 +231,24 @@ impl VerifiedServerKeys {
         &self.json
     }
 
+    /// Returns them as canonical JSON, as they go on events.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the ids of the verify keys that they are for, `ed25519:<id>`.
+    pub fn verify_key_ids(&self) -> impl Iterator<Item = &str> {
+        self.content.verify_keys.keys().map(String::as_str).filter(|id| *id != IDENTITY)
+    }
+
+    /// Tells whether a key, one of today or an old one, could sign for the server at `ts`.
+    pub fn certifies(&self, key_id: &str, ts: u64) -> bool {
+        let Content { verify_keys, old_verify_keys, valid_until_ts, .. } = &self.content;
+        let today = verify_keys.contains_key(key_id) && ts <= *valid_until_ts;
+        let before = || old_verify_keys.get(key_id).is_some_and(|old| ts <= old.expired_ts);
+        key_id != IDENTITY && (today || before())
+    }
+
     /// Returns when they were issued, in milliseconds. Newer ones supersede older ones.
     pub fn issued_ts(&self) -> u64 {
         self.content.issued_ts
@@ -180,6 +257,16 @@ impl VerifiedServerKeys {
     /// Returns until when they are valid, in milliseconds.
     pub fn valid_until_ts(&self) -> u64 {
         self.content.valid_until_ts
+    }
+
+    /// Returns of which generation of nodes of the server they are; 0 where there is only one.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Returns the servers that keep what is sent to this one while it is off.
+    pub fn mailboxes(&self) -> &[OwnedServerName] {
+        &self.content.mailboxes
     }
 
     /// Returns the PeerIds that speak for the server, as text.
@@ -212,7 +299,7 @@ impl VerifiedServerKeys {
         current
             .map(|(id, key)| (id, &key.key))
             .chain(old.map(|(id, key)| (id, &key.key)))
-            .filter(|(id, _)| *id != "ed25519:identity")
+            .filter(|(id, _)| *id != IDENTITY)
             .map(|(id, key)| (id.clone(), Base64::new(key.as_bytes().to_vec())))
             .collect()
     }
@@ -306,6 +393,48 @@ pub(crate) mod tests {
             VerifiedServerKeys::verify(issued(), NOW - CLOCK_SKEW_MS - 1).is_err(),
             "issued in the future"
         );
+    }
+
+    /// Recorded from a node of the first release.
+    #[test]
+    fn those_of_the_first_release_are_taken_and_are_of_the_first_generation() {
+        let text = include_str!("../../tests/fixtures/wire-first-release/server_keys.json");
+        let json: CanonicalJsonObject = serde_json::from_str(text).unwrap();
+        let issued_ts = 1_795_780_457_094;
+        let keys = VerifiedServerKeys::verify(json.clone(), issued_ts).unwrap();
+        assert_eq!((keys.generation(), keys.mailboxes().len()), (0, 0));
+        assert!(keys.speaks("12D3KooWHXNWmhiUstdHra3tqimy8giAGVX5mcqLK3pD722GHwTH", issued_ts));
+        let ids: Vec<&str> = keys.verify_key_ids().collect();
+        assert_eq!(ids, ["ed25519:d3908b80"]);
+        assert_eq!(keys.text(), text.trim_end(), "what is handed on is what came");
+        assert!(keys.encryption_key().is_some());
+        let ours = issue(&secret_keys(1), &[], issued_ts).unwrap();
+        assert_eq!(ours.keys().collect::<Vec<_>>(), json.keys().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn mailboxes_are_three_servers_at_most() {
+        let names: Vec<String> =
+            (1..=4).map(|seed| secret_keys(seed).server_name().to_string()).collect();
+        for (mailboxes, good) in [
+            (serde_json::json!([]), true),
+            (serde_json::json!(names[..3]), true),
+            (serde_json::json!(names), false),
+            (serde_json::json!(["example.org"]), false),
+            (serde_json::json!([1]), false),
+            (serde_json::json!("x"), false),
+            (serde_json::json!(null), false),
+        ] {
+            let mut json = issued();
+            json.insert("mailboxes".into(), mailboxes.clone().try_into().unwrap());
+            sign(&secret_keys(1), &mut json).unwrap();
+            let verified = VerifiedServerKeys::verify(json, NOW);
+            assert_eq!(verified.is_ok(), good, "{mailboxes}: {verified:?}");
+            if let Ok(keys) = verified {
+                let found: Vec<&str> = keys.mailboxes().iter().map(|name| name.as_str()).collect();
+                assert_eq!(serde_json::json!(found), mailboxes);
+            }
+        }
     }
 
     #[test]

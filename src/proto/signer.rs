@@ -14,7 +14,7 @@ use ruma::{
 
 use super::{
     ProtoError,
-    sealed::{self, AnswerSealer, Parcel},
+    sealed::{self, AnswerSealer, OpeningKey, Parcel},
     server_keys, server_name,
 };
 
@@ -48,7 +48,7 @@ impl SecretKeys {
 }
 
 /// One Ed25519 key under its id, for ruma to sign with.
-pub(super) struct NamedKey {
+pub(in crate::proto) struct NamedKey {
     key: SigningKey,
     id: OwnedSigningKeyId<AnyKeyName>,
 }
@@ -72,7 +72,9 @@ impl KeyPair for NamedKey {
 pub struct Signer {
     server_name: OwnedServerName,
     verify: NamedKey,
-    encryption: [u8; 32],
+    verify_key_id: String,
+    /// That of today first.
+    opening: Vec<OpeningKey>,
     server_keys: CanonicalJsonObject,
     server_keys_text: String,
 }
@@ -109,9 +111,11 @@ impl Signer {
     pub fn new(keys: &SecretKeys, peer_ids: &[String], now: u64) -> Result<Self, ProtoError> {
         let server_name = keys.server_name();
         let server_keys = server_keys::issue(keys, peer_ids, now)?;
+        let verify = NamedKey::new(&keys.verify, &server_keys::verify_key_name(&keys.verify));
         Ok(Self {
-            verify: NamedKey::new(&keys.verify, &server_keys::verify_key_name(&keys.verify)),
-            encryption: keys.encryption,
+            verify_key_id: verify.id.to_string(),
+            verify,
+            opening: OpeningKey::new(&keys.encryption).into_iter().collect(),
             server_keys_text: serde_json::to_string(&server_keys)
                 .map_err(|error| ProtoError::malformed("server_keys", error))?,
             server_keys,
@@ -119,9 +123,20 @@ impl Signer {
         })
     }
 
+    /// Adds keys of before: what was sealed to them is still opened.
+    pub fn opening_with(mut self, former: &[[u8; 32]]) -> Self {
+        self.opening.extend(former.iter().filter_map(OpeningKey::new));
+        self
+    }
+
     /// Returns the name of this server.
     pub fn server_name(&self) -> &OwnedServerName {
         &self.server_name
+    }
+
+    /// Returns the id of the verify key, `ed25519:<id>`.
+    pub fn verify_key_id(&self) -> &str {
+        &self.verify_key_id
     }
 
     /// Returns the server_keys that certify the key this signs with.
@@ -168,7 +183,7 @@ impl Signer {
     /// Opens a request that was sealed to this server: its bytes, and what its answer is to be
     /// sealed with. `now` is in milliseconds.
     pub fn unseal(&self, parcel: &Parcel, now: u64) -> Result<(Vec<u8>, AnswerSealer), ProtoError> {
-        sealed::open(parcel, &self.server_name, &self.encryption, now)
+        sealed::open(parcel, &self.server_name, &self.opening, now)
     }
 
     /// Adds our signature to a JSON object.

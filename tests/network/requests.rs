@@ -55,6 +55,22 @@ async fn replayed_stale_misaddressed_and_forged_requests_get_no_answer() {
 }
 
 #[actix::test]
+async fn attack_08_a_node_that_its_server_has_ended_is_neither_answered_nor_believed() {
+    let ann = Start { ended: vec![2], ..Start::new(1) }.start();
+    let bob = Start::new(2).near(&ann).await.start();
+    bob.knows(&ann).await;
+    ann.knows(&bob).await;
+    let request = bob.sign(ann.server().as_str(), "1", now_ms());
+    assert_eq!(bob.send_raw(&ann, request).await, None, "it was answered");
+    let asked = ann.ask(&bob, "/hello").await;
+    assert!(
+        matches!(&asked, Err(FederationError::BadAnswer { why, .. }) if why.contains("ended")),
+        "{asked:?}"
+    );
+    assert_eq!(ann.look(|world| world.requests.len()).await, 0);
+}
+
+#[actix::test]
 async fn nobody_answers_who_is_not_there() {
     let (ann, bob) = pair().await;
     let carl = Start { waits: true, ..Start::new(3) }.start();

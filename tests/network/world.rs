@@ -32,6 +32,8 @@ use messagehub::{
     },
     config::{Config, DhtConfig, Libp2pConfig, RelayConfig, RelayServe, limits},
     proto::{
+        certificates::Certificates,
+        delegation::Generations,
         room_key::{RoomKey, Secret},
         sealed::{self, Parcel},
         server_keys::VerifiedServerKeys,
@@ -133,7 +135,11 @@ impl Handler<FindServerKeys> for World {
 
     fn handle(&mut self, find: FindServerKeys, _: &mut Context<Self>) -> Self::Result {
         let known = find.0.into_iter().filter_map(|server| self.known.get_key_value(&server));
-        MessageResult(known.map(|(server, keys)| (server.clone(), keys.clone())).collect())
+        MessageResult(
+            known
+                .map(|(server, keys)| (server.clone(), Certificates::new(server, [keys.clone()])))
+                .collect(),
+        )
     }
 }
 
@@ -295,6 +301,8 @@ pub(crate) struct Start {
     pub(crate) hides: bool,
     /// Shares a room with the nodes of these seeds.
     pub(crate) shares: std::ops::Range<u8>,
+    /// Knows that the nodes of these seeds were ended by their servers.
+    pub(crate) ended: Vec<u8>,
 }
 
 impl Start {
@@ -314,6 +322,7 @@ impl Start {
             waits: false,
             hides: false,
             shares: 1..10,
+            ended: Vec::new(),
         }
     }
 
@@ -357,6 +366,10 @@ impl Start {
         let keypair = self.key.unwrap_or_else(|| {
             swarm::load_or_create_key(std::path::Path::new("/nowhere"), true).unwrap()
         });
+        let mut generations = Generations::default();
+        for seed in self.ended {
+            generations.note(&secret_keys(seed).server_name(), 1, true);
+        }
         let network = network::start(NetworkParts {
             config: &config,
             keypair,
@@ -366,6 +379,7 @@ impl Start {
             write_rows: world.clone().recipient(),
             scan_rows: world.clone().recipient(),
             keys_seen: world.clone().recipient(),
+            generations: tokio::sync::watch::channel(generations).1,
             server_online: world.clone().recipient(),
             server_offline: world.clone().recipient(),
             failed: world.clone().recipient(),

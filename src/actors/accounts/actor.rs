@@ -17,7 +17,7 @@ use super::{
     polls::Polls,
     sessions::{Device, LoggedIn, Rows, Session, Sessions, TokenHash, token},
     to_device,
-    txns::{self, Txns},
+    txns::{Txn, Txns},
     waiting::Waiting,
 };
 use crate::{
@@ -141,7 +141,7 @@ impl AccountsActor {
         for user_id in users {
             renew_push_rules(&links, user_id).await?;
         }
-        let (txns, gone) = Txns::load(links.scan(RowKind::ToDeviceTxns).await?, now_ms());
+        let (txns, gone) = Txns::load(links.scan(RowKind::ToDeviceSeen).await?);
         links.write(gone.into_iter().map(|txn| (txn, None)).collect()).await?;
         let login_tokens = LoginTokens::new(rand::random());
         let (waiting, polls, last_turn) = (Waiting::default(), Polls::default(), None);
@@ -547,9 +547,10 @@ impl Handler<EditPushRules> for AccountsActor {
 
 impl AccountsActor {
     /// Queues messages unless the transaction was handled already.
-    fn queue_once(&mut self, txn: Row, rows: Rows) -> ResponseFuture<Result<(), AccountError>> {
+    fn queue_once(&mut self, txn: Txn, rows: Rows) -> ResponseFuture<Result<(), AccountError>> {
         // What is known may be on its way to the disk: wait for it.
-        let rows = if self.txns.knows(&txn) { Rows::new() } else { self.remember(txn, rows) };
+        let rows =
+            if self.txns.knows(&txn, now_ms()) { Rows::new() } else { self.remember(txn, rows) };
         let (links, mut turn) = (self.links.clone(), self.turn());
         Box::pin(async move {
             turn.wait().await;
@@ -558,11 +559,10 @@ impl AccountsActor {
     }
 
     /// Adds to rows that are queued that their transaction was handled.
-    pub(super) fn remember(&mut self, txn: Row, mut rows: Rows) -> Rows {
-        let now = now_ms();
-        let gone = self.txns.add(txn.clone(), now);
-        rows.extend(gone.into_iter().map(|txn| (txn, None)));
-        rows.push((txn, Some(txns::encode(now))));
+    pub(super) fn remember(&mut self, txn: Txn, mut rows: Rows) -> Rows {
+        let (row, gone) = self.txns.add(txn, now_ms());
+        rows.extend(gone.into_iter().map(|row| (row, None)));
+        rows.push((row, Some(Vec::new())));
         rows
     }
 }
@@ -577,7 +577,7 @@ impl Handler<SendToDevice> for AccountsActor {
             Err(error) => return Box::pin(async { Err(error) }),
         };
         // One transaction id may be used by each device, and with each event type.
-        let txn = txns::own_id(&device_id, &msg.txn_id, &msg.kind);
-        self.queue_once(Row::ToDeviceTxn(user_id, txn), rows)
+        let txn = Txn::own(&user_id, &device_id, &msg.txn_id, &msg.kind);
+        self.queue_once(txn, rows)
     }
 }

@@ -12,6 +12,7 @@ use super::{
     messages::{AccountError, ReceiveToDevice},
     sessions::Rows,
     to_device,
+    txns::Txn,
     waiting::Share,
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
         clock::now_ms,
         error::AskError,
         room_state::FindSharing,
-        store::{CountToDevice, DropToDevice, Row, ToDeviceCount},
+        store::{CountToDevice, DropToDevice, ToDeviceCount},
     },
     config::{ASK_WAIT, limits},
 };
@@ -66,7 +67,7 @@ impl AccountsLinks {
 struct Incoming {
     server: OwnedServerName,
     member: bool,
-    txn: Row,
+    txn: Txn,
     rows: Rows,
 }
 
@@ -94,7 +95,7 @@ impl Handler<ReceiveToDevice> for AccountsActor {
             Ok(rows) => rows,
             Err(error) => return Box::pin(fut::ready(Err(error))),
         };
-        let txn = Row::ToDeviceTxn(sender.clone(), message_id);
+        let txn = Txn::of(&sender, &message_id);
         let server = sender.server_name().to_owned();
         let (links, mut turn) = (self.links.clone(), self.turn());
         let asked = async move {
@@ -104,7 +105,9 @@ impl Handler<ReceiveToDevice> for AccountsActor {
         };
         let taken = asked.into_actor(self).then(|asked: Result<_, AccountError>, act, _| {
             // What is known was on disk before its turn ended.
-            let asked = asked.map(|asked| Some(asked).filter(|(_, new)| !act.txns.knows(&new.txn)));
+            let now = now_ms();
+            let is_new = |(_, new): &(_, Incoming)| !act.txns.knows(&new.txn, now);
+            let asked = asked.map(|asked| Some(asked).filter(is_new));
             let full = matches!(&asked, Ok(Some((_, incoming))) if !act.has_place(incoming));
             let links = act.links.clone();
             let recount = act.waiting.is_worth_counting(full, now_ms());

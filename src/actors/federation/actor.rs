@@ -190,7 +190,9 @@ impl FederationLinks {
                 let rooms = found.map_err(AskError::from)??;
                 to_canonical_value(Rooms { rooms }).map_err(RoomError::internal)?
             }
-            Query::ServerKeysOf(server) => self.server_keys_of(origin, server).await?,
+            Query::ServerKeysOf(server, verify_key) => {
+                self.server_keys_of(origin, server, verify_key).await?
+            }
             Query::Carry(destination, parcel) => {
                 let carry = CarryRequest { origin, destination, parcel, permit };
                 return Ok(self.carry.send(carry).await.map_err(AskError::from)?);
@@ -209,6 +211,7 @@ impl FederationLinks {
         &self,
         origin: OwnedServerName,
         server: OwnedServerName,
+        verify_key: Option<String>,
     ) -> Result<CanonicalJsonValue, Refusal> {
         let both = FindSharing { servers: vec![origin, server.clone()], with: None };
         let sharing = self.sharing.send(both).await.map_err(AskError::from)?;
@@ -216,8 +219,13 @@ impl FederationLinks {
             return Err(RoomError::NotFound.into());
         }
         let find = FindServerKeys(vec![server.clone()]);
-        let mut found = self.find_keys.send(find).await.map_err(AskError::from)?;
-        let keys = found.remove(&server).ok_or(RoomError::NotFound)?;
+        let found = self.find_keys.send(find).await.map_err(AskError::from)?;
+        let certificates = found.get(&server).ok_or(RoomError::NotFound)?;
+        let keys = match &verify_key {
+            Some(key_id) => certificates.newest_of(key_id),
+            None => certificates.newest(),
+        };
+        let keys = keys.ok_or(RoomError::NotFound)?;
         Ok(CanonicalJsonValue::Object(keys.json().clone()))
     }
 

@@ -54,8 +54,9 @@ pub(super) enum Query {
     Heads(BTreeMap<OwnedRoomId, String>),
     /// Events of these rooms that the origin lacks.
     Missing(BTreeMap<OwnedRoomId, Gap>),
-    /// The server_keys of another server, as far as we know them.
-    ServerKeysOf(OwnedServerName),
+    /// The server_keys of another server, of one of its verify keys or the newest, as far as we know
+    /// them.
+    ServerKeysOf(OwnedServerName, Option<String>),
     /// A sealed request for us, or for another server.
     Carry(OwnedServerName, Parcel),
     /// PDUs and EDUs that were not gossiped.
@@ -256,12 +257,17 @@ fn servers_of(names: Vec<String>) -> Vec<OwnedServerName> {
     names.into_iter().take(limits::INVITE_VIA).filter_map(server).collect()
 }
 
+/// Returns an argument of the query.
+fn of_query(request: &Request, name: &str) -> Option<String> {
+    let query = request.uri.split_once('?').map_or("", |(_, query)| query);
+    let mut arguments = url::form_urlencoded::parse(query.as_bytes());
+    arguments.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
 /// A node knows events by their room, so a request for one names it: `event/{id}?room_id=…`.
 fn room_of_query(request: &Request) -> Result<OwnedRoomId, RouteError> {
-    let query = request.uri.split_once('?').map_or("", |(_, query)| query);
-    url::form_urlencoded::parse(query.as_bytes())
-        .find(|(key, _)| key == "room_id")
-        .and_then(|(_, value)| OwnedRoomId::try_from(value.as_ref()).ok())
+    of_query(request, "room_id")
+        .and_then(|value| OwnedRoomId::try_from(value).ok())
         .ok_or_else(|| RouteError::Malformed("the query names no room_id".to_owned()))
 }
 
@@ -305,7 +311,7 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
         sealed::destination(name).map_err(|error| RouteError::Malformed(error.to_string()))
     };
     if let Some(arguments) = is("GET", "/_messagehub/federation/v1/server_keys/{server_name}") {
-        return Ok(Query::ServerKeysOf(server(arguments)?));
+        return Ok(Query::ServerKeysOf(server(arguments)?, of_query(request, "verify_key")));
     }
     if let Some(arguments) = is("PUT", "/_messagehub/federation/v1/carry/{destination}") {
         return Ok(Query::Carry(server(arguments)?, body_as(body)?));
@@ -440,7 +446,17 @@ mod tests {
         }
         let name = secret_keys(1).server_name();
         let keys = ask("GET", &sealed::server_keys_uri(&name), json!({}));
-        assert!(matches!(&keys, Ok(Query::ServerKeysOf(server)) if *server == name), "{keys:?}");
+        assert!(
+            matches!(&keys, Ok(Query::ServerKeysOf(server, None)) if *server == name),
+            "{keys:?}"
+        );
+        let uri = sealed::server_keys_of_key_uri(&name, "ed25519:12ab34cd");
+        let keys = ask("GET", &uri, json!({}));
+        assert!(
+            matches!(&keys, Ok(Query::ServerKeysOf(server, Some(id)))
+                if *server == name && id == "ed25519:12ab34cd"),
+            "{keys:?}"
+        );
         let parcel = json!({"hops": 1, "sealed": "AAAA", "expires_ts": 1, "wait_ms": 1});
         let carry = ask("PUT", &sealed::carry_uri(&name), parcel.clone());
         assert!(

@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc, time};
 
 use actix::prelude::*;
 use ruma::{OwnedRoomId, OwnedServerName};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     DeliverTo, FindRoomKey, GossipLost, GossipTransaction, JoinTopic, LeaveTopic, PeerForgotten,
@@ -28,6 +31,7 @@ use crate::{
     config::limits,
     proto::{
         ProtoError,
+        delegation::Generations,
         room_key::{self, RoomKey},
         signed::Request,
         signer::Signer,
@@ -43,6 +47,8 @@ pub struct GossipParts {
     pub admission: Admission,
     /// Identity.
     pub keys_seen: Recipient<KeysSeen>,
+    /// Identity: of which generation servers are.
+    pub generations: watch::Receiver<Generations>,
     /// Swarm.
     pub subscribe: Recipient<Subscribe>,
     /// Swarm.
@@ -215,6 +221,10 @@ impl GossipActor {
         let Transaction { request, server_keys, pdus, edus } = transaction;
         if let Err(verdict) = self.machine.judge(&room, &request, now_ms()) {
             return self.finish(ticket, source, Some(verdict), ctx);
+        }
+        if !self.parts.generations.borrow().admit(&server_keys) {
+            // Whoever handed it on need not know yet that this node was ended by its server.
+            return self.finish(ticket, source, Some(TransactionVerdict::Ignore), ctx);
         }
         self.parts.keys_seen.do_send(KeysSeen(server_keys));
         let Some(deliver) = &self.deliver else {

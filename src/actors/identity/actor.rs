@@ -1,6 +1,12 @@
-//! The shell: issues server_keys in time, keeps the newest of every other server.
+//! The shell: issues server_keys in time, keeps the newest of every verify key of other servers.
 
-use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient, ResponseActFuture,
@@ -10,13 +16,13 @@ use futures::{
     FutureExt as _,
     future::{LocalBoxFuture, Shared},
 };
-use lru::LruCache;
-use ruma::{CanonicalJsonObject, OwnedServerName};
+use ruma::{CanonicalJsonObject, OwnedServerName, ServerName};
+use tokio::sync::watch;
 
 use super::{
     elsewhere::Elsewhere,
     issued::Issued,
-    keys,
+    keys::{self, NodeKeys},
     messages::{
         EnsureIdentity, FindServerKeys, IdentityError, KeepKeys, ReadSigner, SignerIssued,
         SubscribeSigner, UsedElsewhere,
@@ -27,13 +33,15 @@ use crate::{
         clock::{ClockWatch, now_ms, uptime_ms},
         error::AskError,
         relay_request::KeysSeen,
-        store::{NameOwner, ReadRow, Row, StoreError, WriteRows},
+        store::{NameOwner, ReadRow, Row, RowKind, ScanRows, StoreError, WriteRows},
     },
     config::{ASK_WAIT, limits},
     proto::{
+        certificates::{CertificateCache, Certificates},
+        delegation::{Generations, stored_generation},
         server_keys::{LIFETIME_MS, RENEW_BEFORE_MS, VerifiedServerKeys},
         server_name,
-        signer::{SecretKeys, Signer},
+        signer::Signer,
     },
 };
 
@@ -41,8 +49,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How often it is looked whether the clock of this machine was set.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
-/// server_keys of others that stay in memory.
-const KNOWN_MAX: usize = 4096;
+/// server_keys of others that stay in memory, each counted by verify key.
+const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// Where Identity finds its keys, and whom it talks to.
 #[derive(Debug)]
@@ -53,6 +61,8 @@ pub struct IdentityParts {
     pub peer_id: String,
     /// Store: one row.
     pub read: Recipient<ReadRow>,
+    /// Store: the server_keys of one server.
+    pub scan: Recipient<ScanRows>,
     /// Store: writes.
     pub write: Recipient<WriteRows>,
     /// Store: told at the first login whose database it is.
@@ -64,9 +74,13 @@ pub struct IdentityParts {
 /// A signer that is being issued, for all who wait for it.
 type Issuing = Shared<LocalBoxFuture<'static, Result<Current, IdentityError>>>;
 
+/// Whether server_keys that are being issued are to be issued once more.
+type Again = bool;
+
 /// The signer in use.
 #[derive(Debug, Clone)]
 struct Current {
+    keys: NodeKeys,
     signer: Arc<Signer>,
     issued_ts: u64,
     /// This and earlier ones.
@@ -76,20 +90,23 @@ struct Current {
 /// Owns the identity key and the verify key of this node.
 pub struct IdentityActor {
     parts: IdentityParts,
-    keys: Option<SecretKeys>,
+    keys: Option<NodeKeys>,
+    /// server_keys are being issued anew; again, where there was a reason meanwhile.
+    renewing: Option<Again>,
     current: Option<Current>,
     issuing: Option<Issuing>,
     clock: ClockWatch,
     subscribers: Vec<Recipient<SignerIssued>>,
-    known: LruCache<OwnedServerName, Known>,
+    known: CertificateCache,
+    generations: watch::Sender<Generations>,
     pub(super) elsewhere: Elsewhere,
 }
 
 /// Writes down that server_keys are issued now, and then issues them: nobody may see any that are
-/// not known again after a crash.
+/// not known again after a crash, nor with a key to seal to that is lost then.
 async fn issue(
-    keys: SecretKeys,
-    data: String,
+    mut keys: NodeKeys,
+    data: PathBuf,
     peer_id: String,
     read: Recipient<ReadRow>,
     write: Recipient<WriteRows>,
@@ -100,12 +117,23 @@ async fn issue(
     let mut issued = issued.map_err(|_| StoreError::Corrupt { what: "issued" })?;
     let now = now_ms();
     issued.add(now);
+    if keys.advance(now, rand::random()) {
+        let (folder, kept) = (data.clone(), keys.clone());
+        tokio::task::spawn_blocking(move || keys::keep(&folder, &kept))
+            .await
+            .map_err(|error| key_file(&data, &error))??;
+    }
     let row = serde_json::to_vec(&issued).map_err(|_| StoreError::Corrupt { what: "issued" })?;
     let written = write.send(WriteRows(vec![(Row::Issued, Some(row))])).timeout(ASK_WAIT).await;
     written.map_err(AskError::from)??;
-    let signer = Signer::new(&keys, &[peer_id], now)
-        .map_err(|error| IdentityError::KeyFile { file: data, why: error.to_string() })?;
-    Ok(Current { signer: Arc::new(signer), issued_ts: now, issued })
+    let signer = Signer::new(keys.secret(), &[peer_id], now)
+        .map_err(|error| key_file(&data, &error))?
+        .opening_with(&keys.former_encryption());
+    Ok(Current { signer: Arc::new(signer), issued_ts: now, issued, keys })
+}
+
+fn key_file(data: &Path, why: &dyn std::fmt::Display) -> IdentityError {
+    IdentityError::KeyFile { file: data.display().to_string(), why: why.to_string() }
 }
 
 impl IdentityActor {
@@ -115,35 +143,63 @@ impl IdentityActor {
         let mut identity = Self {
             parts,
             keys,
+            renewing: None,
             current: None,
             issuing: None,
             clock: ClockWatch::new(now_ms(), uptime_ms()),
             subscribers: Vec::new(),
-            known: LruCache::new(NonZeroUsize::new(KNOWN_MAX).unwrap_or(NonZeroUsize::MIN)),
+            known: CertificateCache::new(KNOWN_MAX),
+            generations: watch::channel(Generations::default()).0,
             elsewhere: Elsewhere::default(),
         };
+        identity.load_generations().await?;
         if let Some(keys) = identity.keys.clone() {
-            identity.current = Some(identity.issue(keys).await?);
+            let current = identity.issue(keys).await?;
+            identity.keys = Some(current.keys.clone());
+            identity.current = Some(current);
         }
         Ok(identity)
+    }
+
+    /// Reads which generation of nodes each server has come to: whoever is of an older one is refused
+    /// from the first moment on.
+    async fn load_generations(&mut self) -> Result<(), IdentityError> {
+        let rows = self.parts.scan.send(ScanRows(RowKind::ServerKeys)).timeout(ASK_WAIT).await;
+        for (row, value) in rows.map_err(AskError::from)?? {
+            let Row::ServerKeys(server, _) = row else { continue };
+            let generation = stored_generation(&value);
+            self.generations.send_if_modified(|all| all.note(&server, generation, true));
+        }
+        Ok(())
+    }
+
+    /// Returns the highest generation of each server, as it becomes known.
+    pub fn generations(&self) -> watch::Receiver<Generations> {
+        self.generations.subscribe()
+    }
+
+    /// Notes of which generation the nodes of a server are now.
+    fn note_generation(&self, server: &ServerName) {
+        let Some(known) = self.known.peek(server) else { return };
+        let (generation, kept) = (known.certificates.generation(), known.kept);
+        self.generations.send_if_modified(|all| all.note(server, generation, kept));
     }
 
     /// Issues server_keys.
     fn issue(
         &self,
-        keys: SecretKeys,
+        keys: NodeKeys,
     ) -> impl Future<Output = Result<Current, IdentityError>> + use<> {
         let IdentityParts { data, peer_id, read, write, .. } = &self.parts;
-        let data = data.display().to_string();
-        issue(keys, data, peer_id.clone(), read.clone(), write.clone())
+        issue(keys, data.clone(), peer_id.clone(), read.clone(), write.clone())
     }
 
     /// Makes the identity of this node: once in its life. The keys are on disk before the database
     /// says whose it is, and that before anybody else learns it.
     fn create(&mut self) -> Result<Issuing, IdentityError> {
         // The write may block for a moment.
-        let keys = keys::create(&self.parts.data)?;
-        let owner = NameOwner(keys.server_name());
+        let keys = keys::create(&self.parts.data, now_ms())?;
+        let owner = NameOwner(keys.secret().server_name());
         let named = self.parts.name_owner.send(owner).timeout(ASK_WAIT);
         let issued = self.issue(keys.clone());
         self.keys = Some(keys);
@@ -163,35 +219,53 @@ impl IdentityActor {
         for subscriber in &self.subscribers {
             subscriber.do_send(SignerIssued(Arc::clone(&current.signer)));
         }
+        self.keys = Some(current.keys.clone());
         self.current = Some(current.clone());
     }
 
     /// Issues server_keys anew when those that there are run out soon.
     fn renew(&mut self, ctx: &mut Context<Self>) {
-        let (Some(keys), Some(current)) = (self.keys.clone(), &self.current) else { return };
+        let Some(current) = &self.current else { return };
         let until = current.issued_ts.saturating_add(LIFETIME_MS);
         if now_ms().saturating_add(RENEW_BEFORE_MS) < until {
             return;
         }
-        self.issue_anew(keys, ctx);
+        self.issue_anew(ctx);
     }
 
-    fn issue_anew(&self, keys: SecretKeys, ctx: &mut Context<Self>) {
-        let issued = self.issue(keys).into_actor(self).map(|issued, act, _| match issued {
-            Ok(current) => act.use_signer(&current),
-            Err(error) => log::error!("cannot issue new server_keys: {error}"),
+    /// Issues server_keys anew, one after another: each may come with a new key to seal to, and two that
+    /// are made at once would be one too many.
+    fn issue_anew(&mut self, ctx: &mut Context<Self>) {
+        let Some(keys) = self.keys.clone() else { return };
+        if let Some(again) = &mut self.renewing {
+            *again = true;
+            return;
+        }
+        self.renewing = Some(false);
+        let issued = self.issue(keys).into_actor(self).map(|issued, act, ctx| {
+            match issued {
+                Ok(current) => act.use_signer(&current),
+                Err(error) => log::error!("cannot issue new server_keys: {error}"),
+            }
+            if act.renewing.take() == Some(true) {
+                act.issue_anew(ctx);
+            }
         });
         ctx.spawn(issued);
     }
 
-    /// Returns the name of this server, if it has one.
-    pub(super) fn server_name(&self) -> Option<OwnedServerName> {
-        self.current.as_ref().map(|current| current.signer.server_name().clone())
+    /// Returns who signs, if there is an identity.
+    pub(super) fn signer(&self) -> Option<&Signer> {
+        self.current.as_ref().map(|current| &*current.signer)
     }
 
     /// Looks whether a copy of this node runs elsewhere.
     pub(super) fn look_at_own(&self, keys: &VerifiedServerKeys) {
-        let Some(Current { signer, issued_ts, issued }) = &self.current else { return };
+        let Some(Current { signer, issued_ts, issued, .. }) = &self.current else { return };
+        if !keys.verify_key_ids().any(|id| id == signer.verify_key_id()) {
+            // Another node of ours, with keys of its own.
+            return;
+        }
         let us = (signer.server_name(), *issued_ts);
         if let Some(copy) = issued.used_elsewhere(keys, us, now_ms()) {
             self.parts.used_elsewhere.do_send(copy);
@@ -205,8 +279,9 @@ impl IdentityActor {
         let way = if step_ms > 0 { "forward" } else { "back" };
         let seconds = step_ms.unsigned_abs() / 1000;
         log::warn!("the clock of this machine was set {way} by {seconds} s; greeting others anew");
-        if let Some(keys) = self.keys.clone() {
-            self.issue_anew(keys, ctx);
+        // At the first login they are being issued already.
+        if self.current.is_some() {
+            self.issue_anew(ctx);
         }
     }
 }
@@ -276,51 +351,64 @@ impl Handler<SubscribeSigner> for IdentityActor {
     }
 }
 
-/// server_keys of another server.
-#[derive(Debug, Clone)]
-struct Known {
-    keys: VerifiedServerKeys,
-    /// They, or older ones, are on disk.
-    kept: bool,
-}
-
 impl IdentityActor {
     /// Takes server_keys that were seen. On disk they come where a room needs them (`keep`) or has
-    /// needed those of this server before: identities cost nothing, and rows are for ever.
+    /// needed some of this server before: identities cost nothing, and rows are for ever.
     fn take(&mut self, keys: VerifiedServerKeys, keep: bool, ctx: &mut Context<Self>) {
         self.look_at_own(&keys);
-        let server = keys.server_name().to_owned();
-        let known = self.known.get(&server);
-        let newest = known.is_some_and(|known| known.keys.issued_ts() >= keys.issued_ts());
-        if newest && known.is_some_and(|known| known.kept || !keep) {
+        if let Some(known) = self.known.get(keys.server_name()) {
+            if (!keep || known.kept) && !known.certificates.lacks(&keys) {
+                return;
+            }
+            return self.add(keys, keep, ctx);
+        }
+        // Newer ones may be on disk: look there before anything is replaced.
+        let stored = read_stored(self.parts.scan.clone(), keys.server_name().to_owned());
+        ctx.spawn(stored.into_actor(self).map(move |stored, act, ctx| {
+            act.take_stored(keys.server_name(), stored);
+            act.add(keys, keep, ctx);
+        }));
+    }
+
+    /// Takes what was on disk. Others may have come meanwhile.
+    fn take_stored(&mut self, server: &ServerName, stored: Vec<VerifiedServerKeys>) {
+        self.known.change(server, |known| {
+            known.kept |= !stored.is_empty();
+            for keys in stored {
+                known.certificates.add(&Arc::new(keys));
+            }
+        });
+        self.note_generation(server);
+    }
+
+    /// Adds server_keys to what is in memory, and where they are kept to what is on disk.
+    fn add(&mut self, keys: VerifiedServerKeys, keep: bool, ctx: &mut Context<Self>) {
+        let keys = Arc::new(keys);
+        let rows = self.known.change(keys.server_name(), |known| {
+            let mut changed = known.certificates.add(&keys);
+            if !(keep || known.kept) {
+                return Vec::new();
+            }
+            if !std::mem::replace(&mut known.kept, true) {
+                changed.put = known.certificates.iter().map(|(id, _)| id.to_owned()).collect();
+            }
+            let server = keys.server_name();
+            let row = |id: String| Row::ServerKeys(server.to_owned(), id);
+            let put = changed.put.into_iter().filter_map(|id| {
+                let text = known.certificates.newest_of(&id)?.text();
+                Some((row(id), Some(text.as_bytes().to_vec())))
+            });
+            let put: Vec<_> = put.collect();
+            put.into_iter().chain(changed.gone.into_iter().map(|id| (row(id), None))).collect()
+        });
+        self.note_generation(keys.server_name());
+        if rows.is_empty() {
             return;
         }
-        let keys = known.filter(|_| newest).map_or(keys, |known| known.keys.clone());
-        // The newest may be on disk only: look there before it is replaced.
-        let row = Row::ServerKeys(server.clone());
-        let stored = self.parts.read.send(ReadRow(row.clone()));
-        let write = self.parts.write.clone();
-        let taken = async move {
-            let stored = stored.await.ok().and_then(Result::ok).flatten();
-            let kept = keep || stored.is_some();
-            match stored.as_deref().and_then(read_row) {
-                Some(stored) if stored.issued_ts() >= keys.issued_ts() => {
-                    return Known { keys: stored, kept };
-                }
-                _ => {}
-            }
-            if kept && let Ok(bytes) = serde_json::to_vec(keys.json()) {
-                let _ = write.send(WriteRows(vec![(row, Some(bytes))])).await;
-            }
-            Known { keys, kept }
-        };
-        ctx.spawn(taken.into_actor(self).map(move |taken, act, _| {
-            // Others may have come meanwhile.
-            let newer = |known: &Known| {
-                (known.keys.issued_ts(), known.kept) > (taken.keys.issued_ts(), taken.kept)
-            };
-            if !act.known.peek(&server).is_some_and(newer) {
-                act.known.put(server, taken);
+        let written = self.parts.write.send(WriteRows(rows)).into_actor(self);
+        ctx.spawn(written.map(|written, _, _| {
+            if !matches!(written, Ok(Ok(_))) {
+                log::warn!("server_keys of another server were not written down");
             }
         }));
     }
@@ -349,8 +437,18 @@ fn read_row(bytes: &[u8]) -> Option<VerifiedServerKeys> {
     VerifiedServerKeys::verify(json, now_ms()).ok()
 }
 
+/// Reads the stored server_keys of one server.
+async fn read_stored(
+    scan: Recipient<ScanRows>,
+    server: OwnedServerName,
+) -> Vec<VerifiedServerKeys> {
+    let rows = scan.send(ScanRows(RowKind::ServerKeysOf(server))).await;
+    let rows = rows.ok().and_then(Result::ok).unwrap_or_default();
+    rows.iter().filter_map(|(_, value)| read_row(value)).collect()
+}
+
 impl Handler<FindServerKeys> for IdentityActor {
-    type Result = ResponseActFuture<Self, HashMap<OwnedServerName, VerifiedServerKeys>>;
+    type Result = ResponseActFuture<Self, HashMap<OwnedServerName, Certificates>>;
 
     fn handle(&mut self, msg: FindServerKeys, _: &mut Self::Context) -> Self::Result {
         let mut found = HashMap::new();
@@ -358,28 +456,28 @@ impl Handler<FindServerKeys> for IdentityActor {
         for server in msg.0 {
             match self.known.get(&server) {
                 Some(known) => {
-                    found.insert(server, known.keys.clone());
+                    found.insert(server, known.certificates.clone());
                 }
                 None => unknown.push(server),
             }
         }
-        let read = self.parts.read.clone();
+        let scan = self.parts.scan.clone();
         let load = async move {
             let mut loaded = Vec::new();
             for server in unknown {
-                let row = read.send(ReadRow(Row::ServerKeys(server.clone()))).await;
-                if let Ok(Ok(Some(bytes))) = row
-                    && let Some(keys) = read_row(&bytes)
-                {
-                    loaded.push((server, keys));
+                let stored = read_stored(scan.clone(), server.clone()).await;
+                if !stored.is_empty() {
+                    loaded.push((server, stored));
                 }
             }
             loaded
         };
         Box::pin(load.into_actor(self).map(move |loaded, act, _| {
-            for (server, keys) in loaded {
-                act.known.put(server.clone(), Known { keys: keys.clone(), kept: true });
-                found.insert(server, keys);
+            for (server, stored) in loaded {
+                act.take_stored(&server, stored);
+                if let Some(known) = act.known.peek(&server) {
+                    found.insert(server, known.certificates.clone());
+                }
             }
             found
         }))
@@ -388,14 +486,21 @@ impl Handler<FindServerKeys> for IdentityActor {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use actix::Addr;
 
     use super::*;
     use crate::{
         actors::store::{self, StoreActor},
-        proto::server_keys::{issue, tests::secret_keys},
+        proto::{
+            certificates::{
+                KEYS_MAX,
+                tests::{issued_by, node_keys},
+            },
+            delegation::tests::of_generation,
+            sealed,
+            server_keys::{issue, tests::secret_keys},
+            signer::SecretKeys,
+        },
     };
 
     fn keys(seed: u8, issued_ts: u64) -> VerifiedServerKeys {
@@ -411,9 +516,9 @@ mod tests {
     ) -> (Option<u64>, Option<u64>) {
         let server = secret_keys(seed).server_name();
         let found = identity.send(FindServerKeys(vec![server.clone()])).await.unwrap();
-        let row = store.send(ReadRow(Row::ServerKeys(server.clone()))).await.unwrap().unwrap();
-        let stored = row.as_deref().and_then(read_row);
-        (found.get(&server).map(VerifiedServerKeys::issued_ts), stored.map(|keys| keys.issued_ts()))
+        let stored = read_stored(store.clone().recipient(), server.clone()).await;
+        let stored = stored.iter().map(VerifiedServerKeys::issued_ts).max();
+        (found.get(&server).and_then(|known| Some(known.newest()?.issued_ts())), stored)
     }
 
     /// Keeps what it is told.
@@ -444,20 +549,24 @@ mod tests {
         }
     }
 
+    fn parts(data: &Path, store: &Addr<StoreActor>, node: &Addr<Node>) -> IdentityParts {
+        IdentityParts {
+            data: data.to_owned(),
+            peer_id: "peer".to_owned(),
+            read: store.clone().recipient(),
+            scan: store.clone().recipient(),
+            write: store.clone().recipient(),
+            name_owner: store.clone().recipient(),
+            used_elsewhere: node.clone().recipient(),
+        }
+    }
+
     async fn start(
         data: &Path,
         store: &Addr<StoreActor>,
         node: &Addr<Node>,
     ) -> Addr<IdentityActor> {
-        let parts = IdentityParts {
-            data: data.to_owned(),
-            peer_id: "peer".to_owned(),
-            read: store.clone().recipient(),
-            write: store.clone().recipient(),
-            name_owner: store.clone().recipient(),
-            used_elsewhere: node.clone().recipient(),
-        };
-        IdentityActor::load(parts).await.unwrap().start()
+        IdentityActor::load(parts(data, store, node)).await.unwrap().start()
     }
 
     #[actix::test]
@@ -511,5 +620,139 @@ mod tests {
         identity.send(KeepKeys(keys(2, now - 500))).await.unwrap();
         settle().await;
         assert_eq!(known(&identity, &store, 2).await, (Some(now), Some(now)));
+    }
+
+    #[actix::test]
+    async fn each_verify_key_of_a_server_is_kept_apart_and_a_restart_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store::start(folder.path()).unwrap();
+        let node = Node::default().start();
+        let identity = start(folder.path(), &store, &node).await;
+        let now = now_ms();
+        let server = secret_keys(2).server_name();
+        let issued = |node, before: u64| {
+            issued_by(&node_keys(2, node), &["peer"], now.saturating_sub(before))
+        };
+        let settle = || tokio::time::sleep(Duration::from_millis(300));
+        // At once, the newest first: the second has to wait for what is on disk.
+        for keys in [issued(1, 0), issued(1, 900), issued(2, 5000), issued(3, 100)] {
+            identity.do_send(KeepKeys(keys));
+        }
+        // Of a server whose keys are kept, those of another node are as well.
+        settle().await;
+        identity.send(KeysSeen(issued(4, 7000))).await.unwrap();
+        settle().await;
+        let wanted = [0, 100, 5000, 7000].map(|before| now - before);
+        for identity in [identity, start(folder.path(), &store, &node).await] {
+            let mut found = identity.send(FindServerKeys(vec![server.clone()])).await.unwrap();
+            let found = found.remove(&server).unwrap();
+            let mut at: Vec<u64> = found.iter().map(|(_, keys)| keys.issued_ts()).collect();
+            at.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+            assert_eq!(at, wanted);
+        }
+        // What gives way in memory goes from disk.
+        let identity = start(folder.path(), &store, &node).await;
+        for node in 5..30 {
+            identity.send(KeysSeen(issued(node, 50))).await.unwrap();
+            identity.send(KeepKeys(issued(node, 50))).await.unwrap();
+        }
+        settle().await;
+        let stored = read_stored(store.clone().recipient(), server.clone()).await;
+        assert_eq!(stored.len(), KEYS_MAX);
+        assert!(stored.iter().all(|keys| keys.issued_ts() >= now - 50));
+    }
+
+    #[actix::test]
+    async fn attack_08_a_raised_generation_is_told_at_once_and_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store::start(folder.path()).unwrap();
+        let node = Node::default().start();
+        let now = now_ms();
+        let generation = now / 1000 - 10;
+        let (stays, goes) = (node_keys(2, 1), node_keys(2, 2));
+        let stolen = issued_by(&goes, &["peer"], now);
+        let load = || IdentityActor::load(parts(folder.path(), &store, &node));
+        let identity = load().await.unwrap();
+        let generations = identity.generations();
+        let identity = identity.start();
+        identity.send(KeepKeys(stolen.clone())).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(generations.borrow().admit(&stolen));
+        let raised = of_generation(&stays, generation, now);
+        identity.send(KeysSeen(raised.clone())).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let admitted = |generations: &watch::Receiver<Generations>| {
+            let generations = generations.borrow();
+            (generations.admit(&stolen), generations.admit(&raised))
+        };
+        assert_eq!(admitted(&generations), (false, true));
+        let again = load().await.unwrap().generations();
+        assert_eq!(admitted(&again), (false, true));
+    }
+
+    #[actix::test]
+    async fn a_new_key_to_seal_to_is_on_disk_before_it_is_certified_and_the_old_one_still_opens() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, node) = (store::start(folder.path()).unwrap(), Node::default().start());
+        let secret = secret_keys(1);
+        let encode = |key: &[u8; 32]| {
+            ruma::serde::Base64::<ruma::serde::base64::Standard, _>::new(key.to_vec())
+        };
+        // The file of the first release: when its key was made nobody knows.
+        let before = serde_json::json!({
+            "identity_key": encode(&secret.identity),
+            "verify_key": encode(&secret.verify),
+            "encryption_key": encode(&secret.encryption),
+        });
+        std::fs::write(folder.path().join("keys.json"), before.to_string()).unwrap();
+        let identity = start(folder.path(), &store, &node).await;
+        let signer = identity.send(ReadSigner).await.unwrap().unwrap();
+        let public = |secret: [u8; 32]| {
+            x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(secret)).to_bytes()
+        };
+        let named = |signer: &Signer| {
+            VerifiedServerKeys::verify(signer.server_keys().clone(), now_ms())
+                .unwrap()
+                .encryption_key()
+                .unwrap()
+        };
+        let stored = keys::read(folder.path()).unwrap().unwrap();
+        assert_eq!(named(&signer), public(stored.secret().encryption));
+        assert_ne!(named(&signer), public(secret.encryption));
+        let sealed_to = |key: [u8; 32]| {
+            let until = now_ms() + sealed::LIFETIME_MS;
+            let (sealed, _) =
+                sealed::seal(b"request", signer.server_name(), &key, until, [7; 32]).unwrap();
+            sealed::parcel(sealed, until, 1000)
+        };
+        // Who knows the server_keys of before seals to the key of before.
+        for key in [public(secret.encryption), named(&signer)] {
+            assert_eq!(signer.unseal(&sealed_to(key), now_ms()).unwrap().0, b"request");
+        }
+        assert!(signer.unseal(&sealed_to(public([5; 32])), now_ms()).is_err());
+        // The next start needs no new one.
+        let again = start(folder.path(), &store, &node).await;
+        let again = again.send(ReadSigner).await.unwrap().unwrap();
+        assert_eq!(named(&again), named(&signer));
+    }
+
+    #[actix::test]
+    async fn another_node_of_ours_is_no_copy_of_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, node) = (store::start(folder.path()).unwrap(), Node::default().start());
+        let identity = start(folder.path(), &store, &node).await;
+        identity.send(EnsureIdentity).await.unwrap().unwrap();
+        let ours = keys::read(folder.path()).unwrap().unwrap();
+        let later = now_ms() + 1000;
+        let ours = ours.secret();
+        let sibling = SecretKeys { verify: [9; 32], ..ours.clone() };
+        let json = issue(&sibling, &["other".to_owned()], later).unwrap();
+        let seen = VerifiedServerKeys::verify(json, later).unwrap();
+        identity.send(KeysSeen(seen)).await.unwrap();
+        assert_eq!(node.send(Told).await.unwrap(), 0);
+        let json = issue(ours, &["other".to_owned()], later).unwrap();
+        let copy = VerifiedServerKeys::verify(json, later).unwrap();
+        identity.send(KeysSeen(copy)).await.unwrap();
+        assert_eq!(node.send(Told).await.unwrap(), 1);
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         relay_request::SendFederation,
         room_state::{ServerOffline, ServerOnline},
     },
-    proto::{sealed::server_keys_uri, server_keys::VerifiedServerKeys},
+    proto::{sealed::server_keys_of_key_uri, server_keys::VerifiedServerKeys},
 };
 
 /// How often somebody is asked: each time another one, so that a lie of one does not last.
@@ -62,7 +62,7 @@ impl IdentityActor {
     }
 
     fn ask_elsewhere(&mut self, server: OwnedServerName, ctx: &mut Context<Self>) {
-        let (Some(federation), Some(us)) = (&self.elsewhere.federation, self.server_name()) else {
+        let (Some(federation), Some(us)) = (&self.elsewhere.federation, self.signer()) else {
             return;
         };
         if self.elsewhere.asking {
@@ -71,7 +71,7 @@ impl IdentityActor {
         let ask = federation.send(SendFederation {
             destination: server.clone(),
             method: "GET",
-            uri: server_keys_uri(&us),
+            uri: server_keys_of_key_uri(us.server_name(), us.verify_key_id()),
             content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
             timeout: ANSWER_WAIT,
         });

@@ -7,7 +7,7 @@ use ruma::OwnedServerName;
 
 use crate::{
     actors::{error::AskError, store::StoreError},
-    proto::{server_keys::VerifiedServerKeys, signer::Signer},
+    proto::{certificates::Certificates, server_keys::VerifiedServerKeys, signer::Signer},
 };
 
 /// Why there is no identity.
@@ -40,13 +40,14 @@ pub struct EnsureIdentity;
 #[rtype(result = "Option<Arc<Signer>>")]
 pub struct ReadSigner;
 
-/// Asks for the newest server_keys of some servers; unknown ones are left out.
+/// Asks for the server_keys of some servers, the newest of each of their verify keys; servers of which
+/// none are known are left out.
 #[derive(Message, Debug)]
-#[rtype(result = "HashMap<OwnedServerName, VerifiedServerKeys>")]
+#[rtype(result = "HashMap<OwnedServerName, Certificates>")]
 pub struct FindServerKeys(pub Vec<OwnedServerName>);
 
 /// server_keys that a room needs: they certify events of it, or an invite to it. They are kept on disk,
-/// and so are newer ones of the same server from then on; those of whoever else comes along stay in
+/// and so are those of all verify keys of the same server from then on; those of whoever else comes along stay in
 /// memory, for as long as there is a place.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]

@@ -5,7 +5,7 @@ use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 use actix::prelude::*;
 use lru::LruCache;
 use ruma::{CanonicalJsonValue, OwnedServerName};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
     AnswerWith, CarryWith, ClockSeen, ClockStatus, FederationError, InboundRequest, KeysSeen,
@@ -26,7 +26,7 @@ use crate::{
         swarm::{PeerKey, SendReply, SendRequest},
     },
     config::limits,
-    proto::signer::Signer,
+    proto::{delegation::Generations, signer::Signer},
 };
 
 /// How often it is looked whether kept answers can be forgotten.
@@ -45,6 +45,8 @@ pub struct RelayRequestParts {
     pub admission: Admission,
     /// Identity.
     pub keys_seen: Recipient<KeysSeen>,
+    /// Identity: of which generation servers are.
+    pub generations: watch::Receiver<Generations>,
     /// Rendezvous.
     pub resolve: Recipient<ResolveServer>,
     /// Rendezvous.
@@ -104,6 +106,7 @@ impl RelayRequestActor {
             proven: self.parts.proven.clone(),
             send: self.parts.send.clone(),
             keys_seen: self.parts.keys_seen.clone(),
+            generations: self.parts.generations.clone(),
             clock_seen: ctx.address().recipient(),
             carry_with: self.carry_with.clone(),
             assembly: Arc::clone(&self.assembly),

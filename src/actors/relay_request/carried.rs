@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     CarryWith, FederationError, KeysSeen,
-    outbound::{Asked, Outbound, Way, either, head_start, read},
+    outbound::{Asked, OVER, Outbound, Way, either, head_start, read},
 };
 use crate::{
     actors::{
@@ -142,7 +142,7 @@ impl Outbound {
             keys.is_live(now_ms()).then(|| keys.encryption_key()).flatten()
         };
         let known = with.find_keys.send(FindServerKeys(vec![server.clone()])).await;
-        let known = known.ok().and_then(|known| key_of(known.get(server)?));
+        let known = known.ok().and_then(|known| key_of(known.get(server)?.newest()?));
         if let Some(key) = known {
             return Ok(key);
         }
@@ -169,6 +169,7 @@ impl Outbound {
         };
         let verified = self.cpu.run(move || VerifiedServerKeys::verify(keys, now_ms())).await;
         match verified {
+            Ok(Ok(keys)) if !self.admits(&keys) => Err(asked.bad(OVER)),
             Ok(Ok(keys)) if keys.server_name() == server && keys.is_live(now_ms()) => Ok(keys),
             Ok(Ok(_)) => Err(asked.bad("these are not the server_keys that were asked for")),
             Ok(Err(error)) => Err(asked.bad(error)),

@@ -112,6 +112,9 @@ impl RelayRequestActor {
         else {
             return Err(Denied::Busy);
         };
+        if !self.parts.generations.borrow().admit(&request.server_keys) {
+            return Err(Denied::Over);
+        }
         let now = now_ms();
         let (reply, answered) = oneshot::channel();
         let Request { origin, request_id, .. } = &request.message;

@@ -26,6 +26,8 @@ pub(super) enum Denied {
     Busy,
     /// It is for somebody else.
     Misaddressed,
+    /// It is of a node that its server has ended.
+    Over,
     /// It came before, or its server sends too many.
     Refused(Refused),
 }

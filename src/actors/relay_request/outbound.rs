@@ -10,7 +10,7 @@ use actix::Recipient;
 use libp2p::PeerId;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName};
 use tokio::{
-    sync::{Semaphore, oneshot},
+    sync::{Semaphore, oneshot, watch},
     time::{Instant, sleep, timeout},
 };
 
@@ -23,6 +23,8 @@ use crate::{
         swarm::{RequestFailed, SendRequest},
     },
     proto::{
+        delegation::Generations,
+        server_keys::VerifiedServerKeys,
         signed::{Answer, Request, Verified, Wire},
         signer::Signer,
     },
@@ -38,6 +40,9 @@ const KNOWN_HEAD_START: Duration = Duration::from_millis(20);
 /// connection that is dead, so others are asked too.
 const ANSWER_SHARE: u32 = 3;
 
+/// What is wrong with server_keys of a node that its server has ended.
+pub(super) const OVER: &str = "it is of a node that its server has ended";
+
 /// Whom an outgoing request needs.
 #[derive(Clone)]
 pub(super) struct Outbound {
@@ -47,6 +52,7 @@ pub(super) struct Outbound {
     pub(super) proven: Recipient<ReadProven>,
     pub(super) send: Recipient<SendRequest>,
     pub(super) keys_seen: Recipient<KeysSeen>,
+    pub(super) generations: watch::Receiver<Generations>,
     pub(super) clock_seen: Recipient<ClockSeen>,
     pub(super) carry_with: Option<CarryWith>,
     /// Memory for answers that come in pieces.
@@ -269,10 +275,16 @@ impl Outbound {
         let hash = asked.wire.hash.clone();
         let job = move || Answer::verify(&bytes, &from, &id, &hash, now_ms());
         match self.cpu.run(job).await {
+            Ok(Ok(verified)) if !self.admits(&verified.server_keys) => Err(asked.bad(OVER)),
             Ok(Ok(verified)) => Ok(verified),
             Ok(Err(error)) => Err(asked.bad(error)),
             Err(error) => Err(asked.bad(error)),
         }
+    }
+
+    /// Tells whether server_keys may be used now, as far as their generation goes.
+    pub(super) fn admits(&self, keys: &VerifiedServerKeys) -> bool {
+        self.generations.borrow().admit(keys)
     }
 }
 

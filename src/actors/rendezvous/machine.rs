@@ -2,7 +2,7 @@
 //! opaque.
 //!
 //! Invariants: a proof is live server_keys that name the peer, and ends with them, with newer
-//! ones that do not name it, or with the connection; only a proof ends a hunt with a result; who
+//! ones of the same verify key that do not name it, or with the connection; only a proof ends a hunt with a result; who
 //! gossips has a proof, of a server that shares a room with us.
 
 use std::{
@@ -10,6 +10,7 @@ use std::{
     fmt::Display,
     hash::Hash,
     num::NonZeroUsize,
+    sync::Arc,
 };
 
 use lru::LruCache;
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     config::limits,
-    proto::{rendezvous, server_keys::VerifiedServerKeys},
+    proto::{certificates::CertificateCache, rendezvous, server_keys::VerifiedServerKeys},
 };
 
 /// How long a server that was not found is not looked for again.
@@ -39,7 +40,9 @@ const BOOK_AGE_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 const BOOK_DIALS: usize = 20;
 /// Hunts at once.
 const HUNTS_MAX: usize = 256;
-/// Servers whose newest server_keys are remembered.
+/// Newest server_keys of others that are remembered, each counted by verify key.
+const NEWEST_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// Servers of which it is remembered that they were not found.
 const SERVERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// Where a server was last reached.
@@ -160,13 +163,6 @@ struct Proof {
     valid_until_ts: u64,
 }
 
-/// The newest server_keys of a server.
-#[derive(Debug)]
-struct Newest {
-    issued_ts: u64,
-    peer_ids: Vec<String>,
-}
-
 /// Who is where.
 #[derive(Debug)]
 pub(super) struct Machine<P, A> {
@@ -175,7 +171,7 @@ pub(super) struct Machine<P, A> {
     /// Servers that share a room with us.
     shared: HashSet<OwnedServerName>,
     nodes: HashMap<P, Node<A>>,
-    newest: LruCache<OwnedServerName, Newest>,
+    newest: CertificateCache,
     book: HashMap<OwnedServerName, Place<P, A>>,
     book_loaded: bool,
     book_dialled: bool,
@@ -194,7 +190,7 @@ impl<P, A> Default for Machine<P, A> {
             display_name: None,
             shared: HashSet::new(),
             nodes: HashMap::new(),
-            newest: LruCache::new(SERVERS_MAX),
+            newest: CertificateCache::new(NEWEST_MAX),
             book: HashMap::new(),
             book_loaded: false,
             book_dialled: false,
@@ -386,11 +382,14 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         }
         let good = keys.filter(|keys| {
             let ours = self.us.as_deref() == Some(keys.server_name());
-            !ours && keys.speaks(&peer.to_string(), now) && self.not_superseded(&peer, keys)
+            !ours && keys.speaks(&peer.to_string(), now)
         });
         let Some(keys) = good else { return self.unproven(&peer, out) };
         let server = keys.server_name().to_owned();
         self.supersede(&server, &keys, out);
+        if !self.speaks(&peer, &server) {
+            return self.unproven(&peer, out);
+        }
         let Some(node) = self.nodes.get_mut(&peer) else { return };
         node.exchanging = false;
         let first = node.proof.as_ref().is_none_or(|proof| proof.server != server);
@@ -432,27 +431,24 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         self.nodes.iter().filter(move |(_, node)| of_it(node)).map(|(peer, _)| *peer)
     }
 
-    fn not_superseded(&self, peer: &P, keys: &VerifiedServerKeys) -> bool {
-        self.newest.peek(keys.server_name()).is_none_or(|newest| {
-            keys.issued_ts() >= newest.issued_ts || newest.peer_ids.contains(&peer.to_string())
-        })
-    }
-
-    /// Newer server_keys end the proofs of nodes that they do not name.
+    /// Takes server_keys of a server. They end the proofs of its nodes for which none speak now: those of
+    /// each verify key speak for themselves alone, so several nodes of a server do not end each other.
     fn supersede(
         &mut self,
         server: &OwnedServerName,
         keys: &VerifiedServerKeys,
         out: &mut Effects<P, A>,
     ) {
-        if self.newest.peek(server).is_some_and(|newest| newest.issued_ts >= keys.issued_ts()) {
+        if self.newest.get(server).is_some_and(|known| !known.certificates.lacks(keys)) {
             return;
         }
-        let peer_ids = keys.peer_ids().to_vec();
+        let now = self.now;
+        self.newest.change(server, |known| known.certificates.add(&Arc::new(keys.clone())));
+        let Some(known) = self.newest.peek(server) else { return };
         let mut over = false;
         for (peer, node) in &mut self.nodes {
             let proves = node.proof.as_ref().is_some_and(|proof| proof.server == *server);
-            if proves && !peer_ids.contains(&peer.to_string()) {
+            if proves && !known.certificates.speaks(&peer.to_string(), now) {
                 node.proof = None;
                 over = true;
                 out.push(Effect::Over { peer: *peer, disconnect: true });
@@ -461,7 +457,12 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         if over {
             self.ended(server.clone(), out);
         }
-        self.newest.put(server.clone(), Newest { issued_ts: keys.issued_ts(), peer_ids });
+    }
+
+    /// Tells whether a node speaks for a server, by the newest server_keys of any of its verify keys.
+    fn speaks(&self, peer: &P, server: &ServerName) -> bool {
+        let known = self.newest.peek(server);
+        known.is_some_and(|known| known.certificates.speaks(&peer.to_string(), self.now))
     }
 
     fn remember(

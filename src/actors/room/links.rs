@@ -1,6 +1,9 @@
 //! Whom a Room may talk to.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use actix::Recipient;
 use ruma::{OwnedRoomId, OwnedServerName, UserId, room_version_rules::RoomVersionRules};
@@ -24,6 +27,7 @@ use crate::{
     },
     proto::{
         ProtoError,
+        certificates::{Certificates, text_for},
         pdu::{self, Pdu, Received, Unverified},
         server_keys::VerifiedServerKeys,
         signer::Signer,
@@ -114,11 +118,11 @@ impl Links {
         self.people.borrow().contains_key(user)
     }
 
-    /// Returns the newest known server_keys of some servers.
+    /// Returns the known server_keys of some servers.
     pub(super) async fn keys_of(
         &self,
         servers: impl IntoIterator<Item = OwnedServerName>,
-    ) -> HashMap<OwnedServerName, VerifiedServerKeys> {
+    ) -> HashMap<OwnedServerName, Certificates> {
         let servers = servers.into_iter().collect();
         self.find_keys.send(FindServerKeys(servers)).await.unwrap_or_default()
     }
@@ -127,24 +131,14 @@ impl Links {
     /// keys are not known any more, since nobody could verify them, and those that are too deep,
     /// since nobody would take them.
     pub(super) async fn wire(&self, pdus: &[Arc<Pdu>], signer: &Signer) -> Vec<Box<RawValue>> {
-        let servers: std::collections::HashSet<OwnedServerName> = pdus
-            .iter()
-            .map(|pdu| pdu.sender.server_name().to_owned())
-            .filter(|server| server != signer.server_name())
-            .collect();
-        let others = if servers.is_empty() { HashMap::new() } else { self.keys_of(servers).await };
-        let texts: HashMap<OwnedServerName, String> = others
-            .into_iter()
-            .filter_map(|(server, keys)| Some((server, serde_json::to_string(keys.json()).ok()?)))
-            .collect();
-        let keys_of = |pdu: &Pdu| match pdu.sender.server_name() {
-            own if own == signer.server_name() => Some(signer.server_keys_text()),
-            other => texts.get(other).map(String::as_str),
+        let servers: HashSet<OwnedServerName> =
+            pdus.iter().map(|pdu| pdu.sender.server_name().to_owned()).collect();
+        let known = self.keys_of(servers).await;
+        let to_wire = |pdu: &Arc<Pdu>| {
+            let keys = text_for(signer, &known, pdu.sender.server_name(), &pdu.json)?;
+            Some(pdu.to_wire(keys))
         };
-        pdus.iter()
-            .filter(|pdu| pdu.fits())
-            .filter_map(|pdu| keys_of(pdu).map(|keys| pdu.to_wire(keys)))
-            .collect()
+        pdus.iter().filter(|pdu| pdu.fits()).filter_map(to_wire).collect()
     }
 
     /// Checks events from outside up to the content hash, off this thread, and keeps what certifies
@@ -157,21 +151,17 @@ impl Links {
         servers: Vec<OwnedServerName>,
     ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
         let results = self.check(raws, room_id, rules, servers).await?;
-        self.keep_newest(&results);
+        self.keep_all(&results);
         Ok(results)
     }
 
-    /// Keeps of each server the newest of what certifies its events.
-    fn keep_newest(&self, results: &[Result<Received, ProtoError>]) {
-        let mut newest: HashMap<&ruma::ServerName, &VerifiedServerKeys> = HashMap::new();
+    /// Keeps what certifies events, each once.
+    fn keep_all(&self, results: &[Result<Received, ProtoError>]) {
+        let mut kept = HashSet::new();
         for keys in results.iter().flatten().map(|received| &received.server_keys) {
-            let kept = newest.entry(keys.server_name()).or_insert(keys);
-            if kept.issued_ts() < keys.issued_ts() {
-                *kept = keys;
+            if kept.insert(keys.text()) {
+                self.keep(keys);
             }
-        }
-        for keys in newest.into_values() {
-            self.keep(keys);
         }
     }
 
@@ -188,14 +178,8 @@ impl Links {
         rules: RoomVersionRules,
         servers: Vec<OwnedServerName>,
     ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
-        let mut known = self.keys_of(servers).await;
-        let now = crate::actors::clock::now_ms();
-        let job = move || {
-            raws.iter()
-                .map(|raw| verify(pdu::read(raw, &room_id, &rules)?, &rules, &mut known, now))
-                .collect()
-        };
-        self.cpu.run_for_others(job).await.map_err(RoomError::internal)
+        let read = self.read(raws, room_id, rules.clone()).await?;
+        self.verify_all(read, rules, servers).await
     }
 
     /// Checks size and shape of events, which is quick, and works their ids out.
@@ -216,13 +200,29 @@ impl Links {
         rules: RoomVersionRules,
         servers: Vec<OwnedServerName>,
     ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
+        let results = self.verify_all(events.into_iter().map(Ok).collect(), rules, servers).await?;
+        self.keep_all(&results);
+        Ok(results)
+    }
+
+    /// Verifies events by the server_keys that come along and those that are known: of their senders'
+    /// servers, one of which may have ended the node that signed, and of `servers`.
+    async fn verify_all(
+        &self,
+        events: Vec<Result<Unverified, ProtoError>>,
+        rules: RoomVersionRules,
+        servers: Vec<OwnedServerName>,
+    ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
+        let senders = events.iter().flatten();
+        let senders = senders.map(|event| event.pdu.sender.server_name().to_owned());
+        let servers: HashSet<OwnedServerName> = servers.into_iter().chain(senders).collect();
         let mut known = self.keys_of(servers).await;
         let now = crate::actors::clock::now_ms();
-        let job =
-            move || events.into_iter().map(|one| verify(one, &rules, &mut known, now)).collect();
-        let results: Vec<_> = self.cpu.run_for_others(job).await.map_err(RoomError::internal)?;
-        self.keep_newest(&results);
-        Ok(results)
+        let job = move || {
+            let verify = |event: Result<Unverified, _>| verify(event?, &rules, &mut known, now);
+            events.into_iter().map(verify).collect()
+        };
+        self.cpu.run_for_others(job).await.map_err(RoomError::internal)
     }
 }
 
@@ -230,14 +230,14 @@ impl Links {
 fn verify(
     event: Unverified,
     rules: &RoomVersionRules,
-    known: &mut HashMap<OwnedServerName, VerifiedServerKeys>,
+    known: &mut HashMap<OwnedServerName, Certificates>,
     now: u64,
 ) -> Result<Received, ProtoError> {
     let received = event.verify(rules, known, now)?;
     let keys = &received.server_keys;
-    let server = keys.server_name().to_owned();
-    if known.get(&server).is_none_or(|old| old.issued_ts() < keys.issued_ts()) {
-        known.insert(server, keys.clone());
+    let certificates = known.entry(keys.server_name().to_owned()).or_default();
+    if certificates.lacks(keys) {
+        certificates.add(&Arc::new(keys.clone()));
     }
     Ok(received)
 }

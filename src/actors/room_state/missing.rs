@@ -6,7 +6,7 @@
 //! made fewer rooms of.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -29,7 +29,11 @@ use crate::{
     },
     config::limits,
     proto::{
-        heads::Gap, json, pdu::with_server_keys, server_keys::VerifiedServerKeys, signer::Signer,
+        certificates::{Certificates, text_for},
+        heads::Gap,
+        json,
+        pdu::with_server_keys,
+        signer::Signer,
     },
 };
 
@@ -106,7 +110,7 @@ impl Handler<FindMissing> for RoomStateActor {
 /// The server_keys of those who sent some events.
 pub(super) struct Keys {
     signer: Arc<Signer>,
-    others: BTreeMap<OwnedServerName, String>,
+    known: HashMap<OwnedServerName, Certificates>,
 }
 
 impl Keys {
@@ -116,16 +120,11 @@ impl Keys {
         signer: Arc<Signer>,
         events: impl Iterator<Item = &'a MissingEvent>,
     ) -> Result<Self, RoomError> {
-        let servers: HashSet<OwnedServerName> = events
-            .map(|event| event.sender.server_name().to_owned())
-            .filter(|server| server != signer.server_name())
-            .collect();
+        let servers: HashSet<OwnedServerName> =
+            events.map(|event| event.sender.server_name().to_owned()).collect();
         let find = FindServerKeys(servers.into_iter().collect());
         let known = find_keys.send(find).await.map_err(|error| RoomError::Ask(error.into()))?;
-        let text = |(server, keys): (_, VerifiedServerKeys)| {
-            Some((server, serde_json::to_string(keys.json()).ok()?))
-        };
-        Ok(Self { others: known.into_iter().filter_map(text).collect(), signer })
+        Ok(Self { signer, known })
     }
 
     /// Puts server_keys back on an event; nobody could verify one whose keys are not known any more.
@@ -135,10 +134,7 @@ impl Keys {
             return None;
         }
         let server = event.sender.server_name();
-        let keys = match server == self.signer.server_name() {
-            true => self.signer.server_keys_text(),
-            false => self.others.get(server)?,
-        };
+        let keys = text_for(&self.signer, &self.known, server, &event.json)?;
         Some(with_server_keys(&event.json, keys))
     }
 }

@@ -812,15 +812,16 @@ pub enum Row {
     /// Accounts: a to-device message for a user's device; the Store adds the order, so two never
     /// collide, and the time. A write shows in the `/sync` of the device. See [`AckToDevice`].
     ToDevice(OwnedUserId, String),
-    /// Accounts: a to-device transaction that was handled, by its sender and id.
-    ToDeviceTxn(OwnedUserId, String),
+    /// Accounts: a to-device transaction that was handled, by its sender's server, when it came
+    /// (milliseconds) and the hash of its id.
+    ToDeviceSeen(OwnedServerName, u64, String),
     /// Room: a receipt by room, user, type and thread; the value is a [`Receipt`] as JSON. A write
     /// shows in `/sync`; one of a user of ours lowers the user's unread counts.
     Receipt(OwnedRoomId, OwnedUserId, String, Option<String>),
     /// Accounts: the device list of a user changed. Value-less; a write shows in `/sync`.
     DeviceList(OwnedUserId),
-    /// Identity: newest server_keys of a server, as JSON.
-    ServerKeys(OwnedServerName),
+    /// Identity: the newest server_keys of a server that are for the verify key of this id, as JSON.
+    ServerKeys(OwnedServerName, String),
     /// Rendezvous: where a server was last reached, as JSON.
     Address(OwnedServerName),
     /// Identity: when our own server_keys were issued, as JSON.
@@ -849,9 +850,11 @@ pub enum RowKind {
     /// Those of one person in a room.
     ReceiptsOf(OwnedRoomId, OwnedUserId),
     /// The to-device transactions that were handled.
-    ToDeviceTxns,
+    ToDeviceSeen,
     /// All server_keys.
     ServerKeys,
+    /// Those of one server.
+    ServerKeysOf(OwnedServerName),
     /// All addresses.
     Addresses,
     /// All that is owed to other servers.

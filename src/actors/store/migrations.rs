@@ -3,7 +3,9 @@
 //! Invariant: a step and the number of the layout that it leads to are one group of writes, so
 //! that a crash leaves the database at one layout or the other, and the next start goes on there.
 
+mod forget_by_sender;
 mod name_users;
+mod split_server_keys;
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use serde::Deserialize;
@@ -19,8 +21,13 @@ use super::{
 type Change = fn(&mut WriteSet<'_>, Option<&ServerName>) -> Result<(), StoreError>;
 
 /// The steps by the layout that they lead to, in order.
-const STEPS: &[(u32, Change)] =
-    &[(2, name_owner), (3, history::name_followers), (4, name_users::step)];
+const STEPS: &[(u32, Change)] = &[
+    (2, name_owner),
+    (3, history::name_followers),
+    (4, name_users::step),
+    (5, split_server_keys::step),
+    (6, forget_by_sender::step),
+];
 
 fn meta(name: &str) -> Vec<u8> {
     Key::new(family::META).text(name).done()

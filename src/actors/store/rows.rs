@@ -31,14 +31,18 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
             own(family::ROOM_ACCOUNT_DATA, user).text(room.as_str()).text(kind)
         }
         Row::ToDevice(user, device) => own(family::TO_DEVICE, user).text(device),
-        Row::ToDeviceTxn(sender, txn) => own(family::TO_DEVICE_TXN, sender).text(txn),
+        Row::ToDeviceSeen(server, came, id) => {
+            key(family::TO_DEVICE_SEEN).text(server.as_str()).number(*came).text(id)
+        }
         Row::Receipt(room, user, kind, thread) => key(family::RECEIPT)
             .text(room.as_str())
             .text(user.as_str())
             .text(kind)
             .optional_text(thread.as_deref()),
         Row::DeviceList(user) => key(family::DEVICE_LIST).text(user.as_str()),
-        Row::ServerKeys(server) => key(family::SERVER_KEYS).text(server.as_str()),
+        Row::ServerKeys(server, key_id) => {
+            key(family::SERVER_KEYS).text(server.as_str()).text(key_id)
+        }
         Row::Address(server) => key(family::ADDRESS).text(server.as_str()),
         Row::Issued => key(family::ISSUED).text(""),
         Row::Outbox(server, number) => key(family::OUTBOX).text(server.as_str()).number(*number),
@@ -63,7 +67,9 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
                 Row::RoomAccountData(user(&first)?, parts.text()?.try_into().ok()?, parts.text()?)
             }
             family::TO_DEVICE => Row::ToDevice(user(&first)?, parts.text()?),
-            family::TO_DEVICE_TXN => Row::ToDeviceTxn(user(&first)?, parts.text()?),
+            family::TO_DEVICE_SEEN => {
+                Row::ToDeviceSeen(first.try_into().ok()?, parts.number()?, parts.text()?)
+            }
             family::RECEIPT => Row::Receipt(
                 first.try_into().ok()?,
                 user(&parts.text()?)?,
@@ -71,7 +77,7 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
                 parts.optional_text()?,
             ),
             family::DEVICE_LIST => Row::DeviceList(user(&first)?),
-            family::SERVER_KEYS => Row::ServerKeys(first.try_into().ok()?),
+            family::SERVER_KEYS => Row::ServerKeys(first.try_into().ok()?, parts.text()?),
             family::ADDRESS => Row::Address(first.try_into().ok()?),
             family::ISSUED => Row::Issued,
             family::OUTBOX => Row::Outbox(first.try_into().ok()?, parts.number()?),
@@ -97,8 +103,9 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
         RowKind::ReceiptsOf(room, user) => {
             key(family::RECEIPT).text(room.as_str()).text(user.as_str())
         }
-        RowKind::ToDeviceTxns => key(family::TO_DEVICE_TXN),
+        RowKind::ToDeviceSeen => key(family::TO_DEVICE_SEEN),
         RowKind::ServerKeys => key(family::SERVER_KEYS),
+        RowKind::ServerKeysOf(server) => key(family::SERVER_KEYS).text(server.as_str()),
         RowKind::Addresses => key(family::ADDRESS),
         RowKind::Outbox => key(family::OUTBOX),
     }
@@ -148,8 +155,8 @@ pub(super) fn write(
             | Row::AccessToken(_)
             | Row::Profile(..)
             | Row::Filter(..)
-            | Row::ToDeviceTxn(..)
-            | Row::ServerKeys(_)
+            | Row::ToDeviceSeen(..)
+            | Row::ServerKeys(..)
             | Row::Address(_)
             | Row::Issued => {}
         }
@@ -318,7 +325,7 @@ mod tests {
                 Some(RowKind::RoomAccountData(user(), room())),
             ),
             (Row::ToDevice(user(), text()), None),
-            (Row::ToDeviceTxn(user(), text()), Some(RowKind::ToDeviceTxns)),
+            (Row::ToDeviceSeen(server(), 1_790_000_000_000, text()), Some(RowKind::ToDeviceSeen)),
             (
                 Row::Receipt(room(), "@a:b".try_into().unwrap(), text(), None),
                 Some(RowKind::Receipts(room())),
@@ -328,7 +335,8 @@ mod tests {
                 Some(RowKind::ReceiptsOf(room(), "@a:b".try_into().unwrap())),
             ),
             (Row::DeviceList("@a:b".try_into().unwrap()), None),
-            (Row::ServerKeys(server()), Some(RowKind::ServerKeys)),
+            (Row::ServerKeys(server(), text()), Some(RowKind::ServerKeys)),
+            (Row::ServerKeys(server(), text()), Some(RowKind::ServerKeysOf(server()))),
             (Row::Address(server()), Some(RowKind::Addresses)),
             (Row::Issued, None),
             (Row::Outbox(server(), 7), Some(RowKind::Outbox)),

@@ -20,7 +20,7 @@ use super::StoreError;
 use crate::proto::pdu::StateKey;
 
 /// The layout that this program writes, and the newest that it reads.
-pub(super) const SCHEMA_VERSION: u32 = 4;
+pub(super) const SCHEMA_VERSION: u32 = 6;
 
 /// The first byte of each key.
 pub(super) mod family {
@@ -85,13 +85,13 @@ pub(super) mod family {
     pub(in super::super) const ROOM_ACCOUNT_DATA: u8 = 0x85;
     /// `user, device, position` → when it came, message (JSON).
     pub(in super::super) const TO_DEVICE: u8 = 0x86;
-    /// `sender, txn`.
+    /// `sender, txn` in layouts before 6.
     pub(in super::super) const TO_DEVICE_TXN: u8 = 0x87;
     /// `room id, user id, receipt type, thread`.
     pub(in super::super) const RECEIPT: u8 = 0x88;
     /// `user id`; only ever in the log.
     pub(in super::super) const DEVICE_LIST: u8 = 0x89;
-    /// `server`.
+    /// `server, key id` → server_keys (JSON).
     pub(in super::super) const SERVER_KEYS: u8 = 0x8a;
     /// `server`.
     pub(in super::super) const ADDRESS: u8 = 0x8b;
@@ -99,6 +99,8 @@ pub(super) mod family {
     pub(in super::super) const ISSUED: u8 = 0x8c;
     /// `server, number` → what is owed to another server (JSON, long).
     pub(in super::super) const OUTBOX: u8 = 0x8d;
+    /// `server, time, hash of an id` → nothing.
+    pub(in super::super) const TO_DEVICE_SEEN: u8 = 0x90;
 }
 
 /// The reference hash that an event id spells.

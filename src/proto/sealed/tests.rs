@@ -27,7 +27,7 @@ fn sealed(to: u8, request: &[u8]) -> (Parcel, AnswerOpener) {
 
 fn opened(by: u8, parcel: &Parcel) -> Result<(Vec<u8>, AnswerSealer), ProtoError> {
     let keys = secret_keys(by);
-    open(parcel, &keys.server_name(), &keys.encryption, NOW)
+    open(parcel, &keys.server_name(), &[OpeningKey::new(&keys.encryption).unwrap()], NOW)
 }
 
 fn changed(parcel: &Parcel, at: usize) -> Parcel {
@@ -105,6 +105,21 @@ fn a_request_there_and_its_answer_back() {
 }
 
 #[test]
+fn the_key_that_it_was_sealed_to_opens_it_as_long_as_there_is_one() {
+    let keys = secret_keys(1);
+    let (parcel, _) = sealed(1, b"request");
+    let opening = |seeds: &[[u8; 32]]| -> Vec<OpeningKey> {
+        seeds.iter().filter_map(OpeningKey::new).collect()
+    };
+    let open = |with: &[OpeningKey]| open(&parcel, &keys.server_name(), with, NOW);
+    let newer = opening(&[[1; 32], [2; 32], keys.encryption, [3; 32]]);
+    assert_eq!(open(&newer).unwrap().0, b"request");
+    for destroyed in [opening(&[[1; 32], [2; 32]]), Vec::new()] {
+        assert!(matches!(open(&destroyed), Err(ProtoError::BadSeal(_))));
+    }
+}
+
+#[test]
 fn lengths_are_hidden() {
     let length = |request: &[u8]| sealed(1, request).0.sealed.as_bytes().len();
     assert_eq!(length(b"GET"), length(&[b'x'; 1000]));
@@ -141,7 +156,10 @@ fn it_opens_nowhere_else() {
     assert!(matches!(opened(2, &parcel), Err(ProtoError::BadSeal(_))));
     // With our key, but under the name of another server.
     let (ann, bob) = (secret_keys(1), secret_keys(2));
-    assert!(open(&parcel, &bob.server_name(), &ann.encryption, NOW).is_err());
+    assert!(
+        open(&parcel, &bob.server_name(), &[OpeningKey::new(&ann.encryption).unwrap()], NOW)
+            .is_err()
+    );
     let key = public(&ann.encryption);
     let (misaddressed, _) = seal(b"request", &bob.server_name(), &key, EXPIRES, [7; 32]).unwrap();
     let misaddressed = super::parcel(misaddressed, EXPIRES, 1);
@@ -165,7 +183,12 @@ fn the_lifetime_is_sealed_and_kept() {
     let longer = Parcel { expires_ts: EXPIRES + 1, ..parcel.clone() };
     assert!(matches!(opened(1, &longer), Err(ProtoError::BadSeal(_))));
     let keys = secret_keys(1);
-    let late = open(&parcel, &keys.server_name(), &keys.encryption, EXPIRES + 1);
+    let late = open(
+        &parcel,
+        &keys.server_name(),
+        &[OpeningKey::new(&keys.encryption).unwrap()],
+        EXPIRES + 1,
+    );
     assert!(matches!(late, Err(ProtoError::NotFresh(-1))), "{late:?}");
     for (what, parcel) in [
         ("no hop", Parcel { hops: 0, ..parcel.clone() }),

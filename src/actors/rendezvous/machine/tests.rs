@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::proto::{
+    certificates::tests::{issued_by, node_keys},
     server_keys::{self, LIFETIME_MS, tests::secret_keys},
     signer::Signer,
 };
@@ -109,6 +110,23 @@ fn what_proves_nothing() {
     let mut machine = machine(&[]);
     let late = Input::Keys { peer: 1, keys: Some(issued(1, &[1], NOW)) };
     assert_eq!(told(machine.handle(late, NOW)), [""; 0], "gone while it was verified");
+}
+
+#[test]
+fn nodes_of_one_server_with_keys_of_their_own_do_not_end_each_other() {
+    let keys = |node: u8, peer: &str, at| issued_by(&node_keys(1, node), &[peer], at);
+    let mut machine = machine(&[1, 2, 3]);
+    prove(&mut machine, 1, keys(1, "1", NOW), NOW);
+    let second = prove(&mut machine, 2, keys(2, "2", NOW + 10), NOW + 10);
+    assert_eq!(second, ["write true", "proven 2 true"]);
+    let again = prove(&mut machine, 1, keys(1, "1", NOW), NOW + 20);
+    assert_eq!(again, ["write true", "proven 1 false"]);
+    assert_eq!(machine.nodes_of(&server(1)).count(), 2);
+    // Newer ones of a key end its own node alone; only with the last one is the server gone.
+    let moved = prove(&mut machine, 3, keys(1, "3", NOW + 30), NOW + 30);
+    assert_eq!(moved, ["over 1 true", "write true", "proven 3 true"]);
+    assert_eq!(told(machine.handle(Input::Gone(3), NOW + 40)), ["over 3 false"]);
+    assert_eq!(told(machine.handle(Input::Gone(2), NOW + 40)), ["over 2 false", "offline"]);
 }
 
 #[test]
