@@ -8,6 +8,8 @@ mod actor;
 mod machine;
 mod messages;
 mod room;
+#[cfg(test)]
+mod sim;
 mod wire;
 
 pub use actor::{CatchUpActor, CatchUpLinks};
