@@ -118,6 +118,15 @@ pub mod limits {
     pub const MISSING_EVENTS: usize = 1000;
     /// Bytes of these events, after which no other one is added.
     pub const MISSING_LEN: usize = 1024 * 1024;
+    /// Ids of missing events that are named of one room.
+    pub const MISSING_IDS_ROOM: usize = 4096;
+    /// Ids of missing events in one answer: about 1 MiB.
+    pub const MISSING_IDS: usize = 20_000;
+    /// Events of a room that are fetched in one go, oldest first; where more are missing the room goes on
+    /// behind a gap.
+    pub const CATCH_UP_ROOM: usize = 50_000;
+    /// Events that are asked for, or came and wait for others before them, of all rooms together.
+    pub const CATCH_UP_EVENTS: usize = 4000;
     /// Invites of one server that wait for an answer, where a room is shared with it.
     pub const INVITES_MEMBER: usize = 100;
     /// The same where none is: a first chat, and a group or two.

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod admission;
+pub mod catch_up;
 pub mod clock;
 pub mod cpu;
 pub mod down;

@@ -20,10 +20,23 @@ pub struct Gap {
     pub latest_events: Vec<OwnedEventId>,
 }
 
-/// How far behind the forward extremities the other events of [`Gap::earliest_events`] are. Where
-/// both sides went on, neither knows the other's extremities, and what both know is behind them:
-/// so at most as much again comes needlessly as was said on the own side.
-pub const LANDMARKS: [usize; 5] = [1, 2, 4, 8, 16];
+/// How many events before the end of the timeline the other events of [`Gap::earliest_events`] are: the
+/// next ones are each twice as far behind, by the position at which they came, and the last one
+/// is the first of all. Where both sides went on, neither knows the other's extremities, and what both
+/// know is behind them: so at most as much again is named needlessly as was said on the own side.
+pub const LANDMARKS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+
+/// Landmarks that are each twice as far behind as the one before: room for 100,000 events and more.
+pub const LANDMARKS_FAR: usize = 13;
+
+/// What one server lacks of a room, named by who has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingIds {
+    /// The events, parents first; the first part of them where they are many.
+    pub ids: Vec<OwnedEventId>,
+    /// There are more after these.
+    pub more: bool,
+}
 
 /// Returns the fingerprint of the forward extremities of a room, in whatever order they come.
 pub fn fingerprint(extremities: &[OwnedEventId]) -> String {

@@ -6,6 +6,7 @@
 //! thin types that carry PDUs through the actors.
 
 pub mod annotation;
+pub mod behind;
 pub mod certificates;
 pub mod client_event;
 pub mod delegation;

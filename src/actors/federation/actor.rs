@@ -23,7 +23,10 @@ use crate::{
         identity::{FindServerKeys, ReadSigner},
         relay_request::{CarryRequest, InboundAnswer, InboundRequest},
         room::{IngestTransaction, RoomError, RoomRequest, TransactionVerdict},
-        room_state::{CompareHeads, FindMissing, FindSharing, IngestIntoRoom, ServeRoom},
+        room_state::{
+            CompareHeads, FindEvents, FindMissing, FindMissingIds, FindSharing, IngestIntoRoom,
+            ServeRoom,
+        },
     },
     config::limits,
     proto::edu::{Edu, ToDevice},
@@ -40,6 +43,10 @@ pub struct FederationLinks {
     pub heads: Recipient<CompareHeads>,
     /// RoomState: what others lack.
     pub missing: Recipient<FindMissing>,
+    /// RoomState: ids of what others lack.
+    pub missing_ids: Recipient<FindMissingIds>,
+    /// RoomState: events by id.
+    pub events: Recipient<FindEvents>,
     /// Accounts.
     pub profile: Recipient<LocalProfile>,
     /// Accounts.
@@ -189,6 +196,16 @@ impl FederationLinks {
                 let found = self.missing.send(FindMissing { origin, rooms, permit }).await;
                 let rooms = found.map_err(AskError::from)??;
                 to_canonical_value(Rooms { rooms }).map_err(RoomError::internal)?
+            }
+            Query::MissingIds(rooms) => {
+                let find = FindMissingIds { origin, rooms, permit };
+                let found = self.missing_ids.send(find).await.map_err(AskError::from)??;
+                to_canonical_value(found).map_err(RoomError::internal)?
+            }
+            Query::Events(rooms) => {
+                let find = FindEvents { origin, rooms, permit };
+                let found = self.events.send(find).await.map_err(AskError::from)??;
+                to_canonical_value(found).map_err(RoomError::internal)?
             }
             Query::ServerKeysOf(server, verify_key) => {
                 self.server_keys_of(origin, server, verify_key).await?

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
     api::{
         IncomingRequest, IncomingRequestExt as _,
         federation::{
@@ -28,6 +28,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     actors::{
+        catch_up::{EVENTS, MISSING_IDS},
         room::{Given, RoomQuery},
         room_state::{HEADS, MISSING},
     },
@@ -54,6 +55,10 @@ pub(super) enum Query {
     Heads(BTreeMap<OwnedRoomId, String>),
     /// Events of these rooms that the origin lacks.
     Missing(BTreeMap<OwnedRoomId, Gap>),
+    /// Ids of events of these rooms that the origin lacks.
+    MissingIds(BTreeMap<OwnedRoomId, Gap>),
+    /// These events.
+    Events(BTreeMap<OwnedRoomId, Vec<OwnedEventId>>),
     /// The server_keys of another server, of one of its verify keys or the newest, as far as we know
     /// them.
     ServerKeysOf(OwnedServerName, Option<String>),
@@ -163,6 +168,11 @@ struct HeadsBody {
 #[derive(Deserialize)]
 struct MissingBody {
     rooms: BTreeMap<OwnedRoomId, Gap>,
+}
+
+#[derive(Deserialize)]
+struct EventsBody {
+    rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
 }
 
 fn body_as<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, RouteError> {
@@ -306,6 +316,21 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
         }
         return Ok(Query::Missing(rooms));
     }
+    if is("POST", MISSING_IDS).is_some() {
+        let MissingBody { rooms } = body_as(body)?;
+        if rooms.len() > limits::HEADS_ROOMS {
+            return Err(RouteError::Malformed("too many rooms".to_owned()));
+        }
+        return Ok(Query::MissingIds(rooms));
+    }
+    if is("POST", EVENTS).is_some() {
+        let EventsBody { rooms } = body_as(body)?;
+        let events: usize = rooms.values().map(Vec::len).sum();
+        if rooms.len() > limits::HEADS_ROOMS || events > limits::MISSING_EVENTS {
+            return Err(RouteError::Malformed("too many rooms or events".to_owned()));
+        }
+        return Ok(Query::Events(rooms));
+    }
     let server = |arguments: Vec<String>| {
         let name = arguments.first().map(String::as_str).unwrap_or_default();
         sealed::destination(name).map_err(|error| RouteError::Malformed(error.to_string()))
@@ -363,6 +388,12 @@ mod tests {
             ("PUT", format!("{f}/v1/send/1"), json!({"pdus": [pdu], "edus": [{"edu_type": "x"}]})),
             ("POST", HEADS.to_owned(), json!({"rooms": {"!r:x": "abc"}})),
             ("POST", MISSING.to_owned(), json!({"rooms": {"!r:x": {"have": ["$a"], "want": []}}})),
+            (
+                "POST",
+                MISSING_IDS.to_owned(),
+                json!({"rooms": {"!r:x": {"earliest_events": ["$a"], "latest_events": ["$b"]}}}),
+            ),
+            ("POST", EVENTS.to_owned(), json!({"rooms": {"!r:x": ["$a", "$b"]}})),
             ("PUT", format!("{ours}/room_keys/!r:x"), json!({"keys": [{"secret": "AAAA"}]})),
             ("PUT", format!("{ours}/carry/x"), json!({"hops": 1, "sealed": "AAAA"})),
         ];

@@ -85,7 +85,8 @@ impl Worker {
                 events.extend(self.look_for_whole(copy, from).await.event);
             }
         }
-        events.sort_by_key(|received| received.pdu.depth);
+        // They stand in the order in which they were given, parents first. One that does not waits for
+        // its parents.
         Ok(self.ingest_all(events).await)
     }
 }

@@ -23,7 +23,7 @@ mod fresh;
 mod join;
 mod keys;
 mod links;
-mod machine;
+pub(in crate::actors) mod machine;
 mod messages;
 mod operate;
 mod reads;

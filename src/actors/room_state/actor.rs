@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     actors::{
+        catch_up::{CatchUpActor, CatchUpLinks},
         clock::now_ms,
         cpu::Cpu,
         down::{Down, DownGuard},
@@ -81,6 +82,12 @@ pub struct RoomStateLinks {
     pub find_lacking: Recipient<store::FindLacking>,
     /// Store.
     pub read_missing: Recipient<store::ReadMissing>,
+    /// Store.
+    pub missing_walk: Recipient<store::MissingWalk>,
+    /// Store.
+    pub read_events: Recipient<store::ReadEvents>,
+    /// Store.
+    pub sift_ids: Recipient<store::SiftIds>,
     /// Gossip.
     pub join_topic: Recipient<JoinTopic>,
     /// Gossip.
@@ -136,6 +143,10 @@ pub struct RoomStateActor {
     pub(super) distant: Distant,
     /// What members' servers announced.
     pub(super) heard: Heard,
+    /// Servers for which it is being looked what they lack.
+    pub(super) walking: HashSet<OwnedServerName>,
+    /// Fetches what is missing here.
+    pub(super) catch_up: Option<Addr<CatchUpActor>>,
 }
 
 impl RoomStateActor {
@@ -157,6 +168,8 @@ impl RoomStateActor {
             online: Meetings::default(),
             distant: Distant::default(),
             heard: Heard::default(),
+            walking: HashSet::new(),
+            catch_up: None,
         }
     }
 
@@ -371,6 +384,14 @@ impl Actor for RoomStateActor {
         ctx.set_mailbox_capacity(limits::MAILBOX);
         ctx.run_interval(SWEEP_EVERY, Self::sweep);
         ctx.run_interval(LOOK_EVERY, Self::look_for_absent);
+        let links = CatchUpLinks {
+            federation: self.links.federation.clone(),
+            find_lacking: self.links.find_lacking.clone(),
+            sift_ids: self.links.sift_ids.clone(),
+            take_in: ctx.address().recipient(),
+            cpu: self.links.cpu.clone(),
+        };
+        self.catch_up = Some(CatchUpActor::new(links).start());
     }
 }
 

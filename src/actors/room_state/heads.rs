@@ -29,8 +29,9 @@ use super::{
 };
 use crate::{
     actors::{
+        catch_up::{CatchUp, CatchUpActor, CaughtUp, ForgetServer, TakeIn},
         gossip::GossipLost,
-        room::{FollowHeads, RoomError, TakeDeparture, ask, federation, read},
+        room::{FollowHeads, RoomError, TakeDeparture, TakeMissing, ask, federation, read},
         store::{FindLacking, ReadDepartures, ReadHeads, RoomEvents},
     },
     config::limits,
@@ -163,6 +164,12 @@ impl Meetings {
 }
 
 impl RoomStateActor {
+    /// Begins an exchange with a server.
+    pub(super) fn exchange(&self, server: OwnedServerName, ctx: &Context<Self>) -> Exchange {
+        let (links, rooms) = (self.links.clone(), ctx.address());
+        Exchange { links, rooms, server, catch_up: self.catch_up.clone() }
+    }
+
     /// Plans the next exchange with a server, unless there is one to come.
     pub(super) fn plan_meeting(&mut self, server: &OwnedServerName, ctx: &mut Context<Self>) {
         let Some(meeting) = self.online.open.get_mut(server) else { return };
@@ -226,8 +233,7 @@ impl RoomStateActor {
         meeting.running = true;
         meeting.reason = None;
         let number = meeting.number;
-        let exchange =
-            Exchange { links: self.links.clone(), rooms: ctx.address(), server: server.clone() };
+        let exchange = self.exchange(server.clone(), ctx);
         let compared = async move {
             let done = exchange.run(asked).await;
             (exchange.server, done)
@@ -274,6 +280,9 @@ impl Handler<ServerOffline> for RoomStateActor {
     fn handle(&mut self, ServerOffline(server): ServerOffline, ctx: &mut Self::Context) {
         if let Some(planned) = self.online.end(&server) {
             ctx.cancel_future(planned);
+        }
+        if let Some(catch_up) = &self.catch_up {
+            catch_up.do_send(ForgetServer(server.clone()));
         }
         if self.rooms.shares(&server) {
             self.miss([&server], AFTER_CHANGE);
@@ -397,6 +406,18 @@ pub(super) struct Exchange {
     pub(super) links: RoomStateLinks,
     pub(super) rooms: Addr<RoomStateActor>,
     pub(super) server: OwnedServerName,
+    pub(super) catch_up: Option<Addr<CatchUpActor>>,
+}
+
+impl Handler<TakeIn> for RoomStateActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    fn handle(&mut self, msg: TakeIn, ctx: &mut Self::Context) -> Self::Result {
+        let TakeIn { room_id, server_name, pdus } = msg;
+        let message = TakeMissing { server_name, pdus };
+        let asked = ctx.address().send(Briefly(ToRoom { room_id, message }));
+        Box::pin(async move { asked.await.map_err(|error| RoomError::Ask(error.into()))?? })
+    }
 }
 
 impl Exchange {
@@ -455,10 +476,30 @@ impl Exchange {
         theirs: RoomEvents,
     ) -> Result<Result<(), RoomError>, RoomError> {
         // Where we are ahead, or refused what they have, there is no need to wake a room.
-        let mut lacking = ask(&self.links.find_lacking, FindLacking(theirs)).await?;
+        let mut lacking = ask(&self.links.find_lacking, FindLacking(theirs.clone())).await?;
+        let mut rounds = limits::MISSING_ROUNDS;
+        if !lacking.is_empty()
+            && let Some(catch_up) = &self.catch_up
+        {
+            let heads = lacking.iter().map(|(id, gap)| (id.clone(), gap.latest_events.clone()));
+            let ask_for = CatchUp { server: self.server.clone(), heads: heads.collect() };
+            let asked = catch_up.send(ask_for).await.map_err(|error| RoomError::Ask(error.into()));
+            match asked.flatten() {
+                Ok(CaughtUp::Unknown) => {}
+                Err(error) if error.is_unreachable() || matches!(error, RoomError::Ask(_)) => {
+                    return Err(error);
+                }
+                // What it refuses all rooms together it may give to one.
+                Ok(CaughtUp::Done) | Err(_) => {
+                    rounds = 0;
+                    lacking = ask(&self.links.find_lacking, FindLacking(theirs)).await?;
+                }
+            }
+        }
         let mut left = Vec::new();
-        // Of what is more than a page the first part comes first, and the rest on top of that.
-        for _ in 0..limits::MISSING_ROUNDS {
+        // A node of the first release is asked for events at once. Of what is more than a page the
+        // first part comes first, and the rest on top of that.
+        for _ in 0..rounds {
             if lacking.is_empty() {
                 break;
             }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
 
-use super::{actor::RoomStateActor, heads::Exchange, messages::HeadsHeard};
+use super::{actor::RoomStateActor, messages::HeadsHeard};
 use crate::{actors::store::RoomEvents, config::limits};
 
 /// What waits, for each server of which something is being fetched.
@@ -49,7 +49,7 @@ impl Heard {
 impl RoomStateActor {
     /// Fetches what a server announced, then what it announced meanwhile.
     fn fetch_heard(&mut self, server: OwnedServerName, heads: RoomEvents, ctx: &mut Context<Self>) {
-        let exchange = Exchange { links: self.links.clone(), rooms: ctx.address(), server };
+        let exchange = self.exchange(server, ctx);
         let fetched = async move {
             let done = exchange.fetch(heads).await;
             (exchange.server, done)

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use crate::{
     actors::{
         admission::Permit,
+        catch_up::{EventsAnswer, IdsAnswer},
         room::{IngestTransaction, RoomError, RoomRequest, ShownAs, TransactionVerdict},
     },
     config::limits,
@@ -202,6 +203,30 @@ pub struct FindMissing {
     pub origin: OwnedServerName,
     /// Rooms with what it lacks.
     pub rooms: BTreeMap<OwnedRoomId, Gap>,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
+
+/// Asks for the ids of what another server lacks, as [`FindMissing`] for events.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<IdsAnswer, RoomError>")]
+pub struct FindMissingIds {
+    /// Who asks.
+    pub origin: OwnedServerName,
+    /// Rooms with what it lacks.
+    pub rooms: BTreeMap<OwnedRoomId, Gap>,
+    /// Place in the work budget.
+    pub permit: Permit,
+}
+
+/// Asks for events by id, of rooms as [`FindMissing`].
+#[derive(Message, Debug)]
+#[rtype(result = "Result<EventsAnswer, RoomError>")]
+pub struct FindEvents {
+    /// Who asks.
+    pub origin: OwnedServerName,
+    /// Rooms with ids.
+    pub rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
     /// Place in the work budget.
     pub permit: Permit,
 }

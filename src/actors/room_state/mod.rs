@@ -7,6 +7,7 @@ mod absent;
 mod actor;
 mod create;
 mod distant;
+mod given;
 mod heads;
 mod heard;
 mod index;

@@ -19,20 +19,23 @@ use tokio::sync::watch;
 use super::{
     AckToDevice, Close, CommitRoom, Committed, CountToDevice, DirectoryEntry, DropToDevice,
     FindAnnotation, FindLacking, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom,
-    LoadState, LoadedRoom, Lookup, MissingEvent, NameOwner, ReadDepartures, ReadHeads, ReadMissing,
-    ReadRow, ReadSync, ReadTimeline, ReceiptPlace, RoomEvents, RoomGaps, RoomRow, Row, ScanRows,
-    SearchDirectory, StoreError, StoredEvent, SyncRows, TimelinePage, ToDeviceCount, WatchStream,
-    WriteRows, commit,
+    LoadState, LoadedRoom, Lookup, MissingEvent, MissingWalk, NameOwner, ReadDepartures,
+    ReadEvents, ReadHeads, ReadMissing, ReadRow, ReadSync, ReadTimeline, ReceiptPlace, RoomEvents,
+    RoomGaps, RoomRow, Row, ScanRows, SearchDirectory, SiftIds, SiftedIds, StoreError, StoredEvent,
+    SyncRows, TimelinePage, ToDeviceCount, WatchStream, WriteRows, commit,
     database::{Database, WriteSet},
     directory, events,
     flusher::{self, Flusher, Tell},
-    gaps, groups, mark, migrations,
+    gaps, groups, mark, migrations, missing_ids,
     open::{Opened, open},
     receipts,
     rooms::{self, Counters},
     rows, sync, timeline,
 };
-use crate::{config::limits, proto::pdu::StateKey};
+use crate::{
+    config::limits,
+    proto::{heads::MissingIds, pdu::StateKey},
+};
 
 /// Exit code after a failed write: `EX_IOERR`.
 const EXIT_DISK: i32 = 74;
@@ -339,6 +342,31 @@ impl Handler<ReadMissing> for StoreActor {
     fn handle(&mut self, ReadMissing(rooms): ReadMissing, _: &mut Self::Context) -> Self::Result {
         let events = self.open().and_then(|open| gaps::missing(&open.database, rooms));
         self.when_durable(events)
+    }
+}
+
+impl Handler<MissingWalk> for StoreActor {
+    type Result = Result<Result<MissingIds, MissingWalk>, StoreError>;
+
+    fn handle(&mut self, walk: MissingWalk, _: &mut Self::Context) -> Self::Result {
+        missing_ids::go_on(&self.open()?.database, walk)
+    }
+}
+
+impl Handler<ReadEvents> for StoreActor {
+    type Result = ResponseFuture<Result<Vec<(OwnedRoomId, Vec<MissingEvent>)>, StoreError>>;
+
+    fn handle(&mut self, ReadEvents(rooms): ReadEvents, _: &mut Self::Context) -> Self::Result {
+        let events = self.open().and_then(|open| missing_ids::events(&open.database, rooms));
+        self.when_durable(events)
+    }
+}
+
+impl Handler<SiftIds> for StoreActor {
+    type Result = Result<Vec<SiftedIds>, StoreError>;
+
+    fn handle(&mut self, SiftIds(rooms): SiftIds, _: &mut Self::Context) -> Self::Result {
+        missing_ids::sift(&self.open()?.database, rooms)
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::limits,
     proto::{
-        heads::{Gap, LANDMARKS},
+        heads::{Gap, LANDMARKS, LANDMARKS_FAR},
         stream::Order,
     },
 };
@@ -65,25 +65,40 @@ pub(super) fn lacking(database: &Database, rooms: RoomEvents) -> Result<RoomGaps
     Ok(lacking)
 }
 
-/// Returns the forward extremities and one event at each distance of [`LANDMARKS`] behind them.
+/// Returns the forward extremities and the events at some places behind them ([`LANDMARKS`]).
 fn landmarks(database: &Database, room: u32) -> Result<Vec<OwnedEventId>, StoreError> {
     let heads = read_heads(database, room)?;
     let heads = heads.into_iter().flat_map(|row| row.extremities).map(|(id, ..)| id);
     let mut marks: Vec<OwnedEventId> = heads.take(limits::HEADS).collect();
-    let mut level: Vec<Hash> = marks.iter().filter_map(|id| hash_of(id)).collect();
-    let mut seen: HashSet<Hash> = level.iter().copied().collect();
-    for distance in 1..=LANDMARKS.into_iter().max().unwrap_or_default() {
-        let mut next = Vec::new();
-        for hash in level {
-            let Some(record) = read_event(database, room, &hash)? else { continue };
-            next.extend(Step::read(&record.json)?.before().filter(|hash| seen.insert(*hash)));
-        }
-        next.truncate(limits::HEADS);
+    let (mut first, mut last) = (None, None);
+    for (distance, row) in
+        timeline::scan_back(database, room, Order::LAST, Order::FIRST).enumerate()
+    {
+        let (order, hash) = row?;
+        first = first.or(Some(order.position));
+        last = Some(order);
         if LANDMARKS.contains(&distance) {
-            marks.extend(next.first().map(event_id_of));
+            marks.push(event_id_of(&hash));
         }
-        level = next;
+        if LANDMARKS.last() == Some(&distance) {
+            break;
+        }
     }
+    let (Some(first), Some(mut last)) = (first, last) else { return Ok(marks) };
+    let mut behind = first.saturating_sub(last.position).max(1);
+    for _ in 0..LANDMARKS_FAR {
+        behind = behind.saturating_mul(2);
+        let from = Order::live(first.saturating_sub(behind)).min(last.before());
+        let next = timeline::scan_back(database, room, from, Order::FIRST).next().transpose()?;
+        let Some((order, hash)) = next else { break };
+        marks.push(event_id_of(&hash));
+        last = order;
+    }
+    if let Some(row) = timeline::scan(database, room, Order::FIRST, Order::LAST).next() {
+        marks.push(event_id_of(&row?.1));
+    }
+    let mut seen = HashSet::new();
+    marks.retain(|id| seen.insert(id.clone()));
     Ok(marks)
 }
 
@@ -188,7 +203,7 @@ impl Left {
 
 /// Tells whether every member may read the whole history. Where it is not so, each event has to be
 /// looked at by the room itself.
-fn is_open(database: &Database, room: u32) -> Result<bool, StoreError> {
+pub(super) fn is_open(database: &Database, room: u32) -> Result<bool, StoreError> {
     #[derive(Deserialize)]
     struct Event {
         content: Content,

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::proto::{
     annotation::Annotation,
-    heads::Gap,
+    heads::{Gap, MissingIds},
     pdu::{Pdu, StateKey},
     stream::Order,
 };
@@ -533,6 +533,50 @@ pub struct MissingEvent {
     pub sender: OwnedUserId,
     /// Canonical JSON, without `server_keys` and `unsigned`.
     pub json: Box<str>,
+}
+
+/// Finds what another server lacks of a room, by id, as [`ReadMissing`] reads it; some milliseconds at a
+/// time, so it has to be sent again with what it answered until it is done.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Result<MissingIds, MissingWalk>, StoreError>")]
+pub enum MissingWalk {
+    /// Begin.
+    Begin {
+        /// Which room.
+        room_id: OwnedRoomId,
+        /// What the other has, and what it asks for.
+        gap: Gap,
+        /// How many to name at most.
+        most: usize,
+    },
+    /// Go on.
+    Under(UnderWay),
+}
+
+/// A walk of [`MissingWalk`] that is not over.
+#[derive(Debug)]
+pub struct UnderWay(pub(super) Box<super::missing_ids::Walk>);
+
+/// Reads events by id, in the order of the ids, as [`ReadMissing`] does. Those that are not here are
+/// left out, and so are rooms with none.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<(OwnedRoomId, Vec<MissingEvent>)>, StoreError>")]
+pub struct ReadEvents(pub RoomEvents);
+
+/// Finds which of these events are not in their rooms. Rooms that are not known are left out.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<SiftedIds>, StoreError>")]
+pub struct SiftIds(pub RoomEvents);
+
+/// One room of [`SiftIds`].
+#[derive(Debug, Clone)]
+pub struct SiftedIds {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+    /// The events that are not here.
+    pub missing: Vec<OwnedEventId>,
 }
 
 /// Reads the events by which users of a server are out of rooms (`leave` or `ban`), started or not, within [`limits::MISSING_LEN`]: the server that is out lacks it.

@@ -38,6 +38,7 @@ mod history;
 mod mark;
 mod messages;
 mod migrations;
+mod missing_ids;
 mod open;
 mod owner;
 mod receipts;

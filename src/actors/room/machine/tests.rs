@@ -207,9 +207,10 @@ impl Replica {
     }
 
     /// Forgets everything that is only in memory, as a restart does.
-    fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.machine.known.clear();
         self.machine.groups.clear();
+        self.machine.parked.clear();
     }
 
     pub(crate) fn send(&mut self, draft: Draft) -> Result<Arc<Pdu>, RoomError> {
@@ -251,20 +252,31 @@ impl Replica {
     }
 
     fn given(&self, of: &[Arc<Signer>]) -> GivenState {
-        let by = |pdu: &Pdu| {
-            let name = pdu.sender.server_name();
-            of.iter().find(|signer| signer.server_name() == name).unwrap()
+        let verified = |signer: &Arc<Signer>| {
+            let keys = VerifiedServerKeys::verify(signer.server_keys().clone(), NOW).unwrap();
+            (signer.server_name().to_owned(), keys)
+        };
+        let keys: HashMap<OwnedServerName, VerifiedServerKeys> = of.iter().map(verified).collect();
+        let received = |pdu: &Pdu| Received {
+            pdu: pdu.clone(),
+            spoilt: false,
+            server_keys: keys[pdu.sender.server_name()].clone(),
         };
         let all = self.events.values().filter_map(|known| match known {
             Known::Event(event) if !event.pdu.rejected => Some(&event.pdu),
             _ => None,
         });
-        let state = self.machine.state().map(|pdu| received(pdu, by(pdu))).collect();
-        GivenState { state, auth_chain: all.map(|pdu| received(pdu, by(pdu))).collect() }
+        let state = self.machine.state().map(|pdu| received(pdu)).collect();
+        GivenState { state, auth_chain: all.map(|pdu| received(pdu)).collect() }
+    }
+
+    /// Returns how many events wait for others.
+    pub(crate) fn parked(&self) -> usize {
+        self.machine.parked.len()
     }
 
     /// What two replicas with the same events must agree on.
-    fn view(&self) -> (BTreeMap<StateKey, OwnedEventId>, BTreeSet<OwnedEventId>) {
+    pub(crate) fn view(&self) -> (BTreeMap<StateKey, OwnedEventId>, BTreeSet<OwnedEventId>) {
         let state = self.machine.current_ids().into_iter().collect();
         let heads = self.machine.extremities.iter().map(|head| head.event_id.clone()).collect();
         (state, heads)

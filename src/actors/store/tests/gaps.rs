@@ -76,7 +76,7 @@ async fn a_gap_is_read_down_to_what_the_other_has() {
     assert!(found.is_empty(), "{found:?}");
     let heads = vec![id(&said[39]), id(&elsewhere)];
     let found = world.ask(FindLacking(vec![(r.clone(), heads)])).await.unwrap();
-    let marks: Vec<_> = [39, 38, 37, 35, 31, 23].into_iter().map(|n| &said[n]).collect();
+    let marks: Vec<_> = [39, 38, 37, 35, 31, 23, 7, 0].into_iter().map(|n| &said[n]).collect();
     assert_eq!(found, [(r.clone(), gap(&marks, &[&elsewhere]))]);
 
     // The other side does not know its own last events to be unknown here.
@@ -178,4 +178,99 @@ async fn of_more_than_a_page_the_first_part_comes_and_then_the_rest() {
     let ask = [(&r, gap(&[&rest[0]], &[&rest[299]]))];
     let found = texts(&missing(&world, &ask).await[0].1);
     assert_eq!((found.len(), &*found[99]), (limits::MISSING_PAGE, "rest 299"));
+}
+
+/// Ids of what is missing, as many steps as it takes.
+async fn named(
+    world: &World,
+    room_id: &OwnedRoomId,
+    gap: Gap,
+    most: usize,
+) -> (Vec<OwnedEventId>, bool) {
+    let mut walk = MissingWalk::Begin { room_id: room_id.clone(), gap, most };
+    loop {
+        match world.ask(walk).await.unwrap() {
+            Ok(found) => return (found.ids, found.more),
+            Err(under_way) => walk = under_way,
+        }
+    }
+}
+
+#[actix::test]
+async fn what_is_missing_is_named_page_by_page_from_its_begin() {
+    let world = World::new();
+    let r = room("r");
+    let said = chain(&r, 6_000, "said");
+    keep(&world, &r, &said.iter().collect::<Vec<_>>()).await;
+    // What was said beside it came in later, and so stands behind it here.
+    let mut beside: Vec<Arc<Pdu>> = Vec::new();
+    for number in 0..3_000 {
+        let prev = beside.last().unwrap_or(&said[99]);
+        beside.push(after(&r, &format!("beside {number}"), &[prev]));
+    }
+    keep(&world, &r, &beside.iter().collect::<Vec<_>>()).await;
+    let both = after(&r, "both", &[&said[5_999], &beside[2_999]]);
+    keep(&world, &r, &[&both]).await;
+
+    // Who was here when the room went apart, and has one side of it.
+    for (has, lacks) in [(&said, &beside), (&beside, &said)] {
+        let (mut got, mut tail): (Vec<OwnedEventId>, Vec<OwnedEventId>) = (Vec::new(), Vec::new());
+        let elsewhere = after(&r, "elsewhere", &[&has[has.len() - 1]]);
+        for _ in 0..10 {
+            let mut ask = gap(&[&elsewhere, &has[has.len() - 1], &said[0]], &[&both]);
+            ask.earliest_events.extend(tail.clone());
+            let (ids, more) = named(&world, &r, ask, 1_000).await;
+            assert!(ids.len() <= 1_000);
+            tail = ids[ids.len().saturating_sub(20)..].to_vec();
+            got.extend(ids);
+            if !more {
+                break;
+            }
+        }
+        let from = if lacks.len() == 6_000 { 100 } else { 0 };
+        let mut expected: Vec<OwnedEventId> = lacks[from..].iter().map(id).collect();
+        expected.push(id(&both));
+        assert_eq!(got, expected, "each once, in its order, and nothing else");
+    }
+
+    let nothing = named(&world, &r, gap(&[], &[&both]), 1_000).await;
+    assert_eq!(nothing, (Vec::new(), false), "there is no place to go on from");
+    let other = named(&world, &room("other"), gap(&[&said[0]], &[&both]), 1_000).await;
+    assert!(other.0.is_empty());
+    let closed = json!({"history_visibility": "joined"});
+    world
+        .commit(live(&r, &[&event(&r, OWN, "m.room.history_visibility", Some(""), closed, &[])]))
+        .await;
+    let ask = gap(&[&said[5_990]], &[&both]);
+    assert!(named(&world, &r, ask, 1_000).await.0.is_empty(), "the room has to look at it");
+    let read = world.ask(ReadEvents(vec![(r.clone(), vec![id(&both)])])).await.unwrap();
+    assert!(read.is_empty());
+}
+
+#[actix::test]
+async fn events_are_given_by_id_as_many_as_an_answer_takes() {
+    let world = World::new();
+    let r = room("r");
+    let said = chain(&r, limits::MISSING_EVENTS + 10, "said");
+    keep(&world, &r, &said.iter().collect::<Vec<_>>()).await;
+    let elsewhere = after(&r, "elsewhere", &[&said[20]]);
+    let bad = after(&r, "bad", &[&said[20]]);
+    let mut rejected = step(&r);
+    rejected.events.push(new_event(&bad, Place::Rejected));
+    world.commit(rejected).await;
+    let ids = |events: &[&Arc<Pdu>]| events.iter().copied().map(id).collect::<Vec<_>>();
+    let ask = ids(&[&said[7], &elsewhere, &bad, &said[3]]);
+    let read = world.ask(ReadEvents(vec![(r.clone(), ask.clone())])).await.unwrap();
+    assert_eq!(texts(&read[0].1), ["said 7", "said 3"], "in the order of the ids");
+    let sifted = world.ask(SiftIds(vec![(r.clone(), ask), (room("other"), vec![])])).await.unwrap();
+    assert_eq!((sifted.len(), &sifted[0].missing), (1, &ids(&[&elsewhere])));
+    let all = said.iter().map(id).collect();
+    let read = world.ask(ReadEvents(vec![(r.clone(), all)])).await.unwrap();
+    assert_eq!(read[0].1.len(), limits::MISSING_EVENTS);
+    let large = chain(&r, 40, &"x".repeat(60_000));
+    keep(&world, &r, &large.iter().collect::<Vec<_>>()).await;
+    let read =
+        world.ask(ReadEvents(vec![(r.clone(), large.iter().map(id).collect())])).await.unwrap();
+    let len: usize = read[0].1.iter().map(|event| event.json.len()).sum();
+    assert!((limits::MISSING_LEN..limits::MISSING_LEN + 64 * 1024).contains(&len), "{len}");
 }
