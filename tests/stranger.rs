@@ -459,7 +459,7 @@ async fn an_invited_user_may_join_before_the_inviter_has_the_answer() {
             let none = Answer {
                 request_id: asked.message.request_id.clone(),
                 request_hash: asked.hash.clone(),
-                status: 404,
+                status: 200,
                 content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
                 origin: bob.signer.server_name().clone(),
                 origin_server_ts: now_ms(),

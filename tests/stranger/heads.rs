@@ -9,6 +9,9 @@ use super::{
 const HEADS: &str = "/_messagehub/federation/v1/heads";
 /// Where missing events are asked for.
 const MISSING: &str = "/_messagehub/federation/v1/missing_events";
+/// Where ids of missing events are asked for, and the events.
+const MISSING_IDS: &str = "/_messagehub/federation/v1/missing_ids";
+const EVENTS: &str = "/_messagehub/federation/v1/events";
 /// Rooms that one message may name.
 const HEADS_ROOMS: usize = 256;
 /// Heads that are looked at.
@@ -157,24 +160,32 @@ async fn missing_events_that_are_none_change_nothing() {
     let before = history().await;
     let lies = json!({"rooms": {&shared: given, &secret: given, "!nowhere:example.org": given}});
     let heads = json!({"rooms": {&shared: ["$false"]}});
-    let serve: Serve = Box::new(move |request| {
-        let is = |path: &str| request.uri.contains(path);
-        match () {
-            () if is(HEADS) => Some((200, heads.clone())),
-            () if is(MISSING) => Some((200, lies.clone())),
-            () if is("/event/") => Some((200, json!({"pdus": given}))),
-            () => None,
-        }
-    });
-    eve.serve = serve;
-    eve.told.clear();
-    eve.come_back(&ann).await;
-    let asked = |eve: &Eve| eve.told.iter().filter(|request| request.uri == MISSING).count();
-    eve.until("being asked for events", |eve| (asked(eve) > 0).then_some(())).await;
-    eve.during(tokio::time::sleep(Duration::from_secs(3))).await;
-    assert!(asked(&eve) <= 2, "she is asked again and again");
-    assert_eq!(ann.me.whole_state(&shared).await, state);
-    assert_eq!(history().await, before);
+    let ids = json!({"ids": ["$false", said, "$F7e6iZWBRFJpEnM5Jy9i8UmMLP9zh_wQnnYCSb0rMT0"]});
+    let ids = json!({"rooms": {&shared: ids, &secret: ids, "!nowhere:example.org": ids}});
+    // By ids first, and as a node of the first release is asked.
+    for (is_new, path) in [(true, EVENTS), (false, MISSING)] {
+        let (heads, ids, lies, given) = (heads.clone(), ids.clone(), lies.clone(), given.clone());
+        let serve: Serve = Box::new(move |request| {
+            let is = |path: &str| request.uri.contains(path);
+            match () {
+                () if is(HEADS) => Some((200, heads.clone())),
+                () if is(MISSING_IDS) && is_new => Some((200, ids.clone())),
+                () if is(MISSING_IDS) => Some((404, json!({"errcode": "M_UNRECOGNIZED"}))),
+                () if is(EVENTS) || is(MISSING) => Some((200, lies.clone())),
+                () if is("/event/") => Some((200, json!({"pdus": given}))),
+                () => None,
+            }
+        });
+        eve.serve = serve;
+        eve.told.clear();
+        eve.come_back(&ann).await;
+        let asked = |eve: &Eve| eve.told.iter().filter(|request| request.uri == path).count();
+        eve.until(path, |eve| (asked(eve) > 0).then_some(())).await;
+        eve.during(tokio::time::sleep(Duration::from_secs(3))).await;
+        assert!(asked(&eve) <= 2, "she is asked again and again: {path}");
+        assert_eq!(ann.me.whole_state(&shared).await, state);
+        assert_eq!(history().await, before);
+    }
     eve.during(ann.me.send(&shared, "unharmed")).await;
     eve.during(ann.me.send(&secret, "unharmed")).await;
 }

@@ -347,6 +347,7 @@ impl Worker {
             && !received.spoilt
             && pdu.kind == TimelineEventType::RoomMember
             && pdu.state_key.as_deref() == Some(user.as_str())
+            && user.server_name() == self.signer.server_name()
             && pdu.sender.server_name() == *origin
             && content.membership == MembershipState::Invite;
         if !right {
