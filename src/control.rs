@@ -27,8 +27,9 @@ use crate::actors::{
     identity::{EnsureIdentity, ReadSigner},
     outbox::{CountOwed, OwedCount, ReadOutbox},
     relay_request::ReadClock,
-    rendezvous::{NetworkStatus, ReadNetwork},
+    rendezvous::ReadNetwork,
     room_state::CountRooms,
+    swarm::NetworkStatus,
 };
 
 pub use crate::actors::{outbox::OutboxStatus, relay_request::ClockStatus};

@@ -34,9 +34,10 @@ use crate::{
         outbox::{OutboxActor, OutboxError, OutboxLinks, TellRefused},
         relay_request::CarryWith,
         room::StoreLink,
-        room_state::{self, RoomStateActor, RoomStateLinks, ServerOffline, ServerOnline},
+        room_state::{RoomStateActor, RoomStateLinks},
         store::{self, Close, StoreActor, StoreError},
         swarm::{self, SwarmError, SwarmFailed},
+        upward::{ServerOffline, ServerOnline},
     },
     config::{Config, limits},
     control::{self, ControlLinks},
@@ -445,7 +446,7 @@ impl Handler<SignerIssued> for NodeActor {
             });
         }
         // Rooms first, and until they know each other: from the network on, others may ask.
-        let ready = wired.rooms.send(room_state::UseSigner(Arc::clone(&msg.0)));
+        let ready = wired.rooms.send(identity::UseSigner(Arc::clone(&msg.0)));
         ctx.spawn(ready.into_actor(self).map(move |_, act, _| {
             if let Some(wired) = &act.wired {
                 wired.network.use_signer(&msg.0);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     actors::{
         outbox::{End, OutboxStatus, ServerOwed, Waiting},
-        rendezvous::PeerStatus,
+        swarm::PeerStatus,
     },
     config::{DEFAULT_LISTEN, FALLBACK_PORT},
     control::Status,
@@ -248,7 +248,7 @@ mod tests {
     use crate::{
         actors::{
             outbox::{Ended, Matter, OwedCount},
-            rendezvous::NetworkStatus,
+            swarm::NetworkStatus,
         },
         control::Rooms,
     };

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -254,4 +255,85 @@ fn names_files_that_exist(document: &str) {
             assert!(!is_path || near || common.contains(&code), "{document} names {code}");
         }
     }
+}
+
+/// Returns the paths that a source imports or names from the crate's root, each in full.
+fn paths_from_the_root(text: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for part in text.split("crate::").skip(1) {
+        // A tree of names: what is open, and the names that stand before it.
+        let (mut before, mut name): (Vec<String>, String) = (Vec::new(), String::new());
+        for character in part.chars() {
+            match character {
+                '{' => before.push(std::mem::take(&mut name)),
+                ',' | '}' => {
+                    if !name.is_empty() {
+                        paths.push(format!("{}{name}", before.concat()));
+                    }
+                    name.clear();
+                    if character == '}' {
+                        before.pop();
+                    }
+                    if before.is_empty() {
+                        break;
+                    }
+                }
+                ':' | '_' => name.push(character),
+                _ if character.is_alphanumeric() => name.push(character),
+                _ if character.is_whitespace() && !before.is_empty() => {}
+                _ => {
+                    paths.push(std::mem::take(&mut name));
+                    break;
+                }
+            }
+        }
+    }
+    paths
+}
+
+#[test]
+fn paths_are_read_out_of_trees() {
+    let text =
+        "use crate::{actors::{room::{A, B}, store::C}, proto::x};\nlet a = crate::actors::d::e();";
+    let found = paths_from_the_root(text);
+    let expected =
+        ["actors::room::A", "actors::room::B", "actors::store::C", "proto::x", "actors::d::e"];
+    assert_eq!(found, expected);
+}
+
+/// Whoever wants to understand an actor reads those below it, and no other.
+#[test]
+fn the_folders_of_actors_have_no_circle() {
+    let folder_of = |path: &str| {
+        let (folder, _) = path.strip_prefix("actors::")?.split_once("::")?;
+        Some(folder.to_owned())
+    };
+    let mut below: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources() {
+        let place = source.path.replace('/', "::");
+        let Some(folder) = folder_of(&place) else { continue };
+        // Of tests alone, said where they are declared.
+        let tests = ["/tests", "/sim/", "/convergence.rs", "/swarms.rs"];
+        if tests.iter().any(|test| source.path.contains(test)) {
+            continue;
+        }
+        let text: String = source.code.iter().flat_map(|(_, line)| [line.as_str(), "\n"]).collect();
+        let named = paths_from_the_root(&text).into_iter().filter_map(|path| folder_of(&path));
+        below.entry(folder.clone()).or_default().extend(named.filter(|other| *other != folder));
+    }
+    let folders: Vec<String> = below.keys().cloned().collect();
+    below.values_mut().for_each(|named| named.retain(|other| folders.contains(other)));
+    // What stands on nothing that is left is taken away, again and again.
+    loop {
+        let free: Vec<String> = below
+            .iter()
+            .filter(|(_, named)| named.iter().all(|other| !below.contains_key(other)))
+            .map(|(folder, _)| folder.clone())
+            .collect();
+        if free.is_empty() {
+            break;
+        }
+        below.retain(|folder, _| !free.contains(folder));
+    }
+    assert!(below.is_empty(), "these folders of actors know each other in a circle: {below:#?}");
 }

@@ -25,3 +25,4 @@ pub mod room;
 pub mod room_state;
 pub mod store;
 pub mod swarm;
+pub mod upward;

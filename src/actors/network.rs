@@ -10,16 +10,18 @@ use actix::prelude::*;
 use super::{
     admission::Admission,
     cpu::Cpu,
-    gossip::{self, DeliverTo, GossipActor, GossipParts},
-    relay_request::{
-        self, AnswerWith, CarryWith, InboundRequest, KeysSeen, RelayRequestActor, RelayRequestParts,
-    },
-    rendezvous::{self, AskWith, RendezvousActor, RendezvousParts},
-    room_state::{ServerOffline, ServerOnline},
+    gossip::{DeliverTo, GossipActor, GossipParts},
+    identity,
+    relay_request::{AnswerWith, CarryWith, InboundRequest, RelayRequestActor, RelayRequestParts},
+    rendezvous::{AskWith, RendezvousActor, RendezvousParts},
     store::{ScanRows, WriteRows},
     swarm::{self, Bind, NodeKey, StopSwarm, SwarmActor, SwarmFailed, SwarmSettings},
 };
 use crate::{
+    actors::{
+        identity::KeysSeen,
+        upward::{ServerOffline, ServerOnline},
+    },
     config::Config,
     proto::{delegation::Generations, signer::Signer},
 };
@@ -163,10 +165,10 @@ impl Network {
 
     /// Hands a signer to all who sign; the first one starts listening and dialling.
     pub fn use_signer(&self, signer: &Arc<Signer>) {
-        self.gossip.do_send(gossip::UseSigner(Arc::clone(signer)));
-        self.relay_request.do_send(relay_request::UseSigner(Arc::clone(signer)));
+        self.gossip.do_send(identity::UseSigner(Arc::clone(signer)));
+        self.relay_request.do_send(identity::UseSigner(Arc::clone(signer)));
         // Last: from here on others may ask.
-        self.rendezvous.do_send(rendezvous::UseSigner(Arc::clone(signer)));
+        self.rendezvous.do_send(identity::UseSigner(Arc::clone(signer)));
     }
 
     /// Closes all connections and ends the actors.

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use super::{Finding, Level, router::list};
 use crate::{
-    actors::{
-        rendezvous::{NatKind, PortMapping, Reachability, Way},
-        swarm::{Probed, probe},
-    },
+    actors::swarm::{NatKind, PortMapping, Probed, Reachability, Way, probe},
     config::Config,
     control::{ClockStatus, Status},
 };
@@ -224,9 +221,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        actors::{
-            rendezvous::{MappingProtocol, NetworkStatus, PeerStatus, RelayKind, RelayStatus},
-            swarm::Reached,
+        actors::swarm::{
+            MappingProtocol, NetworkStatus, PeerStatus, Reached, RelayKind, RelayStatus,
         },
         control::Rooms,
     };

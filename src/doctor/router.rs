@@ -4,7 +4,7 @@ use libp2p::Multiaddr;
 
 use super::{Finding, Level};
 use crate::{
-    actors::rendezvous::{NatKind, PortMapping, Reachability},
+    actors::swarm::{NatKind, PortMapping, Reachability},
     config::Config,
     control::Status,
 };
@@ -80,7 +80,7 @@ pub(super) fn list(addresses: &[Multiaddr]) -> String {
 mod tests {
     use super::*;
     use crate::{
-        actors::rendezvous::{MappingProtocol, NetworkStatus},
+        actors::swarm::{MappingProtocol, NetworkStatus},
         control::Rooms,
     };
 

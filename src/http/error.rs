@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::{
     actors::{
         accounts::AccountError, error::AskError, identity::IdentityError, outbox::OutboxError,
-        relay_request::FederationError, room::RoomError, store::StoreError,
+        room::RoomError, store::StoreError, upward::FederationError,
     },
     proto::{ProtoError, json::Unsound},
 };

@@ -20,7 +20,6 @@ use crate::{
         error::AskError,
         identity::ReadSigner,
         outbox::Owe,
-        relay_request::SendFederation,
         rendezvous::SearchPeople,
         room::{
             ChangeMembership, Join, Leave, ReadContext, ReadMembers, ReadMessages, ReadState,
@@ -28,6 +27,7 @@ use crate::{
         },
         room_state::{CreateRoom, ForgetRoom, KnowsRoom, ListRooms, ReadMembership, ToRoom},
         store::{AckToDevice, ReadSync, SearchDirectory, WatchStream},
+        upward::SendFederation,
     },
     config::ASK_WAIT,
 };

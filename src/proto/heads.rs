@@ -1,10 +1,15 @@
 //! The heads of a room in short, so that two nodes can compare a thousand rooms in some messages
 //! (`docs/PROTOCOL.md` §5).
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ruma::OwnedEventId;
+use ruma::{OwnedEventId, OwnedRoomId};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
+
+use crate::config::limits;
 
 /// Bytes of a fingerprint. Whoever finds two sets with the same one makes a room that both know look
 /// whole until its next event, and nothing more.
@@ -51,6 +56,35 @@ pub fn fingerprint(extremities: &[OwnedEventId]) -> String {
     }
     let digest = hash.finalize();
     URL_SAFE_NO_PAD.encode(digest.get(..LEN).unwrap_or_default())
+}
+
+/// Path of the request that compares heads.
+pub const COMPARE: &str = "/_messagehub/federation/v1/heads";
+/// Path of the request for what is missing in many rooms.
+pub const MISSING: &str = "/_messagehub/federation/v1/missing_events";
+
+/// What a comparison of heads tells the other server; its answer on the wire.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct ComparedHeads {
+    /// Our heads, at most [`crate::config::limits::HEADS`] a room, of the rooms that both users have
+    /// joined and in which the heads differ.
+    pub rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
+    /// Rooms in which no user of the other server is any more: an event by which one of them is out,
+    /// which they may have missed.
+    #[serde(default)]
+    pub left: BTreeMap<OwnedRoomId, Box<RawValue>>,
+    /// The same of its other users.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub also_left: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>>,
+}
+
+impl ComparedHeads {
+    /// Returns the events by which users of ours are out of a room, as many as are looked at.
+    pub fn left_in(&mut self, room_id: &OwnedRoomId) -> Vec<Box<RawValue>> {
+        let others = self.also_left.remove(room_id).into_iter().flatten();
+        let all = self.left.remove(room_id).into_iter().chain(others);
+        all.take(limits::ROOM_USERS_OF_SERVER).collect()
+    }
 }
 
 #[cfg(test)]

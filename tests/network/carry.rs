@@ -3,11 +3,7 @@
 use std::time::{Duration, Instant};
 
 use messagehub::{
-    actors::{
-        clock::now_ms,
-        relay_request::{FederationError, KeysSeen},
-        swarm::Dismiss,
-    },
+    actors::{clock::now_ms, identity::KeysSeen, swarm::Dismiss, upward::FederationError},
     proto::{
         sealed::{self, LIFETIME_MS, PIECE_LEN, Parcel},
         server_keys::VerifiedServerKeys,
@@ -289,7 +285,7 @@ async fn a_long_answer_comes_in_pieces() {
 #[actix::test]
 async fn a_request_by_two_ways_is_executed_once() {
     let [ann, bob, cleo] = mesh(&[(1, 0), (2, 0), (2, 1)]).await;
-    let ask = messagehub::actors::relay_request::SendFederation {
+    let ask = messagehub::actors::upward::SendFederation {
         destination: cleo.server(),
         method: "GET",
         uri: "/slow".to_owned(),

@@ -7,8 +7,8 @@ use messagehub::{
         clock::now_ms,
         gossip::{JoinTopic, LeaveTopic},
         rendezvous::SharedServers,
-        room::TransactionVerdict,
         swarm::Publish,
+        upward::TransactionVerdict,
     },
     config::limits,
     proto::{

@@ -11,7 +11,7 @@ use libp2p::{
     tcp, yamux,
 };
 use messagehub::{
-    actors::rendezvous::{Reachability, Way},
+    actors::swarm::{Reachability, Way},
     config::RelayServe,
 };
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use messagehub::{
-    actors::{clock::now_ms, relay_request::FederationError},
+    actors::{clock::now_ms, upward::FederationError},
     proto::signed::{Answer, FRESH_MS},
 };
 use serde_json::json;

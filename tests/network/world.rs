@@ -16,19 +16,16 @@ use messagehub::{
         gossip::{
             DeliverTo, FindRoomKey, GossipLost, GossipTransaction, JoinTopic, PublishTransaction,
         },
-        identity::FindServerKeys,
+        identity::{FindServerKeys, KeysSeen},
         network::{self, Network, NetworkParts},
-        relay_request::{
-            CarryRequest, CarryWith, FederationError, InboundAnswer, InboundRequest, KeysSeen,
-            SendFederation,
-        },
-        rendezvous::{
-            Advertise, FoundPerson, NetworkStatus, ReadNetwork, SearchPeople, SharedServers,
-        },
-        room::TransactionVerdict,
-        room_state::{FindSharing, ServerOffline, ServerOnline, Sharing},
+        relay_request::{CarryRequest, CarryWith, InboundAnswer, InboundRequest},
+        rendezvous::{Advertise, FoundPerson, ReadNetwork, SearchPeople, SharedServers},
         store::{Committed, Row, RowKind, ScanRows, StoreError, WriteRows},
-        swarm::{self, SendRequest, SwarmFailed},
+        swarm::{self, NetworkStatus, SendRequest, SwarmFailed},
+        upward::{
+            FederationError, FindSharing, SendFederation, ServerOffline, ServerOnline, Sharing,
+            TransactionVerdict,
+        },
     },
     config::{Config, DhtConfig, Libp2pConfig, RelayConfig, RelayServe, limits},
     proto::{

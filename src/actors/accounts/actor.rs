@@ -27,11 +27,12 @@ use crate::{
         identity::EnsureIdentity,
         rendezvous::Advertise,
         room::ShownAs,
-        room_state::{FindSharing, ProfileUpdated},
+        room_state::ProfileUpdated,
         store::{
             AckToDevice, CountToDevice, DropToDevice, ReadRow, Row, RowKind, ScanRows, StoreError,
             WriteRows,
         },
+        upward::FindSharing,
     },
     config::{ASK_WAIT, limits},
     proto::server_name::user_of,

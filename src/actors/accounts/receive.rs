@@ -19,8 +19,8 @@ use crate::{
     actors::{
         clock::now_ms,
         error::AskError,
-        room_state::FindSharing,
         store::{CountToDevice, DropToDevice, ToDeviceCount},
+        upward::FindSharing,
     },
     config::{ASK_WAIT, limits},
 };

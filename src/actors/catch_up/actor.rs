@@ -19,9 +19,9 @@ use crate::{
     actors::{
         cpu::Cpu,
         error::AskError,
-        relay_request::{FederationError, SendFederation},
         room::{RoomError, ask, federation, read},
         store::{FindLacking, RoomEvents, SiftIds},
+        upward::{FederationError, SendFederation},
     },
     config::limits,
     proto::{heads::Gap, pdu},

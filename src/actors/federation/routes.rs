@@ -30,11 +30,10 @@ use crate::{
     actors::{
         catch_up::{EVENTS, MISSING_IDS},
         room::{Given, RoomQuery},
-        room_state::{HEADS, MISSING},
     },
     config::limits,
     proto::{
-        heads::Gap,
+        heads::{COMPARE, Gap, MISSING},
         room_key::KeyId,
         sealed::{self, Parcel},
         server_name,
@@ -302,7 +301,7 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
         let KeysQueryBody { ids } = body_as(body)?;
         return Ok(Query::Room(room(arguments)?, RoomQuery::FindKeys { ids }));
     }
-    if is("POST", HEADS).is_some() {
+    if is("POST", COMPARE).is_some() {
         let HeadsBody { rooms } = body_as(body)?;
         if rooms.len() > limits::HEADS_ROOMS {
             return Err(RouteError::Malformed("too many rooms".to_owned()));
@@ -386,7 +385,7 @@ mod tests {
             ("GET", format!("{f}/v1/event/$e?room_id=!r:x"), json!({})),
             ("GET", format!("{f}/v1/query/profile?user_id=@a:x"), json!({})),
             ("PUT", format!("{f}/v1/send/1"), json!({"pdus": [pdu], "edus": [{"edu_type": "x"}]})),
-            ("POST", HEADS.to_owned(), json!({"rooms": {"!r:x": "abc"}})),
+            ("POST", COMPARE.to_owned(), json!({"rooms": {"!r:x": "abc"}})),
             ("POST", MISSING.to_owned(), json!({"rooms": {"!r:x": {"have": ["$a"], "want": []}}})),
             (
                 "POST",
@@ -465,7 +464,7 @@ mod tests {
         assert!(matches!(sent, Ok(Query::Transaction(_))), "{sent:?}");
         assert!(matches!(ask("GET", "/_matrix/key/v2/server", json!({})), Ok(Query::ServerKeys)));
         let gap = json!({"earliest_events": [], "latest_events": ["$e"]});
-        for (path, value) in [(HEADS, json!("fingerprint")), (MISSING, gap)] {
+        for (path, value) in [(COMPARE, json!("fingerprint")), (MISSING, gap)] {
             let rooms = |count| {
                 let rooms = (0..count).map(|n| (format!("!r{n}:x"), value.clone()));
                 json!({"rooms": rooms.collect::<serde_json::Map<_, _>>()})

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     DeliverTo, FindRoomKey, GossipLost, GossipTransaction, JoinTopic, LeaveTopic, PeerForgotten,
-    PeerVerified, PublishTransaction, UseSigner,
+    PeerVerified, PublishTransaction,
     backlog::Backlog,
     keyring::Keyring,
     machine::{self, Cut, Machine, Refusal, Transaction},
@@ -21,12 +21,12 @@ use crate::{
         admission::{Admission, Permit},
         clock::now_ms,
         cpu::Cpu,
-        relay_request::KeysSeen,
-        room::TransactionVerdict,
+        identity::{KeysSeen, UseSigner},
         swarm::{
             GossipReceived, GossipTicket, PeerKey, Publish, ReportVerdict, Subscribe,
             SwarmRestarted, Unsubscribe,
         },
+        upward::TransactionVerdict,
     },
     config::limits,
     proto::{

@@ -6,7 +6,7 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
-    actors::{replay::Replay, room::TransactionVerdict},
+    actors::{replay::Replay, upward::TransactionVerdict},
     config::limits,
     proto::{
         ProtoError, room_key,

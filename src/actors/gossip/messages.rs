@@ -1,17 +1,12 @@
 //! What Gossip is asked.
 
-use std::sync::Arc;
-
 use actix::{Message, Recipient};
 use ruma::{OwnedRoomId, OwnedServerName};
 use serde_json::value::RawValue;
 
 use crate::{
-    actors::{admission::Permit, room::TransactionVerdict, swarm::PeerKey},
-    proto::{
-        room_key::{KeyId, RoomKey},
-        signer::Signer,
-    },
+    actors::{admission::Permit, swarm::PeerKey, upward::TransactionVerdict},
+    proto::room_key::{KeyId, RoomKey},
 };
 
 /// Subscribes to the topic of a room. Sent by RoomState for every joined room.
@@ -90,11 +85,6 @@ pub struct DeliverTo {
     /// RoomState.
     pub lost: Recipient<GossipLost>,
 }
-
-/// Sets the signer; again whenever server_keys were issued anew.
-#[derive(Message, Debug, Clone)]
-#[rtype(result = "()")]
-pub struct UseSigner(pub Arc<Signer>);
 
 /// A node of a member of a shared room proved that it speaks for that server: gossip that it hands
 /// on is looked at. Sent by Rendezvous.

@@ -32,7 +32,7 @@ use crate::{
     actors::{
         clock::{ClockWatch, now_ms, uptime_ms},
         error::AskError,
-        relay_request::KeysSeen,
+        identity::KeysSeen,
         store::{NameOwner, ReadRow, Row, RowKind, ScanRows, StoreError, WriteRows},
     },
     config::{ASK_WAIT, limits},

@@ -15,8 +15,7 @@ use super::actor::IdentityActor;
 use crate::{
     actors::{
         clock::now_ms,
-        relay_request::SendFederation,
-        room_state::{ServerOffline, ServerOnline},
+        upward::{SendFederation, ServerOffline, ServerOnline},
     },
     proto::{sealed::server_keys_of_key_uri, server_keys::VerifiedServerKeys},
 };

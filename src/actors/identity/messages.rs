@@ -87,3 +87,13 @@ impl std::fmt::Display for UsedElsewhere {
         )
     }
 }
+
+/// server_keys that came with something verified. Sent to Identity, which keeps the newest.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct KeysSeen(pub VerifiedServerKeys);
+
+/// Sets the signer; again whenever server_keys were issued anew. The first one starts the rooms.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct UseSigner(pub Arc<Signer>);

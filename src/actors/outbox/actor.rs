@@ -25,11 +25,10 @@ use crate::{
         clock::{now_ms, uptime_ms},
         error::AskError,
         identity::ReadSigner,
-        relay_request::{FederationError, SendFederation},
-        room_state::ServerOnline,
         store::{
             LoadEvents, Lookup, Place, ReadRow, Row, RowKind, ScanRows, StoreError, WriteRows,
         },
+        upward::{FederationError, SendFederation, ServerOnline},
     },
     config::{ASK_WAIT, limits},
 };
@@ -312,14 +311,7 @@ async fn tell_refused(
         Some(to) => to.send(refused).await,
         None => return Outcome::Unreached,
     };
-    match told {
-        Ok(Ok(())) => outcome,
-        Ok(Err(error)) => {
-            log::warn!("a refused invite could not be taken back yet: {error}");
-            Outcome::Unreached
-        }
-        Err(_) => Outcome::Unreached,
-    }
+    if matches!(told, Ok(true)) { outcome } else { Outcome::Unreached }
 }
 
 impl Actor for OutboxActor {

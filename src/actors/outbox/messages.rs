@@ -132,10 +132,10 @@ pub struct Decided {
 #[rtype(result = "()")]
 pub struct ServerReached(pub OwnedServerName);
 
-/// A server refused an invite that is part of its room already. Sent to RoomState, again until it was
-/// answered well.
+/// A server refused an invite that is part of its room already. Sent to RoomState, again until it
+/// answers that nothing is left to be done.
 #[derive(Message, Debug, Clone)]
-#[rtype(result = "Result<(), crate::actors::room::RoomError>")]
+#[rtype(result = "bool")]
 pub struct InviteRefused {
     /// The room.
     pub room_id: OwnedRoomId,

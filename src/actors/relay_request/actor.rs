@@ -8,8 +8,7 @@ use ruma::{CanonicalJsonValue, OwnedServerName};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
-    AnswerWith, CarryWith, ClockSeen, ClockStatus, FederationError, InboundRequest, KeysSeen,
-    ReadClock, SendFederation, UseSigner,
+    AnswerWith, CarryWith, ClockStatus, InboundRequest, ReadClock,
     carriage::Carriage,
     clocks::Clocks,
     kept::Kept,
@@ -22,8 +21,10 @@ use crate::{
         admission::Admission,
         clock::uptime_ms,
         cpu::Cpu,
-        rendezvous::{ReadProven, ResolveServer},
+        identity::{KeysSeen, UseSigner},
+        rendezvous::{ClockSeen, ReadProven, ResolveServer},
         swarm::{PeerKey, SendReply, SendRequest},
+        upward::{FederationError, SendFederation},
     },
     config::limits,
     proto::{delegation::Generations, signer::Signer},

@@ -16,15 +16,15 @@ use ruma::{
 use tokio::time::{sleep, timeout};
 
 use super::{
-    CarryWith, FederationError, KeysSeen,
+    CarryWith,
     outbound::{Asked, OVER, Outbound, Way, either, head_start, read},
 };
 use crate::{
     actors::{
         clock::now_ms,
-        identity::FindServerKeys,
+        identity::{FindServerKeys, KeysSeen},
         rendezvous::{ReadProven, ResolveServer},
-        room_state::FindSharing,
+        upward::{FederationError, FindSharing},
     },
     config::limits,
     proto::{

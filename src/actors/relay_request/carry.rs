@@ -9,14 +9,12 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, canonical_json::to_canonical
 use ruma::{OwnedServerName, serde::Base64};
 use tokio::sync::oneshot;
 
-use super::{
-    CarryRequest, FederationError, InboundAnswer, actor::RelayRequestActor, machine::Denied,
-};
+use super::{CarryRequest, InboundAnswer, actor::RelayRequestActor, machine::Denied};
 use crate::{
     actors::{
         admission::Permit,
         clock::{now_ms, uptime_ms},
-        room_state::FindSharing,
+        upward::{FederationError, FindSharing},
     },
     proto::{
         ProtoError,

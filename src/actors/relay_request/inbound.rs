@@ -11,12 +11,13 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 use tokio::sync::oneshot;
 
 use super::{
-    InboundAnswer, InboundRequest, KeysSeen, actor::RelayRequestActor, kept::Again, machine::Denied,
+    InboundAnswer, InboundRequest, actor::RelayRequestActor, kept::Again, machine::Denied,
 };
 use crate::{
     actors::{
         admission::Permit,
         clock::{now_ms, uptime_ms},
+        identity::KeysSeen,
         replay::Refused,
         swarm::{PeerKey, ReplyTicket, RequestReceived, SendReply},
     },

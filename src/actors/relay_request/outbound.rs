@@ -14,13 +14,15 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{CarryWith, ClockSeen, FederationError, KeysSeen, SendFederation, pace::Turn};
+use super::{CarryWith, pace::Turn};
 use crate::{
     actors::{
         clock::now_ms,
         cpu::Cpu,
-        rendezvous::{ReadProven, ResolveServer},
+        identity::KeysSeen,
+        rendezvous::{ClockSeen, ReadProven, ResolveServer},
         swarm::{RequestFailed, SendRequest},
+        upward::{FederationError, SendFederation},
     },
     proto::{
         delegation::Generations,

@@ -9,8 +9,8 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
 use tokio::sync::oneshot;
 
 use super::{
-    Advertise, AskWith, FoundPerson, NetworkStatus, ReadNetwork, ReadProven, ResolveServer,
-    SearchPeople, SharedServers, UseSigner, book,
+    Advertise, AskWith, FoundPerson, ReadNetwork, ReadProven, ResolveServer, SearchPeople,
+    SharedServers, book,
     hunt::{Goal, Profile},
     machine::{Effect, Input, Machine},
 };
@@ -19,13 +19,14 @@ use crate::{
         clock::{now_ms, uptime_ms},
         cpu::Cpu,
         gossip::{PeerForgotten, PeerVerified},
-        relay_request::{ClockSeen, KeysSeen, SendFederation},
-        room_state::{ServerOffline, ServerOnline},
+        identity::{KeysSeen, UseSigner},
+        rendezvous::ClockSeen,
         store::{Row, RowKind, ScanRows, WriteRows},
         swarm::{
-            Admit, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, Keep, Provide,
-            ReadSwarm, SetIdentity, SwarmRestarted, read_address,
+            Admit, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, Keep,
+            NetworkStatus, Provide, ReadSwarm, SetIdentity, SwarmRestarted, read_address,
         },
+        upward::{SendFederation, ServerOffline, ServerOnline},
     },
     config::limits,
     proto::{

@@ -32,8 +32,9 @@ use crate::{
     actors::{
         clock::now_ms,
         down::DownGuard,
+        identity::UseSigner,
         outbox::{Debt, Form, Matter, Owe},
-        room_state::{Advanced, UseSigner},
+        room::Advanced,
         store::{
             CommitRoom, FindAnnotation, LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError,
         },

@@ -17,10 +17,7 @@ use super::{
     spoilt::Copy,
     worker::Worker,
 };
-use crate::{
-    actors::{room_state::MISSING, store::FindLacking},
-    config::limits,
-};
+use crate::{actors::store::FindLacking, config::limits, proto::heads::MISSING};
 
 /// Spoilt copies in one answer of which whole ones are looked for there and then: what was redacted
 /// is one. The others come when heads are followed.

@@ -26,8 +26,8 @@ use crate::{
         clock::now_ms,
         ephemera::Typing,
         outbox::{Debt, Decided, Form, InviteRefused, Matter, Owe},
-        relay_request::{FederationError, SendFederation},
         store::Place,
+        upward::{FederationError, SendFederation},
     },
     config::limits,
     proto::{
@@ -427,7 +427,7 @@ impl Order {
 }
 
 impl Handler<InviteRefused> for RoomActor {
-    type Result = ResponseFuture<Result<(), RoomError>>;
+    type Result = ResponseFuture<bool>;
 
     /// Takes an invite back that its server does not want, if it is what counts of him still.
     fn handle(&mut self, msg: InviteRefused, ctx: &mut Context<Self>) -> Self::Result {
@@ -455,12 +455,16 @@ impl Handler<InviteRefused> for RoomActor {
         });
         Box::pin(async move {
             match taken_back.await {
+                Ok(()) => true,
                 // Our user has not the power any more.
                 Err(RoomError::Forbidden(why)) => {
                     log::debug!(room_id:%, why:%; "a refused invite stays");
-                    Ok(())
+                    true
                 }
-                other => other,
+                Err(error) => {
+                    log::warn!(room_id:%; "a refused invite could not be taken back yet: {error}");
+                    false
+                }
             }
         })
     }
@@ -519,7 +523,7 @@ pub(in crate::actors) fn read<T: serde::de::DeserializeOwned>(
 
 /// Says that an answer is of no use.
 pub(super) fn bad_answer(server: &OwnedServerName, why: &str) -> RoomError {
-    RoomError::Federation(crate::actors::relay_request::FederationError::BadAnswer {
+    RoomError::Federation(crate::actors::upward::FederationError::BadAnswer {
         server: server.clone(),
         why: why.to_owned(),
     })

@@ -12,9 +12,9 @@ use super::{
     messages::{RoomError, TakeDeparture},
     worker::Worker,
 };
-use crate::{
-    actors::room_state::{ComparedHeads, HEADS},
-    proto::pdu::{Pdu, Received},
+use crate::proto::{
+    heads::{COMPARE, ComparedHeads},
+    pdu::{Pdu, Received},
 };
 
 /// Events of the auth chain of a departure that are looked at: what was ever needed to give somebody
@@ -73,7 +73,7 @@ impl Worker {
         // No fingerprint of ours: the heads are of no interest.
         let content = json!({"rooms": {self.room_id.as_str(): ""}});
         let mut answer: ComparedHeads =
-            self.request(from, "POST", HEADS.to_owned(), content).await?;
+            self.request(from, "POST", COMPARE.to_owned(), content).await?;
         for pdu in answer.left_in(&self.room_id) {
             self.take_departure(pdu, from).await?;
         }

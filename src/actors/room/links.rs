@@ -18,12 +18,12 @@ use crate::{
         gossip::PublishTransaction,
         identity::{FindServerKeys, KeepKeys},
         outbox::{Decided, Owe},
-        relay_request::SendFederation,
-        room_state::{Advanced, Carried, HeadsHeard},
+        room::{Advanced, Carried, HeadsHeard},
         store::{
             CommitRoom, FindAnnotation, FindLacking, KeepReceipt, LoadAuthChain, LoadEvents,
             LoadRoom, LoadState, ReadTimeline, ScanRows, WriteRows,
         },
+        upward::SendFederation,
     },
     proto::{
         ProtoError,

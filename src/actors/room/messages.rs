@@ -1,11 +1,14 @@
 //! What a Room is asked, always through RoomState: `ToRoom { room_id, message }`.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use actix::Message;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName, OwnedUserId,
-    RoomVersionId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName,
+    OwnedUserId, RoomVersionId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 use serde_json::value::RawValue;
@@ -16,8 +19,8 @@ use crate::{
         admission::Permit,
         error::AskError,
         outbox::OutboxError,
-        relay_request::FederationError,
         store::{ClientTxn, Direction, StoreError, StoredEvent},
+        upward::{FederationError, TransactionVerdict},
     },
     proto::{
         ProtoError,
@@ -383,17 +386,6 @@ pub struct IngestTransaction {
     pub permit: Option<Permit>,
 }
 
-/// Whether gossip hands a transaction on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransactionVerdict {
-    /// Hand it on.
-    Accept,
-    /// Do not hand it on, nobody is to blame (unknown yet, or not joined any more).
-    Ignore,
-    /// Do not hand it on: it is forged or malformed; whoever passed it on did not check.
-    Reject,
-}
-
 /// A request of another server about this room, verified and fresh (`docs/PROTOCOL.md` §4).
 #[derive(Message, Debug)]
 #[rtype(result = "Result<CanonicalJsonValue, RoomError>")]
@@ -569,3 +561,43 @@ pub struct Forget(pub OwnedUserId);
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Drain;
+
+// ---------------------------------------------------------------- to RoomState
+
+/// Told by a Room: a member's server announced forward extremities, of which these are not known.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct HeadsHeard {
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// Who announced them.
+    pub server_name: OwnedServerName,
+    /// Those that are not known, at most [`crate::config::limits::HEADS`].
+    pub extremities: Vec<OwnedEventId>,
+}
+
+/// Told by a Room after a commit that changed what RoomState indexes.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Advanced {
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// What users of ours are in it, as far as that changed.
+    pub memberships: Vec<(OwnedUserId, MembershipState)>,
+    /// Servers with a joined user, if they changed.
+    pub servers: Option<Vec<OwnedServerName>>,
+    /// Whether anybody may come in, if that changed.
+    pub public: Option<bool>,
+    /// Of new invites: who can be asked about them.
+    pub via: Vec<OwnedServerName>,
+}
+
+impl Advanced {
+    /// Tells whether there is nothing to index.
+    pub fn is_nothing(&self) -> bool {
+        self.memberships.is_empty() && self.servers.is_none() && self.public.is_none()
+    }
+}
+
+/// Servers that are reached through others, as rooms are told of them.
+pub type Carried = Arc<HashSet<OwnedServerName>>;

@@ -12,14 +12,14 @@ use super::{
     fetch::Fetch,
     join::accepted,
     machine::Ingested,
-    messages::{IngestTransaction, RoomError, TransactionVerdict},
+    messages::{IngestTransaction, RoomError},
     operate::Turn,
     spoilt::Copy,
     whole::LookForWhole,
     worker::Worker,
 };
 use crate::{
-    actors::room_state::HeadsHeard,
+    actors::{room::HeadsHeard, upward::TransactionVerdict},
     proto::{
         ProtoError,
         pdu::{Received, Unverified},

@@ -28,8 +28,7 @@ use super::{
 };
 use crate::{
     actors::{
-        clock::now_ms, gossip::PublishTransaction, relay_request::FederationError,
-        store::CommitRoom,
+        clock::now_ms, gossip::PublishTransaction, store::CommitRoom, upward::FederationError,
     },
     config::limits,
     proto::room_key::{KeyId, RoomKey, Secret},

@@ -9,7 +9,7 @@ use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture
 use ruma::OwnedServerName;
 
 use super::{actor::RoomActor, messages::RoomError, operate::Turn, spoilt::Copy, worker::Worker};
-use crate::{actors::relay_request::FederationError, proto::pdu::Received};
+use crate::{actors::upward::FederationError, proto::pdu::Received};
 
 /// Rest between two whole copies that are looked for on account of one server.
 const SPOILT_REST: Duration = Duration::from_millis(250);

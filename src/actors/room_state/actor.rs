@@ -27,9 +27,8 @@ use super::{
     index::{Index, Indexed, Turn},
     invites::{Invite, Invites, Place},
     messages::{
-        Advanced, Briefly, CountRooms, FindSharing, ForgetRoom, IngestIntoRoom, KnowsRoom,
-        ListRooms, ProfileUpdated, ReadMembership, RoomCounts, ServeRoom, Sharing, ToRoom,
-        UseSigner,
+        Briefly, CountRooms, ForgetRoom, IngestIntoRoom, KnowsRoom, ListRooms, ProfileUpdated,
+        ReadMembership, RoomCounts, ServeRoom, ToRoom,
     },
     presence::{self, OwnPresence},
     sharing,
@@ -43,15 +42,15 @@ use crate::{
         ephemera::{Presence, Typing},
         error::AskError,
         gossip::{JoinTopic, LeaveTopic, PublishTransaction},
-        identity::{FindServerKeys, KeepKeys},
+        identity::{FindServerKeys, KeepKeys, UseSigner},
         outbox::{Decided, InviteRefused, Owe, ServerReached},
-        relay_request::SendFederation,
         rendezvous::SharedServers,
         room::{
-            Drain, ExpireInvite, Links, People, ProfileChanged, Publish, RoomActor, RoomError,
-            RoomQuery, StoreLink, TransactionVerdict,
+            Advanced, Drain, ExpireInvite, Links, People, ProfileChanged, Publish, RoomActor,
+            RoomError, RoomQuery, StoreLink,
         },
         store,
+        upward::{FindSharing, SendFederation, Sharing, TransactionVerdict},
     },
     config::limits,
     proto::signer::Signer,
@@ -490,19 +489,22 @@ impl Handler<ServeRoom> for RoomStateActor {
 }
 
 impl Handler<InviteRefused> for RoomStateActor {
-    type Result = ResponseFuture<Result<(), RoomError>>;
+    type Result = ResponseFuture<bool>;
 
     fn handle(&mut self, msg: InviteRefused, ctx: &mut Self::Context) -> Self::Result {
         let room = match self.known_room(&msg.room_id, ctx) {
             // A room that was forgotten has no invites.
             Err(RoomError::NotFound) if self.signer.is_some() => {
-                return Box::pin(async { Ok(()) });
+                return Box::pin(async { true });
             }
             room => room,
         };
-        Box::pin(
-            async move { room?.send(msg).await.map_err(|error| RoomError::Ask(error.into()))? },
-        )
+        Box::pin(async move {
+            match room {
+                Ok(room) => room.send(msg).await.unwrap_or(false),
+                Err(_) => false,
+            }
+        })
     }
 }
 

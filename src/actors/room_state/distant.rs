@@ -6,7 +6,6 @@
 //! Invariants: nobody is looked for while there is nobody who could carry; few are at once.
 
 use std::{
-    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +16,11 @@ use ruma::OwnedServerName;
 use tokio::sync::watch;
 
 use super::{absent::Absent, actor::RoomStateActor, heads::Footing};
-use crate::actors::{outbox::ServerReached, relay_request::FederationError, room::RoomError};
+use crate::actors::{
+    outbox::ServerReached,
+    room::{Carried, RoomError},
+    upward::FederationError,
+};
 
 /// How often it is looked whether somebody is to be looked for.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -27,9 +30,6 @@ const AT_ONCE: usize = 2;
 pub(super) const AFTER_START: Duration = Duration::from_secs(10);
 /// The same for who came into a room, or whose connection was lost.
 pub(super) const AFTER_CHANGE: Duration = Duration::from_secs(3);
-
-/// Servers that are reached through others, as rooms are told of them.
-pub type Carried = Arc<HashSet<OwnedServerName>>;
 
 /// Who is absent, and who of them is reached.
 #[derive(Debug)]

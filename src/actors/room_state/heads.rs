@@ -24,7 +24,7 @@ use super::{
     actor::{RoomStateActor, RoomStateLinks},
     distant::AFTER_CHANGE,
     index::Indexed,
-    messages::{Briefly, CompareHeads, ComparedHeads, ServerOffline, ServerOnline, ToRoom},
+    messages::{Briefly, CompareHeads, ToRoom},
     missing::Keys,
 };
 use crate::{
@@ -33,16 +33,15 @@ use crate::{
         gossip::GossipLost,
         room::{FollowHeads, RoomError, TakeDeparture, TakeMissing, ask, federation, read},
         store::{FindLacking, ReadDepartures, ReadHeads, RoomEvents},
+        upward::{ServerOffline, ServerOnline},
     },
     config::limits,
     proto::{
-        heads::{Gap, fingerprint},
+        heads::{COMPARE, ComparedHeads, Gap, fingerprint},
         signer::Signer,
     },
 };
 
-/// Path of the request.
-pub const HEADS: &str = "/_messagehub/federation/v1/heads";
 /// Heads are compared again this long after the last time, and up to half as much later.
 const EVERY: Duration = Duration::from_secs(120);
 /// The same after an exchange that failed; doubled each time, up to [`EVERY`].
@@ -440,7 +439,7 @@ impl Exchange {
             ours.iter().map(|(room_id, heads)| (room_id, fingerprint(heads))).collect();
         let content = json!({"rooms": prints});
         let request =
-            federation(&self.server, "POST", HEADS.to_owned(), content, limits::FEDERATION_WAIT)?;
+            federation(&self.server, "POST", COMPARE.to_owned(), content, limits::FEDERATION_WAIT)?;
         let mut answer: ComparedHeads =
             read(&self.server, ask(&self.links.federation, request).await?)?;
         let left = asked.iter().map(|room_id| ((*room_id).clone(), answer.left_in(room_id)));

@@ -10,8 +10,11 @@ use std::collections::{BTreeMap, HashMap};
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
 
-use super::{actor::RoomStateActor, messages::HeadsHeard};
-use crate::{actors::store::RoomEvents, config::limits};
+use super::actor::RoomStateActor;
+use crate::{
+    actors::{room::HeadsHeard, store::RoomEvents},
+    config::limits,
+};
 
 /// What waits, for each server of which something is being fetched.
 #[derive(Debug, Default)]

@@ -1,23 +1,22 @@
 //! What RoomState is asked.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use actix::{Message, dev::MessageResponse};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName,
     OwnedUserId, RoomVersionId, events::room::member::MembershipState,
 };
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
     actors::{
         admission::Permit,
         catch_up::{EventsAnswer, IdsAnswer},
-        room::{IngestTransaction, RoomError, RoomRequest, ShownAs, TransactionVerdict},
+        room::{IngestTransaction, RoomError, RoomRequest, ShownAs},
+        upward::TransactionVerdict,
     },
-    config::limits,
-    proto::{heads::Gap, signer::Signer},
+    proto::heads::{ComparedHeads, Gap},
 };
 
 /// Hands a message to the Room actor of a room, which is started if need be.
@@ -125,37 +124,6 @@ pub struct ForgetRoom {
     pub room_id: OwnedRoomId,
 }
 
-/// Asks which servers share a joined room with us.
-#[derive(Message, Debug)]
-#[rtype(result = "Vec<Sharing>")]
-pub struct FindSharing {
-    /// Whose sharing is asked for.
-    pub servers: Vec<OwnedServerName>,
-    /// A server of which it is asked too whether it is there with them.
-    pub with: Option<OwnedServerName>,
-}
-
-/// A server that shares a joined room with us.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sharing {
-    /// Which.
-    pub server_name: OwnedServerName,
-    /// Whether the other one, where one was named, is in one of these rooms.
-    pub with: bool,
-    /// Whether one of these rooms is not public: then somebody let them in.
-    pub close: bool,
-}
-
-/// A member's server was connected and proved its identity.
-#[derive(Message, Debug, Clone)]
-#[rtype(result = "()")]
-pub struct ServerOnline(pub OwnedServerName);
-
-/// No node of a server is connected any more.
-#[derive(Message, Debug, Clone)]
-#[rtype(result = "()")]
-pub struct ServerOffline(pub OwnedServerName);
-
 /// Compares the heads of rooms with those of another server, of which fingerprints came
 /// (`proto::heads`). Only rooms that our user has joined are looked at, and none is started.
 #[derive(Message, Debug)]
@@ -167,30 +135,6 @@ pub struct CompareHeads {
     pub rooms: BTreeMap<OwnedRoomId, String>,
     /// Place in the work budget.
     pub permit: Permit,
-}
-
-/// What a comparison of heads tells the other server; its answer on the wire.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct ComparedHeads {
-    /// Our heads, at most [`crate::config::limits::HEADS`] a room, of the rooms that both users have
-    /// joined and in which the heads differ.
-    pub rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
-    /// Rooms in which no user of the other server is any more: an event by which one of them is out,
-    /// which they may have missed.
-    #[serde(default)]
-    pub left: BTreeMap<OwnedRoomId, Box<RawValue>>,
-    /// The same of its other users.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub also_left: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>>,
-}
-
-impl ComparedHeads {
-    /// Returns the events by which users of ours are out of a room, as many as are looked at.
-    pub fn left_in(&mut self, room_id: &OwnedRoomId) -> Vec<Box<RawValue>> {
-        let others = self.also_left.remove(room_id).into_iter().flatten();
-        let all = self.left.remove(room_id).into_iter().chain(others);
-        all.take(limits::ROOM_USERS_OF_SERVER).collect()
-    }
 }
 
 /// Asks for events that another server lacks. Only rooms that our user and the origin's have joined
@@ -231,18 +175,6 @@ pub struct FindEvents {
     pub permit: Permit,
 }
 
-/// Told by a Room: a member's server announced forward extremities, of which these are not known.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct HeadsHeard {
-    /// Which room.
-    pub room_id: OwnedRoomId,
-    /// Who announced them.
-    pub server_name: OwnedServerName,
-    /// Those that are not known, at most [`crate::config::limits::HEADS`].
-    pub extremities: Vec<OwnedEventId>,
-}
-
 /// How a user of ours is shown: those that are known at the start, and each that changes. Of a change
 /// every room that he has joined sends a membership event.
 #[derive(Message, Debug, Clone)]
@@ -254,34 +186,6 @@ pub struct ProfileUpdated {
     pub shown: ShownAs,
     /// Whether it was another before.
     pub changed: bool,
-}
-
-/// A signer with new server_keys; the first one starts the rooms.
-#[derive(Message, Debug, Clone)]
-#[rtype(result = "()")]
-pub struct UseSigner(pub Arc<Signer>);
-
-/// Told by a Room after a commit that changed what RoomState indexes.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct Advanced {
-    /// Which room.
-    pub room_id: OwnedRoomId,
-    /// What users of ours are in it, as far as that changed.
-    pub memberships: Vec<(OwnedUserId, MembershipState)>,
-    /// Servers with a joined user, if they changed.
-    pub servers: Option<Vec<OwnedServerName>>,
-    /// Whether anybody may come in, if that changed.
-    pub public: Option<bool>,
-    /// Of new invites: who can be asked about them.
-    pub via: Vec<OwnedServerName>,
-}
-
-impl Advanced {
-    /// Tells whether there is nothing to index.
-    pub fn is_nothing(&self) -> bool {
-        self.memberships.is_empty() && self.servers.is_none() && self.public.is_none()
-    }
 }
 
 /// Counts for `status`.

@@ -30,15 +30,13 @@ use crate::{
     config::limits,
     proto::{
         certificates::{Certificates, text_for},
-        heads::Gap,
+        heads::{Gap, MISSING},
         json,
         pdu::with_server_keys,
         signer::Signer,
     },
 };
 
-/// Path of the request.
-pub const MISSING: &str = "/_messagehub/federation/v1/missing_events";
 /// Rooms that take events in at the same time: so many share one sync of the disk.
 const TAKING_AT_ONCE: usize = 32;
 

@@ -20,7 +20,4 @@ mod sharing;
 
 pub use actor::{RoomStateActor, RoomStateLinks};
 pub use create::DEFAULT_VERSION;
-pub use distant::Carried;
-pub use heads::HEADS;
 pub use messages::*;
-pub use missing::MISSING;

@@ -1,10 +1,9 @@
 //! Which servers share a room with us: they may have something carried, and they may carry. Pure.
 
+use crate::actors::upward::Sharing;
 use std::collections::HashSet;
 
 use ruma::OwnedServerName;
-
-use super::messages::Sharing;
 
 /// Returns those of `servers` that are in one of our rooms, in their order, and whether also
 /// `with` is there with one of them. Of each room it is told whether it is public.

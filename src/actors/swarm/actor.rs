@@ -16,16 +16,14 @@ use tokio::{
 
 use super::{
     Admit, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, GossipReceived, Keep,
-    Provide, Publish, ReadSwarm, ReportVerdict, RequestFailed, RequestReceived, SendReply,
-    SendRequest, SetIdentity, StopSwarm, Subscribe, SwarmFailed, SwarmRestarted, Unsubscribe,
+    NetworkStatus, Provide, Publish, ReadSwarm, ReportVerdict, RequestFailed, RequestReceived,
+    SendReply, SendRequest, SetIdentity, StopSwarm, Subscribe, SwarmFailed, SwarmRestarted,
+    Unsubscribe,
     behaviour::Choices,
     event_loop::{Answered, Command, Event, EventLoop},
     transport::{self, NetworkKey},
 };
-use crate::{
-    actors::rendezvous::NetworkStatus,
-    config::{Config, RelayConfig, limits},
-};
+use crate::config::{Config, RelayConfig, limits};
 
 /// Commands that must not be lost and wait for room.
 const BACKLOG_MAX: usize = 16 * 1024;

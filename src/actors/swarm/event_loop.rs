@@ -22,8 +22,8 @@ use tokio::{
 
 use self::adverts::Adverts;
 use super::{
-    Discovery, GossipReceived, GossipTicket, ReplyTicket, RequestFailed, RequestReceived,
-    SwarmFailed, SwarmSettings, address,
+    DhtStatus, Discovery, GossipReceived, GossipTicket, NatKind, NetworkStatus, ReplyTicket,
+    RequestFailed, RequestReceived, SwarmFailed, SwarmSettings, Way, address,
     behaviour::Behaviour,
     good_peers::GoodPeer,
     listening,
@@ -34,13 +34,7 @@ use super::{
     schedule::Backoff,
     score::Scores,
 };
-use crate::{
-    actors::{
-        rendezvous::{DhtStatus, NatKind, NetworkStatus, Way},
-        room::TransactionVerdict,
-    },
-    config::limits,
-};
+use crate::{actors::upward::TransactionVerdict, config::limits};
 
 mod adverts;
 mod alive;

@@ -32,7 +32,7 @@ use libp2p::{
     },
 };
 
-use crate::actors::rendezvous::TopicCounts;
+use super::TopicCounts;
 
 /// Filter of subscriptions: only their number.
 pub(super) type Filter =

@@ -4,7 +4,8 @@ use actix::Message;
 use libp2p::{Multiaddr, PeerId, gossipsub::MessageId, request_response::ResponseChannel};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::actors::{rendezvous::NetworkStatus, room::TransactionVerdict};
+use super::NetworkStatus;
+use crate::actors::upward::TransactionVerdict;
 
 // ---------------------------------------------------------------- from Gossip
 

@@ -28,8 +28,11 @@ use libp2p::{
 };
 use tokio::sync::mpsc;
 
-use super::address::{self, Reach};
-use crate::actors::rendezvous::{MappingProtocol, PortMapping};
+use super::{
+    MappingProtocol, PortMapping,
+    address::{self, Reach},
+};
+
 use pcp::{Carrier, Order, Port, Told};
 
 mod gateway;

@@ -288,8 +288,8 @@ mod tests {
         swarm::{ConnectionClosed, behaviour::ConnectionEstablished},
     };
 
+    use super::super::pulse;
     use super::*;
-    use crate::actors::swarm::pulse;
 
     const OLD: usize = 1;
     const NEW: usize = 2;

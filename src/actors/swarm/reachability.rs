@@ -12,8 +12,10 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
-use super::address::{self, Reach};
-use crate::actors::rendezvous::NatKind;
+use super::{
+    NatKind,
+    address::{self, Reach},
+};
 
 /// What others saw of us that is remembered: the newest of each host and protocol.
 const OBSERVATIONS_MAX: usize = 32;

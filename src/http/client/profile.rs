@@ -22,9 +22,9 @@ use crate::{
     actors::{
         accounts::{LocalProfile, Profile, ProfileField, Session, SetProfile},
         ephemera::{Presence, ReadPresence},
-        relay_request::{FederationError, SendFederation},
         rendezvous::SearchPeople,
         store::{DirectoryEntry, SearchDirectory},
+        upward::{FederationError, SendFederation},
     },
     config::limits,
     http::{

@@ -14,8 +14,11 @@ use libp2p::{
     },
 };
 
-use super::{Discovery, EventLoop, Peer, WANTED_MAX, address, address::Reach};
-use crate::actors::swarm::zone::{links, with_zones};
+use super::{
+    super::zone::{links, with_zones},
+    Discovery, EventLoop, Peer, WANTED_MAX,
+    address::{self, Reach},
+};
 
 /// Dials that wait for a relay.
 const THROUGH_MAX: usize = 256;

@@ -5,8 +5,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use tokio::time::{Instant, sleep_until};
 
-use super::EventLoop;
-use crate::actors::swarm::port_mapping::Event;
+use super::{super::port_mapping::Event, EventLoop};
 
 /// Longest wait for a router to close our ports: the node has 5 s to stop.
 const LEAVE_WAIT: Duration = Duration::from_secs(1);

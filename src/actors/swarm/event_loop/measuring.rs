@@ -15,8 +15,11 @@ use libp2p::{
     },
 };
 
-use super::{EventLoop, Standing, address, address::Reach};
-use crate::actors::swarm::reachability::ip_of;
+use super::{
+    super::reachability::ip_of,
+    EventLoop, Standing,
+    address::{self, Reach},
+};
 
 /// Nobody is dialled through a relay for this long, since hole punching offers what is known then.
 const HOLD_UP: Duration = Duration::from_secs(1);

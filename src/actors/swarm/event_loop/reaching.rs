@@ -7,11 +7,13 @@ use std::time::Instant;
 
 use libp2p::{Multiaddr, PeerId, autonat, core::ConnectedPoint, kad};
 
-use super::{EventLoop, Standing, address, address::Reach, discovery::REPUBLISH_SOON_WAN};
-use crate::{
-    actors::{rendezvous::NatKind, swarm::reachability::ip_of},
-    config::RelayServe,
+use super::{
+    super::{NatKind, reachability::ip_of},
+    EventLoop, Standing,
+    address::{self, Reach},
+    discovery::REPUBLISH_SOON_WAN,
 };
+use crate::config::RelayServe;
 
 impl EventLoop {
     pub(super) fn on_listening(&mut self, at: &Multiaddr) {

@@ -15,8 +15,11 @@ use libp2p::{
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
 
-use super::{Backoff, EventLoop, Peer, Standing, address, address::Reach};
-use crate::actors::rendezvous::RelayKind;
+use super::{
+    super::RelayKind,
+    Backoff, EventLoop, Peer, Standing,
+    address::{self, Reach},
+};
 
 /// Relays at once: two, so that one can fail, and one more where a member of our rooms offers it.
 const RESERVATIONS: usize = 2;

@@ -13,10 +13,10 @@ use libp2p::{
 };
 use rand::seq::IteratorRandom as _;
 
-use super::{EventLoop, Standing, address, address::Reach};
-use crate::actors::{
-    rendezvous::NatKind,
-    swarm::{probing::Probing, retest::Step},
+use super::{
+    super::{NatKind, probing::Probing, retest::Step},
+    EventLoop, Standing,
+    address::{self, Reach},
 };
 
 /// Returns the port of a TCP or QUIC address.

@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use libp2p::PeerId;
 
-use super::{EventLoop, Peer, Standing, address::Reach};
-use crate::actors::{
-    rendezvous::{NetworkStatus, PeerStatus, PortMapping, Reachability, RelayStatus, Way},
-    swarm::address,
+use super::{
+    super::{NetworkStatus, PeerStatus, PortMapping, Reachability, RelayStatus, Way, address},
+    EventLoop, Peer, Standing,
+    address::Reach,
 };
 
 impl EventLoop {

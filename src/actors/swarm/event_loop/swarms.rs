@@ -11,8 +11,11 @@ use libp2p::{Multiaddr, identity::Keypair};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{super::transport, *};
-use crate::{actors::swarm::behaviour::Choices, config::Config, proto::rendezvous::record_key};
+use super::{
+    super::{behaviour::Choices, transport},
+    *,
+};
+use crate::{config::Config, proto::rendezvous::record_key};
 
 const NODES: usize = 50;
 const ROOMS: usize = 200;

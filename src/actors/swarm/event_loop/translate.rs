@@ -17,7 +17,7 @@ use super::{
     Connection, Discovery, Event, EventLoop, GossipReceived, GossipTicket, IDENTITY_BURST, address,
     alive::source_of,
 };
-use crate::actors::room::TransactionVerdict;
+use crate::actors::upward::TransactionVerdict;
 
 /// Addresses of one mDNS answer that are dialled.
 const MDNS_MAX: usize = 64;

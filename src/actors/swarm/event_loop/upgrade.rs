@@ -16,10 +16,13 @@ use libp2p::{
     },
 };
 
-use super::{EventLoop, Peer, Standing, address, address::Reach};
-use crate::actors::{
-    rendezvous::Way,
-    swarm::surplus::{Link, is_ripe, surplus},
+use super::{
+    super::{
+        Way,
+        surplus::{Link, is_ripe, surplus},
+    },
+    EventLoop, Peer, Standing,
+    address::{self, Reach},
 };
 
 /// The same addresses of a peer are dialled back no more often than this.

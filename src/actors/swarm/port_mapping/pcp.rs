@@ -21,8 +21,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::gateway;
-use crate::actors::rendezvous::MappingProtocol;
+use super::{super::MappingProtocol, gateway};
 
 /// How long a router keeps a port open for us: an hour, so that none stays open for long after a
 /// crash.
