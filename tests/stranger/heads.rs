@@ -160,7 +160,8 @@ async fn missing_events_that_are_none_change_nothing() {
     let before = history().await;
     let lies = json!({"rooms": {&shared: given, &secret: given, "!nowhere:example.org": given}});
     let heads = json!({"rooms": {&shared: ["$false"]}});
-    let ids = json!({"ids": ["$false", said, "$F7e6iZWBRFJpEnM5Jy9i8UmMLP9zh_wQnnYCSb0rMT0"]});
+    let some = ["$false", &said, "$F7e6iZWBRFJpEnM5Jy9i8UmMLP9zh_wQnnYCSb0rMT0"];
+    let ids = json!({"ids": some, "more": false});
     let ids = json!({"rooms": {&shared: ids, &secret: ids, "!nowhere:example.org": ids}});
     // By ids first, and as a node of the first release is asked.
     for (is_new, path) in [(true, EVENTS), (false, MISSING)] {
