@@ -27,7 +27,7 @@ use crate::{
         gossip::DeliverTo,
         http_gateway::{self, BindError, Drain, HttpGatewayActor},
         identity::{
-            self, AskWith, IdentityActor, IdentityError, IdentityParts, SignerIssued,
+            self, AskWith, EnsureIdentity, IdentityActor, IdentityError, IdentityParts, SignerIssued,
             SubscribeSigner, UsedElsewhere,
         },
         network::{self, Network, NetworkParts},
@@ -239,6 +239,14 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         }
         if let Some(exposure) = web.exposure() {
             log::warn!("{exposure}");
+        }
+    }
+    // Whoever asks at once finds the rooms: it is the signer that starts them.
+    if keys.is_some() {
+        match identity.send(EnsureIdentity).await {
+            Ok(Ok(signer)) => drop(rooms.send(identity::UseSigner(signer)).await),
+            Ok(Err(error)) => log::warn!("the rooms are not there yet: {error}"),
+            Err(error) => return Err(refused(&error)),
         }
     }
     let http = http_gateway::start(bound, gateway, data);
