@@ -27,8 +27,8 @@ use crate::{
         gossip::DeliverTo,
         http_gateway::{self, BindError, Drain, HttpGatewayActor},
         identity::{
-            self, AskWith, EnsureIdentity, IdentityActor, IdentityError, IdentityParts, SignerIssued,
-            SubscribeSigner, UsedElsewhere,
+            self, AskWith, EnsureIdentity, IdentityActor, IdentityError, IdentityParts,
+            SignerIssued, SubscribeSigner, UsedElsewhere,
         },
         network::{self, Network, NetworkParts},
         outbox::{OutboxActor, OutboxError, OutboxLinks, TellRefused},
