@@ -120,7 +120,8 @@ impl<I: Hash + Ord + Clone, O: Ord + Copy> Behind<I, O> {
     pub fn first(&self, most: usize) -> (Vec<I>, bool) {
         let found: HashSet<&I> = self.found.iter().collect();
         let (mut given, mut given_order) = (HashSet::new(), Vec::new());
-        // In their order parents come first; what has no place in it is looked up by who follows it.
+        // In their order parents come first. What has no place in it may come up before them, and so may
+        // what it follows.
         for id in self.found.iter().rev() {
             let mut stack = vec![(id, false)];
             while let Some((id, parents_are_given)) = stack.pop() {
@@ -138,9 +139,7 @@ impl<I: Hash + Ord + Clone, O: Ord + Copy> Behind<I, O> {
                 }
                 stack.push((id, true));
                 let parents = self.seen.get(id).into_iter().flat_map(|seen| &seen.prev);
-                let unplaced = |id: &I| self.seen.get(id).is_some_and(|it| it.order.is_none());
                 let due = parents.filter(|id| found.contains(id) && !given.contains(*id));
-                let due = due.filter(|parent| unplaced(parent) || unplaced(id));
                 stack.extend(due.map(|id| (id, false)));
             }
         }
