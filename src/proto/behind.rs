@@ -22,8 +22,7 @@ pub struct Node<I, O> {
 }
 
 #[derive(Debug)]
-struct Seen<I, O> {
-    order: Option<O>,
+struct Seen<I> {
     prev: Vec<I>,
     is_wanted: bool,
     is_had: bool,
@@ -36,7 +35,7 @@ type Turn<I, O> = (Option<O>, bool, I);
 /// A walk.
 #[derive(Debug)]
 pub struct Behind<I, O> {
-    seen: HashMap<I, Seen<I, O>>,
+    seen: HashMap<I, Seen<I>>,
     queue: BinaryHeap<Turn<I, O>>,
     /// Events in the queue that are wanted, and not known to be had.
     open: usize,
@@ -111,7 +110,7 @@ impl<I: Hash + Ord + Clone, O: Ord + Copy> Behind<I, O> {
         let Some(Node { order, prev }) = read(id)? else { return Ok(()) };
         self.queue.push((order.or(child), order.is_some(), id.clone()));
         self.open += usize::from(!is_had);
-        let seen = Seen { order, prev, is_wanted: !is_had, is_had, is_over: false };
+        let seen = Seen { prev, is_wanted: !is_had, is_had, is_over: false };
         self.seen.insert(id.clone(), seen);
         Ok(())
     }
