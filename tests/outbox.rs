@@ -37,7 +37,7 @@ async fn hears(me: &mut Client, count: usize) -> Vec<u64> {
     heard
 }
 
-/// Accepts an invite. A node that has just started may not know yet who it is.
+/// Accepts an invite. The node through which it is accepted may be starting too.
 async fn joins(me: &Client, room: &str) {
     eventually("the invite accepted", async || (me.join(room).await.status == 200).then_some(()))
         .await;

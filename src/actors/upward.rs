@@ -43,7 +43,7 @@ pub enum FederationError {
 
 /// Asks to send a signed request and to await its signed answer.
 ///
-/// Sent by Room, Rendezvous and http. The answer was verified: it is of `destination`, for this
+/// Sent by whoever has something to ask of another server, from a room down to Identity. The answer was verified: it is of `destination`, for this
 /// very request, and fresh; its status is 2xx.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<CanonicalJsonValue, FederationError>")]

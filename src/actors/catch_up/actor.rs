@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{
     machine::{Effect, Failure, Given, Machine, Page},
-    messages::{CatchUp, CaughtUp, EVENTS, ForgetServer, MISSING_IDS, TakeIn},
+    messages::{CatchUp, CaughtUp, ForgetServer, TakeIn},
     wire::{EventsAnswer, IdsAnswer},
 };
 use crate::{
@@ -24,7 +24,10 @@ use crate::{
         upward::{FederationError, SendFederation},
     },
     config::limits,
-    proto::{heads::Gap, pdu},
+    proto::{
+        heads::{EVENTS, Gap, MISSING_IDS},
+        pdu,
+    },
 };
 
 /// Ids of a page that are remembered, so that the next one goes on behind them.

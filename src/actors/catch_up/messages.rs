@@ -6,11 +6,6 @@ use serde_json::value::RawValue;
 
 use crate::actors::{room::RoomError, store::RoomEvents};
 
-/// Path of the request for the ids of what is missing.
-pub const MISSING_IDS: &str = "/_messagehub/federation/v1/missing_ids";
-/// Path of the request for events by id.
-pub const EVENTS: &str = "/_messagehub/federation/v1/events";
-
 /// Asks for what leads to these heads of another server. Answered when all of it that could be had is
 /// with the rooms.
 #[derive(Message, Debug)]

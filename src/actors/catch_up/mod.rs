@@ -13,5 +13,5 @@ mod sim;
 mod wire;
 
 pub use actor::{CatchUpActor, CatchUpLinks};
-pub use messages::{CatchUp, CaughtUp, EVENTS, ForgetServer, MISSING_IDS, TakeIn};
+pub use messages::{CatchUp, CaughtUp, ForgetServer, TakeIn};
 pub use wire::{EventsAnswer, IdsAnswer};

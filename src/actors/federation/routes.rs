@@ -27,13 +27,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    actors::{
-        catch_up::{EVENTS, MISSING_IDS},
-        room::{Given, RoomQuery},
-    },
+    actors::room::{Given, RoomQuery},
     config::limits,
     proto::{
-        heads::{COMPARE, Gap, MISSING},
+        heads::{COMPARE, EVENTS, Gap, MISSING, MISSING_IDS},
         room_key::KeyId,
         sealed::{self, Parcel},
         server_name,

@@ -67,6 +67,21 @@ struct Item {
 }
 
 impl Item {
+    /// Makes an item that is not on disk yet.
+    fn new(number: u64, new: &New, expires_ts: u64) -> Self {
+        Self {
+            number,
+            matter: new.matter.clone(),
+            shape: new.shape,
+            len: new.len,
+            made_ts: new.made_ts,
+            expires_ts,
+            tries: 0,
+            is_on_disk: false,
+            is_decided: new.once.is_none(),
+        }
+    }
+
     fn is_ready(&self) -> bool {
         self.is_on_disk && self.is_decided
     }
@@ -219,26 +234,9 @@ impl Machine {
     pub(super) fn load(&mut self, server: &OwnedServerName, number: u64, kept: Kept, len: usize) {
         let Kept { matter, form, made_ts, expires_ts, once, .. } = kept;
         let shape = Shape::from(&form);
-        let is_decided = once.is_none();
-        if let Some((room_id, event_id)) = once {
-            let server = server.clone();
-            let open = Undecided { server, number, room_id, event_id, since: 0 };
-            self.undecided.insert(number, open);
-        }
-        let item = Item {
-            number,
-            matter,
-            shape,
-            len,
-            made_ts,
-            expires_ts,
-            tries: 0,
-            is_on_disk: true,
-            is_decided,
-        };
-        self.push(server, item);
-        self.last = self.last.max(number);
-        self.plan(server);
+        let new = New { matter, shape, len, made_ts, once };
+        self.push(server, Item::new(number, &new, expires_ts), new.once, 0);
+        self.stored(server, number);
     }
 
     /// Takes over one that came to an end.
@@ -248,12 +246,27 @@ impl Machine {
         self.ended.insert(at, (number, ended));
     }
 
-    fn push(&mut self, server: &OwnedServerName, item: Item) {
+    /// Puts an item at the end of what its server is owed. `since` is when it began to wait for its
+    /// event, where it does.
+    fn push(
+        &mut self,
+        server: &OwnedServerName,
+        item: Item,
+        once: Option<(OwnedRoomId, OwnedEventId)>,
+        since: u64,
+    ) {
+        let number = item.number;
+        if let Some((room_id, event_id)) = once {
+            let open = Undecided { server: server.clone(), number, room_id, event_id, since };
+            self.undecided.insert(number, open);
+        }
+        self.last = self.last.max(number);
         self.items = self.items.saturating_add(1);
         self.len = self.len.saturating_add(item.len);
         let queue = self.queues.entry(server.clone()).or_default();
         queue.len = queue.len.saturating_add(item.len);
         queue.items.push_back(item);
+        self.plan(server);
     }
 
     /// Something is owed. It is sent once [`Self::stored`] said that it is on disk; `now` is the uptime.
@@ -286,28 +299,9 @@ impl Machine {
         for number in gives_way {
             changes.extend(self.end(server, number, End::GaveWay, new.made_ts));
         }
-        self.last = self.last.saturating_add(1);
-        let number = self.last;
-        let New { matter, shape, len, made_ts, once } = new;
-        let is_decided = once.is_none();
-        if let Some((room_id, event_id)) = once {
-            let open = Undecided { server: server.clone(), number, room_id, event_id, since: now };
-            self.undecided.insert(number, open);
-        }
-        let expires_ts = made_ts.saturating_add(limits::OWED_MS);
-        let item = Item {
-            number,
-            matter,
-            shape,
-            len,
-            made_ts,
-            expires_ts,
-            tries: 0,
-            is_on_disk: false,
-            is_decided,
-        };
-        self.push(server, item);
-        self.plan(server);
+        let number = self.last.saturating_add(1);
+        let expires_ts = new.made_ts.saturating_add(limits::OWED_MS);
+        self.push(server, Item::new(number, &new, expires_ts), new.once, now);
         Ok(Taken { number: Some(number), changes })
     }
 
@@ -620,386 +614,4 @@ fn pause(first: u64, failures: u32, chance: f64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use ruma::{owned_event_id, owned_room_id, owned_server_name, owned_user_id};
-
-    use super::*;
-
-    const NOW: u64 = 1_000_000;
-    const TS: u64 = 1_790_000_000_000;
-
-    fn bob() -> OwnedServerName {
-        owned_server_name!("bob.org")
-    }
-
-    fn to_device(id: usize) -> New {
-        let matter = Matter::ToDevice { message_id: id.to_string() };
-        New { matter, shape: Shape::Edu, len: 100, made_ts: TS, once: None }
-    }
-
-    fn membership(user: &str) -> New {
-        let matter = Matter::Membership {
-            room_id: owned_room_id!("!r:x"),
-            user_id: user.try_into().unwrap(),
-            event_id: owned_event_id!("$m"),
-        };
-        New { matter, shape: Shape::Pdu, len: 100, made_ts: TS, once: None }
-    }
-
-    fn invite(id: usize) -> New {
-        let matter = Matter::Invite {
-            room_id: owned_room_id!("!r:x"),
-            user_id: owned_user_id!("@bob:bob.org"),
-            event_id: format!("$i{id}").try_into().unwrap(),
-        };
-        New { matter, shape: Shape::Put, len: 100, made_ts: TS, once: None }
-    }
-
-    fn owe(machine: &mut Machine, new: New) -> Option<u64> {
-        let number = machine.owe(&bob(), new, NOW).unwrap().number;
-        if let Some(number) = number {
-            machine.stored(&bob(), number);
-        }
-        number
-    }
-
-    fn sent(machine: &mut Machine, now: u64) -> Option<Vec<u64>> {
-        machine.next(now).map(|send| send.numbers)
-    }
-
-    fn answer(machine: &mut Machine, outcome: Outcome, now: u64) -> Vec<Change> {
-        machine.answered(&bob(), outcome, now, TS, 0.0)
-    }
-
-    fn refused() -> Outcome {
-        Outcome::Refused { status: 403, errcode: "M_FORBIDDEN".to_owned() }
-    }
-
-    /// Checks what the machine says of itself against its parts.
-    fn check(machine: &Machine) {
-        let items: usize = machine.queues.values().map(|queue| queue.items.len()).sum();
-        let len: usize =
-            machine.queues.values().flat_map(|queue| &queue.items).map(|item| item.len).sum();
-        assert_eq!((machine.items, machine.len), (items, len));
-        assert!(items <= limits::OWED_ALL && len <= limits::OWED_ALL_LEN);
-        assert!(machine.ended.len() <= limits::OWED_ENDED);
-        let flying = machine.queues.values().filter(|queue| queue.flight > 0).count();
-        assert_eq!(machine.in_flight, flying);
-        assert!(flying <= limits::OWED_AT_ONCE);
-        for (server, queue) in &machine.queues {
-            assert!(queue.items.len() <= limits::OWED_SERVER);
-            assert!(queue.len <= limits::OWED_SERVER_LEN && queue.flight <= queue.items.len());
-            assert!(queue.items.iter().is_sorted_by_key(|item| item.number));
-            let planned = queue.planned.map(|due| (due, server.clone()));
-            assert!(planned.is_none_or(|planned| machine.agenda.contains(&planned)));
-        }
-        assert_eq!(
-            machine.agenda.len(),
-            machine.queues.values().filter(|q| q.planned.is_some()).count()
-        );
-    }
-
-    #[test]
-    fn one_request_at_a_time_in_the_order_in_which_they_were_owed() {
-        let mut machine = Machine::default();
-        for new in [to_device(1), to_device(2), invite(1), membership("@a:bob.org"), to_device(3)] {
-            owe(&mut machine, new);
-        }
-        for expected in [vec![1, 2], vec![3], vec![4], vec![5]] {
-            assert_eq!(sent(&mut machine, NOW), Some(expected.clone()));
-            assert_eq!(sent(&mut machine, NOW), None, "one at a time");
-            let changes = answer(&mut machine, Outcome::Delivered, NOW);
-            let ended: Vec<u64> = changes.iter().map(|change| change.number).collect();
-            assert_eq!(ended, expected);
-            check(&machine);
-        }
-        assert_eq!(sent(&mut machine, u64::MAX), None);
-        assert!(machine.queues.is_empty(), "nothing is remembered of who is owed nothing");
-    }
-
-    #[test]
-    fn what_is_not_on_disk_or_not_decided_is_not_sent_and_nothing_overtakes_it() {
-        let mut machine = Machine::default();
-        let first = machine.owe(&bob(), to_device(1), NOW).unwrap().number.unwrap();
-        owe(&mut machine, to_device(2));
-        assert_eq!(sent(&mut machine, NOW), None);
-        machine.stored(&bob(), first);
-        assert_eq!(sent(&mut machine, NOW), Some(vec![1, 2]));
-        answer(&mut machine, Outcome::Delivered, NOW);
-
-        let event = owned_event_id!("$e");
-        let once = Some((owned_room_id!("!r:x"), event.clone()));
-        for stands in [true, false] {
-            let number = owe(&mut machine, New { once: once.clone(), ..invite(1) }).unwrap();
-            assert_eq!(sent(&mut machine, NOW), None);
-            assert_eq!(machine.undecided(NOW + 1), [], "it is given time");
-            assert_eq!(machine.undecided(NOW + DECIDE_MS).len(), 1);
-            assert_eq!(
-                machine.undecided(NOW + DECIDE_MS + 1),
-                [],
-                "and not looked for at once again"
-            );
-            assert_eq!(machine.waiting_for(&bob(), &event), [number]);
-            let change = machine.decide(&bob(), number, stands);
-            assert_eq!(change.is_some(), !stands);
-            assert_eq!(sent(&mut machine, NOW), stands.then(|| vec![number]));
-            answer(&mut machine, Outcome::Delivered, NOW);
-            check(&machine);
-        }
-    }
-
-    #[test]
-    fn who_is_off_is_tried_less_and_less_and_at_once_when_met() {
-        let mut machine = Machine::default();
-        owe(&mut machine, to_device(1));
-        let mut now = NOW;
-        for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
-            assert_eq!(sent(&mut machine, now), Some(vec![1]));
-            assert_eq!(answer(&mut machine, Outcome::Unreached, now), []);
-            assert_eq!(sent(&mut machine, now + minutes * 60_000 - 1), None);
-            now += minutes * 60_000;
-        }
-        machine.met(&bob(), NOW);
-        assert_eq!(sent(&mut machine, NOW), Some(vec![1]), "met");
-        // Met while a search goes on that ends with nothing.
-        machine.met(&bob(), NOW);
-        answer(&mut machine, Outcome::Unreached, NOW);
-        assert_eq!(sent(&mut machine, NOW + MET_MS), Some(vec![1]));
-        answer(&mut machine, Outcome::Unreached, NOW);
-        assert_eq!(sent(&mut machine, NOW + AGAIN_MS - 1), None, "and only once");
-        // Chance makes it earlier, never later.
-        sent(&mut machine, NOW + AGAIN_MS);
-        machine.answered(&bob(), Outcome::Busy, NOW, TS, 1.0);
-        assert_eq!(sent(&mut machine, NOW + BUSY_MS * 2 * 3 / 4), Some(vec![1]));
-    }
-
-    #[test]
-    fn of_several_parts_only_the_one_that_is_refused_comes_to_nothing() {
-        let mut machine = Machine::default();
-        for id in 1..=3 {
-            owe(&mut machine, to_device(id));
-        }
-        assert_eq!(sent(&mut machine, NOW), Some(vec![1, 2, 3]));
-        assert_eq!(answer(&mut machine, refused(), NOW), []);
-        for (number, outcome) in [(1, Outcome::Delivered), (2, refused()), (3, Outcome::Delivered)]
-        {
-            owe(&mut machine, to_device(10 + number as usize));
-            assert_eq!(sent(&mut machine, NOW), Some(vec![number]));
-            let changes = answer(&mut machine, outcome.clone(), NOW);
-            let end = &changes[0].ended.as_ref().unwrap().end;
-            assert_eq!(*end == End::Delivered, outcome == Outcome::Delivered);
-            check(&machine);
-        }
-        assert_eq!(sent(&mut machine, NOW), Some(vec![4, 5, 6]), "together again");
-    }
-
-    #[test]
-    fn what_is_owed_already_is_not_owed_twice_and_what_is_newer_replaces() {
-        let mut machine = Machine::default();
-        assert_eq!(owe(&mut machine, to_device(1)), Some(1));
-        assert_eq!(owe(&mut machine, to_device(1)), None);
-        assert_eq!(owe(&mut machine, invite(1)), Some(2));
-        assert_eq!(owe(&mut machine, invite(1)), None);
-        assert_eq!(owe(&mut machine, membership("@a:bob.org")), Some(3));
-        assert_eq!(owe(&mut machine, membership("@b:bob.org")), Some(4));
-        let taken = machine.owe(&bob(), membership("@a:bob.org"), NOW).unwrap();
-        let gone = Change { server: bob(), number: 3, ended: None };
-        assert_eq!(taken, Taken { number: Some(5), changes: vec![gone] });
-        machine.stored(&bob(), 5);
-        check(&machine);
-        // What is under way is left alone: it may have arrived.
-        sent(&mut machine, NOW);
-        answer(&mut machine, Outcome::Delivered, NOW);
-        sent(&mut machine, NOW);
-        answer(&mut machine, Outcome::Delivered, NOW);
-        assert_eq!(sent(&mut machine, NOW), Some(vec![4, 5]));
-        let taken = machine.owe(&bob(), membership("@a:bob.org"), NOW).unwrap();
-        assert_eq!(taken, Taken { number: Some(6), changes: Vec::new() });
-    }
-
-    #[test]
-    fn a_full_server_takes_new_messages_to_devices_for_old_ones_and_nothing_else() {
-        let mut machine = Machine::default();
-        owe(&mut machine, invite(0));
-        for id in 1..limits::OWED_SERVER {
-            owe(&mut machine, to_device(id));
-        }
-        assert_eq!(machine.owe(&bob(), invite(1), NOW), Err(Full::Server));
-        let taken = machine.owe(&bob(), to_device(9999), NOW).unwrap();
-        assert_eq!(taken.changes[0].number, 2, "the oldest");
-        assert_eq!(taken.changes[0].ended.as_ref().unwrap().end, End::GaveWay);
-        check(&machine);
-        // By bytes as well, and never more than it takes.
-        let large = New { len: limits::OWED_LEN, ..to_device(10_000) };
-        let mut ended = 0;
-        for id in 0..12 {
-            let matter = Matter::ToDevice { message_id: format!("large {id}") };
-            let taken = machine.owe(&bob(), New { matter, ..large.clone() }, NOW).unwrap();
-            machine.stored(&bob(), taken.number.unwrap());
-            ended += taken.changes.iter().filter(|change| change.ended.is_some()).count();
-            check(&machine);
-        }
-        assert!(ended >= 12, "{ended}");
-        assert_eq!(machine.matter(&bob(), 1), Some(&invite(0).matter), "an invite stays");
-    }
-
-    #[test]
-    fn all_servers_together_have_a_bound() {
-        let mut machine = Machine::default();
-        let server = |n: usize| OwnedServerName::try_from(format!("s{n}.org")).unwrap();
-        let mut taken = 0;
-        for n in 0..200 {
-            for id in 0..10 {
-                let new = New { len: limits::OWED_LEN, ..invite(id) };
-                taken += usize::from(machine.owe(&server(n), new, NOW).is_ok());
-            }
-        }
-        assert_eq!(taken, limits::OWED_ALL_LEN / limits::OWED_LEN);
-        assert_eq!(
-            machine.owe(&bob(), New { len: limits::OWED_LEN, ..invite(1) }, NOW),
-            Err(Full::All)
-        );
-        check(&machine);
-    }
-
-    #[test]
-    fn a_month_later_nothing_is_owed_any_more() {
-        let mut machine = Machine::default();
-        for id in 0..300 {
-            owe(&mut machine, to_device(id));
-        }
-        assert_eq!(machine.expire(TS + limits::OWED_MS - 1), []);
-        sent(&mut machine, NOW);
-        assert_eq!(machine.expire(TS + limits::OWED_MS).len(), 200 + (200 - limits::OWED_ENDED));
-        answer(&mut machine, Outcome::Unreached, NOW);
-        machine.expire(TS + limits::OWED_MS);
-        check(&machine);
-        assert!(machine.queues.is_empty() && machine.agenda.is_empty());
-        assert_eq!(machine.status(NOW).ended.len(), limits::OWED_ENDED);
-    }
-
-    /// What a peer and the disk do, in any order; a restart at any point.
-    #[derive(Debug, Clone)]
-    enum Step {
-        Owe(usize, u8),
-        Send,
-        Answer(u8),
-        Met(usize),
-        Restart,
-        Wait(u64),
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            4 => (0..3_usize, 0..6_u8).prop_map(|(server, what)| Step::Owe(server, what)),
-            4 => Just(Step::Send),
-            4 => (0..6_u8).prop_map(Step::Answer),
-            1 => (0..3_usize).prop_map(Step::Met),
-            1 => Just(Step::Restart),
-            1 => (0..4_000_000_u64).prop_map(Step::Wait),
-        ];
-        prop::collection::vec(step, 0..120)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-        /// Whatever happens, a server gets what it is owed in its order, and all of it in the end.
-        #[test]
-        fn order_is_kept_and_nothing_is_lost(steps in steps()) {
-            let server = |n: usize| OwnedServerName::try_from(format!("s{n}.org")).unwrap();
-            let mut machine = Machine::default();
-            // What the disk has, and what each server has got.
-            let mut disk: BTreeMap<(OwnedServerName, u64), Kept> = BTreeMap::new();
-            let mut got: BTreeMap<OwnedServerName, Vec<u64>> = BTreeMap::new();
-            let mut owed: BTreeMap<OwnedServerName, BTreeSet<u64>> = BTreeMap::new();
-            let mut flying: Vec<Send> = Vec::new();
-            let (mut now, mut count) = (NOW, 0);
-            let mut past: BTreeMap<u64, Ended> = BTreeMap::new();
-            let quiet = std::iter::repeat_n([Step::Send, Step::Answer(0), Step::Wait(0)], 400);
-            for step in steps.into_iter().chain(quiet.flatten()) {
-                match step {
-                    Step::Owe(to, what) => {
-                        count += 1;
-                        let (new, form) = match what {
-                            0 => (invite(count), Form::Put { uri: String::new(), content: ruma::CanonicalJsonValue::Null }),
-                            _ => (to_device(count), Form::Edu(ruma::CanonicalJsonValue::Null)),
-                        };
-                        let number = machine.owe(&server(to), new.clone(), now).unwrap().number.unwrap();
-                        let kept = Kept {
-                            request_id: String::new(),
-                            matter: new.matter,
-                            form,
-                            made_ts: TS,
-                            expires_ts: TS + limits::OWED_MS,
-                            once: None,
-                        };
-                        disk.insert((server(to), number), kept);
-                        machine.stored(&server(to), number);
-                        owed.entry(server(to)).or_default().insert(number);
-                    }
-                    Step::Send => {
-                        while let Some(send) = machine.next(now) {
-                            prop_assert!(!flying.iter().any(|other| other.server == send.server));
-                            for number in &send.numbers {
-                                prop_assert!(disk.contains_key(&(send.server.clone(), *number)));
-                            }
-                            flying.push(send);
-                        }
-                    }
-                    Step::Answer(how) => {
-                        let Some(Send { server, numbers }) = flying.pop() else { continue };
-                        let has = got.entry(server.clone()).or_default();
-                        // An answer that is lost: the server has it all the same.
-                        if matches!(how, 0 | 3) {
-                            let new = numbers.iter().filter(|number| !has.contains(number));
-                            let new: Vec<u64> = new.copied().collect();
-                            has.extend(new);
-                        }
-                        let outcome = match how {
-                            0 => Outcome::Delivered,
-                            1 | 3 => Outcome::Unreached,
-                            2 => Outcome::Busy,
-                            _ => refused(),
-                        };
-                        if matches!(outcome, Outcome::Refused { .. }) && numbers.len() == 1 {
-                            owed.entry(server.clone()).or_default().remove(&numbers[0]);
-                        }
-                        for change in machine.answered(&server, outcome, now, TS, 0.5) {
-                            disk.remove(&(change.server, change.number));
-                            past.remove(&change.number);
-                            past.extend(change.ended.map(|ended| (change.number, ended)));
-                        }
-                    }
-                    Step::Met(who) => machine.met(&server(who), now),
-                    Step::Restart => {
-                        flying.clear();
-                        machine = Machine::default();
-                        for (number, ended) in &past {
-                            machine.load_ended(*number, ended.clone());
-                        }
-                        for ((server, number), kept) in &disk {
-                            machine.load(server, *number, kept.clone(), 100);
-                        }
-                    }
-                    Step::Wait(ms) => {
-                        now += ms.max(1000);
-                        for who in 0..3 {
-                            if ms == 0 {
-                                machine.met(&server(who), now);
-                            }
-                        }
-                    }
-                }
-                check(&machine);
-            }
-            prop_assert!(disk.is_empty(), "all came to an end");
-            for (server, numbers) in owed {
-                let has = got.remove(&server).unwrap_or_default();
-                prop_assert!(has.is_sorted(), "in order: {has:?}");
-                prop_assert!(numbers.iter().all(|number| has.contains(number)), "{numbers:?} {has:?}");
-            }
-        }
-    }
-}
+mod tests;
