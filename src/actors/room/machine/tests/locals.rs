@@ -136,6 +136,22 @@ fn a_transaction_and_a_reaction_are_of_one_person() {
     home.store(&change);
     assert_eq!(home.machine.txn(&ann, &txn), Some(&id));
     assert_eq!(home.machine.txn(&bob, &txn), None, "another person's device of the same name");
+
+    let relation = json!({"rel_type": "m.annotation", "event_id": id, "key": "+"});
+    let reaction = draft("m.reaction", None, json!({"m.relates_to": relation}));
+    let react = |home: &mut Replica, user: &OwnedUserId| loop {
+        match home.machine.send(reaction.clone(), None, signer.author(user).unwrap(), NOW) {
+            Err(Stop::Need(Need::Annotation(by, annotation))) => {
+                let has = by == ann;
+                home.machine.provide_annotation(by, annotation, has);
+            }
+            Err(Stop::Need(need)) => home.provide(need),
+            done => break done.map(drop),
+        }
+    };
+    let twice = react(&mut home, &ann);
+    assert!(matches!(twice, Err(Stop::Refused(RoomError::DuplicateAnnotation))), "{twice:?}");
+    react(&mut home, &bob).unwrap();
 }
 
 #[test]
