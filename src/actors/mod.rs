@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod admission;
+pub mod beat;
 pub mod catch_up;
 pub mod clock;
 pub mod cpu;
@@ -18,6 +19,7 @@ pub mod http_gateway;
 pub mod identity;
 pub mod network;
 pub mod outbox;
+pub mod rate;
 pub mod relay_request;
 pub mod rendezvous;
 pub mod replay;

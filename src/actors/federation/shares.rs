@@ -9,20 +9,19 @@ use std::time::Instant;
 use lru::LruCache;
 use ruma::{OwnedServerName, ServerName};
 
-use crate::config::limits;
+use crate::{
+    actors::rate::{Bucket, Rate},
+    config::limits,
+};
 
 /// Servers that are remembered, the last that said something.
 const SERVERS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(4096).unwrap();
 
-#[derive(Debug)]
-struct Share {
-    left: f64,
-    at: Instant,
-}
+const RATE: Rate = Rate { burst: limits::SAID_BURST, per_second: limits::SAID_PER_SECOND };
 
 /// What each server may still say.
 #[derive(Debug)]
-pub(super) struct Shares(LruCache<OwnedServerName, Share>);
+pub(super) struct Shares(LruCache<OwnedServerName, Bucket<Instant>>);
 
 impl Default for Shares {
     fn default() -> Self {
@@ -33,18 +32,8 @@ impl Default for Shares {
 impl Shares {
     /// Takes so many off the share of a server, or none where it has not so many left.
     pub(super) fn take(&mut self, server: &ServerName, count: usize, now: Instant) -> bool {
-        let whole = || Share { left: limits::SAID_BURST, at: now };
-        let share = self.0.get_or_insert_mut(server.to_owned(), whole);
-        let gained =
-            now.saturating_duration_since(share.at).as_secs_f64() * limits::SAID_PER_SECOND;
-        share.left = (share.left + gained).min(limits::SAID_BURST);
-        share.at = now;
-        let count = count as f64;
-        if count > share.left {
-            return false;
-        }
-        share.left -= count;
-        true
+        let whole = || Bucket::full(RATE, now);
+        self.0.get_or_insert_mut_ref(server, whole).take(count as f64, now)
     }
 }
 

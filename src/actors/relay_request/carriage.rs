@@ -8,11 +8,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use ruma::{OwnedServerName, ServerName};
 
-/// Requests of one origin a minute, in bursts of as many: the pieces of a large room's state, and
-/// some more.
-const REQUESTS_PER_MINUTE: f64 = 240.0;
-/// Bytes of one origin a minute, there and back, in bursts of as many: the same in base64.
-const BYTES_PER_MINUTE: f64 = 96.0 * 1024.0 * 1024.0;
+use crate::actors::rate::{Bucket, Rate};
+
+/// Requests of one origin, a minute's in a burst: the pieces of a large room's state, and some more.
+const REQUESTS: Rate = Rate { burst: 240.0, per_second: 240.0 / 60.0 };
+/// Bytes of one origin, there and back, a minute's in a burst: the same in base64.
+const BYTES: Rate = Rate { burst: 96.0 * MIB, per_second: 96.0 * MIB / 60.0 };
+const MIB: f64 = 1024.0 * 1024.0;
 /// Carried at once, for everybody. Each holds a request of 1.4 MiB at most, or its answer.
 const IN_WORK_MAX: usize = 64;
 /// Carried at once for one origin.
@@ -34,22 +36,13 @@ pub(super) enum Denied {
 #[derive(Debug)]
 struct Share {
     in_work: usize,
-    requests: f64,
-    bytes: f64,
-    at: u64,
+    requests: Bucket<u64>,
+    bytes: Bucket<u64>,
 }
 
 impl Share {
-    fn refill(&mut self, now: u64) {
-        let minutes = now.saturating_sub(self.at) as f64 / 60_000.0;
-        let more = |left: f64, rate: f64| (left + minutes * rate).min(rate);
-        self.requests = more(self.requests, REQUESTS_PER_MINUTE);
-        self.bytes = more(self.bytes, BYTES_PER_MINUTE);
-        self.at = now;
-    }
-
-    fn is_idle(&self) -> bool {
-        self.in_work == 0 && self.requests >= REQUESTS_PER_MINUTE && self.bytes >= BYTES_PER_MINUTE
+    fn is_idle(&mut self, now: u64) -> bool {
+        self.in_work == 0 && self.requests.is_full(now) && self.bytes.is_full(now)
     }
 }
 
@@ -101,10 +94,7 @@ impl Carriage {
             return Err(Denied::Carried);
         }
         if self.origins.len() >= ORIGINS_MAX {
-            self.origins.retain(|_, share| {
-                share.refill(now);
-                !share.is_idle()
-            });
+            self.origins.retain(|_, share| !share.is_idle(now));
         }
         let full = self.origins.len() >= ORIGINS_MAX && !self.origins.contains_key(origin);
         if full || self.carried.order.len() >= CARRIED_MAX || self.in_work >= IN_WORK_MAX {
@@ -112,17 +102,18 @@ impl Carriage {
         }
         let share = self.origins.entry(origin.to_owned()).or_insert(Share {
             in_work: 0,
-            requests: REQUESTS_PER_MINUTE,
-            bytes: BYTES_PER_MINUTE,
-            at: now,
+            requests: Bucket::full(REQUESTS, now),
+            bytes: Bucket::full(BYTES, now),
         });
-        share.refill(now);
-        if share.in_work >= IN_WORK_ORIGIN || share.requests < 1.0 || share.bytes < len as f64 {
+        let len = len as f64;
+        if share.in_work >= IN_WORK_ORIGIN
+            || !share.bytes.has(len, now)
+            || !share.requests.take(1.0, now)
+        {
             return Err(Denied::Busy);
         }
         share.in_work += 1;
-        share.requests -= 1.0;
-        share.bytes -= len as f64;
+        share.bytes.charge(len);
         self.in_work += 1;
         self.carried.insert(hash, expires_ts);
         Ok(())
@@ -133,8 +124,7 @@ impl Carriage {
         self.in_work = self.in_work.saturating_sub(1);
         if let Some(share) = self.origins.get_mut(origin) {
             share.in_work = share.in_work.saturating_sub(1);
-            // Below zero, the origin waits until that is made up for.
-            share.bytes -= len as f64;
+            share.bytes.charge(len as f64);
         }
     }
 
@@ -197,7 +187,7 @@ mod tests {
             carriage.end(ann, 10);
             carried += 1;
         }
-        assert_eq!(carried, REQUESTS_PER_MINUTE as usize);
+        assert_eq!(carried, REQUESTS.burst as usize);
         assert_eq!(carriage.begin(bob, hash(carried), 10, UNTIL, NOW), Ok(()));
         let later = NOW + 1000;
         assert_eq!(carriage.begin(ann, hash(carried + 1), 10, UNTIL, later), Ok(()));
@@ -207,7 +197,7 @@ mod tests {
     fn an_origin_gets_its_share_of_bytes() {
         let ann = server_name!("ann");
         let mut carriage = Carriage::default();
-        let half = BYTES_PER_MINUTE as usize / 2 + 1;
+        let half = BYTES.burst as usize / 2 + 1;
         assert_eq!(carriage.begin(ann, hash(1), half, UNTIL, NOW), Ok(()));
         carriage.end(ann, half);
         assert_eq!(carriage.begin(ann, hash(2), 1, UNTIL, NOW), Err(Denied::Busy));

@@ -7,15 +7,16 @@ use std::{collections::HashMap, hash::Hash};
 use ruma::ServerName;
 
 use crate::{
-    actors::replay::{Refused, Replay},
+    actors::{
+        rate::{Bucket, Rate},
+        replay::{Refused, Replay},
+    },
     config::limits,
     proto::signed::Request,
 };
 
-/// Requests of one peer in a burst.
-pub(super) const BURST: f64 = 200.0;
-/// Requests of one peer a second, in the long run.
-pub(super) const PER_SECOND: f64 = 50.0;
+/// Requests of one peer.
+pub(super) const LET_IN: Rate = Rate { burst: 200.0, per_second: 50.0 };
 /// Peers that are remembered.
 const PEERS_MAX: usize = 4096;
 
@@ -37,16 +38,7 @@ struct Load {
     in_work: usize,
     /// Bytes of these.
     len: usize,
-    tokens: f64,
-    at: u64,
-}
-
-impl Load {
-    fn refill(&mut self, now: u64) {
-        let seconds = now.saturating_sub(self.at) as f64 / 1000.0;
-        self.tokens = (self.tokens + seconds * PER_SECOND).min(BURST);
-        self.at = now;
-    }
+    left: Bucket<u64>,
 }
 
 /// What is known of those who ask.
@@ -66,26 +58,21 @@ impl<P: Eq + Hash> Machine<P> {
     /// A request of so many bytes came, unverified. Where it is let in, [`Self::end`] is owed.
     pub(super) fn begin(&mut self, peer: P, len: usize, now: u64) -> Result<(), Denied> {
         if self.peers.len() >= PEERS_MAX {
-            self.peers.retain(|_, load| {
-                load.refill(now);
-                load.in_work > 0 || load.tokens < BURST
-            });
+            self.peers.retain(|_, load| load.in_work > 0 || !load.left.is_full(now));
         }
         if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
             return Err(Denied::Busy);
         }
-        let load =
-            self.peers.entry(peer).or_insert(Load { in_work: 0, len: 0, tokens: BURST, at: now });
-        load.refill(now);
+        let new = || Load { in_work: 0, len: 0, left: Bucket::full(LET_IN, now) };
+        let load = self.peers.entry(peer).or_insert_with(new);
         if load.in_work >= limits::WORK_PEER
             || load.len.saturating_add(len) > limits::WORK_PEER_LEN
-            || load.tokens < 1.0
+            || !load.left.take(1.0, now)
         {
             return Err(Denied::Busy);
         }
         load.in_work += 1;
         load.len += len;
-        load.tokens -= 1.0;
         Ok(())
     }
 
@@ -160,7 +147,7 @@ mod tests {
             machine.end(&1, 100);
             burst += 1;
         }
-        assert_eq!(burst, BURST as usize - limits::WORK_PEER);
+        assert_eq!(burst, LET_IN.burst as usize - limits::WORK_PEER);
         assert_eq!(machine.begin(1, 100, NOW + 1000), Ok(()));
     }
 

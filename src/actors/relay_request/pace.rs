@@ -10,11 +10,15 @@ use lru::LruCache;
 use ruma::OwnedServerName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::machine::{BURST, PER_SECOND};
-use crate::config::limits;
+use super::machine::LET_IN;
+use crate::{
+    actors::rate::{Bucket, Rate},
+    config::limits,
+};
 
 /// Share of what a server takes that is made use of.
 const SHARE: f64 = 0.75;
+const RATE: Rate = Rate { burst: LET_IN.burst * SHARE, per_second: LET_IN.per_second * SHARE };
 /// Requests to one server under way at once.
 const PLACES: usize = limits::WORK_PEER / 4 * 3;
 /// Servers that are remembered; a forgotten one may be asked as if for the first time.
@@ -23,9 +27,8 @@ const SERVERS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// How much one server was asked.
 #[derive(Debug)]
 struct Load {
-    /// Requests that may be sent now; where it is negative, so many wait.
-    tokens: f64,
-    at: u64,
+    /// Requests that may be sent now; below zero, so many wait.
+    left: Bucket<u64>,
     places: Arc<Semaphore>,
 }
 
@@ -67,14 +70,10 @@ impl Pace {
         now: u64,
     ) -> Option<Turn> {
         let new =
-            || Load { tokens: BURST * SHARE, at: now, places: Arc::new(Semaphore::new(PLACES)) };
+            || Load { left: Bucket::full(RATE, now), places: Arc::new(Semaphore::new(PLACES)) };
         let load = self.0.get_or_insert_mut_ref(server, new);
-        let seconds = now.saturating_sub(load.at) as f64 / 1000.0;
-        load.at = now;
-        load.tokens = (load.tokens + seconds * PER_SECOND * SHARE).min(BURST * SHARE);
-        let wait = (1.0 - load.tokens).max(0.0) / (PER_SECOND * SHARE);
-        let wait = Some(Duration::from_secs_f64(wait)).filter(|wait| *wait < patience)?;
-        load.tokens -= 1.0;
+        let wait = Some(load.left.wait(now)).filter(|wait| *wait < patience)?;
+        load.left.charge(1.0);
         Some(Turn { wait, places: Arc::clone(&load.places) })
     }
 }

@@ -11,15 +11,10 @@ use std::{
 
 use lru::LruCache;
 
+use crate::actors::rate::{Bucket, Rate};
+
 /// Addresses and nets that are remembered: some 500 KiB.
 const BUCKETS_MAX: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
-
-/// How many connections in a burst, and how many a second in the long run.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rate {
-    pub(super) burst: f64,
-    pub(super) per_second: f64,
-}
 
 /// One household or server: an IPv4 address, or the /64 that one gets with IPv6.
 pub(super) const HOUSE: Rate = Rate { burst: 32.0, per_second: 1.0 };
@@ -65,15 +60,9 @@ fn cut(ip: IpAddr, v4: u32, v6: u32) -> IpAddr {
     }
 }
 
-#[derive(Debug)]
-struct Bucket {
-    tokens: f64,
-    at: Instant,
-}
-
 /// The buckets of all who knocked.
 #[derive(Debug)]
-pub(super) struct Buckets(LruCache<Source, Bucket>);
+pub(super) struct Buckets(LruCache<Source, Bucket<Instant>>);
 
 impl Buckets {
     pub(super) fn new() -> Self {
@@ -82,16 +71,7 @@ impl Buckets {
 
     /// Takes a token; false where there is none.
     pub(super) fn take(&mut self, source: Source, rate: Rate, now: Instant) -> bool {
-        let full = || Bucket { tokens: rate.burst, at: now };
-        let bucket = self.0.get_or_insert_mut(source, full);
-        let gained = now.saturating_duration_since(bucket.at).as_secs_f64() * rate.per_second;
-        bucket.tokens = (bucket.tokens + gained).min(rate.burst);
-        bucket.at = now;
-        let granted = bucket.tokens >= 1.0;
-        if granted {
-            bucket.tokens -= 1.0;
-        }
-        granted
+        self.0.get_or_insert_mut(source, || Bucket::full(rate, now)).take(1.0, now)
     }
 }
 
