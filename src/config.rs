@@ -189,6 +189,8 @@ pub mod limits {
     pub const OWED_ENDED: usize = 128;
     /// Servers that are sent at once what they are owed: each that is off costs a search.
     pub const OWED_AT_ONCE: usize = 8;
+    /// How long a part of the node may leave unanswered whether it gets on, before the node ends.
+    pub const SILENT: Duration = Duration::from_secs(60);
     /// Longest stop after Ctrl-C or SIGTERM.
     pub const STOP_WAIT: Duration = Duration::from_secs(5);
 }

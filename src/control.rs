@@ -12,7 +12,6 @@ use std::{
 };
 
 use actix::Recipient;
-use ruma::{OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -21,21 +20,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::actors::{
-    accounts::{LocalProfile, MintLoginToken},
-    http_gateway::WebPlaces,
-    identity::{EnsureIdentity, ReadSigner},
-    outbox::{CountOwed, OwedCount, ReadOutbox},
-    relay_request::ReadClock,
-    rendezvous::ReadNetwork,
-    room_state::CountRooms,
-    swarm::NetworkStatus,
-};
-
-pub use crate::actors::{outbox::OutboxStatus, relay_request::ClockStatus};
 use crate::{
-    proto::server_name::{LOCALPART, user_of},
-    status::{WebStatus, found_as},
+    actors::{accounts::MintLoginToken, identity::EnsureIdentity, outbox::ReadOutbox},
+    status::{self, StatusLinks},
 };
 
 /// Name of the socket in the data folder.
@@ -57,46 +44,6 @@ pub enum Command {
     LoginToken,
 }
 
-/// Answer to [`Command::Status`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
-    /// The server name; none before the first login.
-    pub server_name: Option<OwnedServerName>,
-    /// The user.
-    pub user_id: Option<OwnedUserId>,
-    /// The name that the user shows; none where none was chosen.
-    #[serde(default)]
-    pub display_name: Option<String>,
-    /// By what others find the user: a short string, and one that is sure.
-    #[serde(default)]
-    pub found_as: Vec<String>,
-    /// Where clients find the node.
-    #[serde(default)]
-    pub web: Option<WebStatus>,
-    /// The network.
-    #[serde(flatten)]
-    pub network: NetworkStatus,
-    /// The rooms.
-    pub rooms: Rooms,
-    /// How far our clock is from those of others; none before anybody was heard.
-    #[serde(default)]
-    pub clock: Option<ClockStatus>,
-    /// What other servers are to get, once they are there.
-    #[serde(default)]
-    pub owed: OwedCount,
-}
-
-/// Counts of rooms.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Rooms {
-    /// Joined ones.
-    pub joined: usize,
-    /// Invites.
-    pub invited: usize,
-    /// Those in memory.
-    pub live: usize,
-}
-
 #[derive(Serialize, Deserialize)]
 enum Reply<T> {
     Ok(T),
@@ -108,24 +55,12 @@ enum Reply<T> {
 pub struct ControlLinks {
     /// Accounts.
     pub mint: Recipient<MintLoginToken>,
-    /// Identity.
-    pub signer: Recipient<ReadSigner>,
     /// Identity: a login token is good for nothing without one.
     pub ensure: Recipient<EnsureIdentity>,
-    /// Rendezvous.
-    pub network: Recipient<ReadNetwork>,
-    /// RoomState.
-    pub rooms: Recipient<CountRooms>,
-    /// RelayRequest.
-    pub clock: Recipient<ReadClock>,
-    /// Accounts: our user's name.
-    pub profile: Recipient<LocalProfile>,
-    /// Outbox.
-    pub count_owed: Recipient<CountOwed>,
     /// Outbox.
     pub outbox: Recipient<ReadOutbox>,
-    /// Where the http servers are.
-    pub web: WebPlaces,
+    /// All who know what the node is at.
+    pub status: StatusLinks,
 }
 
 /// Serves the socket until the handle is aborted.
@@ -163,7 +98,7 @@ async fn answer(stream: UnixStream, links: ControlLinks) -> io::Result<()> {
     let mut line = String::new();
     BufReader::new(read.take(LINE_MAX)).read_line(&mut line).await?;
     let reply = match serde_json::from_str(&line) {
-        Ok(Command::Status) => match status(&links).await {
+        Ok(Command::Status) => match status::read(&links.status).await {
             Ok(status) => serde_json::to_string(&Reply::Ok(status)),
             Err(why) => serde_json::to_string(&Reply::<()>::Err(why)),
         },
@@ -181,36 +116,6 @@ async fn answer(stream: UnixStream, links: ControlLinks) -> io::Result<()> {
     reply.push('\n');
     write.write_all(reply.as_bytes()).await?;
     write.shutdown().await
-}
-
-async fn status(links: &ControlLinks) -> Result<Status, String> {
-    let failed = |error: actix::MailboxError| error.to_string();
-    let signer = links.signer.send(ReadSigner).await.map_err(failed)?;
-    let network = links.network.send(ReadNetwork).await.map_err(failed)?;
-    let rooms = links.rooms.send(CountRooms).await.map_err(failed)?;
-    let clock = links.clock.send(ReadClock).await.map_err(failed)?;
-    let owed = links.count_owed.send(CountOwed).await.map_err(failed)?;
-    let display_name = match &signer {
-        None => None,
-        Some(signer) => {
-            let profile = links.profile.send(LocalProfile(user_of(signer.server_name()))).await;
-            profile.map_err(failed)?.and_then(|profile| profile.displayname)
-        }
-    };
-    let shown = display_name.as_deref().unwrap_or(LOCALPART);
-    let found_as =
-        signer.as_ref().map_or_else(Vec::new, |signer| found_as(shown, signer.server_name()));
-    Ok(Status {
-        found_as,
-        display_name,
-        web: links.web.look().await,
-        server_name: signer.as_ref().map(|signer| signer.server_name().clone()),
-        user_id: signer.as_ref().map(|signer| user_of(signer.server_name())),
-        network,
-        rooms: Rooms { joined: rooms.joined, invited: rooms.invited, live: rooms.live },
-        clock,
-        owed,
-    })
 }
 
 async fn login_token(links: &ControlLinks) -> Result<String, String> {

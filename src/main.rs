@@ -11,9 +11,10 @@ use clap::{Parser, Subcommand};
 use messagehub::{
     actors::clock::now_ms,
     config::{self, Config},
-    control::{self, Command, OutboxStatus, Status},
+    control::{self, Command},
     doctor::{self, Step},
-    log_lines, network_secret, node, status,
+    log_lines, network_secret, node,
+    status::{self, OutboxStatus, Status},
 };
 
 /// A Matrix homeserver with no server in the middle: it runs here, for you, and finds the others.
@@ -101,7 +102,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
             let reply: Status = ask(&data, Command::Status)?;
             match json {
                 true => print(&as_json(&reply)?),
-                false => print(&status::in_words(&reply)),
+                false => print(&status::status_in_words(&reply)),
             }
         }
     }

@@ -7,24 +7,28 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use actix::{
-    Actor as _, ActorFutureExt as _, Addr, Arbiter, AsyncContext as _, Context, Handler, System,
-    WrapFuture as _,
+    Actor as _, ActorFutureExt as _, Addr, Arbiter, AsyncContext as _, Context, Handler, Recipient,
+    System, WrapFuture as _, fut::wrap_future,
 };
 use rustix::{fs::Mode, process::umask};
 use tokio::signal::unix::{SignalKind, signal};
+
+mod liveness;
+
+use liveness::{LOOK_EVERY, Liveness, Looks};
 
 use crate::{
     actors::{
         accounts::{AccountError, AccountsActor, AccountsLinks, LocalProfile},
         admission::Admission,
+        beat::{Beat, ReadSilent, Silent},
         cpu::Cpu,
         ephemera::EphemeraActor,
         federation::{FederationActor, FederationLinks},
-        gossip::DeliverTo,
+        gossip::{DeliverTo, GossipActor},
         http_gateway::{self, BindError, Drain, HttpGatewayActor},
         identity::{
             self, AskWith, EnsureIdentity, IdentityActor, IdentityError, IdentityParts,
@@ -32,7 +36,8 @@ use crate::{
         },
         network::{self, Network, NetworkParts},
         outbox::{OutboxActor, OutboxError, OutboxLinks, TellRefused},
-        relay_request::CarryWith,
+        relay_request::{CarryWith, RelayRequestActor},
+        rendezvous::RendezvousActor,
         room::StoreLink,
         room_state::{RoomStateActor, RoomStateLinks},
         store::{self, Close, StoreActor, StoreError},
@@ -44,13 +49,11 @@ use crate::{
     data_folder::{self, FolderError},
     http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
     proto::server_name::{self, LOCALPART},
-    status,
+    status::{self, StatusLinks},
 };
 
 /// Exit code when a part of the node failed that cannot be restarted alone (`EX_SOFTWARE`).
 const EXIT_SOFTWARE: i32 = 70;
-/// How often it is looked whether all parts are there.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Exit code when a copy of the data folder runs elsewhere (`EX_PROTOCOL`).
 const EXIT_COPY: i32 = 76;
 /// Exit code when the configuration cannot be followed (`EX_CONFIG`).
@@ -107,8 +110,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
 
     data_folder::forget_last_word(data);
     let folder = data.to_owned();
-    let node =
-        NodeActor::create(|_| NodeActor { data: folder, wired: None, http: None, greeted: false });
+    let node = NodeActor::create(|_| NodeActor { data: folder, wired: None, greeted: false });
     let identity = IdentityActor::load(IdentityParts {
         data: data.to_owned(),
         peer_id: swarm::peer_id(&keypair),
@@ -254,39 +256,52 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         data,
         ControlLinks {
             mint: accounts.clone().recipient(),
-            signer: identity.clone().recipient(),
             ensure: identity.clone().recipient(),
-            network: network.rendezvous.clone().recipient(),
-            rooms: rooms.clone().recipient(),
-            clock: network.relay_request.clone().recipient(),
-            profile: accounts.clone().recipient(),
-            count_owed: outbox.clone().recipient(),
             outbox: outbox.clone().recipient(),
-            web: web.clone(),
+            status: StatusLinks {
+                silent: node.clone().recipient(),
+                signer: identity.clone().recipient(),
+                network: network.rendezvous.clone().recipient(),
+                rooms: rooms.clone().recipient(),
+                clock: network.relay_request.clone().recipient(),
+                profile: accounts.clone().recipient(),
+                count_owed: outbox.clone().recipient(),
+                web: web.clone(),
+            },
         },
     );
     if let Err(error) = control {
         let path = data.display();
         log::warn!("{path}/control.sock: {error}; `status` and `login-token` cannot be used");
     }
-    let parts: Vec<Part> = vec![
-        ("Store", alive(&store)),
-        ("Identity", alive(&identity)),
-        ("Accounts", alive(&accounts)),
-        ("Ephemera", alive(&ephemera)),
-        ("Outbox", alive(&outbox)),
-        ("RoomState", alive(&rooms)),
-        ("Federation", alive(&federation)),
-        ("HttpGateway", alive(&http)),
-        ("Swarm", alive(&network.swarm)),
-        ("Gossip", alive(&network.gossip)),
-        ("Rendezvous", alive(&network.rendezvous)),
-        ("RelayRequest", alive(&network.relay_request)),
+    let parts: Vec<(&str, Recipient<Beat>)> = vec![
+        ("Store", store.clone().recipient()),
+        ("Identity", identity.clone().recipient()),
+        ("Accounts", accounts.clone().recipient()),
+        ("Ephemera", ephemera.clone().recipient()),
+        ("Outbox", outbox.clone().recipient()),
+        ("RoomState", rooms.clone().recipient()),
+        ("Federation", federation.clone().recipient()),
+        ("HttpGateway", http.clone().recipient()),
+        ("Swarm", network.swarm.clone().recipient()),
+        ("Gossip", network.gossip.clone().recipient()),
+        ("Rendezvous", network.rendezvous.clone().recipient()),
+        ("RelayRequest", network.relay_request.clone().recipient()),
     ];
     let relay_request = network.relay_request.clone().recipient();
-    let wired =
-        Wired { network, rooms, identity: identity.clone(), store, accounts, outbox, parts };
-    node.send(Wire { wired, http }).await.map_err(|error| refused(&error))?;
+    let wired = Wired {
+        network,
+        rooms,
+        identity: identity.clone(),
+        store,
+        accounts,
+        outbox,
+        http,
+        liveness: Liveness::new(parts.iter().map(|(name, _)| *name)),
+        looks: Looks::watched(EXIT_SOFTWARE).map_err(|error| refused(&error))?,
+        parts,
+    };
+    node.send(Wire(wired)).await.map_err(|error| refused(&error))?;
     identity.do_send(AskWith(relay_request));
     identity.do_send(SubscribeSigner(node.clone().recipient()));
     actix::spawn(async move {
@@ -368,37 +383,50 @@ struct Wired {
     store: Addr<StoreActor>,
     accounts: Addr<AccountsActor>,
     outbox: Addr<OutboxActor>,
-    /// All actors that are one of a kind.
-    parts: Vec<Part>,
+    http: Addr<HttpGatewayActor>,
+    /// All actors that are one of a kind, by name.
+    parts: Vec<(&'static str, Recipient<Beat>)>,
+    liveness: Liveness,
+    looks: Looks,
 }
 
-/// An actor by name, and whether it is there.
-type Part = (&'static str, Box<dyn Fn() -> bool + Send>);
+/// Lets an actor answer a [`Beat`].
+macro_rules! beats {
+    ($($actor:ty),* $(,)?) => {
+        $(impl Handler<Beat> for $actor {
+            type Result = ();
 
-/// Returns the test whether an actor is there.
-fn alive<A>(actor: &Addr<A>) -> Box<dyn Fn() -> bool + Send>
-where
-    A: actix::Actor<Context = Context<A>> + 'static,
-{
-    let actor = actor.clone();
-    Box::new(move || actor.connected())
+            fn handle(&mut self, _: Beat, _: &mut Self::Context) {}
+        })*
+    };
 }
+
+// Swarm answers when its task does.
+beats!(
+    StoreActor,
+    IdentityActor,
+    AccountsActor,
+    EphemeraActor,
+    OutboxActor,
+    RoomStateActor,
+    FederationActor,
+    HttpGatewayActor,
+    GossipActor,
+    RendezvousActor,
+    RelayRequestActor,
+);
 
 /// Passes on what goes upward while the node is being built, and ends it.
 struct NodeActor {
     data: PathBuf,
     wired: Option<Wired>,
-    http: Option<Addr<HttpGatewayActor>>,
     /// Whether the log says already how others find us.
     greeted: bool,
 }
 
 #[derive(actix::Message)]
 #[rtype(result = "()")]
-struct Wire {
-    wired: Wired,
-    http: Addr<HttpGatewayActor>,
-}
+struct Wire(Wired);
 
 /// Ends the node.
 #[derive(actix::Message)]
@@ -408,13 +436,28 @@ struct Stop {
 }
 
 impl NodeActor {
-    /// Ends the node when a part of it is gone that nobody starts again: it panicked, and whatever
-    /// it owned is in an unknown state. Whoever runs the node (compose, systemd) starts it anew.
+    /// Ends the node when a part of it is gone that nobody starts again (it panicked, and whatever
+    /// it owned is in an unknown state), or when one does not get on. Whoever runs the node
+    /// (compose, systemd) starts it anew.
     fn look(&mut self, ctx: &mut Context<Self>) {
-        let Some(wired) = &self.wired else { return };
-        let gone = wired.parts.iter().find(|(_, alive)| !alive());
-        if let Some((name, _)) = gone {
+        let Some(Wired { parts, liveness, looks, .. }) = &mut self.wired else { return };
+        looks.count();
+        if let Some((name, _)) = parts.iter().find(|(_, part)| !part.connected()) {
             log::error!("{name} ended unexpectedly; this node ends too");
+            return ctx.notify(Stop { code: EXIT_SOFTWARE });
+        }
+        for at in liveness.look() {
+            let Some((_, part)) = parts.get(at) else { continue };
+            let answered = wrap_future::<_, Self>(part.send(Beat));
+            ctx.spawn(answered.map(move |_, node, _| {
+                if let Some(wired) = &mut node.wired {
+                    wired.liveness.answered(at);
+                }
+            }));
+        }
+        if let Some(name) = liveness.hung() {
+            let silent = limits::SILENT.as_secs();
+            log::error!("{name} has not answered for {silent} s; this node ends");
             ctx.notify(Stop { code: EXIT_SOFTWARE });
         }
     }
@@ -432,8 +475,15 @@ impl Handler<Wire> for NodeActor {
     type Result = ();
 
     fn handle(&mut self, msg: Wire, _: &mut Self::Context) {
-        self.wired = Some(msg.wired);
-        self.http = Some(msg.http);
+        self.wired = Some(msg.0);
+    }
+}
+
+impl Handler<ReadSilent> for NodeActor {
+    type Result = Vec<Silent>;
+
+    fn handle(&mut self, _: ReadSilent, _: &mut Self::Context) -> Self::Result {
+        self.wired.as_ref().map_or_else(Vec::new, |wired| wired.liveness.silent())
     }
 }
 
@@ -509,14 +559,11 @@ impl Handler<Stop> for NodeActor {
     type Result = ();
 
     fn handle(&mut self, msg: Stop, _: &mut Self::Context) {
-        let (wired, http) = (self.wired.take(), self.http.take());
-        let Some(Wired { network, store, .. }) = wired else { return };
+        let Some(Wired { network, store, http, .. }) = self.wired.take() else { return };
         let system = System::current();
         actix::spawn(async move {
             let ended = tokio::time::timeout(limits::STOP_WAIT, async {
-                if let Some(http) = http {
-                    let _ = http.send(Drain).await;
-                }
+                let _ = http.send(Drain).await;
                 network.stop().await;
                 // Last, when nobody writes any more.
                 match store.send(Close).await {

@@ -6,7 +6,7 @@ use super::{Finding, Level, router::list};
 use crate::{
     actors::swarm::{NatKind, PortMapping, Probed, Reachability, Way, probe},
     config::Config,
-    control::{ClockStatus, Status},
+    status::{ClockStatus, Status},
 };
 
 /// Longest wait for the bootstrap nodes.
@@ -221,10 +221,10 @@ mod tests {
 
     use super::*;
     use crate::{
+        actors::room_state::RoomCounts,
         actors::swarm::{
             MappingProtocol, NetworkStatus, PeerStatus, Reached, RelayKind, RelayStatus,
         },
-        control::Rooms,
     };
 
     fn node(reachability: Reachability, nat: NatKind, listen: &[&str]) -> Status {
@@ -250,7 +250,7 @@ mod tests {
                 nat,
                 ..NetworkStatus::default()
             },
-            rooms: Rooms { joined: 0, invited: 0, live: 0 },
+            rooms: RoomCounts { joined: 0, invited: 0, live: 0 },
             clock: None,
             owed: crate::actors::outbox::OwedCount::default(),
         }

@@ -9,7 +9,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::control::{self, Command, ControlError, Status};
+use crate::{
+    control::{self, Command, ControlError},
+    status::Status,
+};
 
 mod files;
 mod internet;

@@ -18,9 +18,9 @@ use tokio::{
 
 use super::Finding;
 use crate::{
+    actors::http_gateway::WebStatus,
     config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT, is_default_listen},
-    control::Status,
-    status::WebStatus,
+    status::Status,
 };
 
 /// Longest wait for an answer on loopback.

@@ -6,7 +6,7 @@ use super::{Finding, Level};
 use crate::{
     actors::swarm::{NatKind, PortMapping, Reachability},
     config::Config,
-    control::Status,
+    status::Status,
 };
 
 /// Says what came of asking the router for ports.
@@ -80,8 +80,8 @@ pub(super) fn list(addresses: &[Multiaddr]) -> String {
 mod tests {
     use super::*;
     use crate::{
+        actors::room_state::RoomCounts,
         actors::swarm::{MappingProtocol, NetworkStatus},
-        control::Rooms,
     };
 
     fn at(text: &str) -> Multiaddr {
@@ -102,7 +102,7 @@ mod tests {
                 nat,
                 ..NetworkStatus::default()
             },
-            rooms: Rooms { joined: 0, invited: 0, live: 0 },
+            rooms: RoomCounts { joined: 0, invited: 0, live: 0 },
             clock: None,
             owed: crate::actors::outbox::OwedCount::default(),
         }

@@ -6,11 +6,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT},
     http::{gateway::url_of, login::presence::Persons},
-    status::WebStatus,
 };
+
+/// Where the http servers of a node are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebStatus {
+    /// Where the homeserver listens.
+    pub homeserver: SocketAddr,
+    /// Its URL, as somebody at this machine opens it.
+    pub homeserver_url: String,
+    /// The same of Element; none where it is turned off.
+    pub element_url: Option<String>,
+    /// The folder in which Element's files are missing.
+    pub element_missing: Option<PathBuf>,
+}
 
 /// Why a server cannot listen: one line that says what to do.
 #[derive(Debug, thiserror::Error)]

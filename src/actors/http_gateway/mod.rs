@@ -7,4 +7,4 @@ mod actor;
 mod bind;
 
 pub use actor::{Drain, HttpGatewayActor, start};
-pub use bind::{BindError, Bound, WebPlaces, bind};
+pub use bind::{BindError, Bound, WebPlaces, WebStatus, bind};

@@ -7,6 +7,7 @@ use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName,
     OwnedUserId, RoomVersionId, events::room::member::MembershipState,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -189,7 +190,7 @@ pub struct ProfileUpdated {
 }
 
 /// Counts for `status`.
-#[derive(Debug, Clone, Copy, MessageResponse)]
+#[derive(Debug, Clone, Copy, MessageResponse, Serialize, Deserialize)]
 pub struct RoomCounts {
     /// Joined rooms.
     pub joined: usize,

@@ -23,7 +23,10 @@ use super::{
     event_loop::{Answered, Command, Event, EventLoop},
     transport::{self, NetworkKey},
 };
-use crate::config::{Config, RelayConfig, limits};
+use crate::{
+    actors::beat::Beat,
+    config::{Config, RelayConfig, limits},
+};
 
 /// Commands that must not be lost and wait for room.
 const BACKLOG_MAX: usize = 16 * 1024;
@@ -430,6 +433,23 @@ impl Handler<ReadSwarm> for SwarmActor {
         let (reply, status) = oneshot::channel();
         let _ = self.tell(Command::Status(reply));
         Box::pin(async move { status.await.unwrap_or_default() })
+    }
+}
+
+impl Handler<Beat> for SwarmActor {
+    type Result = ResponseFuture<()>;
+
+    /// Answers when the task does. One that is being built anew has nothing to hang in.
+    fn handle(&mut self, _: Beat, _: &mut Context<Self>) -> Self::Result {
+        let commands = self.commands.clone();
+        Box::pin(async move {
+            let Some(commands) = commands else { return };
+            let (reply, beat) = oneshot::channel();
+            // A channel that stays full is a task that does not get on.
+            if commands.send(Command::Beat(reply)).await.is_ok() {
+                let _ = beat.await;
+            }
+        })
     }
 }
 

@@ -113,6 +113,8 @@ pub(super) enum Command {
     },
     Provide(Vec<Vec<u8>>),
     Status(oneshot::Sender<NetworkStatus>),
+    /// Asks whether the task gets on.
+    Beat(oneshot::Sender<()>),
     #[cfg(test)]
     Fail,
 }
@@ -403,6 +405,7 @@ impl EventLoop {
                 let status = self.status();
                 let _ = reply.send(status);
             }
+            Command::Beat(reply) => drop(reply.send(())),
             #[cfg(test)]
             Command::Fail => {}
         }
