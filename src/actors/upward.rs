@@ -7,6 +7,8 @@ use std::time::Duration;
 use actix::Message;
 use ruma::{CanonicalJsonValue, OwnedServerName};
 
+use crate::proto::endpoint::Endpoint;
+
 /// Why another server gave no usable answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FederationError {
@@ -50,10 +52,8 @@ pub enum FederationError {
 pub struct SendFederation {
     /// Whom.
     pub destination: OwnedServerName,
-    /// `GET`, `PUT` or `POST`.
-    pub method: &'static str,
-    /// Path and query.
-    pub uri: String,
+    /// What of it is asked.
+    pub endpoint: Endpoint,
     /// Body; an empty object where there is none.
     pub content: CanonicalJsonValue,
     /// Longest wait, finding and connecting included.

@@ -10,6 +10,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::{
     certificates::Certificates,
     client_event::{self, Unsigned},
+    endpoint,
     pdu::{self, Received},
     rendezvous::SearchTerm,
     room_key::{RoomKey, Secret},
@@ -264,7 +265,7 @@ fn fuzz_names_and_tokens() {
             server_name::digest(name).unwrap();
         }
         let term = format!("{:?}", SearchTerm::parse(text));
-        let piece = sealed::read_piece_uri(text).is_some();
+        let piece = endpoint::read_piece(text).is_some();
         let term = term.split('(').next().unwrap_or_default().to_owned();
         format!("{} {} {} {term} {piece}", said(token), said(place), said(name))
     });

@@ -11,14 +11,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::limits;
 
-/// Path of the request that compares heads.
-pub const COMPARE: &str = "/_messagehub/federation/v1/heads";
-/// Path of the request for the ids of what is missing in many rooms.
-pub const MISSING_IDS: &str = "/_messagehub/federation/v1/missing_ids";
-/// Path of the request for events of many rooms by id.
-pub const EVENTS: &str = "/_messagehub/federation/v1/events";
-/// Path of the request for what is missing in many rooms, as the first release has it.
-pub const MISSING: &str = "/_messagehub/federation/v1/missing_events";
 /// Bytes of a fingerprint. Whoever finds two sets with the same one makes a room that both know look
 /// whole until its next event, and nothing more.
 const LEN: usize = 16;

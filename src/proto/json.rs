@@ -312,9 +312,10 @@ mod tests {
     #[test]
     fn fuzz_json_and_words() {
         use crate::proto::{
+            endpoint::read_piece,
             names,
             rendezvous::{SearchTerm, strings},
-            sealed::{destination, read_piece_uri},
+            sealed::destination,
             stream::{SyncToken, TimelineToken},
         };
         let values = [
@@ -354,7 +355,7 @@ mod tests {
                 if let SearchTerm::Server(server) = SearchTerm::parse(text) {
                     let _ = strings(text, &server);
                 }
-                let _ = (destination(text), read_piece_uri(text));
+                let _ = (destination(text), read_piece(text));
                 let name = names::shown_name(text);
                 assert!(names::check_name(&name).is_ok());
                 assert!(names::check_status(names::shown_status(text)).is_ok());

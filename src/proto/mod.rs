@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod client_event;
 pub mod delegation;
 pub mod edu;
+pub mod endpoint;
 pub mod error;
 pub mod heads;
 pub mod json;

@@ -352,36 +352,6 @@ impl AnswerOpener {
     }
 }
 
-/// Path of the request that hands a sealed request to a carrier, or to its destination.
-pub fn carry_uri(destination: &ServerName) -> String {
-    format!("{CARRY_PATH}{destination}")
-}
-
-/// What such a path begins with.
-pub const CARRY_PATH: &str = "/_messagehub/federation/v1/carry/";
-const ANSWER_PATH: &str = "/_messagehub/federation/v1/answer/";
-
-/// Path of the request for a later piece of an answer.
-pub fn piece_uri(request_id: &str, from: usize) -> String {
-    format!("{ANSWER_PATH}{request_id}?from={from}")
-}
-
-/// Reads the path of a request for a later piece: which request, and from where.
-pub fn read_piece_uri(uri: &str) -> Option<(&str, usize)> {
-    let (request_id, from) = uri.strip_prefix(ANSWER_PATH)?.split_once("?from=")?;
-    Some((request_id, from.parse().ok()?))
-}
-
-/// Path of the request for the server_keys of a third server.
-pub fn server_keys_uri(server: &ServerName) -> String {
-    format!("/_messagehub/federation/v1/server_keys/{server}")
-}
-
-/// The same, for those of one of its verify keys. A node of the first release answers the newest.
-pub fn server_keys_of_key_uri(server: &ServerName, verify_key_id: &str) -> String {
-    format!("{}?verify_key={verify_key_id}", server_keys_uri(server))
-}
-
 /// Puts a sealed request into the form that travels.
 pub fn parcel(sealed: Vec<u8>, expires_ts: u64, wait_ms: u64) -> Parcel {
     Parcel { hops: 1, sealed: Base64::new(sealed), expires_ts, wait_ms }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use messagehub::{
     actors::{clock::now_ms, identity::KeysSeen, swarm::Dismiss, upward::FederationError},
     proto::{
+        endpoint::Endpoint,
         sealed::{self, LIFETIME_MS, PIECE_LEN, Parcel},
         server_keys::VerifiedServerKeys,
         signed::{Answer, Request},
@@ -46,7 +47,7 @@ impl Node {
     async fn hand(&self, to: &Node, destination: &Node, parcel: &Parcel) -> u16 {
         let request = Request {
             method: "PUT".to_owned(),
-            uri: sealed::carry_uri(&destination.server()),
+            uri: Endpoint::carry(&destination.server()).uri,
             origin: self.server(),
             destination: to.server().to_string(),
             origin_server_ts: now_ms(),
@@ -225,7 +226,7 @@ async fn tampered_replayed_expired_and_misaddressed_seals_are_refused() {
     let text = String::from_utf8(request("3")).unwrap();
     let nested = Request {
         method: "PUT".to_owned(),
-        uri: sealed::carry_uri(&bob.server()),
+        uri: Endpoint::carry(&bob.server()).uri,
         origin: ann.server(),
         destination: cleo.server().to_string(),
         origin_server_ts: now_ms(),
@@ -287,8 +288,7 @@ async fn a_request_by_two_ways_is_executed_once() {
     let [ann, bob, cleo] = mesh(&[(1, 0), (2, 0), (2, 1)]).await;
     let ask = messagehub::actors::upward::SendFederation {
         destination: cleo.server(),
-        method: "GET",
-        uri: "/slow".to_owned(),
+        endpoint: Endpoint { method: "GET", uri: "/slow".to_owned() },
         content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
         // A third of it passes before Bob is asked.
         timeout: Duration::from_millis(1500),

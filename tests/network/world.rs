@@ -31,6 +31,7 @@ use messagehub::{
     proto::{
         certificates::Certificates,
         delegation::Generations,
+        endpoint::{self, Endpoint},
         room_key::{RoomKey, Secret},
         sealed::{self, Parcel},
         server_keys::VerifiedServerKeys,
@@ -240,7 +241,7 @@ impl Handler<InboundRequest> for World {
     fn handle(&mut self, inbound: InboundRequest, _: &mut Context<Self>) -> Self::Result {
         let InboundRequest { request, permit } = inbound;
         let request = request.message;
-        if let Some(server) = request.uri.strip_prefix(sealed::CARRY_PATH) {
+        if let Some(server) = request.uri.strip_prefix(endpoint::CARRY) {
             let destination = sealed::destination(server).unwrap();
             return self.carry(request, destination, permit);
         }
@@ -465,8 +466,7 @@ impl Node {
     ) -> Result<CanonicalJsonValue, FederationError> {
         let ask = SendFederation {
             destination: to.server(),
-            method: "GET",
-            uri: uri.to_owned(),
+            endpoint: Endpoint { method: "GET", uri: uri.to_owned() },
             content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
             // Longer than a node that has just started goes on looking.
             timeout: Duration::from_secs(15),

@@ -24,10 +24,7 @@ use crate::{
         upward::{FederationError, SendFederation},
     },
     config::limits,
-    proto::{
-        heads::{EVENTS, Gap, MISSING_IDS},
-        pdu,
-    },
+    proto::{endpoint::Endpoint, heads::Gap, pdu},
 };
 
 /// Ids of a page that are remembered, so that the next one goes on behind them.
@@ -171,8 +168,8 @@ impl CatchUpLinks {
         rooms: &BTreeMap<OwnedRoomId, Gap>,
     ) -> Result<BTreeMap<OwnedRoomId, Page>, RoomError> {
         let content = json!({"rooms": rooms});
-        let (uri, wait) = (MISSING_IDS.to_owned(), limits::FEDERATION_WAIT);
-        let request = federation(server, "POST", uri, content, wait)?;
+        let wait = limits::FEDERATION_WAIT;
+        let request = federation(server, Endpoint::missing_ids(), content, wait)?;
         let answer: IdsAnswer = read(server, ask(&self.federation, request).await?)?;
         let mut left = limits::MISSING_IDS;
         let mut pages = BTreeMap::new();
@@ -200,8 +197,8 @@ impl CatchUpLinks {
         rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
     ) -> Result<Given<Box<RawValue>>, RoomError> {
         let content = json!({"rooms": rooms});
-        let (uri, wait) = (EVENTS.to_owned(), limits::FEDERATION_WAIT);
-        let request = federation(server, "POST", uri, content, wait)?;
+        let wait = limits::FEDERATION_WAIT;
+        let request = federation(server, Endpoint::events(), content, wait)?;
         let answer: EventsAnswer = read(server, ask(&self.federation, request).await?)?;
         let is_full = answer.is_full();
         let versions = rooms.into_keys().map(|room_id| (room_id, Vec::new())).collect();

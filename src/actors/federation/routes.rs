@@ -30,7 +30,8 @@ use crate::{
     actors::room::{Given, RoomQuery},
     config::limits,
     proto::{
-        heads::{COMPARE, EVENTS, Gap, MISSING, MISSING_IDS},
+        endpoint,
+        heads::Gap,
         room_key::KeyId,
         sealed::{self, Parcel},
         server_name,
@@ -283,7 +284,7 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
     let is = |method: &str, pattern: &str| {
         (request.method == method).then(|| arguments(pattern, path)).flatten()
     };
-    if is("GET", "/_matrix/key/v2/server").is_some() {
+    if is("GET", endpoint::OWN_SERVER_KEYS).is_some() {
         return Ok(Query::ServerKeys);
     }
     let room = |arguments: Vec<String>| {
@@ -298,28 +299,28 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
         let KeysQueryBody { ids } = body_as(body)?;
         return Ok(Query::Room(room(arguments)?, RoomQuery::FindKeys { ids }));
     }
-    if is("POST", COMPARE).is_some() {
+    if is("POST", endpoint::HEADS).is_some() {
         let HeadsBody { rooms } = body_as(body)?;
         if rooms.len() > limits::HEADS_ROOMS {
             return Err(RouteError::Malformed("too many rooms".to_owned()));
         }
         return Ok(Query::Heads(rooms));
     }
-    if is("POST", MISSING).is_some() {
+    if is("POST", endpoint::MISSING_EVENTS).is_some() {
         let MissingBody { rooms } = body_as(body)?;
         if rooms.len() > limits::HEADS_ROOMS {
             return Err(RouteError::Malformed("too many rooms".to_owned()));
         }
         return Ok(Query::Missing(rooms));
     }
-    if is("POST", MISSING_IDS).is_some() {
+    if is("POST", endpoint::MISSING_IDS).is_some() {
         let MissingBody { rooms } = body_as(body)?;
         if rooms.len() > limits::HEADS_ROOMS {
             return Err(RouteError::Malformed("too many rooms".to_owned()));
         }
         return Ok(Query::MissingIds(rooms));
     }
-    if is("POST", EVENTS).is_some() {
+    if is("POST", endpoint::EVENTS).is_some() {
         let EventsBody { rooms } = body_as(body)?;
         let events: usize = rooms.values().map(Vec::len).sum();
         if rooms.len() > limits::HEADS_ROOMS || events > limits::MISSING_EVENTS {
@@ -346,7 +347,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::proto::server_keys::tests::secret_keys;
+    use crate::proto::{endpoint::Endpoint, pdu::ROOM_VERSIONS, server_keys::tests::secret_keys};
 
     fn ask(method: &str, uri: &str, body: serde_json::Value) -> Result<Query, RouteError> {
         route(&Request {
@@ -382,14 +383,18 @@ mod tests {
             ("GET", format!("{f}/v1/event/$e?room_id=!r:x"), json!({})),
             ("GET", format!("{f}/v1/query/profile?user_id=@a:x"), json!({})),
             ("PUT", format!("{f}/v1/send/1"), json!({"pdus": [pdu], "edus": [{"edu_type": "x"}]})),
-            ("POST", COMPARE.to_owned(), json!({"rooms": {"!r:x": "abc"}})),
-            ("POST", MISSING.to_owned(), json!({"rooms": {"!r:x": {"have": ["$a"], "want": []}}})),
+            ("POST", endpoint::HEADS.to_owned(), json!({"rooms": {"!r:x": "abc"}})),
             (
                 "POST",
-                MISSING_IDS.to_owned(),
+                endpoint::MISSING_EVENTS.to_owned(),
+                json!({"rooms": {"!r:x": {"have": ["$a"], "want": []}}}),
+            ),
+            (
+                "POST",
+                endpoint::MISSING_IDS.to_owned(),
                 json!({"rooms": {"!r:x": {"earliest_events": ["$a"], "latest_events": ["$b"]}}}),
             ),
-            ("POST", EVENTS.to_owned(), json!({"rooms": {"!r:x": ["$a", "$b"]}})),
+            ("POST", endpoint::EVENTS.to_owned(), json!({"rooms": {"!r:x": ["$a", "$b"]}})),
             ("PUT", format!("{ours}/room_keys/!r:x"), json!({"keys": [{"secret": "AAAA"}]})),
             ("PUT", format!("{ours}/carry/x"), json!({"hops": 1, "sealed": "AAAA"})),
         ];
@@ -417,85 +422,135 @@ mod tests {
     }
 
     #[test]
-    fn every_request_of_the_list_is_found() {
-        let pdu = json!({"type": "m.room.member", "state_key": "@a:x"});
-        let f = "/_matrix/federation";
-        let list = [
-            ("GET", format!("{f}/v1/make_join/!r:x/@a:x?ver=11&ver=12"), json!({})),
-            ("PUT", format!("{f}/v2/send_join/!r:x/$e"), pdu.clone()),
-            ("GET", format!("{f}/v1/make_leave/!r:x/@a:x"), json!({})),
-            ("PUT", format!("{f}/v2/send_leave/!r:x/$e"), pdu.clone()),
-            (
-                "PUT",
-                format!("{f}/v2/invite/!r:x/$e"),
-                json!({"room_version": "12", "event": pdu, "invite_room_state": []}),
-            ),
-            ("GET", format!("{f}/v1/backfill/!r:x?v=$e&limit=10"), json!({})),
-            (
-                "POST",
-                format!("{f}/v1/get_missing_events/!r:x"),
-                json!({"earliest_events": [], "latest_events": ["$e"], "limit": 5}),
-            ),
-            ("GET", format!("{f}/v1/state_ids/!r:x?event_id=$e"), json!({})),
-            ("GET", format!("{f}/v1/state/!r:x?event_id=$e"), json!({})),
-            ("GET", format!("{f}/v1/event_auth/!r:x/$e"), json!({})),
-            ("GET", format!("{f}/v1/event/$e?room_id=!r:x"), json!({})),
-            ("PUT", "/_messagehub/federation/v1/room_keys/!r:x".into(), json!({"keys": []})),
-            (
-                "POST",
-                "/_messagehub/federation/v1/room_keys/!r:x/query".into(),
-                json!({"ids": ["1fXwhac8v7StirecZZKr2w"]}),
-            ),
-        ];
-        for (method, uri, body) in list {
-            let found = ask(method, &uri, body);
-            assert!(
-                matches!(&found, Ok(Query::Room(room, _)) if room == "!r:x"),
-                "{uri}: {found:?}"
-            );
+    fn whatever_we_ask_of_others_is_in_the_list() {
+        let room: OwnedRoomId = "!r:x".try_into().unwrap();
+        let event: OwnedEventId = "$e+/%20".try_into().unwrap();
+        let user: OwnedUserId = "@a/b?c=d&e%20:x".try_into().unwrap();
+        let name = secret_keys(1).server_name();
+        let found = |endpoint: Endpoint, body: serde_json::Value| {
+            let found = ask(endpoint.method, &endpoint.uri, body);
+            found.unwrap_or_else(|error| panic!("{endpoint}: {error:?}"))
+        };
+        let of_room = |endpoint: Endpoint, body: serde_json::Value| match found(endpoint, body) {
+            Query::Room(of, query) if of == room => query,
+            other => panic!("{other:?}"),
+        };
+        let member = json!({"type": "m.room.member", "state_key": user});
+        let nothing = || json!({});
+        assert!(matches!(
+            of_room(Endpoint::make_join(&room, &user), nothing()),
+            RoomQuery::MakeJoin { user_id, versions }
+                if user_id == user && versions.len() == ROOM_VERSIONS.len()
+        ));
+        assert!(matches!(
+            of_room(Endpoint::make_leave(&room, &user), nothing()),
+            RoomQuery::MakeLeave { user_id } if user_id == user
+        ));
+        assert!(matches!(
+            of_room(Endpoint::send_join(&room, &event), member.clone()),
+            RoomQuery::SendJoin { .. }
+        ));
+        assert!(matches!(
+            of_room(Endpoint::send_leave(&room, &event), member.clone()),
+            RoomQuery::SendLeave { .. }
+        ));
+        let invite = json!({"room_version": "12", "event": member, "invite_room_state": []});
+        assert!(matches!(
+            of_room(Endpoint::invite(&room, &event), invite),
+            RoomQuery::Invite { .. }
+        ));
+        assert!(matches!(
+            of_room(Endpoint::event(&room, &event), nothing()),
+            RoomQuery::Event { event_id } if event_id == event
+        ));
+        assert!(matches!(
+            of_room(Endpoint::event_auth(&room, &event), nothing()),
+            RoomQuery::EventAuth { event_id } if event_id == event
+        ));
+        assert!(matches!(
+            of_room(Endpoint::state_ids(&room, &event), nothing()),
+            RoomQuery::StateIds { event_id } if event_id == event
+        ));
+        assert!(matches!(
+            of_room(Endpoint::state(&room, &event), nothing()),
+            RoomQuery::State { event_id } if event_id == event
+        ));
+        let before = vec![event.clone(), "$other".try_into().unwrap()];
+        assert!(matches!(
+            of_room(Endpoint::backfill(&room, &before, 10), nothing()),
+            RoomQuery::Backfill { from, limit: 10 } if from == before
+        ));
+        let gap = json!({"earliest_events": [], "latest_events": [event], "limit": 5});
+        assert!(matches!(
+            of_room(Endpoint::get_missing_events(&room), gap),
+            RoomQuery::MissingEvents { latest, .. } if latest == [event]
+        ));
+        assert!(matches!(
+            of_room(Endpoint::room_keys(&room), json!({"keys": []})),
+            RoomQuery::TakeKeys { .. }
+        ));
+        assert!(matches!(
+            of_room(Endpoint::room_keys_query(&room), json!({"ids": ["1fXwhac8v7StirecZZKr2w"]})),
+            RoomQuery::FindKeys { ids } if ids.len() == 1
+        ));
+
+        assert!(matches!(
+            found(Endpoint::profile(&user), nothing()),
+            Query::Profile(user_id) if user_id == user
+        ));
+        let transaction = json!({"origin": "x", "origin_server_ts": 1, "pdus": [], "edus": []});
+        assert!(matches!(found(Endpoint::send(1), transaction), Query::Transaction(_)));
+        assert!(matches!(found(Endpoint::own_server_keys(), nothing()), Query::ServerKeys));
+        assert!(matches!(
+            found(Endpoint::server_keys(&name), nothing()),
+            Query::ServerKeysOf(server, None) if server == name
+        ));
+        assert!(matches!(
+            found(Endpoint::server_keys_of_key(&name, "ed25519:12ab34cd"), nothing()),
+            Query::ServerKeysOf(server, Some(id)) if server == name && id == "ed25519:12ab34cd"
+        ));
+        let parcel = json!({"hops": 1, "sealed": "AAAA", "expires_ts": 1, "wait_ms": 1});
+        assert!(matches!(
+            found(Endpoint::carry(&name), parcel.clone()),
+            Query::Carry(server, parcel)
+                if server == name && parcel.hops == 1 && parcel.sealed.as_bytes() == [0; 3]
+        ));
+        let elsewhere: OwnedServerName = "example.org".try_into().unwrap();
+        for (endpoint, body) in
+            [(Endpoint::carry(&name), json!({"hops": 1})), (Endpoint::carry(&elsewhere), parcel)]
+        {
+            let refused = ask(endpoint.method, &endpoint.uri, body);
+            assert!(matches!(refused, Err(RouteError::Malformed(_))), "{endpoint}");
         }
-        let profile = ask("GET", &format!("{f}/v1/query/profile?user_id=@a:x"), json!({}));
-        assert!(matches!(profile, Ok(Query::Profile(_))), "{profile:?}");
-        let send = json!({"origin": "x", "origin_server_ts": 1, "pdus": [], "edus": []});
-        let sent = ask("PUT", &format!("{f}/v1/send/1"), send);
-        assert!(matches!(sent, Ok(Query::Transaction(_))), "{sent:?}");
-        assert!(matches!(ask("GET", "/_matrix/key/v2/server", json!({})), Ok(Query::ServerKeys)));
+    }
+
+    #[test]
+    fn many_rooms_are_asked_for_at_once_and_not_too_many() {
         let gap = json!({"earliest_events": [], "latest_events": ["$e"]});
-        for (path, value) in [(COMPARE, json!("fingerprint")), (MISSING, gap)] {
+        for (endpoint, value) in [
+            (Endpoint::heads(), json!("fingerprint")),
+            (Endpoint::missing_events(), gap.clone()),
+            (Endpoint::missing_ids(), gap),
+            (Endpoint::events(), json!(["$e"])),
+        ] {
             let rooms = |count| {
                 let rooms = (0..count).map(|n| (format!("!r{n}:x"), value.clone()));
-                json!({"rooms": rooms.collect::<serde_json::Map<_, _>>()})
+                let body = json!({"rooms": rooms.collect::<serde_json::Map<_, _>>()});
+                ask(endpoint.method, &endpoint.uri, body)
             };
-            let few = ask("POST", path, rooms(limits::HEADS_ROOMS));
-            assert!(matches!(few, Ok(Query::Heads(_) | Query::Missing(_))), "{few:?}");
-            let many = ask("POST", path, rooms(limits::HEADS_ROOMS + 1));
-            assert!(matches!(many, Err(RouteError::Malformed(_))), "{many:?}");
-        }
-        let name = secret_keys(1).server_name();
-        let keys = ask("GET", &sealed::server_keys_uri(&name), json!({}));
-        assert!(
-            matches!(&keys, Ok(Query::ServerKeysOf(server, None)) if *server == name),
-            "{keys:?}"
-        );
-        let uri = sealed::server_keys_of_key_uri(&name, "ed25519:12ab34cd");
-        let keys = ask("GET", &uri, json!({}));
-        assert!(
-            matches!(&keys, Ok(Query::ServerKeysOf(server, Some(id)))
-                if *server == name && id == "ed25519:12ab34cd"),
-            "{keys:?}"
-        );
-        let parcel = json!({"hops": 1, "sealed": "AAAA", "expires_ts": 1, "wait_ms": 1});
-        let carry = ask("PUT", &sealed::carry_uri(&name), parcel.clone());
-        assert!(
-            matches!(&carry, Ok(Query::Carry(server, parcel))
-                if *server == name && parcel.hops == 1 && parcel.sealed.as_bytes() == [0; 3]),
-            "{carry:?}"
-        );
-        for (uri, body) in [
-            (sealed::carry_uri(&name), json!({"hops": 1})),
-            ("/_messagehub/federation/v1/carry/example.org".to_owned(), parcel),
-        ] {
-            assert!(matches!(ask("PUT", &uri, body), Err(RouteError::Malformed(_))), "{uri}");
+            let few = rooms(limits::HEADS_ROOMS);
+            assert!(
+                matches!(
+                    few,
+                    Ok(Query::Heads(_)
+                        | Query::Missing(_)
+                        | Query::MissingIds(_)
+                        | Query::Events(_))
+                ),
+                "{endpoint}: {few:?}"
+            );
+            let many = rooms(limits::HEADS_ROOMS + 1);
+            assert!(matches!(many, Err(RouteError::Malformed(_))), "{endpoint}: {many:?}");
         }
     }
 

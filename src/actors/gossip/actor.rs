@@ -32,6 +32,7 @@ use crate::{
     proto::{
         ProtoError,
         delegation::Generations,
+        endpoint::Endpoint,
         room_key::{self, RoomKey},
         signed::Request,
         signer::Signer,
@@ -344,9 +345,10 @@ impl Handler<PublishTransaction> for GossipActor {
 /// Signs a transaction for a room.
 fn sign(cut: &Cut, room: &OwnedRoomId, signer: &Signer, now: u64) -> Result<Vec<u8>, ProtoError> {
     let request_id = format!("{:032x}", rand::random::<u128>());
+    let send = Endpoint::send(&request_id);
     let request = Request {
-        method: "PUT".to_owned(),
-        uri: format!("{}{request_id}", machine::SEND),
+        method: send.method.to_owned(),
+        uri: send.uri,
         origin: signer.server_name().clone(),
         destination: room.to_string(),
         origin_server_ts: now,

@@ -9,15 +9,15 @@ use crate::{
     actors::{replay::Replay, upward::TransactionVerdict},
     config::limits,
     proto::{
-        ProtoError, room_key,
+        ProtoError,
+        endpoint::SEND,
+        room_key,
         server_keys::{self, VerifiedServerKeys},
         signed::{Request, Verified},
         topic,
     },
 };
 
-/// Path of a transaction.
-pub(super) const SEND: &str = "/_matrix/federation/v1/send/";
 /// Room for everything around the PDUs and EDUs: server_keys, signature, names.
 const ENVELOPE: usize = server_keys::MAX_LEN + 4 * 1024;
 

@@ -17,7 +17,7 @@ use crate::{
         clock::now_ms,
         upward::{SendFederation, ServerOffline, ServerOnline},
     },
-    proto::{sealed::server_keys_of_key_uri, server_keys::VerifiedServerKeys},
+    proto::{endpoint::Endpoint, server_keys::VerifiedServerKeys},
 };
 
 /// How often somebody is asked: each time another one, so that a lie of one does not last.
@@ -69,8 +69,7 @@ impl IdentityActor {
         }
         let ask = federation.send(SendFederation {
             destination: server.clone(),
-            method: "GET",
-            uri: server_keys_of_key_uri(us.server_name(), us.verify_key_id()),
+            endpoint: Endpoint::server_keys_of_key(us.server_name(), us.verify_key_id()),
             content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
             timeout: ANSWER_WAIT,
         });

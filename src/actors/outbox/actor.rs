@@ -31,6 +31,7 @@ use crate::{
         upward::{FederationError, SendFederation, ServerOnline},
     },
     config::{ASK_WAIT, limits},
+    proto::endpoint::Endpoint,
 };
 
 /// How often it is looked who is to be tried again.
@@ -98,13 +99,12 @@ impl OutboxLinks {
                 return Outcome::Unreached;
             }
         };
-        let Some((uri, content)) = self.compose(items).await else {
+        let Some((endpoint, content)) = self.compose(items).await else {
             return Outcome::Unreached;
         };
         let request = SendFederation {
             destination: send.server.clone(),
-            method: "PUT",
-            uri,
+            endpoint,
             content,
             timeout: limits::FEDERATION_WAIT,
         };
@@ -115,13 +115,15 @@ impl OutboxLinks {
     }
 
     /// Makes a request of what is sent together; none as long as nobody is there in whose name.
-    async fn compose(&self, items: Vec<Kept>) -> Option<(String, CanonicalJsonValue)> {
+    async fn compose(&self, items: Vec<Kept>) -> Option<(Endpoint, CanonicalJsonValue)> {
         let signer = self.signer.send(ReadSigner).await.ok().flatten()?;
         let (mut pdus, mut edus, mut ids) = (Vec::new(), Vec::new(), Sha256::new());
         for item in items {
             ids.update(item.request_id.as_bytes());
             match item.form {
-                Form::Put { uri, content } => return Some((uri, content)),
+                Form::Put { uri, content } => {
+                    return Some((Endpoint { method: "PUT", uri }, content));
+                }
                 Form::Pdu(pdu) => pdus.push(pdu),
                 Form::Edu(edu) => edus.push(edu),
             }
@@ -137,8 +139,7 @@ impl OutboxLinks {
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into();
-        let uri = format!("/_matrix/federation/v1/send/{txn}");
-        Some((uri, CanonicalJsonValue::Object(transaction)))
+        Some((Endpoint::send(txn), CanonicalJsonValue::Object(transaction)))
     }
 
     /// Tells whether an event is part of its room; none where it cannot be known.

@@ -28,6 +28,7 @@ use crate::{
     },
     config::limits,
     proto::{
+        endpoint::Endpoint,
         sealed::{self, HOPS_MAX, LIFETIME_MS, MAX_CARRIED_LEN, Parcel, Piece, SealedAnswer},
         server_keys::VerifiedServerKeys,
         signed::{Answer, Verified},
@@ -159,9 +160,9 @@ impl Outbound {
         carrier: &Carrier,
         server: &OwnedServerName,
     ) -> Result<VerifiedServerKeys, FederationError> {
-        let uri = sealed::server_keys_uri(server);
+        let endpoint = Endpoint::server_keys(server);
         let nothing = CanonicalJsonValue::Object(CanonicalJsonObject::new());
-        let asked = self.signed(&carrier.0, "GET", uri, nothing, KEYS_WAIT).await?;
+        let asked = self.signed(&carrier.0, endpoint, nothing, KEYS_WAIT).await?;
         let answer = timeout(KEYS_WAIT, self.exchange(&asked, carrier.1)).await;
         let answer = answer.map_err(|_| FederationError::TimedOut(carrier.0.clone()))??;
         let CanonicalJsonValue::Object(keys) = read(carrier.0.clone(), answer.message)? else {
@@ -213,8 +214,7 @@ impl Outbound {
         let wait = Duration::from_millis(parcel.wait_ms).min(limits::FEDERATION_WAIT);
         let bad = |why: String| FederationError::BadAnswer { server: to.0.clone(), why };
         let content = to_canonical_value(parcel).map_err(|error| bad(error.to_string()))?;
-        let uri = sealed::carry_uri(destination);
-        let asked = self.signed(&to.0, "PUT", uri, content, wait).await?;
+        let asked = self.signed(&to.0, Endpoint::carry(destination), content, wait).await?;
         let answer = timeout(wait, self.exchange(&asked, to.1)).await;
         let answer = answer.map_err(|_| FederationError::TimedOut(to.0.clone()))??;
         self.keys_seen.do_send(KeysSeen(answer.server_keys));
@@ -238,9 +238,9 @@ impl Outbound {
         let budget = Arc::clone(&self.assembly).try_acquire_many_owned(kib);
         let _budget = budget.map_err(|_| asked.bad("too many long answers are being fetched"))?;
         while bytes.len() < total {
-            let uri = sealed::piece_uri(&asked.request_id, bytes.len());
+            let endpoint = Endpoint::piece(&asked.request_id, bytes.len());
             let nothing = CanonicalJsonValue::Object(CanonicalJsonObject::new());
-            let more = self.signed(&asked.destination, "GET", uri, nothing, asked.left()).await?;
+            let more = self.signed(&asked.destination, endpoint, nothing, asked.left()).await?;
             let ask = |carrier| self.carry_by(carrier, &more, key);
             let (_, piece) = through(carriers, asked.unreachable(), ask).await?;
             if piece.total != total || piece.from != bytes.len() {

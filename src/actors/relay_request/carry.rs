@@ -17,7 +17,7 @@ use crate::{
         upward::{FederationError, FindSharing},
     },
     proto::{
-        ProtoError,
+        ProtoError, endpoint,
         sealed::{self, AnswerSealer, HOPS_MAX, Parcel, Piece, SealedAnswer},
         signed::{Request, Verified},
     },
@@ -180,11 +180,11 @@ impl RelayRequestActor {
         ctx: &mut Context<Self>,
     ) -> Result<oneshot::Receiver<Piece>, Denied> {
         let asked = &request.message;
-        if asked.uri.starts_with(sealed::CARRY_PATH) {
+        if asked.uri.starts_with(endpoint::CARRY) {
             return Err(Denied::Misaddressed);
         }
         let (reply, piece) = oneshot::channel();
-        let later = sealed::read_piece_uri(&asked.uri).filter(|_| asked.method == "GET");
+        let later = endpoint::read_piece(&asked.uri).filter(|_| asked.method == "GET");
         if let Some((request_id, from)) = later {
             let now = now_ms();
             self.admit(asked, now)?;

@@ -26,6 +26,7 @@ use crate::{
     },
     proto::{
         delegation::Generations,
+        endpoint::Endpoint,
         server_keys::VerifiedServerKeys,
         signed::{Answer, Request, Verified, Wire},
         signer::Signer,
@@ -162,11 +163,11 @@ impl Outbound {
         ask: SendFederation,
         lately: Option<Way>,
     ) -> Result<(Body, Way), FederationError> {
-        let SendFederation { destination, method, uri, content, timeout } = ask;
+        let SendFederation { destination, endpoint, content, timeout } = ask;
         if destination == *self.signer.server_name() {
             return Err(FederationError::Unreachable(destination));
         }
-        let asked = self.signed(&destination, method, uri, content, timeout).await?;
+        let asked = self.signed(&destination, endpoint, content, timeout).await?;
         let (found, was_found) = oneshot::channel();
         let patience = async {
             let found = tokio::time::timeout(head_start(lately), was_found).await;
@@ -185,15 +186,14 @@ impl Outbound {
     pub(super) async fn signed(
         &self,
         destination: &ServerName,
-        method: &str,
-        uri: String,
+        endpoint: Endpoint,
         content: CanonicalJsonValue,
         timeout: Duration,
     ) -> Result<Asked, FederationError> {
         let request_id = format!("{:032x}", rand::random::<u128>());
         let request = Request {
-            method: method.to_owned(),
-            uri,
+            method: endpoint.method.to_owned(),
+            uri: endpoint.uri,
             origin: self.signer.server_name().clone(),
             destination: destination.to_string(),
             origin_server_ts: now_ms(),

@@ -4,7 +4,6 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use libp2p::{Multiaddr, PeerId};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
 use tokio::sync::oneshot;
 
@@ -30,7 +29,9 @@ use crate::{
     },
     config::limits,
     proto::{
-        ProtoError, names,
+        ProtoError,
+        endpoint::Endpoint,
+        names,
         rendezvous::{SearchTerm, record_key},
         server_keys::VerifiedServerKeys,
         server_name,
@@ -232,11 +233,9 @@ impl RendezvousActor {
     fn ask_profile(&mut self, ticket: u64, server: OwnedServerName, ctx: &mut Context<Self>) {
         let federation = self.with.as_ref().map(|with| with.federation.clone());
         let user = server_name::user_of(&server);
-        let user = utf8_percent_encode(user.as_str(), NON_ALPHANUMERIC);
         let ask = SendFederation {
             destination: server.clone(),
-            method: "GET",
-            uri: format!("/_matrix/federation/v1/query/profile?user_id={user}"),
+            endpoint: Endpoint::profile(&user),
             content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
             timeout: PROFILE_WAIT,
         };

@@ -41,6 +41,7 @@ use crate::{
     },
     config::limits,
     proto::{
+        endpoint::Endpoint,
         pdu::Pdu,
         room_key::{KeyId, RoomKey},
         signer::Signer,
@@ -568,8 +569,8 @@ pub(super) fn tell_directly(
     server: &OwnedServerName,
     content: serde_json::Value,
 ) {
-    let uri = format!("/_matrix/federation/v1/send/{:032x}", rand::random::<u128>());
-    match federation(server, "PUT", uri, content, DIRECT_WAIT) {
+    let endpoint = Endpoint::send(format_args!("{:032x}", rand::random::<u128>()));
+    match federation(server, endpoint, content, DIRECT_WAIT) {
         Ok(send) => links.federation.do_send(send),
         Err(error) => log::error!(room_id:%; "a transaction cannot be written: {error}"),
     }

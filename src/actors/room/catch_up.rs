@@ -17,7 +17,7 @@ use super::{
     spoilt::Copy,
     worker::Worker,
 };
-use crate::{actors::store::FindLacking, config::limits, proto::heads::MISSING};
+use crate::{actors::store::FindLacking, config::limits, proto::endpoint::Endpoint};
 
 /// Spoilt copies in one answer of which whole ones are looked for there and then: what was redacted
 /// is one. The others come when heads are followed.
@@ -55,7 +55,7 @@ impl Worker {
             let lacking: BTreeMap<_, _> = lacking.into_iter().collect();
             let content = json!({"rooms": lacking});
             let mut answer: MissingAnswer =
-                self.request(from, "POST", MISSING.to_owned(), content).await?;
+                self.request(from, Endpoint::missing_events(), content).await?;
             let mut pdus = answer.rooms.remove(&self.room_id).unwrap_or_default();
             pdus.truncate(limits::MISSING_EVENTS);
             if pdus.is_empty() || !self.take_missing(pdus, from).await? {

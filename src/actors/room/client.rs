@@ -31,6 +31,7 @@ use crate::{
     },
     config::limits,
     proto::{
+        endpoint::Endpoint,
         pdu::{Draft, Pdu, Received},
         server_name,
     },
@@ -241,8 +242,7 @@ async fn profile_of(
     wait: Duration,
 ) -> Result<ShownAs, RoomError> {
     let server = user_id.server_name().to_owned();
-    let uri = format!("/_matrix/federation/v1/query/profile?user_id={user_id}");
-    let request = federation(&server, "GET", uri, json!({}), wait)?;
+    let request = federation(&server, Endpoint::profile(user_id), json!({}), wait)?;
     let ProfileAnswer { displayname, avatar_url } = read(&server, ask(links, request).await?)?;
     let is_name =
         |name: &String| name.chars().count() <= NAME_LEN && !name.chars().any(char::is_control);
@@ -371,10 +371,6 @@ struct Order {
 }
 
 impl Order {
-    fn uri(&self, pdu: &Pdu) -> String {
-        format!("/_matrix/federation/v2/invite/{}/{}", pdu.room_id, pdu.event_id)
-    }
-
     /// Hands the invite to a server that is there. Returns the event as it signed it; none where it
     /// took too long, and may have it or not.
     async fn hand_over(
@@ -387,8 +383,7 @@ impl Order {
         let server = self.user_id.server_name().to_owned();
         let request = SendFederation {
             destination: server.clone(),
-            method: "PUT",
-            uri: self.uri(pdu),
+            endpoint: Endpoint::invite(&pdu.room_id, &pdu.event_id),
             content: self.content.clone(),
             timeout: INVITE_WAIT,
         };
@@ -420,7 +415,10 @@ impl Order {
                 user_id: self.user_id.clone(),
                 event_id: event_id.clone(),
             },
-            form: Form::Put { uri: self.uri(pdu), content: self.content.clone() },
+            form: Form::Put {
+                uri: Endpoint::invite(&pdu.room_id, &pdu.event_id).uri,
+                content: self.content.clone(),
+            },
             once: Some((room_id, event_id)),
         }
     }
@@ -502,13 +500,12 @@ pub(super) async fn send_checked(
 /// Makes a request to another server.
 pub(in crate::actors) fn federation(
     destination: &OwnedServerName,
-    method: &'static str,
-    uri: String,
+    endpoint: Endpoint,
     content: serde_json::Value,
     timeout: Duration,
 ) -> Result<SendFederation, RoomError> {
     let content = CanonicalJsonValue::try_from(content).map_err(RoomError::internal)?;
-    Ok(SendFederation { destination: destination.clone(), method, uri, content, timeout })
+    Ok(SendFederation { destination: destination.clone(), endpoint, content, timeout })
 }
 
 /// Reads the body of an answer.

@@ -13,7 +13,8 @@ use super::{
     worker::Worker,
 };
 use crate::proto::{
-    heads::{COMPARE, ComparedHeads},
+    endpoint::Endpoint,
+    heads::ComparedHeads,
     pdu::{Pdu, Received},
 };
 
@@ -72,8 +73,7 @@ impl Worker {
         }
         // No fingerprint of ours: the heads are of no interest.
         let content = json!({"rooms": {self.room_id.as_str(): ""}});
-        let mut answer: ComparedHeads =
-            self.request(from, "POST", COMPARE.to_owned(), content).await?;
+        let mut answer: ComparedHeads = self.request(from, Endpoint::heads(), content).await?;
         for pdu in answer.left_in(&self.room_id) {
             self.take_departure(pdu, from).await?;
         }
@@ -145,8 +145,8 @@ impl Worker {
         if here.await? && *membership == MembershipState::Join {
             return Ok(GivenState::default());
         }
-        let uri = format!("/_matrix/federation/v1/event_auth/{}/{}", self.room_id, pdu.event_id);
-        let mut answer: AuthAnswer = self.request(from, "GET", uri, json!({})).await?;
+        let endpoint = Endpoint::event_auth(&self.room_id, &pdu.event_id);
+        let mut answer: AuthAnswer = self.request(from, endpoint, json!({})).await?;
         answer.auth_chain.truncate(AUTH_CHAIN);
         let auth_chain = self.receive(answer.auth_chain, from).await?;
         Ok(GivenState { state: Vec::new(), auth_chain })

@@ -20,7 +20,11 @@ use super::{
     reads::BACKFILL_WAIT,
     worker::Worker,
 };
-use crate::{actors::store::Place, config::limits, proto::pdu::Received};
+use crate::{
+    actors::store::Place,
+    config::limits,
+    proto::{endpoint::Endpoint, pdu::Received},
+};
 
 /// Events whose ancestors are fetched at the same time, in one room.
 const FETCHES: usize = 8;
@@ -111,8 +115,8 @@ impl Worker {
         server: &OwnedServerName,
         event_id: &OwnedEventId,
     ) -> Result<Received, RoomError> {
-        let uri = format!("/_matrix/federation/v1/event/{event_id}?room_id={}", self.room_id);
-        let answer: EventsAnswer = self.request(server, "GET", uri, json!({})).await?;
+        let endpoint = Endpoint::event(&self.room_id, event_id);
+        let answer: EventsAnswer = self.request(server, endpoint, json!({})).await?;
         let received = self.receive(answer.pdus, server).await?;
         received
             .into_iter()
@@ -188,13 +192,13 @@ impl Worker {
                 return Ok(());
             }
             let latest: Vec<_> = latest.into_iter().take(limits::HEADS).collect();
-            let uri = format!("/_matrix/federation/v1/get_missing_events/{}", self.room_id);
+            let endpoint = Endpoint::get_missing_events(&self.room_id);
             let content = json!({
                 "earliest_events": earliest,
                 "latest_events": latest,
                 "limit": limits::MISSING_PAGE,
             });
-            let answer: EventsAnswer = self.request(&from, "POST", uri, content).await?;
+            let answer: EventsAnswer = self.request(&from, endpoint, content).await?;
             let mut received = self.receive_new(answer.pdus, &from).await?;
             received.sort_by_key(|received| received.pdu.depth);
             self.ingest_all(received).await;
@@ -228,10 +232,8 @@ impl Worker {
         event_id: OwnedEventId,
         from: &OwnedServerName,
     ) -> Result<(), RoomError> {
-        let uri = |what: &str| {
-            format!("/_matrix/federation/v1/{what}/{}?event_id={event_id}", self.room_id)
-        };
-        let ids: StateIdsAnswer = self.request(from, "GET", uri("state_ids"), json!({})).await?;
+        let endpoint = Endpoint::state_ids(&self.room_id, &event_id);
+        let ids: StateIdsAnswer = self.request(from, endpoint, json!({})).await?;
         let all: Vec<_> = ids.pdu_ids.iter().chain(&ids.auth_chain_ids).cloned().collect();
         let (known, missing) = self
             .operate(move |machine| {
@@ -247,14 +249,15 @@ impl Worker {
             .await?;
         let rules = self.rules().await?;
         let given = if missing.len() > STATE_EVENTS {
-            let state: StateAnswer = self.request(from, "GET", uri("state"), json!({})).await?;
+            let endpoint = Endpoint::state(&self.room_id, &event_id);
+            let state: StateAnswer = self.request(from, endpoint, json!({})).await?;
             receive_state(&self.links, &self.room_id, &rules, from, state.pdus, state.auth_chain)
                 .await?
         } else {
             let mut pdus = self.wire(&known).await?;
             for id in &missing {
-                let uri = format!("/_matrix/federation/v1/event/{id}?room_id={}", self.room_id);
-                let answer: EventsAnswer = self.request(from, "GET", uri, json!({})).await?;
+                let endpoint = Endpoint::event(&self.room_id, id);
+                let answer: EventsAnswer = self.request(from, endpoint, json!({})).await?;
                 pdus.extend(answer.pdus);
             }
             let received = self.receive(pdus, from).await?;
@@ -305,17 +308,12 @@ impl Worker {
             return Ok(false);
         }
         let limit = limit.clamp(20, limits::MISSING_PAGE);
-        let from: Vec<String> = gaps.iter().map(|id| format!("v={id}")).collect();
-        let uri = format!(
-            "/_matrix/federation/v1/backfill/{}?{}&limit={limit}",
-            self.room_id,
-            from.join("&")
-        );
+        let endpoint = Endpoint::backfill(&self.room_id, &gaps, limit);
         for server in servers.into_iter().take(CANDIDATES) {
             // Some members are off: the next one is asked in time too.
-            let (uri, wait) = (uri.clone(), BACKFILL_WAIT / 2);
+            let (endpoint, wait) = (endpoint.clone(), BACKFILL_WAIT / 2);
             let answer: Result<EventsAnswer, _> =
-                self.request_within(&server, "GET", uri, json!({}), wait).await;
+                self.request_within(&server, endpoint, json!({}), wait).await;
             let Ok(answer) = answer else { continue };
             let received = self.receive(answer.pdus, &server).await?;
             if received.is_empty() {

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     actors::clock::now_ms,
     proto::{
+        endpoint::Endpoint,
         pdu::{self, Draft, Pdu, Position},
         server_name,
         signer::Signer,
@@ -150,11 +151,11 @@ impl Asker<'_> {
     async fn compose_at(
         &self,
         server: &OwnedServerName,
-        uri: String,
+        endpoint: Endpoint,
         known: Option<&RoomVersionId>,
         draft: Draft,
     ) -> Result<(Pdu, RoomVersionId), RoomError> {
-        let request = federation(server, "GET", uri, json!({}), self.wait)?;
+        let request = federation(server, endpoint, json!({}), self.wait)?;
         let template: Template = read(server, ask(&self.links.federation, request).await?)?;
         let version = template
             .room_version
@@ -180,13 +181,12 @@ impl Asker<'_> {
     async fn hand_over(
         &self,
         server: &OwnedServerName,
-        endpoint: &str,
+        endpoint: Endpoint,
         event: &Arc<Pdu>,
     ) -> Result<(CanonicalJsonValue, Vec<Box<RawValue>>), RoomError> {
         let wire = self.links.wire(std::slice::from_ref(event), self.signer).await;
         let content = serde_json::to_value(wire.first()).map_err(RoomError::internal)?;
-        let uri = format!("/_matrix/federation/v2/{endpoint}/{}/{}", self.room_id, event.event_id);
-        let request = federation(server, "PUT", uri, content, self.wait)?;
+        let request = federation(server, endpoint, content, self.wait)?;
         Ok((ask(&self.links.federation, request).await?, wire))
     }
 
@@ -198,18 +198,17 @@ impl Asker<'_> {
         servers: Vec<OwnedServerName>,
         draft: &Draft,
     ) -> Result<(), RoomError> {
-        let (room_id, user) = (self.room_id, self.by);
-        let versions = pdu::ROOM_VERSIONS.map(|version| format!("ver={version}")).join("&");
-        let uri = format!("/_matrix/federation/v1/make_join/{room_id}/{user}?{versions}");
+        let room_id = self.room_id;
+        let template = Endpoint::make_join(room_id, self.by);
         let mut begin = Duration::ZERO;
         let mut composed: FuturesUnordered<_> = servers
             .into_iter()
             .map(|server| {
-                let (after, uri) = (begin, uri.clone());
+                let (after, template) = (begin, template.clone());
                 begin += NEXT_AFTER;
                 async move {
                     tokio::time::sleep(after).await;
-                    let composed = self.compose_at(&server, uri, None, draft.clone()).await;
+                    let composed = self.compose_at(&server, template, None, draft.clone()).await;
                     (server, composed)
                 }
             })
@@ -242,7 +241,8 @@ impl Asker<'_> {
         let rules = pdu::rules_of(&version)
             .ok_or_else(|| RoomError::UnsupportedVersion(version.clone()))?;
         let (join, user) = (Arc::new(join), self.by.clone());
-        let (answer, wire) = self.hand_over(server, "send_join", &join).await?;
+        let (answer, wire) =
+            self.hand_over(server, Endpoint::send_join(room_id, &join.event_id), &join).await?;
         let SendJoinAnswer { state, auth_chain, room_keys } = read(server, answer)?;
         let given = receive_state(self.links, room_id, &rules, server, state, auth_chain).await?;
         operate(room, Some(version.clone()), move |machine| {
@@ -273,9 +273,10 @@ impl Asker<'_> {
             content: own_content(&MembershipState::Leave, &ShownAs::default(), None),
             redacts: None,
         };
-        let uri = format!("/_matrix/federation/v1/make_leave/{room_id}/{user}");
-        let (leave, _) = self.compose_at(server, uri, Some(version), draft).await?;
-        self.hand_over(server, "send_leave", &Arc::new(leave)).await?;
+        let template = Endpoint::make_leave(room_id, user);
+        let (leave, _) = self.compose_at(server, template, Some(version), draft).await?;
+        let endpoint = Endpoint::send_leave(room_id, &leave.event_id);
+        self.hand_over(server, endpoint, &Arc::new(leave)).await?;
         Ok(())
     }
 }

@@ -31,7 +31,10 @@ use crate::{
         clock::now_ms, gossip::PublishTransaction, store::CommitRoom, upward::FederationError,
     },
     config::limits,
-    proto::room_key::{KeyId, RoomKey, Secret},
+    proto::{
+        endpoint::Endpoint,
+        room_key::{KeyId, RoomKey, Secret},
+    },
 };
 
 /// Servers that an event is carried to; further ones learn of it by the next exchange of heads.
@@ -51,11 +54,6 @@ const PULLS: usize = 3;
 const PULL_WAIT: Duration = Duration::from_millis(1500);
 /// Keys that are asked for at the same time: whoever makes ids up has no more of it.
 const WANTED: usize = 4;
-
-/// Returns where a server takes keys of the room.
-fn keys_uri(worker: &Worker, end: &str) -> String {
-    format!("/_messagehub/federation/v1/room_keys/{}{end}", worker.room_id)
-}
 
 /// Asks which keys a server may be given: those with these ids, or all that seal.
 #[derive(Message, Debug)]
@@ -151,8 +149,8 @@ impl RoomActor {
                 let worker = &worker;
                 async move {
                     let given = json!({"keys": keys});
-                    let uri = keys_uri(worker, "");
-                    let push = || federation(&server, "PUT", uri.clone(), given.clone(), PUSH_WAIT);
+                    let endpoint = Endpoint::room_keys(&worker.room_id);
+                    let push = || federation(&server, endpoint.clone(), given.clone(), PUSH_WAIT);
                     let pushed = ask(&worker.links.federation, push()?).await.map(drop);
                     let Err(RoomError::Federation(FederationError::Refused {
                         status: 404, ..
@@ -259,7 +257,8 @@ impl Worker {
             keys: Vec<Given>,
         }
         let content = json!({"ids": [id]});
-        let request = federation(server, "POST", keys_uri(self, "/query"), content, PULL_WAIT)?;
+        let request =
+            federation(server, Endpoint::room_keys_query(&self.room_id), content, PULL_WAIT)?;
         let answer: Answer = read(server, ask(&self.links.federation, request).await?)?;
         let take = TakeKeys { from: server.clone(), keys: answer.keys };
         self.room.send(take).await.map_err(|error| RoomError::Ask(error.into()))

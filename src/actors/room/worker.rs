@@ -13,7 +13,10 @@ use super::{
     messages::RoomError,
     operate::Turn,
 };
-use crate::{config::limits, proto::signer::Signer};
+use crate::{
+    config::limits,
+    proto::{endpoint::Endpoint, signer::Signer},
+};
 
 /// What an actor's future needs to work for the room.
 #[derive(Clone)]
@@ -57,23 +60,21 @@ impl Worker {
     pub(super) async fn request<T: serde::de::DeserializeOwned>(
         &self,
         server: &OwnedServerName,
-        method: &'static str,
-        uri: String,
+        endpoint: Endpoint,
         content: serde_json::Value,
     ) -> Result<T, RoomError> {
-        self.request_within(server, method, uri, content, limits::FEDERATION_WAIT).await
+        self.request_within(server, endpoint, content, limits::FEDERATION_WAIT).await
     }
 
     /// The same, within a time.
     pub(super) async fn request_within<T: serde::de::DeserializeOwned>(
         &self,
         server: &OwnedServerName,
-        method: &'static str,
-        uri: String,
+        endpoint: Endpoint,
         content: serde_json::Value,
         wait: Duration,
     ) -> Result<T, RoomError> {
-        let request = federation(server, method, uri, content, wait)?;
+        let request = federation(server, endpoint, content, wait)?;
         read(server, ask(&self.links.federation, request).await?)
     }
 

@@ -37,7 +37,8 @@ use crate::{
     },
     config::limits,
     proto::{
-        heads::{COMPARE, ComparedHeads, Gap, fingerprint},
+        endpoint::Endpoint,
+        heads::{ComparedHeads, Gap, fingerprint},
         signer::Signer,
     },
 };
@@ -439,7 +440,7 @@ impl Exchange {
             ours.iter().map(|(room_id, heads)| (room_id, fingerprint(heads))).collect();
         let content = json!({"rooms": prints});
         let request =
-            federation(&self.server, "POST", COMPARE.to_owned(), content, limits::FEDERATION_WAIT)?;
+            federation(&self.server, Endpoint::heads(), content, limits::FEDERATION_WAIT)?;
         let mut answer: ComparedHeads =
             read(&self.server, ask(&self.links.federation, request).await?)?;
         let left = asked.iter().map(|room_id| ((*room_id).clone(), answer.left_in(room_id)));

@@ -30,7 +30,8 @@ use crate::{
     config::limits,
     proto::{
         certificates::{Certificates, text_for},
-        heads::{Gap, MISSING},
+        endpoint::Endpoint,
+        heads::Gap,
         json,
         pdu::with_server_keys,
         signer::Signer,
@@ -53,7 +54,7 @@ impl Exchange {
             let before = left.len();
             let content = json!({"rooms": left});
             let wait = limits::FEDERATION_WAIT;
-            let request = federation(&self.server, "POST", MISSING.to_owned(), content, wait)?;
+            let request = federation(&self.server, Endpoint::missing_events(), content, wait)?;
             let answer = ask(&self.links.federation, request).await?;
             let answer: MissingAnswer = read(&self.server, answer)?;
             let given =

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use actix_web::Responder;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId,
     api::client::{
@@ -32,7 +31,7 @@ use crate::{
         gateway::{Gateway, ask},
         ruma_glue::{Authed, Empty, Json},
     },
-    proto::{names, server_name},
+    proto::{endpoint::Endpoint, names, server_name},
 };
 
 /// Longest search term, in bytes: what names a person, an address included, is shorter.
@@ -52,11 +51,9 @@ async fn profile_of(
     if server_name::digest(user_id.server_name()).is_err() {
         return Err(HttpError::not_found("there can be nobody of this name"));
     }
-    let encoded = utf8_percent_encode(user_id.as_str(), NON_ALPHANUMERIC);
     let request = SendFederation {
         destination: user_id.server_name().to_owned(),
-        method: "GET",
-        uri: format!("/_matrix/federation/v1/query/profile?user_id={encoded}"),
+        endpoint: Endpoint::profile(user_id),
         content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
         timeout: limits::FEDERATION_WAIT,
     };

@@ -23,7 +23,7 @@ use crate::{
         upward::{FederationError, FindSharing, SendFederation, Sharing},
     },
     http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
-    proto::{server_keys::tests::secret_keys, signer::Signer, stream::Order},
+    proto::{endpoint::Endpoint, server_keys::tests::secret_keys, signer::Signer, stream::Order},
 };
 
 /// A server name of this network that is not ours.
@@ -351,7 +351,8 @@ impl Handler<SendFederation> for Fake {
     type Result = MessageResult<SendFederation>;
     fn handle(&mut self, msg: SendFederation, _: &mut Context<Self>) -> Self::Result {
         let content = serde_json::to_string(&msg.content).unwrap();
-        self.told.push(format!("{} {} {} {content}", msg.method, msg.destination, msg.uri));
+        let Endpoint { method, uri } = msg.endpoint;
+        self.told.push(format!("{method} {} {uri} {content}", msg.destination));
         if msg.destination == secret_keys(9).server_name() {
             return MessageResult(Err(FederationError::Unreachable(msg.destination)));
         }
