@@ -13,7 +13,7 @@ use super::{
     clocks::Clocks,
     kept::Kept,
     machine::Machine,
-    outbound::{Outbound, Way},
+    outbound::{Outbound, Route},
     pace::Pace,
 };
 use crate::{
@@ -67,7 +67,7 @@ pub struct RelayRequestActor {
     pub(super) carriage: Carriage,
     pub(super) carry_with: Option<CarryWith>,
     /// By which way servers answered last.
-    pub(super) ways: LruCache<OwnedServerName, Way>,
+    pub(super) ways: LruCache<OwnedServerName, Route>,
     pace: Pace,
     assembly: Arc<Semaphore>,
     pub(super) answer_with: Option<Recipient<InboundRequest>>,

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     CarryWith,
-    outbound::{Asked, OVER, Outbound, Way, either, head_start, read},
+    outbound::{Asked, OVER, Outbound, Route, either, head_start, read},
 };
 use crate::{
     actors::{
@@ -259,8 +259,8 @@ impl Outbound {
         origin: &ServerName,
         destination: &OwnedServerName,
         parcel: Parcel,
-        lately: Option<Way>,
-    ) -> Result<(SealedAnswer, Way), FederationError> {
+        lately: Option<Route>,
+    ) -> Result<(SealedAnswer, Route), FederationError> {
         let wait = Duration::from_millis(parcel.wait_ms).min(limits::FEDERATION_WAIT);
         let next = Parcel { hops: parcel.hops.saturating_add(1), ..parcel };
         let forwarded = self.forward_on(origin, destination, &next, lately);
@@ -273,8 +273,8 @@ impl Outbound {
         origin: &ServerName,
         destination: &OwnedServerName,
         next: &Parcel,
-        lately: Option<Way>,
-    ) -> Result<(SealedAnswer, Way), FederationError> {
+        lately: Option<Route>,
+    ) -> Result<(SealedAnswer, Route), FederationError> {
         let unreachable = || FederationError::Unreachable(destination.clone());
         let proven = self.proven.send(ReadProven).await.unwrap_or_default();
         let live = proven.into_iter().find(|(server, _)| server == destination);
@@ -286,7 +286,7 @@ impl Outbound {
                 None if next.hops <= 2 => (destination.clone(), self.look(destination).await?),
                 None => return Err(unreachable()),
             };
-            Ok((self.hop(&to, destination, next).await?, Way::Direct))
+            Ok((self.hop(&to, destination, next).await?, Route::Direct))
         };
         let others = async {
             let with = self.carry_with.as_ref().ok_or_else(unreachable)?;
@@ -296,7 +296,7 @@ impl Outbound {
             let carriers = self.carriers(with, destination, Some(origin), FORWARD_MAX).await;
             let carriers = carriers.unwrap_or_default();
             let ask = |carrier| self.hop(carrier, destination, next);
-            Ok((through(&carriers, unreachable(), ask).await?, Way::Carried))
+            Ok((through(&carriers, unreachable(), ask).await?, Route::Carried))
         };
         let patience = async {
             match connected {

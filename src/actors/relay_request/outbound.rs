@@ -64,7 +64,7 @@ pub(super) struct Outbound {
 
 /// By which way an answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Route {
     /// Over a connection of our own.
     Direct,
     /// Through others.
@@ -130,10 +130,10 @@ pub(super) async fn either<T, E>(
 
 /// Returns how long finding a server may take before others are asked to carry, by how it was
 /// reached last.
-pub(super) fn head_start(lately: Option<Way>) -> Duration {
+pub(super) fn head_start(lately: Option<Route>) -> Duration {
     match lately {
-        Some(Way::Carried) => KNOWN_HEAD_START,
-        Some(Way::Direct) | None => FIND_HEAD_START,
+        Some(Route::Carried) => KNOWN_HEAD_START,
+        Some(Route::Direct) | None => FIND_HEAD_START,
     }
 }
 
@@ -143,9 +143,9 @@ impl Outbound {
     pub(super) async fn ask(
         self,
         ask: SendFederation,
-        lately: Option<Way>,
+        lately: Option<Route>,
         turn: Turn,
-    ) -> (Body, Option<Way>) {
+    ) -> (Body, Option<Route>) {
         let (server, wait) = (ask.destination.clone(), ask.timeout);
         let asked = async {
             let _turn = turn.comes().await;
@@ -161,8 +161,8 @@ impl Outbound {
     async fn ask_on(
         self,
         ask: SendFederation,
-        lately: Option<Way>,
-    ) -> Result<(Body, Way), FederationError> {
+        lately: Option<Route>,
+    ) -> Result<(Body, Route), FederationError> {
         let SendFederation { destination, endpoint, content, timeout } = ask;
         if destination == *self.signer.server_name() {
             return Err(FederationError::Unreachable(destination));
@@ -175,8 +175,8 @@ impl Outbound {
                 sleep(timeout / ANSWER_SHARE).await;
             }
         };
-        let direct = async { Ok((self.direct(&asked, found).await?, Way::Direct)) };
-        let carried = async { Ok((Box::pin(self.carried(&asked)).await?, Way::Carried)) };
+        let direct = async { Ok((self.direct(&asked, found).await?, Route::Direct)) };
+        let carried = async { Ok((Box::pin(self.carried(&asked)).await?, Route::Carried)) };
         let (answer, way) = either(direct, patience, carried).await?;
         self.keys_seen.do_send(KeysSeen(answer.server_keys));
         Ok((read(destination, answer.message), way))

@@ -78,7 +78,7 @@ pub(super) struct Hunt<P> {
 
 /// How a hunt stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Progress {
     /// Something may still come.
     Open,
     /// Nothing came; it is to be tried once more, later.
@@ -186,23 +186,23 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
 
     /// Tells whether anything can still come. While the network settles, a server is looked for as long
     /// as somebody waits.
-    pub(super) fn standing(&mut self, settling: bool) -> Standing {
+    pub(super) fn progress(&mut self, settling: bool) -> Progress {
         if self.people && self.found.len() >= self.limit {
-            return Standing::Over;
+            return Progress::Over;
         }
         let busy = self.queries > 0
             || self.waiting_to_retry
             || !self.candidates.is_empty()
             || !self.asking.is_empty();
         if busy {
-            return Standing::Open;
+            return Progress::Open;
         }
         let patient = settling && !self.people;
         if self.found.is_empty() && (patient || self.tries < TRIES) {
             self.waiting_to_retry = true;
-            return Standing::Retry;
+            return Progress::Retry;
         }
-        Standing::Over
+        Progress::Over
     }
 }
 
@@ -249,13 +249,13 @@ mod tests {
             assert!(!hunt.meet(server), "nobody is asked twice");
         }
         hunt.query_ended();
-        assert_eq!(hunt.standing(false), Standing::Open, "profiles are being asked");
+        assert_eq!(hunt.progress(false), Progress::Open, "profiles are being asked");
         for (server, profile) in
             servers.iter().zip([shown("Ann"), shown("ANN"), shown("Anna"), None])
         {
             hunt.profile(server, profile);
         }
-        assert_eq!(hunt.standing(false), Standing::Over);
+        assert_eq!(hunt.progress(false), Progress::Over);
         let found: Vec<_> = hunt.found.iter().map(|person| person.user_id.as_str()).collect();
         assert_eq!(found, ["@p2p:1abcdefg", "@p2p:2abcdefg"]);
         hunt.profile(&servers[0], shown("Ann"));
@@ -276,14 +276,14 @@ mod tests {
         let mut hunt = Hunt::<u8>::new(suffix(), true, 1);
         for tried in 1..=TRIES {
             hunt.began(1);
-            assert_eq!(hunt.standing(false), Standing::Open);
+            assert_eq!(hunt.progress(false), Progress::Open);
             hunt.candidate(7);
             hunt.query_ended();
-            assert_eq!(hunt.standing(false), Standing::Open, "somebody is being connected");
+            assert_eq!(hunt.progress(false), Progress::Open, "somebody is being connected");
             assert!(hunt.settled(&7));
             assert!(!hunt.settled(&7));
-            let expected = if tried < TRIES { Standing::Retry } else { Standing::Over };
-            assert_eq!(hunt.standing(false), expected);
+            let expected = if tried < TRIES { Progress::Retry } else { Progress::Over };
+            assert_eq!(hunt.progress(false), expected);
         }
     }
 
@@ -305,7 +305,7 @@ mod tests {
         hunt.candidate(8);
         hunt.query_ended();
         assert!(hunt.settled_since(stirred), "that is no news");
-        assert_eq!(hunt.standing(false), Standing::Open);
+        assert_eq!(hunt.progress(false), Progress::Open);
         let mut node = Hunt::<u8>::new(suffix(), false, 10);
         node.profile(server_name!("1abcdefg"), shown("Ann"));
         assert_eq!(node.settle(), None, "only searches for people have something to show");
@@ -318,6 +318,6 @@ mod tests {
         assert!(hunt.meet(server_name!("1abcdefg")));
         assert!(!hunt.meet(server_name!("2abcdefg")), "one is enough");
         hunt.profile(server_name!("1abcdefg"), shown("Ann"));
-        assert_eq!(hunt.standing(false), Standing::Over);
+        assert_eq!(hunt.progress(false), Progress::Over);
     }
 }

@@ -18,7 +18,7 @@ use ruma::{OwnedServerName, ServerName};
 
 use super::{
     FoundPerson,
-    hunt::{Goal, Hunt, Profile, Standing},
+    hunt::{Goal, Hunt, Profile, Progress},
 };
 use crate::{
     config::limits,
@@ -643,14 +643,14 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
     fn check(&mut self, ticket: u64, out: &mut Effects<P, A>) {
         let settling = self.is_settling();
         let Some(hunt) = self.hunts.get_mut(&ticket) else { return };
-        match hunt.standing(settling) {
-            Standing::Open => {
+        match hunt.progress(settling) {
+            Progress::Open => {
                 if let Some(stirred) = hunt.settle() {
                     out.push(Effect::SettleLater { ticket, stirred });
                 }
             }
-            Standing::Retry => out.push(Effect::RetryLater(ticket)),
-            Standing::Over => {
+            Progress::Retry => out.push(Effect::RetryLater(ticket)),
+            Progress::Over => {
                 let goal = hunt.goal.clone();
                 let people = hunt.people;
                 self.end(ticket, out);

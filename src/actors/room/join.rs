@@ -61,7 +61,7 @@ struct SendJoinAnswer {
 }
 
 /// Whether and how to come in.
-enum Way {
+enum Entrance {
     /// Already in.
     Joined,
     /// The auth rules can be checked here: others of us are in the room, or nobody is.
@@ -93,24 +93,24 @@ impl Handler<Join> for RoomActor {
             let way = if known {
                 operate(&room, None, move |machine| {
                     let way = if machine.has_in(&user) {
-                        Way::Joined
+                        Entrance::Joined
                     } else if machine.is_resident()
                         || (machine.servers().next().is_none() && machine.has_state())
                     {
-                        Way::Here
+                        Entrance::Here
                     } else {
                         let first = [&*first, &*machine.invited_through(&user)].concat();
-                        Way::Through(machine.candidates(&first))
+                        Entrance::Through(machine.candidates(&first))
                     };
                     Ok((way, None))
                 })
                 .await?
             } else {
-                Way::Through(via)
+                Entrance::Through(via)
             };
             match way {
-                Way::Joined => Ok(()),
-                Way::Here => {
+                Entrance::Joined => Ok(()),
+                Entrance::Here => {
                     let now = now_ms();
                     operate(&room, None, move |machine| {
                         let pdu = machine.compose(draft.clone(), signer.author(&by)?, now)?;
@@ -118,7 +118,7 @@ impl Handler<Join> for RoomActor {
                     })
                     .await
                 }
-                Way::Through(mut servers) => {
+                Entrance::Through(mut servers) => {
                     servers.retain(|server| server != signer.server_name());
                     servers.retain(|server| server_name::digest(server).is_ok());
                     servers.truncate(CANDIDATES);

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -23,12 +22,13 @@ use tokio::{
 use self::adverts::Adverts;
 use super::{
     DhtStatus, Discovery, GossipReceived, GossipTicket, NatKind, NetworkStatus, ReplyTicket,
-    RequestFailed, RequestReceived, SwarmFailed, SwarmSettings, Way, address,
+    RequestFailed, RequestReceived, SwarmFailed, SwarmSettings, address,
     behaviour::Behaviour,
     good_peers::GoodPeer,
     listening,
     near::Near,
-    reachability::{Reachability, Standing},
+    peers::{Peer, Peers},
+    reachability::{Reachability, Visibility},
     retest::Retests,
     reunion::Reunions,
     schedule::Backoff,
@@ -52,7 +52,6 @@ mod swarms;
 mod translate;
 mod upgrade;
 
-use alive::Deaf;
 use dialling::Through;
 use measuring::Measuring;
 use relays::Relay;
@@ -66,8 +65,6 @@ const HELD_MAX: usize = 4096;
 const WANTED_MAX: usize = 1024;
 /// Ticks after which a peer may send one more time its server_keys.
 const IDENTITY_TICKS: u32 = 4;
-/// Times that a peer may send its server_keys in a burst.
-const IDENTITY_BURST: u8 = 8;
 
 /// How often peers are forgiven.
 const FORGIVE: Duration = Duration::from_secs(60);
@@ -129,59 +126,6 @@ pub(super) enum Event {
     Discovery(Discovery),
 }
 
-/// A connected peer.
-#[derive(Debug, Default)]
-struct Peer {
-    connections: Vec<Connection>,
-    /// When identify first came.
-    identified: Option<Instant>,
-    ours: bool,
-    /// When the gate was opened to it.
-    admitted: Option<Instant>,
-    /// It carries connections for others.
-    relays: bool,
-    /// It tells others whether they can be reached (AutoNAT).
-    tests: bool,
-    addresses: Vec<Multiaddr>,
-    /// When the last request to or from it was over.
-    calm_since: Option<Instant>,
-    /// Before this, requests to it are not held back again.
-    hold_again: Option<Instant>,
-    /// The last time that it was dialled back, and where.
-    dialled_back: Option<(Instant, Vec<Multiaddr>)>,
-    /// When a new circuit is made to punch a hole, and the delay before that.
-    punch: Option<(Instant, Duration)>,
-    rtt: Option<Duration>,
-    /// How it was connected when that was last said in the log.
-    told: Option<Way>,
-    identity_budget: u8,
-}
-
-#[derive(Debug)]
-struct Connection {
-    id: ConnectionId,
-    address: Multiaddr,
-    dialled: bool,
-    way: Way,
-    opened: Instant,
-    /// When identify came on it.
-    identified: Option<Instant>,
-    /// When a ping or a beat was last answered on it.
-    answered: Option<Instant>,
-    /// The address of ours that it comes from.
-    from: Option<IpAddr>,
-    /// Since when it has been asked whether it is alive.
-    asked: Option<Instant>,
-    /// When it is asked next.
-    ask_due: Instant,
-}
-
-impl Connection {
-    fn relayed(&self) -> bool {
-        self.way == Way::Relayed
-    }
-}
-
 /// A node through which the network is entered.
 #[derive(Debug)]
 struct Anchor {
@@ -215,17 +159,13 @@ pub(super) struct EventLoop {
     held: VecDeque<Event>,
     settings: SwarmSettings,
     identity: Option<Vec<u8>>,
-    peers: HashMap<PeerId, Peer>,
+    peers: Peers,
     wanted: HashSet<PeerId>,
     scores: Scores<PeerId>,
     scores_due: Instant,
     requests: HashMap<OutboundRequestId, oneshot::Sender<Answered>>,
-    /// Requests under way, to and from a peer.
-    work: HashMap<PeerId, u32>,
     /// Requests that wait until a circuit is gone.
     held_back: HashMap<PeerId, Held>,
-    /// Connections that are being given up: nothing that still comes of them is taken.
-    closing: HashSet<ConnectionId>,
     /// Dials to peers that called through a relay.
     dials_back: HashSet<ConnectionId>,
     /// The last connection that was made to learn how we are seen.
@@ -245,18 +185,12 @@ pub(super) struct EventLoop {
     reunions: Reunions,
     /// Since when nobody at all is connected any more.
     alone_since: Option<Instant>,
-    /// When a member that is silent is dialled next.
-    beside_due: Instant,
-    /// The last tick.
-    ticked: Instant,
     relays: Vec<Relay>,
     /// Relays that refused or were lost, until when.
     refused: HashMap<PeerId, Instant>,
-    /// Members that share no topic with us.
-    deaf: HashMap<PeerId, Deaf>,
     reach: Reachability,
     retests: Retests,
-    standing: Standing,
+    visibility: Visibility,
     nat: NatKind,
     /// Our addresses changed and peers are to be told.
     tell_addresses: bool,
@@ -283,8 +217,6 @@ impl EventLoop {
             near: Near::default(),
             reunions: Reunions::default(),
             alone_since: None,
-            beside_due: now,
-            ticked: now,
             relays,
             swarm,
             commands,
@@ -292,7 +224,7 @@ impl EventLoop {
             held: VecDeque::new(),
             settings,
             identity: None,
-            peers: HashMap::new(),
+            peers: Peers::default(),
             wanted: HashSet::new(),
             scores: Scores::default(),
             scores_due: now,
@@ -302,17 +234,14 @@ impl EventLoop {
             adverts_wan: Adverts::world(),
             good: Vec::new(),
             good_due: now + discovery::GOOD_FIRST,
-            work: HashMap::new(),
             held_back: HashMap::new(),
-            closing: HashSet::new(),
             dials_back: HashSet::new(),
             measuring: None,
             through: Vec::new(),
             refused: HashMap::new(),
-            deaf: HashMap::new(),
             reach,
             retests: Retests::default(),
-            standing: Standing::Hidden,
+            visibility: Visibility::Hidden,
             nat: NatKind::Unknown,
             tell_addresses: false,
             ticks: 0,
@@ -349,7 +278,7 @@ impl EventLoop {
                 }
             }
             Command::Keep(peer) => {
-                if self.peers.contains_key(&peer) {
+                if self.peers.contains(&peer) {
                     let behaviour = self.swarm.behaviour_mut();
                     behaviour.door.vouch(&peer);
                     behaviour.gossip.keep(peer);
@@ -358,8 +287,7 @@ impl EventLoop {
             Command::Admit(peer) => {
                 self.swarm.behaviour_mut().door.admit(&peer);
                 // Else the next connection would be open before its own proof.
-                if let Some(known) = self.peers.get_mut(&peer) {
-                    known.admitted.get_or_insert(Instant::now());
+                if self.peers.admitted(&peer, Instant::now()) {
                     let behaviour = self.swarm.behaviour_mut();
                     behaviour.gossip.admit(peer);
                     // What it did on an earlier connection still counts.

@@ -97,9 +97,9 @@ impl Gate {
     }
 
     /// Returns the admitted peers of which no topic is known, though we have some: they do not hear us.
-    pub(super) fn deaf(&self) -> Vec<PeerId> {
+    pub(super) fn deaf(&self) -> HashSet<PeerId> {
         if self.inner.topics().next().is_none() {
-            return Vec::new();
+            return HashSet::new();
         }
         let silent = self.inner.all_peers().filter(|(_, topics)| topics.is_empty());
         silent.map(|(peer, _)| *peer).filter(|peer| self.admitted.contains(peer)).collect()

@@ -23,6 +23,7 @@ mod messages;
 mod near;
 mod network_status;
 mod observed;
+mod peers;
 mod port_mapping;
 mod probe;
 mod probing;

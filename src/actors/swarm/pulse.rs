@@ -38,7 +38,7 @@ const WIDE: u16 = 2048;
 const ECHO_MAX: u16 = 4096;
 
 /// A beat to be sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Beat {
     /// It fills a packet.
     pub(super) wide: bool,

@@ -46,7 +46,7 @@ struct Observation {
 
 /// Whether others can connect us directly.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Standing {
+pub(super) enum Visibility {
     /// Nobody showed it.
     #[default]
     Hidden,
@@ -204,12 +204,12 @@ impl Reachability {
     }
 
     /// Tells whether we can be reached.
-    pub(super) fn standing(&self) -> Standing {
+    pub(super) fn visibility(&self) -> Visibility {
         if !self.fixed.is_empty() {
-            return Standing::Public;
+            return Visibility::Public;
         }
         if self.confirmed.is_empty() {
-            return Standing::Hidden;
+            return Visibility::Hidden;
         }
         let servers: BTreeSet<&PeerId> = self.confirmed.values().flatten().collect();
         // An AutoNAT server calls back from the very host that we called, which a router that lets
@@ -220,8 +220,8 @@ impl Reachability {
         });
         let shown = servers.len() + self.visitors.len();
         match shown >= WITNESSES && (open || !self.visitors.is_empty()) {
-            true => Standing::Public,
-            false => Standing::Reachable,
+            true => Visibility::Public,
+            false => Visibility::Reachable,
         }
     }
 
@@ -307,15 +307,15 @@ mod tests {
         let public = at("/ip4/203.0.113.2/tcp/4848");
         let mut known = Reachability::default();
         known.listening(&public, true);
-        assert_eq!(known.standing(), Standing::Hidden, "listening shows nothing");
+        assert_eq!(known.visibility(), Visibility::Hidden, "listening shows nothing");
         known.confirmed(&public);
         known.witnessed(&public, PeerId::random());
-        assert_eq!(known.standing(), Standing::Reachable);
+        assert_eq!(known.visibility(), Visibility::Reachable);
         known.witnessed(&public, PeerId::random());
-        assert_eq!(known.standing(), Standing::Public);
+        assert_eq!(known.visibility(), Visibility::Public);
         assert_eq!(known.direct(), std::slice::from_ref(&public));
         known.expired(&public);
-        assert_eq!(known.standing(), Standing::Hidden);
+        assert_eq!(known.visibility(), Visibility::Hidden);
     }
 
     #[test]
@@ -325,20 +325,20 @@ mod tests {
         known.confirmed(&outside);
         known.witnessed(&outside, PeerId::random());
         known.witnessed(&outside, PeerId::random());
-        assert_eq!(known.standing(), Standing::Reachable);
+        assert_eq!(known.visibility(), Visibility::Reachable);
         assert!(!known.met(host(1), false), "we went there");
         assert!(!known.met(host(1), true), "and so it came back");
-        assert_eq!(known.standing(), Standing::Reachable);
+        assert_eq!(known.visibility(), Visibility::Reachable);
         assert!(known.met(host(2), true));
-        assert_eq!(known.standing(), Standing::Public);
+        assert_eq!(known.visibility(), Visibility::Public);
         let mut mapped = watched(&[]);
         mapped.confirmed(&outside);
         mapped.witnessed(&outside, PeerId::random());
         mapped.witnessed(&outside, PeerId::random());
         mapped.mapped(&outside, true);
-        assert_eq!(mapped.standing(), Standing::Public);
+        assert_eq!(mapped.visibility(), Visibility::Public);
         mapped.mapped(&outside, false);
-        assert_eq!(mapped.standing(), Standing::Reachable);
+        assert_eq!(mapped.visibility(), Visibility::Reachable);
     }
 
     #[test]
@@ -350,9 +350,9 @@ mod tests {
         known.confirmed(&circuit);
         known.witnessed(&circuit, PeerId::random());
         known.witnessed(&circuit, PeerId::random());
-        assert_eq!(known.standing(), Standing::Hidden);
+        assert_eq!(known.visibility(), Visibility::Hidden);
         assert!(known.direct().is_empty());
-        assert_eq!(Reachability::new(&[at("/ip4/9.9.9.9/tcp/1")]).standing(), Standing::Public);
+        assert_eq!(Reachability::new(&[at("/ip4/9.9.9.9/tcp/1")]).visibility(), Visibility::Public);
     }
 
     #[test]

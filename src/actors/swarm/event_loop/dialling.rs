@@ -159,7 +159,7 @@ impl EventLoop {
     /// A dial came to nothing: told to whoever waits, unless another way is still open.
     pub(super) fn dial_failed(&mut self, peer: PeerId) {
         let waits = self.through.iter().any(|through| through.peer == peer);
-        if !waits && !self.peers.contains_key(&peer) && self.wanted.remove(&peer) {
+        if !waits && !self.peers.contains(&peer) && self.wanted.remove(&peer) {
             self.news(Discovery::DialFailed(peer));
         }
     }
@@ -219,7 +219,7 @@ impl EventLoop {
             waiting.into_iter().partition(|through| now < through.until);
         self.through = waiting;
         for through in ready {
-            if self.peers.contains_key(&through.peer) {
+            if self.peers.contains(&through.peer) {
                 continue;
             }
             let options = DialOpts::peer_id(through.peer)

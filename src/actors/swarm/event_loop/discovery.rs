@@ -18,7 +18,7 @@ use super::{
         good_peers::{self, GoodPeer},
         kademlia::Kademlia,
     },
-    Adverts, Dht, DhtStatus, Discovery, EventLoop, IDENTITY_BURST, IDENTITY_TICKS, Query, address,
+    Adverts, Dht, DhtStatus, Discovery, EventLoop, IDENTITY_TICKS, Query, address,
 };
 use crate::actors::clock::now_ms;
 
@@ -76,9 +76,7 @@ impl EventLoop {
         self.forgive(now);
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(IDENTITY_TICKS) {
-            for peer in self.peers.values_mut() {
-                peer.identity_budget = (peer.identity_budget + 1).min(IDENTITY_BURST);
-            }
+            self.peers.forgive_introductions();
         }
     }
 
@@ -109,7 +107,7 @@ impl EventLoop {
     /// An anchor is connected, or is not any more.
     pub(super) fn anchor_changed(&mut self, peer: PeerId) {
         let now = Instant::now();
-        let ours = self.peers.get(&peer).is_some_and(|peer| peer.ours);
+        let ours = self.peers.is_ours(&peer);
         for anchor in self.anchors.iter_mut().filter(|anchor| anchor.peer == Some(peer)) {
             let rest = if ours { Duration::from_millis(500) } else { ANCHOR_REST };
             anchor.backoff.rest(now, rest);

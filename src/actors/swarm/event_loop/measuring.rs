@@ -17,7 +17,7 @@ use libp2p::{
 
 use super::{
     super::reachability::ip_of,
-    EventLoop, Standing,
+    EventLoop, Visibility,
     address::{self, Reach},
 };
 
@@ -60,7 +60,7 @@ impl EventLoop {
         let private = self.settings.network.is_some();
         if private
             || recent
-            || self.standing == Standing::Public
+            || self.visibility == Visibility::Public
             || self.reach.observed_over(!address::is_udp(found_at))
         {
             return;

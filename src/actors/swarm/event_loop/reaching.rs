@@ -9,7 +9,7 @@ use libp2p::{Multiaddr, PeerId, autonat, core::ConnectedPoint, kad};
 
 use super::{
     super::{NatKind, reachability::ip_of},
-    EventLoop, Standing,
+    EventLoop, Visibility,
     address::{self, Reach},
     discovery::REPUBLISH_SOON_WAN,
 };
@@ -70,7 +70,7 @@ impl EventLoop {
             return;
         }
         // Whoever is connected through a relay may be punching.
-        let known = self.peers.contains_key(&peer);
+        let known = self.peers.contains(&peer);
         if let Some(host) = ip_of(at)
             && self.reach.met(host, endpoint.is_listener() && !known)
         {
@@ -144,16 +144,16 @@ impl EventLoop {
                 NatKind::Unknown => {}
             }
         }
-        let standing = self.reach.standing();
-        if standing == self.standing {
+        let visibility = self.reach.visibility();
+        if visibility == self.visibility {
             return;
         }
-        self.standing = standing;
-        let public = standing == Standing::Public;
-        log::debug!(standing:?; "reachability changed");
+        self.visibility = visibility;
+        let public = visibility == Visibility::Public;
+        log::debug!(visibility:?; "reachability changed");
         let behaviour = self.swarm.behaviour_mut();
         if let Some(kad) = behaviour.kad_wan.as_mut() {
-            kad.kad().set_mode(Some(kad_mode(standing)));
+            kad.kad().set_mode(Some(kad_mode(visibility)));
         }
         if let Some(relay) = behaviour.relay_server.as_mut() {
             relay.set_reachable(public);
@@ -169,7 +169,7 @@ impl EventLoop {
             return;
         }
         // identify pushes by itself where we listen elsewhere, not where we are reached elsewhere.
-        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        let peers: Vec<PeerId> = self.peers.iter().map(|(id, _)| *id).collect();
         self.swarm.behaviour_mut().identify.push(peers);
         let now = Instant::now();
         self.adverts_lan.hurry(now);
@@ -179,10 +179,10 @@ impl EventLoop {
 }
 
 /// Only who can be reached directly serves the public DHT.
-fn kad_mode(standing: Standing) -> kad::Mode {
-    match standing {
-        Standing::Public => kad::Mode::Server,
-        Standing::Hidden | Standing::Reachable => kad::Mode::Client,
+fn kad_mode(visibility: Visibility) -> kad::Mode {
+    match visibility {
+        Visibility::Public => kad::Mode::Server,
+        Visibility::Hidden | Visibility::Reachable => kad::Mode::Client,
     }
 }
 
@@ -192,12 +192,12 @@ mod tests {
 
     #[test]
     fn only_the_public_serve_the_public_dht() {
-        for (standing, mode) in [
-            (Standing::Hidden, kad::Mode::Client),
-            (Standing::Reachable, kad::Mode::Client),
-            (Standing::Public, kad::Mode::Server),
+        for (visibility, mode) in [
+            (Visibility::Hidden, kad::Mode::Client),
+            (Visibility::Reachable, kad::Mode::Client),
+            (Visibility::Public, kad::Mode::Server),
         ] {
-            assert_eq!(kad_mode(standing), mode, "{standing:?}");
+            assert_eq!(kad_mode(visibility), mode, "{visibility:?}");
         }
     }
 }

@@ -17,7 +17,7 @@ use libp2p::{
 
 use super::{
     super::RelayKind,
-    Backoff, EventLoop, Peer, Standing,
+    Backoff, EventLoop, Peer, Visibility,
     address::{self, Reach},
 };
 
@@ -85,7 +85,7 @@ impl EventLoop {
     /// Asks relays, as many as are needed.
     pub(super) fn reserve(&mut self, now: Instant) {
         self.refused.retain(|_, until| now < *until);
-        if self.standing == Standing::Public {
+        if self.visibility == Visibility::Public {
             return self.release();
         }
         for index in 0..self.relays.len() {
@@ -195,7 +195,7 @@ impl EventLoop {
         let Some(relay) = self.relays.iter_mut().find(asked) else { return };
         relay.accepted = true;
         relay.ask.rest(Instant::now(), RELAY_REST);
-        if self.standing == Standing::Hidden {
+        if self.visibility == Visibility::Hidden {
             log::info!("reachable through the relay {}", relay.address);
         }
     }

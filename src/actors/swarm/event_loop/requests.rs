@@ -14,8 +14,11 @@ use libp2p::{
 use tokio::sync::oneshot;
 
 use super::{
-    super::codec::Frame, Answered, Discovery, Event, EventLoop, Peer, ReplyTicket, RequestFailed,
-    RequestReceived,
+    super::{
+        codec::Frame,
+        peers::{Connection, Peer},
+    },
+    Answered, Discovery, Event, EventLoop, ReplyTicket, RequestFailed, RequestReceived,
 };
 
 /// Longest that requests are held back: then those under way are of the slow kind.
@@ -37,14 +40,13 @@ pub(super) struct Held {
 impl EventLoop {
     /// A circuit to a peer could go: holds requests back, or goes on after a while.
     pub(super) fn hold_back(&mut self, id: PeerId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
         match self.held_back.get(&id) {
             Some(held) if now.duration_since(held.since) >= HOLD => {
-                peer.hold_again = Some(now + HOLD_AGAIN);
+                self.peers.hold_back_after(&id, now + HOLD_AGAIN);
                 self.go_on(id);
             }
             Some(_) => {}
-            None if peer.hold_again.is_none_or(|again| again <= now) => {
+            None if self.peers.may_hold_back(&id, now) => {
                 self.held_back.insert(id, Held { since: now, queue: Vec::new() });
             }
             None => {}
@@ -61,7 +63,7 @@ impl EventLoop {
 
     /// A connection to a peer was closed: where it was the last circuit, nothing waits any more.
     pub(super) fn circuit_gone(&mut self, id: PeerId) {
-        let relayed = |peer: &Peer| peer.connections.iter().any(super::Connection::relayed);
+        let relayed = |peer: &Peer| peer.connections.iter().any(Connection::relayed);
         if !self.peers.get(&id).is_some_and(relayed) {
             self.go_on(id);
         }
@@ -79,48 +81,30 @@ impl EventLoop {
             return held.queue.push((bytes, reply));
         }
         let frame = Frame { bytes, budget: None };
-        self.begin(peer);
+        self.peers.begin(peer);
         let id = self.swarm.behaviour_mut().federation.send_request(&peer, frame);
         self.requests.insert(id, reply);
     }
 
     /// Sends our server_keys and asks for theirs.
     pub(super) fn exchange(&mut self, peer: PeerId, bytes: Vec<u8>) {
-        self.begin(peer);
+        self.peers.begin(peer);
         let frame = Frame { bytes, budget: None };
         self.swarm.behaviour_mut().identity.send_request(&peer, frame);
     }
 
-    /// A request to or from a peer is under way.
-    fn begin(&mut self, peer: PeerId) {
-        *self.work.entry(peer).or_default() += 1;
-    }
-
-    /// It is over.
     fn over(&mut self, peer: PeerId) {
-        if let Some(count) = self.work.get_mut(&peer) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.work.remove(&peer);
-            }
-        }
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.calm_since = Some(Instant::now());
-        }
+        self.peers.over(&peer, Instant::now());
     }
 
     pub(super) fn on_identity(&mut self, event: Exchanged) {
         match event {
             Exchanged::Message { peer, message, .. } => match message {
                 Message::Request { request, channel, .. } => {
-                    self.begin(peer);
+                    self.peers.begin(peer);
                     let ours = self.identity.clone().unwrap_or_default();
                     let _ = self.swarm.behaviour_mut().identity.send_response(channel, ours);
-                    let Some(known) = self.peers.get_mut(&peer) else { return };
-                    known.ours = true;
-                    // Each costs a signature check, so nobody may send them without end.
-                    if let Some(left) = known.identity_budget.checked_sub(1) {
-                        known.identity_budget = left;
+                    if self.peers.may_introduce_itself(&peer) {
                         self.news(Discovery::IdentityReceived { peer, bytes: request.bytes });
                     }
                 }
@@ -144,8 +128,8 @@ impl EventLoop {
         match event {
             Exchanged::Message { peer, connection_id, message } => match message {
                 Message::Request { request, channel, .. } => {
-                    self.begin(peer);
-                    if self.closing.contains(&connection_id) {
+                    self.peers.begin(peer);
+                    if self.peers.is_closing(&connection_id) {
                         return log::debug!(peer:%; "a request came too late on a connection");
                     }
                     let Frame { bytes, budget } = request;
@@ -165,7 +149,7 @@ impl EventLoop {
             Exchanged::OutboundFailure { peer, request_id, error, .. } => {
                 self.over(peer);
                 if matches!(error, OutboundFailure::Timeout) {
-                    self.doubt(&peer, None);
+                    self.doubt(&peer);
                 }
                 if let Some(reply) = self.requests.remove(&request_id) {
                     let _ = reply.send(Err(failure(&error)));

@@ -15,7 +15,7 @@ use rand::seq::IteratorRandom as _;
 
 use super::{
     super::{NatKind, probing::Probing, retest::Step},
-    EventLoop, Standing,
+    EventLoop, Visibility,
     address::{self, Reach},
 };
 
@@ -34,7 +34,7 @@ fn is_worthwhile(at: &Multiaddr, nat: NatKind, listening: &[Multiaddr]) -> bool 
 
 impl EventLoop {
     pub(super) fn test_again(&mut self, now: Instant) {
-        if self.standing == Standing::Public {
+        if self.visibility == Visibility::Public {
             return;
         }
         let probe = self.swarm.behaviour().probe.as_ref();

@@ -5,8 +5,8 @@ use std::time::Instant;
 use libp2p::PeerId;
 
 use super::{
-    super::{NetworkStatus, PeerStatus, PortMapping, Reachability, RelayStatus, Way, address},
-    EventLoop, Peer, Standing,
+    super::{NetworkStatus, PeerStatus, PortMapping, Reachability, RelayStatus, address},
+    EventLoop, Visibility,
     address::Reach,
 };
 
@@ -18,7 +18,7 @@ impl EventLoop {
         let behaviour = self.swarm.behaviour();
         let gate = &behaviour.gossip;
         let peers = self.peers.iter().filter(|(_, peer)| peer.ours).filter_map(|(id, peer)| {
-            let best = peer.best()?;
+            let best = peer.best(now)?;
             Some(PeerStatus {
                 peer_id: id.to_string(),
                 server_name: None,
@@ -51,7 +51,7 @@ impl EventLoop {
     }
 
     fn reachability(&self) -> Reachability {
-        if self.standing > Standing::Hidden {
+        if self.visibility > Visibility::Hidden {
             return Reachability::Public;
         }
         if self.relays.iter().any(|relay| relay.accepted) {
@@ -74,19 +74,5 @@ impl EventLoop {
             address: relay.address.clone(),
             kind: relay.kind,
         })
-    }
-}
-
-impl Peer {
-    /// Returns the best connection: one that answers, a direct one, and of these the oldest.
-    pub(super) fn best(&self) -> Option<&super::Connection> {
-        let now = Instant::now();
-        let rank = |open: &super::Connection| (open.is_silent(now), open.way == Way::Relayed);
-        self.connections.iter().min_by_key(|open| (rank(open), open.opened))
-    }
-
-    /// Tells whether a connection without a relay is there.
-    pub(super) fn is_direct(&self) -> bool {
-        self.connections.iter().any(|open| !open.relayed())
     }
 }

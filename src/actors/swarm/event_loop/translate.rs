@@ -13,8 +13,9 @@ use super::{
     super::{
         address::Reach,
         behaviour::{AUTONAT, BehaviourEvent, HOP, IDENTITY, KAD_LAN, KAD_WAN},
+        peers::{Connection, Identified, Told},
     },
-    Connection, Discovery, Event, EventLoop, GossipReceived, GossipTicket, IDENTITY_BURST, address,
+    Discovery, Event, EventLoop, GossipReceived, GossipTicket, address,
     alive::source_of,
 };
 use crate::actors::upward::TransactionVerdict;
@@ -35,7 +36,7 @@ impl EventLoop {
                 self.on_mdns(event)
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
-            SwarmEvent::Behaviour(BehaviourEvent::Pulse(event)) => self.on_beaten(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Pulse(event)) => self.on_beaten(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => self.on_relay(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Probe(event)) => self.on_probe(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => self.on_dcutr(&event),
@@ -76,15 +77,8 @@ impl EventLoop {
     }
 
     fn on_ping(&mut self, event: ping::Event) {
-        let Some(peer) = self.peers.get_mut(&event.peer) else { return };
         match event.result {
-            Ok(rtt) => {
-                peer.rtt = Some(rtt);
-                let open = peer.connections.iter_mut().find(|open| open.id == event.connection);
-                if let Some(open) = open {
-                    open.answered = Some(Instant::now());
-                }
-            }
+            Ok(rtt) => self.peers.answered(&event.peer, event.connection, rtt, Instant::now()),
             Err(ping::Failure::Unsupported) => {}
             Err(error) => {
                 // TCP would wait for a quarter of an hour, and requests with it.
@@ -103,42 +97,24 @@ impl EventLoop {
         self.found(&id, Instant::now());
         let way = self.way_of(&id, connection, endpoint);
         // Whoever comes a second time may have lost its end of the first.
-        self.doubt(&id, None);
-        let now = Instant::now();
-        let peer = self.peers.entry(id).or_default();
-        if peer.connections.is_empty() {
-            peer.identity_budget = IDENTITY_BURST;
-        }
-        peer.connections.push(Connection {
-            id: connection,
-            address: at.clone(),
-            dialled: endpoint.is_dialer(),
-            way,
-            opened: now,
-            identified: None,
-            answered: None,
-            from: source_of(endpoint),
-            asked: None,
-            ask_due: now,
-        });
+        self.doubt(&id);
+        let at = (at.clone(), endpoint.is_dialer());
+        let open = Connection::new(connection, at, way, source_of(endpoint), Instant::now());
+        self.peers.opened(id, open);
     }
 
     fn on_closed(&mut self, id: PeerId, connection: ConnectionId, remaining: u32) {
-        self.closing.remove(&connection);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.connections.retain(|open| open.id != connection);
-        }
+        let known = self.peers.closed(&id, connection, remaining);
         self.circuit_gone(id);
         if remaining > 0 {
-            self.direct_lost(&id);
-            self.doubt(&id, None);
+            self.peers.direct_lost(&id, Instant::now());
+            self.doubt(&id);
             self.tell_loss(id);
             return self.path_changed(id);
         }
         self.anchor_changed(id);
         // A proof counts for the connections that there were: it is asked for again on the next.
         self.swarm.behaviour_mut().gossip.dismiss(&id);
-        let known = self.peers.remove(&id);
         if let Some(known) = &known {
             self.lost(id, known, Instant::now());
         }
@@ -161,22 +137,19 @@ impl EventLoop {
 
     fn on_identify(&mut self, event: identify::Event) {
         let identify::Event::Received { connection_id, peer_id, info } = event else { return };
-        let Some(peer) = self.peers.get_mut(&peer_id) else { return };
-        let at = peer.connections.iter_mut().find(|open| open.id == connection_id);
-        let Some(at) = at else { return };
-        let now = Instant::now();
+        let Some(at) = self.peers.connection(&peer_id, connection_id) else { return };
         let addresses = address::usable(&info.listen_addrs, &at.address, at.dialled);
         let (dialled, seen_from) = (at.dialled, at.address.clone());
         let direct = !at.relayed();
-        let new = at.identified.replace(now).is_none();
-        let beside = peer.connections.len() > 1;
-        peer.identified.get_or_insert(now);
-        peer.ours = info.protocols.contains(&IDENTITY);
-        peer.relays = info.protocols.contains(&HOP);
-        // Not on the connections that it makes to test us.
-        peer.tests |= info.protocols.contains(&AUTONAT);
-        peer.addresses.clone_from(&addresses);
-        let ours = peer.ours;
+        let ours = info.protocols.contains(&IDENTITY);
+        let told = Told {
+            ours,
+            relays: info.protocols.contains(&HOP),
+            tests: info.protocols.contains(&AUTONAT),
+            addresses: addresses.clone(),
+        };
+        let identified = self.peers.identified(&peer_id, connection_id, told, Instant::now());
+        let Some(Identified { first, beside }) = identified else { return };
         if ours {
             // For whoever sends requests to it when it is gone.
             for address in &addresses {
@@ -209,11 +182,11 @@ impl EventLoop {
         if self.wanted.remove(&peer_id) || ours {
             self.news(Discovery::PeerSeen { peer: peer_id, ours, addresses });
         }
-        if new && beside {
+        if first && beside {
             self.path_changed(peer_id);
         } else if beside {
             // It moved, or lost one of its connections, of which the end may still stand here.
-            self.doubt(&peer_id, None);
+            self.doubt(&peer_id);
         }
     }
 
