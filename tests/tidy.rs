@@ -127,7 +127,7 @@ fn libp2p_stays_in_the_swarm() {
         "data_folder.rs",
         "doctor/",
         "node.rs",
-        "status.rs",
+        "status/words.rs",
     ];
     let why = "libp2p is the Swarm's alone";
     let mut except = vec!["actors/swarm/"];
@@ -214,6 +214,10 @@ fn the_documents_name_files_that_exist() {
         "docs/walks.md",
         "docs/room.md",
         "docs/limits.md",
+        "docs/map.md",
+        "docs/actors.md",
+        "docs/choices.md",
+        "docs/glossary.md",
         "benches/README.md",
     ];
     for document in documents {
@@ -230,8 +234,47 @@ fn the_documents_name_files_that_exist() {
 
 #[test]
 fn the_map_names_files_that_exist() {
-    for document in ["ARCHITECTURE.md", "docs/walks.md", "docs/room.md", "docs/limits.md"] {
+    for document in [
+        "ARCHITECTURE.md",
+        "docs/map.md",
+        "docs/actors.md",
+        "docs/choices.md",
+        "docs/glossary.md",
+        "docs/walks.md",
+        "docs/room.md",
+        "docs/limits.md",
+    ] {
         names_files_that_exist(document);
+    }
+}
+
+/// Each section of `docs/actors.md` names every message that its actor takes.
+#[test]
+fn the_actors_are_described_with_all_that_they_take() {
+    let document =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/actors.md")).unwrap();
+    let sections: BTreeMap<&str, &str> =
+        document.split("\n## ").filter_map(|section| section.split_once('\n')).collect();
+    let mut taken: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources().iter().filter(|source| !source.path.contains("/tests")) {
+        let code: Vec<&str> = source.code.iter().map(|(_, line)| line.as_str()).collect();
+        for place in code.join(" ").split(" Handler<").skip(1) {
+            let Some((message, rest)) = place.split_once("> for ") else { continue };
+            let actor = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+            let Some(actor) = actor.strip_suffix("Actor") else { continue };
+            let message = message.split('<').next().unwrap().rsplit("::").next().unwrap();
+            if message.chars().all(char::is_alphanumeric) {
+                taken.entry(actor.to_owned()).or_default().insert(message.to_owned());
+            }
+        }
+    }
+    assert!(taken.len() >= 15 && taken["Store"].len() > 20, "they were not found: {taken:?}");
+    for (actor, messages) in taken {
+        let section = sections.get(actor.as_str());
+        let section = section.unwrap_or_else(|| panic!("docs/actors.md has no section {actor}"));
+        let unnamed: Vec<_> =
+            messages.iter().filter(|message| !section.contains(&format!("`{message}`"))).collect();
+        assert!(unnamed.is_empty(), "docs/actors.md does not say that {actor} takes {unnamed:?}");
     }
 }
 
