@@ -14,7 +14,10 @@ use actix::{
     System, WrapFuture as _, fut::wrap_future,
 };
 use rustix::{fs::Mode, process::umask};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 mod liveness;
 
@@ -34,12 +37,13 @@ use crate::{
             self, AskWith, EnsureIdentity, IdentityActor, IdentityError, IdentityParts,
             SignerIssued, SubscribeSigner, UsedElsewhere,
         },
+        meeting::{MeetingActor, MeetingLinks},
         network::{self, Network, NetworkParts},
         outbox::{OutboxActor, OutboxError, OutboxLinks, TellRefused},
         relay_request::{CarryWith, RelayRequestActor},
         rendezvous::RendezvousActor,
-        room::StoreLink,
-        room_state::{RoomStateActor, RoomStateLinks},
+        room::{Carried, StoreLink},
+        room_state::{MeetWith, RoomStateActor, RoomStateLinks},
         store::{self, Close, StoreActor, StoreError},
         swarm::{self, SwarmError, SwarmFailed},
         upward::{ServerOffline, ServerOnline},
@@ -149,6 +153,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     })
     .await?;
 
+    let carried = watch::Sender::new(Carried::default());
     let links = RoomStateLinks {
         store: StoreLink {
             commit: store.clone().recipient(),
@@ -164,6 +169,30 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             scan_rows: store.clone().recipient(),
         },
         list_rooms: store.clone().recipient(),
+        join_topic: network.gossip.clone().recipient(),
+        leave_topic: network.gossip.clone().recipient(),
+        publish: network.gossip.clone().recipient(),
+        federation: network.relay_request.clone().recipient(),
+        owe: outbox.clone().recipient(),
+        decided: outbox.clone().recipient(),
+        carried: carried.subscribe(),
+        shared: network.rendezvous.clone().recipient(),
+        find_keys: identity.clone().recipient(),
+        keep_keys: identity.clone().recipient(),
+        typing: ephemera.clone().recipient(),
+        presence: ephemera.clone().recipient(),
+        cpu: cpu.clone(),
+    };
+    let rooms_arbiter = Arbiter::new();
+    let rooms = RoomStateActor::start_in_arbiter(&rooms_arbiter.handle(), move |_| {
+        RoomStateActor::new(links)
+    });
+    let links = MeetingLinks {
+        read_shared: rooms.clone().recipient(),
+        sift_shared: rooms.clone().recipient(),
+        take_missing: rooms.clone().recipient(),
+        take_departure: rooms.clone().recipient(),
+        follow_heads: rooms.clone().recipient(),
         read_heads: store.clone().recipient(),
         read_departures: store.clone().recipient(),
         find_lacking: store.clone().recipient(),
@@ -171,23 +200,17 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         missing_walk: store.clone().recipient(),
         read_events: store.clone().recipient(),
         sift_ids: store.clone().recipient(),
-        join_topic: network.gossip.clone().recipient(),
-        leave_topic: network.gossip.clone().recipient(),
-        publish: network.gossip.clone().recipient(),
         federation: network.relay_request.clone().recipient(),
-        owe: outbox.clone().recipient(),
-        decided: outbox.clone().recipient(),
         reached: outbox.clone().recipient(),
-        shared: network.rendezvous.clone().recipient(),
         find_keys: identity.clone().recipient(),
-        keep_keys: identity.clone().recipient(),
-        typing: ephemera.clone().recipient(),
-        presence: ephemera.clone().recipient(),
         cpu,
     };
-    let rooms_arbiter = Arbiter::new();
-    let rooms = RoomStateActor::start_in_arbiter(&rooms_arbiter.handle(), move |_| {
-        RoomStateActor::new(links)
+    let meeting = MeetingActor::start_in_arbiter(&rooms_arbiter.handle(), move |_| {
+        MeetingActor::new(links, carried)
+    });
+    rooms.do_send(MeetWith {
+        turned: meeting.clone().recipient(),
+        heads_heard: meeting.clone().recipient(),
     });
 
     outbox.do_send(TellRefused(rooms.clone().recipient()));
@@ -209,10 +232,10 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let federation = FederationActor::new(FederationLinks {
         serve: rooms.clone().recipient(),
         ingest: rooms.clone().recipient(),
-        heads: rooms.clone().recipient(),
-        missing: rooms.clone().recipient(),
-        missing_ids: rooms.clone().recipient(),
-        events: rooms.clone().recipient(),
+        heads: meeting.clone().recipient(),
+        missing: meeting.clone().recipient(),
+        missing_ids: meeting.clone().recipient(),
+        events: meeting.clone().recipient(),
         profile: accounts.clone().recipient(),
         to_device: accounts.clone().recipient(),
         signer: identity.clone().recipient(),
@@ -228,7 +251,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let deliver = DeliverTo {
         transactions: federation.clone().recipient(),
         keys: rooms.clone().recipient(),
-        lost: rooms.clone().recipient(),
+        lost: meeting.clone().recipient(),
     };
     network.bind(deliver, federation.clone().recipient());
 
@@ -246,7 +269,10 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     // Whoever asks at once finds the rooms: it is the signer that starts them.
     if keys.is_some() {
         match identity.send(EnsureIdentity).await {
-            Ok(Ok(signer)) => drop(rooms.send(identity::UseSigner(signer)).await),
+            Ok(Ok(signer)) => {
+                meeting.do_send(identity::UseSigner(Arc::clone(&signer)));
+                rooms.send(identity::UseSigner(signer)).await.ok();
+            }
             Ok(Err(error)) => log::warn!("the rooms are not there yet: {error}"),
             Err(error) => return Err(refused(&error)),
         }
@@ -281,6 +307,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("Ephemera", ephemera.clone().recipient()),
         ("Outbox", outbox.clone().recipient()),
         ("RoomState", rooms.clone().recipient()),
+        ("Meeting", meeting.clone().recipient()),
         ("Federation", federation.clone().recipient()),
         ("HttpGateway", http.clone().recipient()),
         ("Swarm", network.swarm.clone().recipient()),
@@ -292,6 +319,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let wired = Wired {
         network,
         rooms,
+        meeting,
         identity: identity.clone(),
         store,
         accounts,
@@ -379,6 +407,7 @@ async fn stop_signal() {
 struct Wired {
     network: Network,
     rooms: Addr<RoomStateActor>,
+    meeting: Addr<MeetingActor>,
     identity: Addr<IdentityActor>,
     store: Addr<StoreActor>,
     accounts: Addr<AccountsActor>,
@@ -409,6 +438,7 @@ beats!(
     EphemeraActor,
     OutboxActor,
     RoomStateActor,
+    MeetingActor,
     FederationActor,
     HttpGatewayActor,
     GossipActor,
@@ -504,6 +534,7 @@ impl Handler<SignerIssued> for NodeActor {
             });
         }
         // Rooms first, and until they know each other: from the network on, others may ask.
+        wired.meeting.do_send(identity::UseSigner(Arc::clone(&msg.0)));
         let ready = wired.rooms.send(identity::UseSigner(Arc::clone(&msg.0)));
         ctx.spawn(ready.into_actor(self).map(move |_, act, _| {
             if let Some(wired) = &act.wired {
@@ -520,7 +551,7 @@ impl Handler<ServerOnline> for NodeActor {
         if let Some(wired) = &self.wired {
             wired.identity.do_send(msg.clone());
             wired.outbox.do_send(msg.clone());
-            wired.rooms.do_send(msg);
+            wired.meeting.do_send(msg);
         }
     }
 }
@@ -531,7 +562,7 @@ impl Handler<ServerOffline> for NodeActor {
     fn handle(&mut self, msg: ServerOffline, _: &mut Self::Context) {
         if let Some(wired) = &self.wired {
             wired.identity.do_send(msg.clone());
-            wired.rooms.do_send(msg);
+            wired.meeting.do_send(msg);
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod federation;
 pub mod gossip;
 pub mod http_gateway;
 pub mod identity;
+pub mod meeting;
 pub mod network;
 pub mod outbox;
 pub mod rate;

@@ -21,11 +21,10 @@ use crate::{
         error::AskError,
         gossip::GossipTransaction,
         identity::{FindServerKeys, ReadSigner},
+        meeting::{CompareHeads, FindEvents, FindMissing, FindMissingIds},
         relay_request::{CarryRequest, InboundAnswer, InboundRequest},
         room::{IngestTransaction, RoomError, RoomRequest},
-        room_state::{
-            CompareHeads, FindEvents, FindMissing, FindMissingIds, IngestIntoRoom, ServeRoom,
-        },
+        room_state::{IngestIntoRoom, ServeRoom},
         upward::{FindSharing, TransactionVerdict},
     },
     config::limits,
@@ -39,13 +38,13 @@ pub struct FederationLinks {
     pub serve: Recipient<ServeRoom>,
     /// RoomState: transactions.
     pub ingest: Recipient<IngestIntoRoom>,
-    /// RoomState: heads.
+    /// Meeting: heads.
     pub heads: Recipient<CompareHeads>,
-    /// RoomState: what others lack.
+    /// Meeting: what others lack.
     pub missing: Recipient<FindMissing>,
-    /// RoomState: ids of what others lack.
+    /// Meeting: ids of what others lack.
     pub missing_ids: Recipient<FindMissingIds>,
-    /// RoomState: events by id.
+    /// Meeting: events by id.
     pub events: Recipient<FindEvents>,
     /// Accounts.
     pub profile: Recipient<LocalProfile>,

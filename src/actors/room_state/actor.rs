@@ -21,21 +21,18 @@ use tokio::sync::watch;
 
 use super::{
     create::Births,
-    distant::{AFTER_CHANGE, AFTER_START, Distant, LOOK_EVERY},
-    heads::Meetings,
-    heard::Heard,
     index::{Index, Indexed, Turn},
     invites::{Invite, Invites, Place},
     messages::{
-        Briefly, CountRooms, ForgetRoom, IngestIntoRoom, KnowsRoom, ListRooms, ProfileUpdated,
-        ReadMembership, RoomCounts, ServeRoom, ToRoom,
+        Briefly, CountRooms, ForgetRoom, IngestIntoRoom, KnowsRoom, ListRooms, MeetWith,
+        ProfileUpdated, ReadMembership, ReadShared, RoomCounts, ServeRoom, SharedRooms,
+        SharesTurned, SiftShared, SiftedRooms, ToRoom,
     },
     presence::{self, OwnPresence},
     sharing,
 };
 use crate::{
     actors::{
-        catch_up::{CatchUpActor, CatchUpLinks},
         clock::now_ms,
         cpu::Cpu,
         down::{Down, DownGuard},
@@ -43,11 +40,11 @@ use crate::{
         error::AskError,
         gossip::{JoinTopic, LeaveTopic, PublishTransaction},
         identity::{FindServerKeys, KeepKeys, UseSigner},
-        outbox::{Decided, InviteRefused, Owe, ServerReached},
+        outbox::{Decided, InviteRefused, Owe},
         rendezvous::SharedServers,
         room::{
-            Advanced, Drain, ExpireInvite, Links, People, ProfileChanged, Publish, RoomActor,
-            RoomError, RoomQuery, StoreLink,
+            Advanced, Carried, Drain, ExpireInvite, HeadsHeard, Links, People, ProfileChanged,
+            Publish, RoomActor, RoomError, RoomQuery, StoreLink,
         },
         store,
         upward::{FindSharing, SendFederation, Sharing, TransactionVerdict},
@@ -73,20 +70,6 @@ pub struct RoomStateLinks {
     pub store: StoreLink,
     /// Store: the index of rooms.
     pub list_rooms: Recipient<store::ListRooms>,
-    /// Store.
-    pub read_heads: Recipient<store::ReadHeads>,
-    /// Store.
-    pub read_departures: Recipient<store::ReadDepartures>,
-    /// Store.
-    pub find_lacking: Recipient<store::FindLacking>,
-    /// Store.
-    pub read_missing: Recipient<store::ReadMissing>,
-    /// Store.
-    pub missing_walk: Recipient<store::MissingWalk>,
-    /// Store.
-    pub read_events: Recipient<store::ReadEvents>,
-    /// Store.
-    pub sift_ids: Recipient<store::SiftIds>,
     /// Gossip.
     pub join_topic: Recipient<JoinTopic>,
     /// Gossip.
@@ -99,8 +82,8 @@ pub struct RoomStateLinks {
     pub owe: Recipient<Owe>,
     /// Outbox: whether an event came to be for which something waits there.
     pub decided: Recipient<Decided>,
-    /// Outbox: who is reached through others.
-    pub reached: Recipient<ServerReached>,
+    /// Meeting: servers that are reached through others alone.
+    pub carried: watch::Receiver<Carried>,
     /// Rendezvous.
     pub shared: Recipient<SharedServers>,
     /// Identity.
@@ -136,16 +119,8 @@ pub struct RoomStateActor {
     parting: HashSet<OwnedServerName>,
     /// Of each of our users who showed a sign of life.
     own_presence: HashMap<OwnedUserId, OwnPresence>,
-    /// Servers that are met: those that are connected, and those that others carry to.
-    pub(super) online: Meetings,
-    /// Members' servers that are not connected.
-    pub(super) distant: Distant,
-    /// What members' servers announced.
-    pub(super) heard: Heard,
-    /// Servers for which it is being looked what they lack.
-    pub(super) walking: HashSet<OwnedServerName>,
-    /// Fetches what is missing here.
-    pub(super) catch_up: Option<Addr<CatchUpActor>>,
+    /// Who meets the servers that rooms are shared with.
+    meeting: Option<MeetWith>,
 }
 
 impl RoomStateActor {
@@ -164,11 +139,7 @@ impl RoomStateActor {
             invites: Invites::default(),
             parting: HashSet::new(),
             own_presence: HashMap::new(),
-            online: Meetings::default(),
-            distant: Distant::default(),
-            heard: Heard::default(),
-            walking: HashSet::new(),
-            catch_up: None,
+            meeting: None,
         }
     }
 
@@ -221,6 +192,7 @@ impl RoomStateActor {
                 keep_keys,
                 typing,
                 presence,
+                carried,
                 cpu,
                 ..
             } = self.links.clone();
@@ -238,7 +210,7 @@ impl RoomStateActor {
                 advanced,
                 heads_heard,
                 people: self.people.subscribe(),
-                carried: self.distant.carried.subscribe(),
+                carried,
                 cpu,
             })
         });
@@ -344,12 +316,18 @@ impl RoomStateActor {
             Some(false) => self.links.leave_topic.do_send(LeaveTopic(room_id)),
             None => {}
         }
-        for server in &turn.gained {
-            self.plan_meeting(server, ctx);
-        }
-        self.miss(&turn.gained, AFTER_CHANGE);
+        self.tell_meeting(&turn.gained, &turn.lost, false);
         self.tell_gained(turn.gained);
         self.part_later(turn.lost, ctx);
+    }
+
+    fn tell_meeting(&self, gained: &[OwnedServerName], lost: &[OwnedServerName], at_start: bool) {
+        if let Some(meeting) = &self.meeting
+            && !(gained.is_empty() && lost.is_empty())
+        {
+            let (gained, lost) = (gained.to_vec(), lost.to_vec());
+            meeting.turned.do_send(SharesTurned { gained, lost, at_start });
+        }
     }
 
     /// At once: whoever just joined speaks next.
@@ -382,15 +360,6 @@ impl Actor for RoomStateActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
         ctx.run_interval(SWEEP_EVERY, Self::sweep);
-        ctx.run_interval(LOOK_EVERY, Self::look_for_absent);
-        let links = CatchUpLinks {
-            federation: self.links.federation.clone(),
-            find_lacking: self.links.find_lacking.clone(),
-            sift_ids: self.links.sift_ids.clone(),
-            take_in: ctx.address().recipient(),
-            cpu: self.links.cpu.clone(),
-        };
-        self.catch_up = Some(CatchUpActor::new(links).start());
     }
 }
 
@@ -544,7 +513,7 @@ impl Handler<UseSigner> for RoomStateActor {
                     }
                     gained.extend(turn.gained);
                 }
-                act.miss(&gained, AFTER_START);
+                act.tell_meeting(&gained, &[], true);
                 act.tell_gained(gained);
             }
         }))
@@ -681,6 +650,53 @@ impl Handler<FindSharing> for RoomStateActor {
         let FindSharing { servers, with } = msg;
         let joined = self.rooms.joined().map(|(_, room)| (&room.servers, room.public));
         sharing::find(joined, servers, with.as_ref())
+    }
+}
+
+impl Handler<MeetWith> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: MeetWith, _: &mut Self::Context) {
+        self.meeting = Some(msg);
+    }
+}
+
+impl Handler<HeadsHeard> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: HeadsHeard, _: &mut Self::Context) {
+        if let Some(meeting) = &self.meeting {
+            meeting.heads_heard.do_send(msg);
+        }
+    }
+}
+
+impl Handler<ReadShared> for RoomStateActor {
+    type Result = SharedRooms;
+
+    fn handle(&mut self, ReadShared(server): ReadShared, _: &mut Self::Context) -> SharedRooms {
+        let owned = |rooms: Vec<&OwnedRoomId>| rooms.into_iter().cloned().collect();
+        SharedRooms {
+            shared: owned(self.rooms.shared_with(&server)),
+            invited: owned(self.rooms.invited_through(&server)),
+        }
+    }
+}
+
+impl Handler<SiftShared> for RoomStateActor {
+    type Result = SiftedRooms;
+
+    fn handle(&mut self, msg: SiftShared, _: &mut Self::Context) -> SiftedRooms {
+        let SiftShared { server, room_ids } = msg;
+        let (mut shared, mut unshared) = (HashSet::new(), Vec::new());
+        for room_id in room_ids {
+            if self.rooms.is_shared(&room_id, &server) {
+                shared.insert(room_id);
+            } else if self.rooms.get(&room_id).is_some_and(Indexed::is_joined) {
+                unshared.push(room_id);
+            }
+        }
+        SiftedRooms { shared, unshared }
     }
 }
 

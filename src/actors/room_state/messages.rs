@@ -1,23 +1,18 @@
 //! What RoomState is asked.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 
-use actix::{Message, dev::MessageResponse};
+use actix::{Message, Recipient, dev::MessageResponse};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName,
-    OwnedUserId, RoomVersionId, events::room::member::MembershipState,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId,
+    RoomVersionId, events::room::member::MembershipState,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
-use crate::{
-    actors::{
-        admission::Permit,
-        catch_up::{EventsAnswer, IdsAnswer},
-        room::{IngestTransaction, RoomError, RoomRequest, ShownAs},
-        upward::TransactionVerdict,
-    },
-    proto::heads::{ComparedHeads, Gap},
+use crate::actors::{
+    admission::Permit,
+    room::{HeadsHeard, IngestTransaction, RoomError, RoomRequest, ShownAs},
+    upward::TransactionVerdict,
 };
 
 /// Hands a message to the Room actor of a room, which is started if need be.
@@ -125,55 +120,59 @@ pub struct ForgetRoom {
     pub room_id: OwnedRoomId,
 }
 
-/// Compares the heads of rooms with those of another server, of which fingerprints came
-/// (`proto::heads`). Only rooms that our user has joined are looked at, and none is started.
+/// Asks which rooms have to do with a server.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<ComparedHeads, RoomError>")]
-pub struct CompareHeads {
-    /// Who asks.
-    pub origin: OwnedServerName,
-    /// Rooms with the fingerprint of the origin's heads.
-    pub rooms: BTreeMap<OwnedRoomId, String>,
-    /// Place in the work budget.
-    pub permit: Permit,
+#[rtype(result = "SharedRooms")]
+pub struct ReadShared(pub OwnedServerName);
+
+/// The rooms that have to do with a server.
+#[derive(Debug, Default, MessageResponse)]
+pub struct SharedRooms {
+    /// Those that a user of ours has joined and one of the server.
+    pub shared: Vec<OwnedRoomId>,
+    /// Those with an invite of which the server knows whether it still stands.
+    pub invited: Vec<OwnedRoomId>,
 }
 
-/// Asks for events that another server lacks. Only rooms that our user and the origin's have joined
-/// are looked at, and none is started; those for which the answer has no place are left out, and
-/// those whose history is not for all members have no events in it.
+/// Asks which of some rooms are shared with a server.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<BTreeMap<OwnedRoomId, Vec<Box<RawValue>>>, RoomError>")]
-pub struct FindMissing {
-    /// Who asks.
-    pub origin: OwnedServerName,
-    /// Rooms with what it lacks.
-    pub rooms: BTreeMap<OwnedRoomId, Gap>,
-    /// Place in the work budget.
-    pub permit: Permit,
+#[rtype(result = "SiftedRooms")]
+pub struct SiftShared {
+    /// With whom.
+    pub server: OwnedServerName,
+    /// Which may be.
+    pub room_ids: Vec<OwnedRoomId>,
 }
 
-/// Asks for the ids of what another server lacks, as [`FindMissing`] for events.
-#[derive(Message, Debug)]
-#[rtype(result = "Result<IdsAnswer, RoomError>")]
-pub struct FindMissingIds {
-    /// Who asks.
-    pub origin: OwnedServerName,
-    /// Rooms with what it lacks.
-    pub rooms: BTreeMap<OwnedRoomId, Gap>,
-    /// Place in the work budget.
-    pub permit: Permit,
+/// Which of some rooms are shared with a server.
+#[derive(Debug, Default, MessageResponse)]
+pub struct SiftedRooms {
+    /// Those that a user of ours has joined and one of the server.
+    pub shared: HashSet<OwnedRoomId>,
+    /// Those that a user of ours has joined and none of the server.
+    pub unshared: Vec<OwnedRoomId>,
 }
 
-/// Asks for events by id, of rooms as [`FindMissing`].
-#[derive(Message, Debug)]
-#[rtype(result = "Result<EventsAnswer, RoomError>")]
-pub struct FindEvents {
-    /// Who asks.
-    pub origin: OwnedServerName,
-    /// Rooms with ids.
-    pub rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
-    /// Place in the work budget.
-    pub permit: Permit,
+/// Told by RoomState: with which servers a joined room is shared now, and with which none is any more.
+#[derive(Message, Debug, Clone, Default)]
+#[rtype(result = "()")]
+pub struct SharesTurned {
+    /// Those that shared none before.
+    pub gained: Vec<OwnedServerName>,
+    /// Those that share none any more.
+    pub lost: Vec<OwnedServerName>,
+    /// They are those of the rooms that were on disk.
+    pub at_start: bool,
+}
+
+/// Sets who meets the servers that rooms are shared with. Sent once, before the first signer.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct MeetWith {
+    /// Who shares rooms with us.
+    pub turned: Recipient<SharesTurned>,
+    /// What they announced.
+    pub heads_heard: Recipient<HeadsHeard>,
 }
 
 /// How a user of ours is shown: those that are known at the start, and each that changes. Of a change

@@ -3,18 +3,12 @@
 //! Invariant: at most one actor a room, so there is never a second writer. RoomState and the
 //! rooms share one Arbiter; no address of a room leaves this folder.
 
-mod absent;
 mod actor;
 mod create;
-mod distant;
-mod given;
-mod heads;
-mod heard;
 mod index;
 mod invites;
 mod keys;
 mod messages;
-mod missing;
 mod presence;
 mod sharing;
 

@@ -15,7 +15,7 @@ use ruma::OwnedServerName;
 use serde_json::value::RawValue;
 
 use super::{
-    actor::RoomStateActor,
+    actor::MeetingActor,
     messages::{FindEvents, FindMissingIds},
 };
 use crate::{
@@ -29,19 +29,19 @@ use crate::{
     proto::json,
 };
 
-impl Handler<FindMissingIds> for RoomStateActor {
+impl Handler<FindMissingIds> for MeetingActor {
     type Result = ResponseActFuture<Self, Result<IdsAnswer, RoomError>>;
 
     fn handle(&mut self, msg: FindMissingIds, _: &mut Context<Self>) -> Self::Result {
         let FindMissingIds { origin, mut rooms, permit } = msg;
-        rooms.retain(|room_id, _| self.rooms.is_shared(room_id, &origin));
         let is_first = self.walking.insert(origin.clone());
-        let walk = self.links.missing_walk.clone();
+        let (links, of) = (self.links.clone(), origin.clone());
         let named = async move {
             let _permit = permit;
             if !is_first {
                 return Err(RoomError::Full("requests for ids at once; ask again later"));
             }
+            links.keep_shared(&of, &mut rooms).await?;
             let mut left = limits::MISSING_IDS;
             let mut answer = IdsAnswer::default();
             for (room_id, gap) in rooms {
@@ -52,7 +52,7 @@ impl Handler<FindMissingIds> for RoomStateActor {
                 let mut next = MissingWalk::Begin { room_id: room_id.clone(), gap, most };
                 let found = loop {
                     let began = Instant::now();
-                    match ask(&walk, next).await? {
+                    match ask(&links.missing_walk, next).await? {
                         Ok(found) => break found,
                         Err(under_way) => next = under_way,
                     }
@@ -72,18 +72,18 @@ impl Handler<FindMissingIds> for RoomStateActor {
     }
 }
 
-impl Handler<FindEvents> for RoomStateActor {
+impl Handler<FindEvents> for MeetingActor {
     type Result = ResponseFuture<Result<EventsAnswer, RoomError>>;
 
     fn handle(&mut self, msg: FindEvents, _: &mut Context<Self>) -> Self::Result {
         let FindEvents { origin, mut rooms, permit } = msg;
-        rooms.retain(|room_id, _| self.rooms.is_shared(room_id, &origin));
-        let (read, find_keys) = (self.links.read_events.clone(), self.links.find_keys.clone());
+        let links = self.links.clone();
         let signer = self.signer.clone();
         Box::pin(async move {
             let _permit = permit;
             let signer = signer.ok_or(RoomError::NotFound)?;
-            let found = ask(&read, ReadEvents(rooms.into_iter().collect())).await?;
+            links.keep_shared(&origin, &mut rooms).await?;
+            let found = ask(&links.read_events, ReadEvents(rooms.into_iter().collect())).await?;
             let mut servers: HashSet<OwnedServerName> = found
                 .iter()
                 .flat_map(|(_, events)| events)
@@ -91,7 +91,8 @@ impl Handler<FindEvents> for RoomStateActor {
                 .collect();
             let is_ours = servers.remove(signer.server_name());
             let find = FindServerKeys(servers.into_iter().collect());
-            let known = find_keys.send(find).await.map_err(|error| RoomError::Ask(error.into()))?;
+            let known =
+                links.find_keys.send(find).await.map_err(|error| RoomError::Ask(error.into()))?;
             let mut server_keys = BTreeMap::new();
             for (server, keys) in known {
                 // Events are signed by several keys of a server; who asks chooses by the id of the key.

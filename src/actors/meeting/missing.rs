@@ -16,15 +16,12 @@ use ruma::{OwnedRoomId, OwnedServerName};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{
-    actor::RoomStateActor,
-    heads::Exchange,
-    messages::{Briefly, FindMissing, ToRoom},
-};
+use super::{actor::MeetingActor, exchange::Exchange, messages::FindMissing};
 use crate::{
     actors::{
         identity::FindServerKeys,
         room::{RoomError, TakeMissing, ask, federation, read},
+        room_state::{Briefly, ToRoom},
         store::{MissingEvent, ReadMissing, RoomGaps},
     },
     config::limits,
@@ -62,7 +59,7 @@ impl Exchange {
             let taken = given.filter(|(_, pdus)| !pdus.is_empty()).map(|(room_id, mut pdus)| {
                 pdus.truncate(limits::MISSING_EVENTS);
                 let message = TakeMissing { server_name: self.server.clone(), pdus };
-                let asked = self.rooms.send(Briefly(ToRoom { room_id, message }));
+                let asked = self.links.take_missing.send(Briefly(ToRoom { room_id, message }));
                 async move {
                     // What one room refuses is no matter of the others.
                     if let Ok(Ok(Err(error))) = asked.await {
@@ -83,21 +80,20 @@ impl Exchange {
     }
 }
 
-impl Handler<FindMissing> for RoomStateActor {
+impl Handler<FindMissing> for MeetingActor {
     type Result = ResponseFuture<Result<BTreeMap<OwnedRoomId, Vec<Box<RawValue>>>, RoomError>>;
 
     fn handle(&mut self, msg: FindMissing, _: &mut Context<Self>) -> Self::Result {
         let FindMissing { origin, mut rooms, permit } = msg;
-        rooms.retain(|room_id, _| self.rooms.is_shared(room_id, &origin));
-        let (read_missing, find_keys) =
-            (self.links.read_missing.clone(), self.links.find_keys.clone());
+        let links = self.links.clone();
         let signer = self.signer.clone();
         Box::pin(async move {
             let _permit = permit;
             let signer = signer.ok_or(RoomError::NotFound)?;
-            let found = ask(&read_missing, ReadMissing(rooms.into_iter().collect())).await?;
+            links.keep_shared(&origin, &mut rooms).await?;
+            let found = ask(&links.read_missing, ReadMissing(rooms.into_iter().collect())).await?;
             let senders = found.iter().flat_map(|(_, events)| events);
-            let keys = Keys::find(&find_keys, signer, senders).await?;
+            let keys = Keys::find(&links.find_keys, signer, senders).await?;
             let rooms = found.into_iter().map(|(room_id, events)| {
                 (room_id, events.iter().filter_map(|event| keys.attach(event)).collect())
             });

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
 
-use super::actor::RoomStateActor;
+use super::actor::MeetingActor;
 use crate::{
     actors::{room::HeadsHeard, store::RoomEvents},
     config::limits,
@@ -49,10 +49,10 @@ impl Heard {
     }
 }
 
-impl RoomStateActor {
+impl MeetingActor {
     /// Fetches what a server announced, then what it announced meanwhile.
     fn fetch_heard(&mut self, server: OwnedServerName, heads: RoomEvents, ctx: &mut Context<Self>) {
-        let exchange = self.exchange(server, ctx);
+        let exchange = self.exchange(server);
         let fetched = async move {
             let done = exchange.fetch(heads).await;
             (exchange.server, done)
@@ -68,7 +68,7 @@ impl RoomStateActor {
     }
 }
 
-impl Handler<HeadsHeard> for RoomStateActor {
+impl Handler<HeadsHeard> for MeetingActor {
     type Result = ();
 
     fn handle(&mut self, msg: HeadsHeard, ctx: &mut Self::Context) {

@@ -15,7 +15,7 @@ use rand::RngExt as _;
 use ruma::OwnedServerName;
 use tokio::sync::watch;
 
-use super::{absent::Absent, actor::RoomStateActor, heads::Footing};
+use super::{absent::Absent, actor::MeetingActor, meetings::Footing};
 use crate::actors::{
     outbox::ServerReached,
     room::{Carried, RoomError},
@@ -35,16 +35,15 @@ pub(super) const AFTER_CHANGE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Distant {
     pub(super) absent: Absent,
-    pub(super) carried: watch::Sender<Carried>,
-}
-
-impl Default for Distant {
-    fn default() -> Self {
-        Self { absent: Absent::default(), carried: watch::Sender::new(Carried::default()) }
-    }
+    carried: watch::Sender<Carried>,
 }
 
 impl Distant {
+    /// Makes it of where the rooms see who is reached.
+    pub(super) fn new(carried: watch::Sender<Carried>) -> Self {
+        Self { absent: Absent::default(), carried }
+    }
+
     /// Tells the rooms that a server is reached through others, or is not any more.
     fn tell(&self, server: &OwnedServerName, reached: bool) {
         self.carried.send_if_modified(|carried| {
@@ -69,7 +68,7 @@ fn is_unreached(error: &RoomError) -> bool {
     )
 }
 
-impl RoomStateActor {
+impl MeetingActor {
     /// Members of whom nothing is known yet are looked for after `pause`.
     pub(super) fn miss<'a>(
         &mut self,
@@ -130,7 +129,7 @@ impl RoomStateActor {
     pub(super) fn came_near(&mut self, server: &OwnedServerName) {
         self.distant.absent.remove(server);
         self.distant.tell(server, false);
-        if self.rooms.shares(server) {
+        if self.shared.contains(server) {
             self.distant.absent.hurry(Instant::now());
         }
     }

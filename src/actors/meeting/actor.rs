@@ -1,0 +1,176 @@
+//! The shell of Meeting: whom it talks to, and what it knows of all servers.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use actix::{Actor, Addr, AsyncContext as _, Context, Handler, Recipient, ResponseFuture};
+use ruma::{OwnedRoomId, OwnedServerName};
+use tokio::sync::watch;
+
+use super::{
+    distant::{AFTER_CHANGE, AFTER_START, Distant, LOOK_EVERY},
+    heard::Heard,
+    meetings::Meetings,
+};
+use crate::{
+    actors::{
+        catch_up::{CatchUpActor, CatchUpLinks, TakeIn},
+        cpu::Cpu,
+        identity::{FindServerKeys, UseSigner},
+        outbox::ServerReached,
+        room::{Carried, FollowHeads, RoomError, TakeDeparture, TakeMissing, ask},
+        room_state::{Briefly, ReadShared, SharesTurned, SiftShared, SiftedRooms, ToRoom},
+        store,
+        upward::SendFederation,
+    },
+    config::limits,
+    proto::signer::Signer,
+};
+
+/// Whom Meeting may talk to.
+#[derive(Clone)]
+pub struct MeetingLinks {
+    /// RoomState: which rooms are shared with a server.
+    pub read_shared: Recipient<ReadShared>,
+    /// RoomState: which of some are.
+    pub sift_shared: Recipient<SiftShared>,
+    /// RoomState: events for a room.
+    pub take_missing: Recipient<Briefly<TakeMissing>>,
+    /// RoomState: our users who were shown out of a room.
+    pub take_departure: Recipient<Briefly<TakeDeparture>>,
+    /// RoomState: what a room fetches by itself.
+    pub follow_heads: Recipient<Briefly<FollowHeads>>,
+    /// Store.
+    pub read_heads: Recipient<store::ReadHeads>,
+    /// Store.
+    pub read_departures: Recipient<store::ReadDepartures>,
+    /// Store.
+    pub find_lacking: Recipient<store::FindLacking>,
+    /// Store.
+    pub read_missing: Recipient<store::ReadMissing>,
+    /// Store.
+    pub missing_walk: Recipient<store::MissingWalk>,
+    /// Store.
+    pub read_events: Recipient<store::ReadEvents>,
+    /// Store.
+    pub sift_ids: Recipient<store::SiftIds>,
+    /// RelayRequest.
+    pub federation: Recipient<SendFederation>,
+    /// Outbox: who is reached through others.
+    pub reached: Recipient<ServerReached>,
+    /// Identity.
+    pub find_keys: Recipient<FindServerKeys>,
+    /// Event ids.
+    pub cpu: Cpu,
+}
+
+/// Owns what is known of the servers that we meet.
+pub struct MeetingActor {
+    pub(super) links: MeetingLinks,
+    pub(super) signer: Option<Arc<Signer>>,
+    /// Servers with which a joined room is shared.
+    pub(super) shared: HashSet<OwnedServerName>,
+    /// Servers that are met: those that are connected, and those that others carry to.
+    pub(super) online: Meetings,
+    /// Members' servers that are not connected.
+    pub(super) distant: Distant,
+    /// What members' servers announced.
+    pub(super) heard: Heard,
+    /// Servers for which it is being looked what they lack.
+    pub(super) walking: HashSet<OwnedServerName>,
+    /// Fetches what is missing here.
+    pub(super) catch_up: Option<Addr<CatchUpActor>>,
+}
+
+impl MeetingActor {
+    /// Makes the actor; `carried` tells the rooms who is reached through others alone.
+    pub fn new(links: MeetingLinks, carried: watch::Sender<Carried>) -> Self {
+        Self {
+            links,
+            signer: None,
+            shared: HashSet::new(),
+            online: Meetings::default(),
+            distant: Distant::new(carried),
+            heard: Heard::default(),
+            walking: HashSet::new(),
+            catch_up: None,
+        }
+    }
+}
+
+impl MeetingLinks {
+    /// Tells which of some rooms are shared with a server.
+    pub(super) async fn sift(
+        &self,
+        server: &OwnedServerName,
+        room_ids: Vec<OwnedRoomId>,
+    ) -> Result<SiftedRooms, RoomError> {
+        let sift = SiftShared { server: server.clone(), room_ids };
+        self.sift_shared.send(sift).await.map_err(|error| RoomError::Ask(error.into()))
+    }
+
+    /// Leaves those of some rooms that are shared with a server.
+    pub(super) async fn keep_shared<T>(
+        &self,
+        server: &OwnedServerName,
+        rooms: &mut BTreeMap<OwnedRoomId, T>,
+    ) -> Result<(), RoomError> {
+        let sifted = self.sift(server, rooms.keys().cloned().collect()).await?;
+        rooms.retain(|room_id, _| sifted.shared.contains(room_id));
+        Ok(())
+    }
+}
+
+impl Actor for MeetingActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(limits::MAILBOX);
+        ctx.run_interval(LOOK_EVERY, Self::look_for_absent);
+        let links = CatchUpLinks {
+            federation: self.links.federation.clone(),
+            find_lacking: self.links.find_lacking.clone(),
+            sift_ids: self.links.sift_ids.clone(),
+            take_in: ctx.address().recipient(),
+            cpu: self.links.cpu.clone(),
+        };
+        self.catch_up = Some(CatchUpActor::new(links).start());
+    }
+}
+
+impl Handler<UseSigner> for MeetingActor {
+    type Result = ();
+
+    fn handle(&mut self, UseSigner(signer): UseSigner, _: &mut Self::Context) {
+        self.signer = Some(signer);
+    }
+}
+
+impl Handler<SharesTurned> for MeetingActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: SharesTurned, ctx: &mut Self::Context) {
+        let SharesTurned { gained, lost, at_start } = msg;
+        for server in &lost {
+            self.shared.remove(server);
+        }
+        self.shared.extend(gained.iter().cloned());
+        for server in &gained {
+            self.plan_meeting(server, ctx);
+        }
+        self.miss(&gained, if at_start { AFTER_START } else { AFTER_CHANGE });
+    }
+}
+
+impl Handler<TakeIn> for MeetingActor {
+    type Result = ResponseFuture<Result<(), RoomError>>;
+
+    fn handle(&mut self, msg: TakeIn, _: &mut Self::Context) -> Self::Result {
+        let TakeIn { room_id, server_name, pdus } = msg;
+        let message = TakeMissing { server_name, pdus };
+        let take = self.links.take_missing.clone();
+        Box::pin(async move { ask(&take, Briefly(ToRoom { room_id, message })).await? })
+    }
+}
