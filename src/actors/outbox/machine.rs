@@ -2,7 +2,8 @@
 //! Pure; what is sent stands on disk, here is what has to be known of it.
 //!
 //! Invariants: of one server one request is under way, and nothing is sent before what was owed to it
-//! earlier came to an end; nothing is sent that is not on disk; number and bytes are bounded.
+//! earlier in the same lane came to an end; nothing is sent that is not on disk; number and bytes are
+//! bounded. What a server has no place for now holds back its lane, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,8 +16,12 @@ use crate::config::limits;
 const AGAIN_MS: u64 = 60_000;
 /// Longest pause between two tries.
 const AGAIN_MAX_MS: u64 = 60 * 60_000;
-/// The first pause after a server asked for one.
+/// A lane of which a server has no place for something is tried again after this long; doubled each time.
 const BUSY_MS: u64 = 5_000;
+/// The next lane is tried this long after a server had no place; doubled each time, up to
+/// [`STEP_MAX_MS`].
+const STEP_MS: u64 = 1_000;
+const STEP_MAX_MS: u64 = 60_000;
 /// The pause after a try that failed although the server was met meanwhile.
 const MET_MS: u64 = 1_000;
 /// How long it may take until an event is part of its room, before it is looked whether it is.
@@ -43,6 +48,38 @@ impl From<&Form> for Shape {
     }
 }
 
+/// What has to arrive in the order in which it was owed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    /// What happened in a room.
+    Room(OwnedRoomId),
+    /// Messages to devices.
+    ToDevice,
+    /// Device lists.
+    DeviceLists,
+}
+
+impl From<&Matter> for Lane {
+    fn from(matter: &Matter) -> Self {
+        match matter {
+            Matter::Invite { room_id, .. } | Matter::Membership { room_id, .. } => {
+                Self::Room(room_id.clone())
+            }
+            Matter::ToDevice { .. } => Self::ToDevice,
+            Matter::DeviceList { .. } => Self::DeviceLists,
+        }
+    }
+}
+
+/// A lane of which a server had no place for something.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// It is tried again then, by the uptime.
+    until: u64,
+    /// How often in a row there was no place.
+    times: u32,
+}
+
 /// What is to be known of an item that is owed.
 #[derive(Debug, Clone)]
 pub(super) struct New {
@@ -57,6 +94,7 @@ pub(super) struct New {
 struct Item {
     number: u64,
     matter: Matter,
+    lane: Lane,
     shape: Shape,
     len: usize,
     made_ts: u64,
@@ -72,6 +110,7 @@ impl Item {
         Self {
             number,
             matter: new.matter.clone(),
+            lane: Lane::from(&new.matter),
             shape: new.shape,
             len: new.len,
             made_ts: new.made_ts,
@@ -92,10 +131,14 @@ impl Item {
 struct Queue {
     items: VecDeque<Item>,
     len: usize,
-    /// How many of the first items are under way.
-    flight: usize,
-    /// How many of the first items go one by one, since one of them was refused.
-    singly: usize,
+    /// What is under way.
+    flight: Vec<u64>,
+    /// What goes one by one, since one of them was refused.
+    singly: BTreeSet<u64>,
+    /// Lanes that wait, since the server has no place for what comes first in them.
+    held: BTreeMap<Lane, Held>,
+    /// How often in a row the server had no place for something.
+    busy: u32,
     failures: u32,
     /// When it is tried again, by the uptime.
     due: u64,
@@ -199,33 +242,78 @@ fn is_superseded(matter: &Matter) -> bool {
 }
 
 impl Queue {
-    /// Returns the numbers of what is sent next: a request, or as much as fits into a transaction.
-    fn batch(&self) -> Vec<u64> {
-        let Some(first) = self.items.front() else { return Vec::new() };
+    /// Returns the first item of each lane that can be sent at some time.
+    fn fronts(&self) -> impl Iterator<Item = (usize, &Item)> {
+        let mut seen = BTreeSet::new();
+        let items = self.items.iter().enumerate();
+        items.filter(move |(_, item)| seen.insert(&item.lane) && item.is_ready())
+    }
+
+    fn held(&self, lane: &Lane) -> Held {
+        self.held.get(lane).copied().unwrap_or(Held { until: 0, times: 0 })
+    }
+
+    /// Returns when something is to be sent next.
+    fn next(&self) -> Option<u64> {
+        if !self.flight.is_empty() {
+            return None;
+        }
+        let fronts = self.fronts().map(|(_, item)| self.held(&item.lane).until.max(self.due));
+        if self.held.is_empty() { self.fronts().next().map(|_| self.due) } else { fronts.min() }
+    }
+
+    /// Returns the numbers of what is sent now: a request, or as much as fits into a transaction. What
+    /// there was no place for comes after what was not tried yet.
+    fn batch(&self, now: u64) -> Vec<u64> {
+        let is_open = |item: &Item| self.held(&item.lane).until <= now;
+        let fronts = self.fronts().filter(|(_, item)| is_open(item));
+        let Some((start, first)) =
+            fronts.min_by_key(|(at, item)| (self.held(&item.lane).times, *at))
+        else {
+            return Vec::new();
+        };
         let most = match first.shape {
-            _ if self.singly > 0 => 1,
+            _ if self.singly.contains(&first.number) => 1,
             Shape::Put => 1,
             Shape::Pdu => limits::TRANSACTION_PDUS,
             Shape::Edu => limits::TRANSACTION_EDUS,
         };
-        let mut len = 0_usize;
-        let fits = |item: &&Item| {
-            len = len.saturating_add(item.len);
-            item.shape == first.shape && item.is_ready() && len <= limits::OWED_LEN
+        // Nothing overtakes what is before it in its lane.
+        let passed: BTreeSet<&Lane> =
+            self.items.iter().take(start).map(|item| &item.lane).collect();
+        let (mut batch, mut len) = (vec![first.number], first.len);
+        let times = self.held(&first.lane).times;
+        let goes_on = |item: &&Item| {
+            !passed.contains(&item.lane) && is_open(item) && self.held(&item.lane).times == times
         };
-        let batch: Vec<u64> =
-            self.items.iter().take(most).take_while(fits).map(|item| item.number).collect();
-        if batch.is_empty() { vec![first.number] } else { batch }
+        for item in self.items.iter().skip(start + 1).filter(goes_on) {
+            len = len.saturating_add(item.len);
+            let fits = item.shape == first.shape
+                && item.is_ready()
+                && len <= limits::OWED_LEN
+                && !self.singly.contains(&item.number);
+            if batch.len() >= most || !fits {
+                break;
+            }
+            batch.push(item.number);
+        }
+        batch
     }
 
     fn remove(&mut self, number: u64) -> Option<Item> {
         let at = self.items.iter().position(|item| item.number == number)?;
-        if at < self.singly {
-            self.singly -= 1;
-        }
         let item = self.items.remove(at)?;
+        self.singly.remove(&number);
+        self.flight.retain(|other| *other != number);
         self.len = self.len.saturating_sub(item.len);
+        if !self.items.iter().any(|other| other.lane == item.lane) {
+            self.held.remove(&item.lane);
+        }
         Some(item)
+    }
+
+    fn is_flying(&self, number: u64) -> bool {
+        self.flight.contains(&number)
     }
 }
 
@@ -277,16 +365,15 @@ impl Machine {
         now: u64,
     ) -> Result<Taken, Full> {
         let queue = self.queues.get(server);
-        let flight = queue.map_or(0, |queue| queue.flight);
-        let items = queue.into_iter().flat_map(|queue| queue.items.iter().enumerate());
-        let alike: Vec<(usize, u64, usize)> = items
-            .filter(|(_, item)| same(&item.matter, &new.matter))
-            .map(|(at, item)| (at, item.number, item.len))
+        let items = queue.into_iter().flat_map(|queue| &queue.items);
+        let alike: Vec<(u64, usize)> = items
+            .filter(|item| same(&item.matter, &new.matter))
+            .map(|item| (item.number, item.len))
             .collect();
         let mut replaced = Vec::new();
         if is_superseded(&new.matter) {
-            let old = alike.into_iter().filter(|(at, ..)| *at >= flight);
-            replaced = old.map(|(_, number, len)| (number, len)).collect();
+            let is_flying = |number| queue.is_some_and(|queue| queue.is_flying(number));
+            replaced = alike.into_iter().filter(|(number, _)| !is_flying(*number)).collect();
         } else if !alike.is_empty() {
             return Ok(Taken { number: None, changes: Vec::new() });
         }
@@ -319,7 +406,9 @@ impl Machine {
         let mut all = self.items - replaced.len();
         let mut all_len = self.len.saturating_sub(freed);
         let is_to_device = |matter: &Matter| matches!(matter, Matter::ToDevice { .. });
-        let mut old = queue.into_iter().flat_map(|queue| queue.items.iter().skip(queue.flight));
+        let mut old = queue
+            .into_iter()
+            .flat_map(|queue| queue.items.iter().filter(move |item| !queue.is_flying(item.number)));
         let mut gives_way = Vec::new();
         loop {
             let full = if number >= limits::OWED_SERVER
@@ -403,8 +492,7 @@ impl Machine {
     /// Puts a server where it belongs in the agenda.
     fn plan(&mut self, server: &OwnedServerName) {
         let Some(queue) = self.queues.get_mut(server) else { return };
-        let is_ready = queue.flight == 0 && queue.items.front().is_some_and(Item::is_ready);
-        let due = is_ready.then_some(queue.due);
+        let due = queue.next();
         if due != queue.planned {
             if let Some(old) = std::mem::replace(&mut queue.planned, due) {
                 self.agenda.remove(&(old, server.clone()));
@@ -413,7 +501,7 @@ impl Machine {
                 self.agenda.insert((due, server.clone()));
             }
         }
-        if queue.items.is_empty() && queue.flight == 0 && queue.failures == 0 {
+        if queue.items.is_empty() && queue.flight.is_empty() && queue.failures == 0 {
             self.queues.remove(server);
         }
     }
@@ -428,10 +516,10 @@ impl Machine {
             return None;
         }
         let queue = self.queues.get_mut(&server)?;
-        let numbers = queue.batch();
-        queue.flight = numbers.len();
+        let numbers = queue.batch(now);
+        queue.flight = numbers.clone();
         queue.is_met = false;
-        for item in queue.items.iter_mut().take(numbers.len()) {
+        for item in queue.items.iter_mut().filter(|item| numbers.contains(&item.number)) {
             item.tries = item.tries.saturating_add(1);
         }
         self.in_flight = self.in_flight.saturating_add(1);
@@ -449,43 +537,54 @@ impl Machine {
         now_ts: u64,
         chance: f64,
     ) -> Vec<Change> {
-        let Some(queue) = self.queues.get_mut(server).filter(|queue| queue.flight > 0) else {
+        let Some(queue) = self.queues.get_mut(server).filter(|queue| !queue.flight.is_empty())
+        else {
             return Vec::new();
         };
         self.in_flight = self.in_flight.saturating_sub(1);
         let sent = std::mem::take(&mut queue.flight);
-        let sent: Vec<u64> = queue.items.iter().take(sent).map(|item| item.number).collect();
         let is_met = std::mem::take(&mut queue.is_met);
+        if outcome == Outcome::Unreached {
+            queue.due = now.saturating_add(match is_met {
+                true => MET_MS,
+                false => pause(AGAIN_MS, AGAIN_MAX_MS, queue.failures, chance),
+            });
+            queue.failures = if is_met { 0 } else { queue.failures.saturating_add(1) };
+            self.plan(server);
+            return Vec::new();
+        }
+        queue.failures = 0;
+        queue.due = now;
+        let lanes = queue.items.iter().filter(|item| sent.contains(&item.number));
+        let lanes: BTreeSet<Lane> = lanes.map(|item| item.lane.clone()).collect();
         let end = match outcome {
-            Outcome::Delivered => Some(End::Delivered),
-            // Which of them it does not want is found out by sending them one by one.
-            Outcome::Refused { .. } if sent.len() > 1 => {
-                queue.singly = sent.len();
-                None
+            Outcome::Delivered => End::Delivered,
+            Outcome::Refused { status, errcode } if sent.len() == 1 => {
+                End::Refused { status, errcode }
             }
-            Outcome::Refused { status, errcode } => Some(End::Refused { status, errcode }),
-            Outcome::Unreached if is_met => {
-                queue.due = now.saturating_add(MET_MS);
-                queue.failures = 0;
+            // Which of them it does not want is found out by sending them one by one.
+            Outcome::Refused { .. } => {
+                queue.singly = sent.into_iter().collect();
                 self.plan(server);
                 return Vec::new();
             }
             Outcome::Busy | Outcome::Unreached => {
-                let first = if outcome == Outcome::Busy { BUSY_MS } else { AGAIN_MS };
-                let pause = pause(first, queue.failures, chance);
-                queue.failures = queue.failures.saturating_add(1);
-                queue.due = now.saturating_add(pause);
+                for lane in lanes {
+                    let Held { times, .. } = queue.held(&lane);
+                    let until = now.saturating_add(pause(BUSY_MS, AGAIN_MAX_MS, times, chance));
+                    queue.held.insert(lane, Held { until, times: times.saturating_add(1) });
+                }
+                queue.due = now.saturating_add(pause(STEP_MS, STEP_MAX_MS, queue.busy, chance));
+                queue.busy = queue.busy.saturating_add(1);
                 self.plan(server);
                 return Vec::new();
             }
         };
-        queue.failures = 0;
-        queue.due = now;
+        queue.busy = 0;
+        queue.held.retain(|lane, _| !lanes.contains(lane));
         let mut changes = Vec::new();
-        if let Some(end) = end {
-            for number in sent {
-                changes.extend(self.end(server, number, end.clone(), now_ts));
-            }
+        for number in sent {
+            changes.extend(self.end(server, number, end.clone(), now_ts));
         }
         self.plan(server);
         changes
@@ -497,6 +596,7 @@ impl Machine {
         queue.is_met = true;
         queue.failures = 0;
         queue.due = now;
+        queue.held.values_mut().for_each(|held| held.until = now);
         self.plan(server);
     }
 
@@ -506,7 +606,7 @@ impl Machine {
             .queues
             .iter()
             .flat_map(|(server, queue)| {
-                let waiting = queue.items.iter().skip(queue.flight);
+                let waiting = queue.items.iter().filter(|item| !queue.is_flying(item.number));
                 let old = waiting.filter(|item| item.expires_ts <= now_ts && item.is_on_disk);
                 old.map(|item| (server.clone(), item.number))
             })
@@ -584,9 +684,9 @@ impl Machine {
             server_name: server.clone(),
             items: queue.items.len(),
             bytes: queue.len,
-            in_flight: queue.flight > 0,
+            in_flight: !queue.flight.is_empty(),
             failures: queue.failures,
-            next_try_ms: queue.due.saturating_sub(now),
+            next_try_ms: queue.next().unwrap_or(queue.due).saturating_sub(now),
             waiting: queue.items.iter().take(SHOWN_ITEMS).map(Item::shown).collect(),
         });
         let ended = self.ended.iter().map(|(_, ended)| ended.clone()).collect();
@@ -608,10 +708,12 @@ impl Item {
 
 /// Returns how long to wait after so many failures before: doubled each time, a quarter of it at most
 /// less by chance.
-fn pause(first: u64, failures: u32, chance: f64) -> u64 {
-    let pause = first.saturating_mul(1 << failures.min(16)).min(AGAIN_MAX_MS);
+fn pause(first: u64, most: u64, failures: u32, chance: f64) -> u64 {
+    let pause = first.saturating_mul(1 << failures.min(16)).min(most);
     pause - (pause as f64 / 4.0 * chance.clamp(0.0, 1.0)) as u64
 }
 
+#[cfg(test)]
+mod crashes;
 #[cfg(test)]
 mod tests;

@@ -63,12 +63,16 @@ fn check(machine: &Machine) {
     assert_eq!((machine.items, machine.len), (items, len));
     assert!(items <= limits::OWED_ALL && len <= limits::OWED_ALL_LEN);
     assert!(machine.ended.len() <= limits::OWED_ENDED);
-    let flying = machine.queues.values().filter(|queue| queue.flight > 0).count();
+    let flying = machine.queues.values().filter(|queue| !queue.flight.is_empty()).count();
     assert_eq!(machine.in_flight, flying);
     assert!(flying <= limits::OWED_AT_ONCE);
     for (server, queue) in &machine.queues {
         assert!(queue.items.len() <= limits::OWED_SERVER);
-        assert!(queue.len <= limits::OWED_SERVER_LEN && queue.flight <= queue.items.len());
+        assert!(queue.len <= limits::OWED_SERVER_LEN);
+        let is_here = |number: &u64| queue.items.iter().any(|item| item.number == *number);
+        assert!(queue.flight.iter().all(is_here) && queue.singly.iter().all(is_here));
+        let lanes: BTreeSet<&Lane> = queue.items.iter().map(|item| &item.lane).collect();
+        assert!(queue.held.keys().all(|lane| lanes.contains(lane)));
         assert!(queue.items.iter().is_sorted_by_key(|item| item.number));
         let planned = queue.planned.map(|due| (due, server.clone()));
         assert!(planned.is_none_or(|planned| machine.agenda.contains(&planned)));
@@ -145,8 +149,8 @@ fn who_is_off_is_tried_less_and_less_and_at_once_when_met() {
     assert_eq!(sent(&mut machine, NOW + AGAIN_MS - 1), None, "and only once");
     // Chance makes it earlier, never later.
     sent(&mut machine, NOW + AGAIN_MS);
-    machine.answered(&bob(), Outcome::Busy, NOW, TS, 1.0);
-    assert_eq!(sent(&mut machine, NOW + BUSY_MS * 2 * 3 / 4), Some(vec![1]));
+    machine.answered(&bob(), Outcome::Unreached, NOW, TS, 1.0);
+    assert_eq!(sent(&mut machine, NOW + AGAIN_MS * 2 * 3 / 4), Some(vec![1]));
 }
 
 #[test]
@@ -253,6 +257,117 @@ fn a_month_later_nothing_is_owed_any_more() {
     assert_eq!(machine.status(NOW).ended.len(), limits::OWED_ENDED);
 }
 
+#[test]
+fn what_there_is_no_place_for_holds_back_its_lane_and_nothing_else() {
+    let mut machine = Machine::default();
+    let room = |room: &str, id: usize| {
+        let Matter::Invite { user_id, event_id, .. } = invite(id).matter else { unreachable!() };
+        let matter = Matter::Invite { room_id: room.try_into().unwrap(), user_id, event_id };
+        New { matter, ..invite(id) }
+    };
+    for new in [room("!a:x", 1), room("!a:x", 2), to_device(3), room("!b:x", 4), to_device(5)] {
+        owe(&mut machine, new);
+    }
+    assert_eq!(sent(&mut machine, NOW), Some(vec![1]));
+    answer(&mut machine, Outcome::Busy, NOW);
+    check(&machine);
+    assert_eq!(sent(&mut machine, NOW + STEP_MS - 1), None, "the server has a moment");
+    assert_eq!(sent(&mut machine, NOW + STEP_MS), Some(vec![3]), "the others go on");
+    answer(&mut machine, Outcome::Delivered, NOW + STEP_MS);
+    assert_eq!(sent(&mut machine, NOW + STEP_MS), Some(vec![4]));
+    answer(&mut machine, Outcome::Delivered, NOW + STEP_MS);
+    assert_eq!(sent(&mut machine, NOW + STEP_MS), Some(vec![5]));
+    answer(&mut machine, Outcome::Delivered, NOW + STEP_MS);
+    assert_eq!(sent(&mut machine, NOW + BUSY_MS - 1), None, "the second waits behind the first");
+    // What was not tried yet goes before what there was no place for.
+    owe(&mut machine, to_device(6));
+    assert_eq!(sent(&mut machine, NOW + BUSY_MS), Some(vec![6]));
+    answer(&mut machine, Outcome::Delivered, NOW + BUSY_MS);
+    assert_eq!(sent(&mut machine, NOW + BUSY_MS), Some(vec![1]));
+    answer(&mut machine, Outcome::Busy, NOW);
+    machine.met(&bob(), NOW);
+    for number in [1, 2] {
+        assert_eq!(sent(&mut machine, NOW), Some(vec![number]), "at once when met");
+        answer(&mut machine, Outcome::Delivered, NOW);
+    }
+    check(&machine);
+    assert!(machine.queues.is_empty());
+}
+
+/// Lets time pass until `end`, in milliseconds since now, with a server that answers so. Returns how often
+/// it was asked.
+fn days_with(machine: &mut Machine, end: u64, outcome: &Outcome) -> usize {
+    let (mut now, mut asked) = (NOW, 0);
+    while now < NOW + end {
+        while machine.next(now).is_some() {
+            asked += 1;
+            machine.answered(&bob(), outcome.clone(), now, TS + now - NOW, 0.0);
+        }
+        if (now - NOW).is_multiple_of(60_000) {
+            machine.expire(TS + now - NOW);
+        }
+        now += 1_000;
+    }
+    check(machine);
+    asked
+}
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+#[test]
+fn a_thousand_messages_to_who_is_off_for_29_days_keep_their_order_and_their_bound() {
+    let mut machine = Machine::default();
+    let mut gone = Vec::new();
+    for id in 0..1_000 {
+        let taken = machine.owe(&bob(), to_device(id), NOW).unwrap();
+        machine.stored(&bob(), taken.number.unwrap());
+        gone.extend(taken.changes.into_iter().filter_map(|change| change.ended));
+        check(&machine);
+    }
+    assert_eq!(gone.len(), 1_000 - limits::OWED_SERVER);
+    assert!(gone.iter().all(|ended| ended.end == End::GaveWay));
+    let asked = days_with(&mut machine, 29 * DAY_MS, &Outcome::Unreached);
+    assert!(asked <= 29 * 24 + 7, "one search an hour: {asked}");
+    assert_eq!(machine.count().items, limits::OWED_SERVER, "all of it is owed yet");
+    let now = NOW + 29 * DAY_MS;
+    machine.met(&bob(), now);
+    let (mut got, mut requests) = (Vec::new(), 0);
+    while let Some(numbers) = sent(&mut machine, now) {
+        requests += 1;
+        got.extend(numbers);
+        answer(&mut machine, Outcome::Delivered, now);
+    }
+    let expected: Vec<u64> = (1_000 - limits::OWED_SERVER as u64 + 1..=1_000).collect();
+    assert_eq!(got, expected, "in order, each once");
+    assert_eq!(requests, limits::OWED_SERVER.div_ceil(limits::TRANSACTION_EDUS));
+    assert!(machine.queues.is_empty() && machine.agenda.is_empty());
+}
+
+#[test]
+fn who_never_comes_and_who_never_has_a_place_cost_no_more_than_their_bound() {
+    for (outcome, most) in [(Outcome::Unreached, 24), (Outcome::Busy, 60 * 24)] {
+        let mut machine = Machine::default();
+        for id in 0..limits::OWED_SERVER {
+            let new = match id % 2 {
+                0 => to_device(id),
+                _ => {
+                    let mut new = invite(id);
+                    if let Matter::Invite { room_id, .. } = &mut new.matter {
+                        *room_id = format!("!{}:x", id % 64).try_into().unwrap();
+                    }
+                    new
+                }
+            };
+            owe(&mut machine, new);
+        }
+        let asked = days_with(&mut machine, 31 * DAY_MS, &outcome);
+        assert!(asked <= 30 * most + 100, "{outcome:?}: {asked}");
+        assert!(machine.queues.is_empty() && machine.agenda.is_empty(), "nothing is left of it");
+        assert_eq!(machine.count(), OwedCount::default());
+        assert_eq!(machine.status(NOW).ended.len(), limits::OWED_ENDED);
+    }
+}
+
 /// What a peer and the disk do, in any order; a restart at any point.
 #[derive(Debug, Clone)]
 enum Step {
@@ -291,6 +406,7 @@ proptest! {
         let mut flying: Vec<Send> = Vec::new();
         let (mut now, mut count) = (NOW, 0);
         let mut past: BTreeMap<u64, Ended> = BTreeMap::new();
+        let mut puts = BTreeSet::new();
         let quiet = std::iter::repeat_n([Step::Send, Step::Answer(0), Step::Wait(0)], 400);
         for step in steps.into_iter().chain(quiet.flatten()) {
             match step {
@@ -301,6 +417,9 @@ proptest! {
                         _ => (to_device(count), Form::Edu(ruma::CanonicalJsonValue::Null)),
                     };
                     let number = machine.owe(&server(to), new.clone(), now).unwrap().number.unwrap();
+                    if new.shape == Shape::Put {
+                        puts.insert(number);
+                    }
                     let kept = Kept {
                         request_id: String::new(),
                         matter: new.matter,
@@ -371,7 +490,10 @@ proptest! {
         prop_assert!(disk.is_empty(), "all came to an end");
         for (server, numbers) in owed {
             let has = got.remove(&server).unwrap_or_default();
-            prop_assert!(has.is_sorted(), "in order: {has:?}");
+            for lane in [true, false] {
+                let of_lane = has.iter().filter(|number| puts.contains(*number) == lane);
+                prop_assert!(of_lane.is_sorted(), "in order: {has:?}");
+            }
             prop_assert!(numbers.iter().all(|number| has.contains(number)), "{numbers:?} {has:?}");
         }
     }
