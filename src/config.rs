@@ -187,6 +187,12 @@ pub mod limits {
     pub const OWED_LEN: usize = 768 * 1024;
     /// Items that came to an end and are still shown.
     pub const OWED_ENDED: usize = 128;
+    /// Events of a room that are owed together, since nobody else is known to have them.
+    pub const OWED_EVENTS: usize = 50;
+    /// Bytes of these, of which the last may go beyond.
+    pub const OWED_EVENTS_LEN: usize = 64 * 1024;
+    /// Servers of a room up to which they are owed to each.
+    pub const OWED_MEMBERS: usize = 32;
     /// Servers that are sent at once what they are owed: each that is off costs a search.
     pub const OWED_AT_ONCE: usize = 8;
     /// How long a part of the node may leave unanswered whether it gets on, before the node ends.

@@ -149,6 +149,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         scan_rows: store.clone().recipient(),
         load_events: store.clone().recipient(),
         signer: identity.clone().recipient(),
+        find_keys: identity.clone().recipient(),
         federation: network.relay_request.clone().recipient(),
     })
     .await?;
@@ -189,11 +190,14 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     });
     let links = MeetingLinks {
         read_shared: rooms.clone().recipient(),
+        read_servers: rooms.clone().recipient(),
         sift_shared: rooms.clone().recipient(),
         take_missing: rooms.clone().recipient(),
         take_departure: rooms.clone().recipient(),
         follow_heads: rooms.clone().recipient(),
         read_heads: store.clone().recipient(),
+        find_unspread: store.clone().recipient(),
+        write_rows: store.clone().recipient(),
         read_departures: store.clone().recipient(),
         find_lacking: store.clone().recipient(),
         read_missing: store.clone().recipient(),
@@ -202,6 +206,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         sift_ids: store.clone().recipient(),
         federation: network.relay_request.clone().recipient(),
         reached: outbox.clone().recipient(),
+        owe: outbox.clone().recipient(),
+        settle: outbox.clone().recipient(),
         find_keys: identity.clone().recipient(),
         cpu,
     };
@@ -211,6 +217,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     rooms.do_send(MeetWith {
         turned: meeting.clone().recipient(),
         heads_heard: meeting.clone().recipient(),
+        said: meeting.clone().recipient(),
     });
 
     outbox.do_send(TellRefused(rooms.clone().recipient()));

@@ -238,3 +238,52 @@ async fn an_invite_that_is_refused_later_is_taken_back() {
     assert!(words.contains(&format!("invite of {nobody}")), "{words}");
     assert!(words.contains("refused (404"), "{words}");
 }
+
+/// Waits until a node owes so many items of a kind.
+async fn owes_of(home: &Home, kind: &str, items: usize) -> Value {
+    eventually(format_args!("{items} items of {kind} owed"), async || {
+        let outbox = home.node.outbox().await;
+        let waiting = outbox["servers"].as_array().into_iter().flatten();
+        let waiting = waiting.flat_map(|server| server["waiting"].as_array().into_iter().flatten());
+        let of_kind = waiting.filter(|item| item["kind"] == kind).count();
+        (of_kind == items).then_some(outbox)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_nobody_else_has_is_owed_over_crashes_until_somebody_has_it() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    ann.me.sees_member(&room, &bob.me.user_id, "join").await;
+    bob.node.kill();
+    for n in 0..3 {
+        ann.me.send(&room, &format!("said {n}")).await;
+    }
+    // It is known again after a crash, whether it was owed already or not.
+    ann.node.kill();
+    ann.node.start_again().await;
+    let outbox = owes_of(&ann, "events", 1).await;
+    let item = &outbox["servers"][0]["waiting"][0];
+    assert!(item["count"].as_u64().is_some_and(|count| count >= 3), "{outbox}");
+    assert_eq!(item["room_id"], room.as_str(), "{outbox}");
+    let words = ann.node.run(&["outbox"]).await;
+    let words = String::from_utf8(words.stdout).unwrap();
+    assert!(words.contains(&format!("events in {room} that nobody else has")), "{words}");
+    ann.node.kill();
+    ann.node.start_again().await;
+    owes_of(&ann, "events", 1).await;
+    bob.node.start_again().await;
+    bob.me.reads(&room, "said 2").await;
+    owes_of(&ann, "events", 0).await;
+    // He has it, which is remembered though nobody said anything since.
+    bob.node.kill();
+    ann.node.kill();
+    ann.node.start_again().await;
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    owes_of(&ann, "events", 0).await;
+    let texts = ann.me.texts(&room).await;
+    assert_eq!(texts.iter().filter(|text| text.starts_with("said ")).count(), 3, "{texts:?}");
+}

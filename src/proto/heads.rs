@@ -64,6 +64,10 @@ pub struct ComparedHeads {
     /// Our heads, at most [`crate::config::limits::HEADS`] a room, of the rooms that both users have
     /// joined and in which the heads differ.
     pub rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
+    /// How many of the rooms that both users have joined have the same heads; none of the first release
+    /// says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same: Option<usize>,
     /// Rooms in which no user of the other server is any more: an event by which one of them is out,
     /// which they may have missed.
     #[serde(default)]

@@ -13,15 +13,19 @@ use super::{
     distant::{AFTER_CHANGE, AFTER_START, Distant, LOOK_EVERY},
     heard::Heard,
     meetings::Meetings,
+    unspread::Unspread,
 };
 use crate::{
     actors::{
         catch_up::{CatchUpActor, CatchUpLinks, TakeIn},
+        clock::uptime_ms,
         cpu::Cpu,
         identity::{FindServerKeys, UseSigner},
-        outbox::ServerReached,
+        outbox::{EventsSpread, Owe, ServerReached},
         room::{Carried, FollowHeads, RoomError, TakeDeparture, TakeMissing, ask},
-        room_state::{Briefly, ReadShared, SharesTurned, SiftShared, SiftedRooms, ToRoom},
+        room_state::{
+            Briefly, ReadServers, ReadShared, SharesTurned, SiftShared, SiftedRooms, ToRoom,
+        },
         store,
         upward::SendFederation,
     },
@@ -34,6 +38,8 @@ use crate::{
 pub struct MeetingLinks {
     /// RoomState: which rooms are shared with a server.
     pub read_shared: Recipient<ReadShared>,
+    /// RoomState: which servers are in a room.
+    pub read_servers: Recipient<ReadServers>,
     /// RoomState: which of some are.
     pub sift_shared: Recipient<SiftShared>,
     /// RoomState: events for a room.
@@ -44,6 +50,10 @@ pub struct MeetingLinks {
     pub follow_heads: Recipient<Briefly<FollowHeads>>,
     /// Store.
     pub read_heads: Recipient<store::ReadHeads>,
+    /// Store: what nobody else is known to have.
+    pub find_unspread: Recipient<store::FindUnspread>,
+    /// Store: what others have.
+    pub write_rows: Recipient<store::WriteRows>,
     /// Store.
     pub read_departures: Recipient<store::ReadDepartures>,
     /// Store.
@@ -60,6 +70,10 @@ pub struct MeetingLinks {
     pub federation: Recipient<SendFederation>,
     /// Outbox: who is reached through others.
     pub reached: Recipient<ServerReached>,
+    /// Outbox: what nobody else has.
+    pub owe: Recipient<Owe>,
+    /// Outbox: what somebody has.
+    pub settle: Recipient<EventsSpread>,
     /// Identity.
     pub find_keys: Recipient<FindServerKeys>,
     /// Event ids.
@@ -78,6 +92,8 @@ pub struct MeetingActor {
     pub(super) distant: Distant,
     /// What members' servers announced.
     pub(super) heard: Heard,
+    /// Rooms with something of ours that nobody else is known to have.
+    pub(super) unspread: Unspread,
     /// Servers for which it is being looked what they lack.
     pub(super) walking: HashSet<OwnedServerName>,
     /// Fetches what is missing here.
@@ -94,6 +110,7 @@ impl MeetingActor {
             online: Meetings::default(),
             distant: Distant::new(carried),
             heard: Heard::default(),
+            unspread: Unspread::default(),
             walking: HashSet::new(),
             catch_up: None,
         }
@@ -128,7 +145,10 @@ impl Actor for MeetingActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
-        ctx.run_interval(LOOK_EVERY, Self::look_for_absent);
+        ctx.run_interval(LOOK_EVERY, |act, ctx| {
+            act.look_for_absent(ctx);
+            act.look_for_unspread(ctx);
+        });
         let links = CatchUpLinks {
             federation: self.links.federation.clone(),
             find_lacking: self.links.find_lacking.clone(),
@@ -160,7 +180,11 @@ impl Handler<SharesTurned> for MeetingActor {
         for server in &gained {
             self.plan_meeting(server, ctx);
         }
-        self.miss(&gained, if at_start { AFTER_START } else { AFTER_CHANGE });
+        self.miss(&gained, if at_start.is_empty() { AFTER_CHANGE } else { AFTER_START });
+        // What was said before the start may be nowhere else.
+        for room_id in at_start {
+            self.unspread.said(room_id, uptime_ms());
+        }
     }
 }
 

@@ -10,10 +10,14 @@ use futures::StreamExt as _;
 use ruma::{OwnedRoomId, OwnedServerName};
 use serde_json::{json, value::RawValue};
 
-use super::actor::MeetingLinks;
+use super::{
+    actor::{MeetingActor, MeetingLinks},
+    spreading::Compared,
+};
 use crate::{
     actors::{
         catch_up::{CatchUp, CatchUpActor, CaughtUp},
+        clock::uptime_ms,
         room::{FollowHeads, RoomError, TakeDeparture, ask, federation, read},
         room_state::{Briefly, ToRoom},
         store::{FindLacking, ReadHeads, RoomEvents},
@@ -32,6 +36,7 @@ const FOLLOWED_AT_ONCE: usize = 4;
 /// An exchange with one server.
 pub(super) struct Exchange {
     pub(super) links: MeetingLinks,
+    pub(super) meeting: Addr<MeetingActor>,
     pub(super) server: OwnedServerName,
     pub(super) catch_up: Option<Addr<CatchUpActor>>,
 }
@@ -46,10 +51,11 @@ impl Exchange {
     }
 
     /// Compares rooms that fit into one message. The inner error is that of a room; the others go on.
-    async fn compare(
+    pub(super) async fn compare(
         &self,
         room_ids: Vec<OwnedRoomId>,
     ) -> Result<Result<(), RoomError>, RoomError> {
+        let asked_at = uptime_ms();
         let ours = ask(&self.links.read_heads, ReadHeads(room_ids)).await?;
         let asked: HashSet<&OwnedRoomId> = ours.iter().map(|(room_id, _)| room_id).collect();
         let prints: BTreeMap<&OwnedRoomId, String> =
@@ -66,7 +72,17 @@ impl Exchange {
             heads.truncate(limits::HEADS);
             (room_id, heads)
         });
-        self.fetch(theirs.collect()).await
+        let theirs: RoomEvents = theirs.collect();
+        let differ: HashSet<OwnedRoomId> = theirs.iter().map(|(id, _)| id.clone()).collect();
+        // Rooms that it is not in, as it sees it, are left out like those that are the same.
+        let mut same: RoomEvents =
+            ours.into_iter().filter(|(room_id, _)| !differ.contains(room_id)).collect();
+        if answer.same != Some(same.len()) {
+            same.clear();
+        }
+        let others = theirs.clone();
+        self.meeting.do_send(Compared { asked_at, same, others });
+        self.fetch(theirs).await
     }
 
     /// Hands rooms the events by which users of ours are out of them, as the other server sees it.

@@ -9,7 +9,8 @@ use std::{
 };
 
 use actix::{
-    ActorFutureExt as _, Context, Handler, ResponseActFuture, ResponseFuture, WrapFuture as _,
+    ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseActFuture, ResponseFuture,
+    WrapFuture as _,
 };
 use ruma::OwnedServerName;
 use serde_json::value::RawValue;
@@ -17,6 +18,7 @@ use serde_json::value::RawValue;
 use super::{
     actor::MeetingActor,
     messages::{FindEvents, FindMissingIds},
+    spreading::Gave,
 };
 use crate::{
     actors::{
@@ -75,14 +77,18 @@ impl Handler<FindMissingIds> for MeetingActor {
 impl Handler<FindEvents> for MeetingActor {
     type Result = ResponseFuture<Result<EventsAnswer, RoomError>>;
 
-    fn handle(&mut self, msg: FindEvents, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, msg: FindEvents, ctx: &mut Context<Self>) -> Self::Result {
         let FindEvents { origin, mut rooms, permit } = msg;
-        let links = self.links.clone();
+        let (links, meeting) = (self.links.clone(), ctx.address());
+        let is_awaited = !self.unspread.is_empty();
         let signer = self.signer.clone();
         Box::pin(async move {
             let _permit = permit;
             let signer = signer.ok_or(RoomError::NotFound)?;
             links.keep_shared(&origin, &mut rooms).await?;
+            if is_awaited {
+                meeting.do_send(Gave { server: origin, rooms: rooms.clone() });
+            }
             let found = ask(&links.read_events, ReadEvents(rooms.into_iter().collect())).await?;
             let mut servers: HashSet<OwnedServerName> = found
                 .iter()

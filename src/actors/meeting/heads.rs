@@ -21,14 +21,16 @@ use super::{
     meetings::{AGAIN, DIFFERENCES_MAX, Footing, Reason},
     messages::CompareHeads,
     missing::Keys,
+    spreading::Compared,
 };
 use crate::{
     actors::{
         catch_up::ForgetServer,
+        clock::uptime_ms,
         gossip::GossipLost,
         room::{RoomError, ask},
         room_state::{ReadShared, SharedRooms},
-        store::{ReadDepartures, ReadHeads},
+        store::{ReadDepartures, ReadHeads, RoomEvents},
         upward::{ServerOffline, ServerOnline},
     },
     config::limits,
@@ -40,8 +42,9 @@ use crate::{
 
 impl MeetingActor {
     /// Makes an exchange with a server.
-    pub(super) fn exchange(&self, server: OwnedServerName) -> Exchange {
-        Exchange { links: self.links.clone(), server, catch_up: self.catch_up.clone() }
+    pub(super) fn exchange(&self, server: OwnedServerName, ctx: &Context<Self>) -> Exchange {
+        let (links, catch_up) = (self.links.clone(), self.catch_up.clone());
+        Exchange { links, meeting: ctx.address(), server, catch_up }
     }
 
     /// Plans the next exchange with a server, unless there is one to come.
@@ -95,7 +98,7 @@ impl MeetingActor {
         meeting.running = true;
         meeting.reason = None;
         let number = meeting.number;
-        let exchange = self.exchange(server.clone());
+        let exchange = self.exchange(server.clone(), ctx);
         let compared = async move {
             let read = ReadShared(exchange.server.clone());
             let found = exchange.links.read_shared.send(read).await;
@@ -215,18 +218,22 @@ impl Handler<CompareHeads> for MeetingActor {
             let sifted = links.sift(&origin, rooms.keys().cloned().collect()).await?;
             rooms.retain(|room_id, _| sifted.shared.contains(room_id));
             let unshared = sifted.unshared;
+            let asked_at = uptime_ms();
             let ours = ask(&links.read_heads, ReadHeads(rooms.keys().cloned().collect())).await?;
             let mut hash = DefaultHasher::new();
-            let differ = ours.into_iter().filter(|(id, heads)| {
-                let (theirs, ours) = (rooms.get(id), fingerprint(heads));
-                let differs = theirs != Some(&ours);
-                if differs {
-                    (id, theirs, ours).hash(&mut hash);
-                }
-                differs
-            });
+            let (same, differ): (RoomEvents, RoomEvents) =
+                ours.into_iter().partition(|(id, heads)| {
+                    let (theirs, ours) = (rooms.get(id), fingerprint(heads));
+                    let is_same = theirs == Some(&ours);
+                    if !is_same {
+                        (id, theirs, ours).hash(&mut hash);
+                    }
+                    is_same
+                });
+            let count = same.len();
+            this.do_send(Compared { asked_at, same, others: Vec::new() });
             let differ: BTreeMap<_, _> =
-                differ.map(|(room_id, heads)| (room_id, told(heads))).collect();
+                differ.into_iter().map(|(room_id, heads)| (room_id, told(heads))).collect();
             let departures = match signer {
                 Some(signer) if !unshared.is_empty() => {
                     departures(&links, signer, &origin, unshared).await?
@@ -236,7 +243,8 @@ impl Handler<CompareHeads> for MeetingActor {
             if !differ.is_empty() {
                 this.do_send(HeadsDiffer { server: origin, difference: hash.finish() });
             }
-            let mut compared = ComparedHeads { rooms: differ, ..ComparedHeads::default() };
+            let mut compared =
+                ComparedHeads { rooms: differ, same: Some(count), ..ComparedHeads::default() };
             for (room_id, mut events) in departures {
                 if let Some(last) = events.pop() {
                     compared.left.insert(room_id.clone(), last);

@@ -52,7 +52,7 @@ impl Heard {
 impl MeetingActor {
     /// Fetches what a server announced, then what it announced meanwhile.
     fn fetch_heard(&mut self, server: OwnedServerName, heads: RoomEvents, ctx: &mut Context<Self>) {
-        let exchange = self.exchange(server);
+        let exchange = self.exchange(server, ctx);
         let fetched = async move {
             let done = exchange.fetch(heads).await;
             (exchange.server, done)

@@ -124,6 +124,12 @@ impl Meetings {
         self.open.get(server).map(|meeting| meeting.footing)
     }
 
+    /// Tells whether a server is there, by itself or through others.
+    pub(super) fn is_met(&self, server: &ServerName) -> bool {
+        let meeting = self.open.get(server);
+        meeting.is_some_and(|meeting| meeting.footing != Footing::Sought)
+    }
+
     /// Returns how many are met on a footing.
     pub(super) fn count(&self, footing: Footing) -> usize {
         self.open.values().filter(|meeting| meeting.footing == footing).count()

@@ -15,6 +15,8 @@ mod heard;
 mod meetings;
 mod messages;
 mod missing;
+mod spreading;
+mod unspread;
 
 pub use actor::{MeetingActor, MeetingLinks};
 pub use messages::*;

@@ -8,30 +8,30 @@ use actix::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::RngExt as _;
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Debt, Form, Matter,
+    Debt, End, Ended, Form, Matter,
     kept::{self, Kept, Read},
     machine::{Change, Full, Machine, New, Outcome, Send, Shape, Undecided},
     messages::{
-        CountOwed, Decided, InviteRefused, OutboxError, OutboxStatus, Owe, OwedCount, ReadOutbox,
-        ServerReached, TellRefused,
+        CountOwed, Decided, EventsSpread, InviteRefused, OutboxError, OutboxStatus, Owe, OwedCount,
+        ReadOutbox, ServerReached, TellRefused,
     },
 };
 use crate::{
     actors::{
         clock::{now_ms, uptime_ms},
         error::AskError,
-        identity::ReadSigner,
+        identity::{FindServerKeys, ReadSigner},
         store::{
             LoadEvents, Lookup, Place, ReadRow, Row, RowKind, ScanRows, StoreError, WriteRows,
         },
         upward::{FederationError, SendFederation, ServerOnline},
     },
     config::{ASK_WAIT, limits},
-    proto::endpoint::Endpoint,
+    proto::{certificates::text_for, endpoint::Endpoint, pdu::with_server_keys, signer::Signer},
 };
 
 /// How often it is looked who is to be tried again.
@@ -52,6 +52,8 @@ pub struct OutboxLinks {
     pub load_events: Recipient<LoadEvents>,
     /// Identity: who we are.
     pub signer: Recipient<ReadSigner>,
+    /// Identity: what certifies events of ours.
+    pub find_keys: Recipient<FindServerKeys>,
     /// RelayRequest.
     pub federation: Recipient<SendFederation>,
 }
@@ -125,6 +127,9 @@ impl OutboxLinks {
                     return Some((Endpoint { method: "PUT", uri }, content));
                 }
                 Form::Pdu(pdu) => pdus.push(pdu),
+                Form::Events { room_id, event_ids } => {
+                    pdus.extend(self.events(&signer, room_id, event_ids).await?);
+                }
                 Form::Edu(edu) => edus.push(edu),
             }
         }
@@ -140,6 +145,26 @@ impl OutboxLinks {
         .map(|(key, value)| (key.to_owned(), value))
         .into();
         Some((Endpoint::send(txn), CanonicalJsonValue::Object(transaction)))
+    }
+
+    /// Reads events of ours, as they go on the wire.
+    async fn events(
+        &self,
+        signer: &Signer,
+        room_id: OwnedRoomId,
+        event_ids: Vec<OwnedEventId>,
+    ) -> Option<Vec<CanonicalJsonValue>> {
+        let load = LoadEvents { room_id, event_ids };
+        let found = self.load_events.send(load).timeout(ASK_WAIT).await.ok()?.ok()?;
+        let server = signer.server_name();
+        let find = FindServerKeys(vec![server.to_owned()]);
+        let known = self.find_keys.send(find).timeout(ASK_WAIT).await.ok()?;
+        let to_wire = |found| {
+            let Lookup::Found(event) = found else { return None };
+            let keys = text_for(signer, &known, server, &event.json)?;
+            serde_json::from_str(with_server_keys(&event.json, keys).get()).ok()
+        };
+        Some(found.into_iter().filter_map(to_wire).collect())
     }
 
     /// Tells whether an event is part of its room; none where it cannot be known.
@@ -187,11 +212,21 @@ impl OutboxActor {
 
     /// Makes rows of changes.
     fn rows(changes: Vec<Change>) -> Rows {
-        let row = |Change { server, number, ended }: Change| {
-            let value = ended.as_ref().map(kept::ended).transpose();
-            value.ok().map(|value| (Row::Outbox(server, number), value))
-        };
-        changes.into_iter().filter_map(row).collect()
+        let mut rows = Vec::new();
+        for Change { server, number, ended } in changes {
+            // So that it is not owed anew after a start.
+            if let Some(Ended { matter: Matter::Events { room_id, event_id, .. }, end, .. }) =
+                &ended
+                && *end == End::Delivered
+                && let Ok(value) = serde_json::to_vec(&[event_id])
+            {
+                rows.push((Row::Spread(room_id.clone()), Some(value)));
+            }
+            if let Ok(value) = ended.as_ref().map(kept::ended).transpose() {
+                rows.push((Row::Outbox(server, number), value));
+            }
+        }
+        rows
     }
 
     /// Writes changes down. What a crash loses of it happens once more.
@@ -382,6 +417,15 @@ impl Handler<ServerReached> for OutboxActor {
 
     fn handle(&mut self, ServerReached(server): ServerReached, ctx: &mut Context<Self>) {
         self.met(&server, ctx);
+    }
+}
+
+impl Handler<EventsSpread> for OutboxActor {
+    type Result = ();
+
+    fn handle(&mut self, EventsSpread(room_id): EventsSpread, ctx: &mut Context<Self>) {
+        let changes = self.machine.settle(&room_id, None);
+        self.keep(changes, ctx);
     }
 }
 

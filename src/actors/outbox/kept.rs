@@ -95,11 +95,13 @@ mod tests {
             },
             Matter::ToDevice { message_id: "m".into() },
             Matter::DeviceList { user_id },
+            Matter::Events { room_id: room_id.clone(), event_id: event_id.clone(), count: 3 },
         ];
         let forms = [
             Form::Put { uri: "/x".into(), content: content.clone() },
             Form::Pdu(content.clone()),
             Form::Edu(content),
+            Form::Events { room_id: room_id.clone(), event_ids: vec![event_id.clone()] },
         ];
         let ends = [
             End::Delivered,
@@ -109,7 +111,7 @@ mod tests {
         ];
         for matter in matters {
             for (form, once) in
-                forms.iter().zip([None, Some((room_id.clone(), event_id.clone())), None])
+                forms.iter().zip([None, Some((room_id.clone(), event_id.clone())), None, None])
             {
                 let kept = Kept {
                     request_id: "1".into(),

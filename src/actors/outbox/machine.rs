@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
 
 use super::{End, Ended, Form, Matter, OutboxStatus, OwedCount, ServerOwed, Waiting, kept::Kept};
 use crate::config::limits;
@@ -24,6 +24,8 @@ const STEP_MS: u64 = 1_000;
 const STEP_MAX_MS: u64 = 60_000;
 /// The pause after a try that failed although the server was met meanwhile.
 const MET_MS: u64 = 1_000;
+/// How long after it was met a server has to fetch what it lacks of rooms, before it is sent it.
+const FETCH_MS: u64 = 10_000;
 /// How long it may take until an event is part of its room, before it is looked whether it is.
 const DECIDE_MS: u64 = 5 * 60_000;
 /// Servers, and items of each, that are told of.
@@ -36,6 +38,7 @@ pub(super) enum Shape {
     Put,
     Pdu,
     Edu,
+    Events,
 }
 
 impl From<&Form> for Shape {
@@ -44,6 +47,7 @@ impl From<&Form> for Shape {
             Form::Put { .. } => Self::Put,
             Form::Pdu(_) => Self::Pdu,
             Form::Edu(_) => Self::Edu,
+            Form::Events { .. } => Self::Events,
         }
     }
 }
@@ -57,6 +61,8 @@ enum Lane {
     ToDevice,
     /// Device lists.
     DeviceLists,
+    /// Events that nobody else has: the graph of their room has their order.
+    Events,
 }
 
 impl From<&Matter> for Lane {
@@ -67,6 +73,7 @@ impl From<&Matter> for Lane {
             }
             Matter::ToDevice { .. } => Self::ToDevice,
             Matter::DeviceList { .. } => Self::DeviceLists,
+            Matter::Events { .. } => Self::Events,
         }
     }
 }
@@ -223,7 +230,7 @@ pub(super) struct Machine {
 
 /// What makes an item the same as, or the successor of, one that waits.
 fn same(one: &Matter, other: &Matter) -> bool {
-    use Matter::{DeviceList, Invite, Membership, ToDevice};
+    use Matter::{DeviceList, Events, Invite, Membership, ToDevice};
     match (one, other) {
         (Invite { event_id: one, .. }, Invite { event_id: other, .. }) => one == other,
         (
@@ -232,13 +239,20 @@ fn same(one: &Matter, other: &Matter) -> bool {
         ) => one_room == other_room && one == other,
         (ToDevice { message_id: one }, ToDevice { message_id: other }) => one == other,
         (DeviceList { user_id: one }, DeviceList { user_id: other }) => one == other,
+        (Events { room_id: one, .. }, Events { room_id: other, .. }) => one == other,
         _ => false,
     }
 }
 
+/// Tells whether an item is about events that nobody else has.
+fn is_events(matter: &Matter) -> bool {
+    matches!(matter, Matter::Events { .. })
+}
+
 /// Tells whether an item is out of date once there is a newer one of the same.
 fn is_superseded(matter: &Matter) -> bool {
-    matches!(matter, Matter::Membership { .. } | Matter::DeviceList { .. })
+    use Matter::{DeviceList, Events, Membership};
+    matches!(matter, Membership { .. } | DeviceList { .. } | Events { .. })
 }
 
 impl Queue {
@@ -274,7 +288,7 @@ impl Queue {
         };
         let most = match first.shape {
             _ if self.singly.contains(&first.number) => 1,
-            Shape::Put => 1,
+            Shape::Put | Shape::Events => 1,
             Shape::Pdu => limits::TRANSACTION_PDUS,
             Shape::Edu => limits::TRANSACTION_EDUS,
         };
@@ -365,8 +379,11 @@ impl Machine {
         now: u64,
     ) -> Result<Taken, Full> {
         let queue = self.queues.get(server);
-        let items = queue.into_iter().flat_map(|queue| &queue.items);
-        let alike: Vec<(u64, usize)> = items
+        let items = || queue.into_iter().flat_map(|queue| &queue.items);
+        if is_events(&new.matter) && items().any(|item| item.matter == new.matter) {
+            return Ok(Taken { number: None, changes: Vec::new() });
+        }
+        let alike: Vec<(u64, usize)> = items()
             .filter(|item| same(&item.matter, &new.matter))
             .map(|item| (item.number, item.len))
             .collect();
@@ -392,7 +409,8 @@ impl Machine {
         Ok(Taken { number: Some(number), changes })
     }
 
-    /// Finds a place for an item. Returns which messages to devices give way to another one.
+    /// Finds a place for an item. Returns what gives way to it: messages to devices to newer ones, and to
+    /// all else what the graph of a room brings anyway.
     fn make_place(
         &self,
         server: &ServerName,
@@ -406,6 +424,10 @@ impl Machine {
         let mut all = self.items - replaced.len();
         let mut all_len = self.len.saturating_sub(freed);
         let is_to_device = |matter: &Matter| matches!(matter, Matter::ToDevice { .. });
+        let gives_place = |old: &Matter| match is_events(old) {
+            true => !is_events(&new.matter),
+            false => is_to_device(old) && is_to_device(&new.matter),
+        };
         let mut old = queue
             .into_iter()
             .flat_map(|queue| queue.items.iter().filter(move |item| !queue.is_flying(item.number)));
@@ -422,10 +444,8 @@ impl Machine {
             } else {
                 return Ok(gives_way);
             };
-            let oldest = old.find(|item| is_to_device(&item.matter) && item.is_on_disk);
-            let Some(oldest) = oldest.filter(|_| is_to_device(&new.matter)) else {
-                return Err(full);
-            };
+            let oldest = old.find(|item| gives_place(&item.matter) && item.is_on_disk);
+            let Some(oldest) = oldest else { return Err(full) };
             gives_way.push(oldest.number);
             number -= 1;
             all -= 1;
@@ -584,7 +604,13 @@ impl Machine {
         queue.held.retain(|lane, _| !lanes.contains(lane));
         let mut changes = Vec::new();
         for number in sent {
+            let matter = self.matter(server, number).cloned();
             changes.extend(self.end(server, number, end.clone(), now_ts));
+            // Whoever has them gives them to the others.
+            if let (End::Delivered, Some(Matter::Events { room_id, event_id, .. })) = (&end, matter)
+            {
+                changes.extend(self.settle(&room_id, Some(&event_id)));
+            }
         }
         self.plan(server);
         changes
@@ -597,7 +623,42 @@ impl Machine {
         queue.failures = 0;
         queue.due = now;
         queue.held.values_mut().for_each(|held| held.until = now);
+        // When two meet they compare heads, and fetch what they lack.
+        if queue.items.iter().any(|item| item.lane == Lane::Events) {
+            let times = queue.held(&Lane::Events).times;
+            let until = now.saturating_add(FETCH_MS);
+            queue.held.insert(Lane::Events, Held { until, times });
+        }
         self.plan(server);
+    }
+
+    /// Somebody else has the events of a room up to this one, or all of them: they are owed to nobody any
+    /// more. What is under way comes to its own end.
+    pub(super) fn settle(&mut self, room_id: &RoomId, last: Option<&EventId>) -> Vec<Change> {
+        let is_settled = |item: &Item| match &item.matter {
+            Matter::Events { room_id: of, event_id, .. } => {
+                of == room_id && last.is_none_or(|last| event_id == last)
+            }
+            _ => false,
+        };
+        let settled: Vec<_> = self
+            .queues
+            .iter()
+            .flat_map(|(server, queue)| {
+                let items = queue.items.iter();
+                let items = items.filter(|item| is_settled(item) && item.is_on_disk);
+                let items = items.filter(|item| !queue.is_flying(item.number));
+                items.map(|item| (server.clone(), item.number))
+            })
+            .collect();
+        let mut changes = Vec::new();
+        for (server, number) in settled {
+            self.drop_item(&server, number);
+            self.forget_failures(&server);
+            self.plan(&server);
+            changes.push(Change { server, number, ended: None });
+        }
+        changes
     }
 
     /// Ends what was owed for too long; `now_ts` is the time of day.

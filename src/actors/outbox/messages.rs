@@ -41,6 +41,16 @@ pub enum Matter {
         /// Whose devices.
         user_id: OwnedUserId,
     },
+    /// Events of ours that nobody else is known to have. They are owed to each member's server until one
+    /// has them; newer ones take their place, and they give way to all else.
+    Events {
+        /// Of which room.
+        room_id: OwnedRoomId,
+        /// The last one.
+        event_id: OwnedEventId,
+        /// How many, as far as they are looked for.
+        count: usize,
+    },
 }
 
 impl fmt::Display for Matter {
@@ -52,6 +62,12 @@ impl fmt::Display for Matter {
             }
             Self::ToDevice { .. } => f.write_str("message to devices"),
             Self::DeviceList { user_id } => write!(f, "device list of {user_id}"),
+            Self::Events { room_id, count: 1, .. } => {
+                write!(f, "an event in {room_id} that nobody else has")
+            }
+            Self::Events { room_id, count, .. } => {
+                write!(f, "{count} events in {room_id} that nobody else has")
+            }
         }
     }
 }
@@ -71,6 +87,13 @@ pub enum Form {
     Pdu(CanonicalJsonValue),
     /// An EDU of a transaction; with others, where others are owed.
     Edu(CanonicalJsonValue),
+    /// Events of ours in a transaction of their own, read from the Store when they are sent.
+    Events {
+        /// Of which room.
+        room_id: OwnedRoomId,
+        /// Which, the oldest first.
+        event_ids: Vec<OwnedEventId>,
+    },
 }
 
 /// Something that is owed to a server.
@@ -131,6 +154,11 @@ pub struct Decided {
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct ServerReached(pub OwnedServerName);
+
+/// Events of ours in a room that nobody else was known to have are somewhere else: they are not owed any more.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct EventsSpread(pub OwnedRoomId);
 
 /// A server refused an invite that is part of its room already. Sent to RoomState, again until it
 /// answers that nothing is left to be done.

@@ -34,7 +34,7 @@ use crate::{
         down::DownGuard,
         identity::UseSigner,
         outbox::{Debt, Form, Matter, Owe},
-        room::Advanced,
+        room::{Advanced, Said},
         store::{
             CommitRoom, FindAnnotation, LoadAuthChain, LoadEvents, LoadRoom, LoadState, StoreError,
         },
@@ -275,6 +275,8 @@ impl RoomActor {
         let stored = self.links.store.commit.send(commit);
         let worker = self.worker(ctx);
         let published = !publish.is_empty();
+        let own = self.signer.server_name();
+        let said = resident && publish.iter().any(|pdu| pdu.sender.server_name() == own);
         let work = async move {
             let refused = match stored.await {
                 Ok(Ok(_)) => None,
@@ -297,6 +299,9 @@ impl RoomActor {
                 let _ = worker.links.advanced.send(advanced).await;
             }
             operation.finish();
+            if said {
+                worker.links.said.do_send(Said(worker.room_id.clone()));
+            }
             if !leaves {
                 publish_all(&worker, &publish, farewell, &directly, &out).await;
             }

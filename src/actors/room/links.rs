@@ -18,7 +18,7 @@ use crate::{
         gossip::PublishTransaction,
         identity::{FindServerKeys, KeepKeys},
         outbox::{Decided, Owe},
-        room::{Advanced, Carried, HeadsHeard},
+        room::{Advanced, Carried, HeadsHeard, Said},
         store::{
             CommitRoom, FindAnnotation, FindLacking, KeepReceipt, LoadAuthChain, LoadEvents,
             LoadRoom, LoadState, ReadTimeline, ScanRows, WriteRows,
@@ -86,6 +86,8 @@ pub struct Links {
     pub advanced: Recipient<Advanced>,
     /// RoomState.
     pub heads_heard: Recipient<HeadsHeard>,
+    /// RoomState: what is to come to others.
+    pub said: Recipient<Said>,
     /// RoomState: the people of this node.
     pub people: watch::Receiver<People>,
     /// RoomState: servers that are reached through others alone.

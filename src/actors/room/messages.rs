@@ -576,6 +576,11 @@ pub struct HeadsHeard {
     pub extremities: Vec<OwnedEventId>,
 }
 
+/// Told by a Room after a commit: something was said by a user of ours that others are to have.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Said(pub OwnedRoomId);
+
 /// Told by a Room after a commit that changed what RoomState indexes.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]

@@ -25,8 +25,8 @@ use super::{
     invites::{Invite, Invites, Place},
     messages::{
         Briefly, CountRooms, ForgetRoom, IngestIntoRoom, KnowsRoom, ListRooms, MeetWith,
-        ProfileUpdated, ReadMembership, ReadShared, RoomCounts, ServeRoom, SharedRooms,
-        SharesTurned, SiftShared, SiftedRooms, ToRoom,
+        ProfileUpdated, ReadMembership, ReadServers, ReadShared, RoomCounts, ServeRoom,
+        SharedRooms, SharesTurned, SiftShared, SiftedRooms, ToRoom,
     },
     presence::{self, OwnPresence},
     sharing,
@@ -44,7 +44,7 @@ use crate::{
         rendezvous::SharedServers,
         room::{
             Advanced, Carried, Drain, ExpireInvite, HeadsHeard, Links, People, ProfileChanged,
-            Publish, RoomActor, RoomError, RoomQuery, StoreLink,
+            Publish, RoomActor, RoomError, RoomQuery, Said, StoreLink,
         },
         store,
         upward::{FindSharing, SendFederation, Sharing, TransactionVerdict},
@@ -197,6 +197,7 @@ impl RoomStateActor {
                 ..
             } = self.links.clone();
             let (advanced, heads_heard) = (ctx.address().recipient(), ctx.address().recipient());
+            let said = ctx.address().recipient();
             Arc::new(Links {
                 store,
                 gossip,
@@ -209,6 +210,7 @@ impl RoomStateActor {
                 presence,
                 advanced,
                 heads_heard,
+                said,
                 people: self.people.subscribe(),
                 carried,
                 cpu,
@@ -316,12 +318,17 @@ impl RoomStateActor {
             Some(false) => self.links.leave_topic.do_send(LeaveTopic(room_id)),
             None => {}
         }
-        self.tell_meeting(&turn.gained, &turn.lost, false);
+        self.tell_meeting(&turn.gained, &turn.lost, Vec::new());
         self.tell_gained(turn.gained);
         self.part_later(turn.lost, ctx);
     }
 
-    fn tell_meeting(&self, gained: &[OwnedServerName], lost: &[OwnedServerName], at_start: bool) {
+    fn tell_meeting(
+        &self,
+        gained: &[OwnedServerName],
+        lost: &[OwnedServerName],
+        at_start: Vec<OwnedRoomId>,
+    ) {
         if let Some(meeting) = &self.meeting
             && !(gained.is_empty() && lost.is_empty())
         {
@@ -513,7 +520,9 @@ impl Handler<UseSigner> for RoomStateActor {
                     }
                     gained.extend(turn.gained);
                 }
-                act.tell_meeting(&gained, &[], true);
+                let shared = act.rooms.joined().filter(|(_, room)| room.servers.len() > 1);
+                let shared = shared.map(|(room_id, _)| room_id.clone()).collect();
+                act.tell_meeting(&gained, &[], shared);
                 act.tell_gained(gained);
             }
         }))
@@ -668,6 +677,35 @@ impl Handler<HeadsHeard> for RoomStateActor {
         if let Some(meeting) = &self.meeting {
             meeting.heads_heard.do_send(msg);
         }
+    }
+}
+
+impl Handler<Said> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: Said, _: &mut Self::Context) {
+        if let Some(meeting) = &self.meeting {
+            meeting.said.do_send(msg);
+        }
+    }
+}
+
+impl Handler<ReadServers> for RoomStateActor {
+    type Result = Vec<(OwnedRoomId, Vec<OwnedServerName>)>;
+
+    fn handle(
+        &mut self,
+        ReadServers(room_ids): ReadServers,
+        _: &mut Self::Context,
+    ) -> Self::Result {
+        let own = self.signer.as_ref().map(|signer| signer.server_name());
+        let servers = |room_id: OwnedRoomId| {
+            let room = self.rooms.get(&room_id).filter(|room| room.is_joined())?;
+            let others = room.servers.iter().filter(|server| Some(*server) != own);
+            let others = others.take(limits::OWED_MEMBERS + 1).cloned().collect();
+            Some((room_id, others))
+        };
+        room_ids.into_iter().filter_map(servers).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::actors::{
     admission::Permit,
-    room::{HeadsHeard, IngestTransaction, RoomError, RoomRequest, ShownAs},
+    room::{HeadsHeard, IngestTransaction, RoomError, RoomRequest, Said, ShownAs},
     upward::TransactionVerdict,
 };
 
@@ -161,9 +161,15 @@ pub struct SharesTurned {
     pub gained: Vec<OwnedServerName>,
     /// Those that share none any more.
     pub lost: Vec<OwnedServerName>,
-    /// They are those of the rooms that were on disk.
-    pub at_start: bool,
+    /// They are those of the rooms that were on disk: which of these are shared.
+    pub at_start: Vec<OwnedRoomId>,
 }
+
+/// Asks for the other servers in some rooms, [`crate::config::limits::OWED_MEMBERS`] and one more at most.
+/// Rooms that no user of ours has joined are left out.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<(OwnedRoomId, Vec<OwnedServerName>)>")]
+pub struct ReadServers(pub Vec<OwnedRoomId>);
 
 /// Sets who meets the servers that rooms are shared with. Sent once, before the first signer.
 #[derive(Message, Debug, Clone)]
@@ -173,6 +179,8 @@ pub struct MeetWith {
     pub turned: Recipient<SharesTurned>,
     /// What they announced.
     pub heads_heard: Recipient<HeadsHeard>,
+    /// What was said here.
+    pub said: Recipient<Said>,
 }
 
 /// How a user of ours is shown: those that are known at the start, and each that changes. Of a change

@@ -18,8 +18,8 @@ use tokio::sync::watch;
 
 use super::{
     AckToDevice, Close, CommitRoom, Committed, CountToDevice, DirectoryEntry, DropToDevice,
-    FindAnnotation, FindLacking, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom,
-    LoadState, LoadedRoom, Lookup, MissingEvent, MissingWalk, NameOwner, ReadDepartures,
+    FindAnnotation, FindLacking, FindUnspread, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents,
+    LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent, MissingWalk, NameOwner, ReadDepartures,
     ReadEvents, ReadHeads, ReadMissing, ReadRow, ReadSync, ReadTimeline, ReceiptPlace, RoomEvents,
     RoomGaps, RoomRow, Row, ScanRows, SearchDirectory, SiftIds, SiftedIds, StoreError, StoredEvent,
     SyncRows, TimelinePage, ToDeviceCount, WatchStream, WriteRows, commit,
@@ -30,7 +30,7 @@ use super::{
     open::{Opened, open},
     receipts,
     rooms::{self, Counters},
-    rows, sync, timeline,
+    rows, sync, timeline, unspread,
 };
 use crate::{
     config::limits,
@@ -325,6 +325,18 @@ impl Handler<ReadHeads> for StoreActor {
     fn handle(&mut self, ReadHeads(room_ids): ReadHeads, _: &mut Self::Context) -> Self::Result {
         let heads = self.open().and_then(|open| rooms::heads(&open.database, room_ids));
         self.when_durable(heads)
+    }
+}
+
+impl Handler<FindUnspread> for StoreActor {
+    type Result = ResponseFuture<Result<RoomEvents, StoreError>>;
+
+    fn handle(&mut self, ask: FindUnspread, _: &mut Self::Context) -> Self::Result {
+        let FindUnspread { server_name, since_ts, room_ids } = ask;
+        let found = self
+            .open()
+            .and_then(|open| unspread::find(&open.database, &server_name, since_ts, room_ids));
+        self.when_durable(found)
     }
 }
 

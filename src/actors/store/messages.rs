@@ -508,6 +508,20 @@ pub struct ReadHeads(pub Vec<OwnedRoomId>);
 /// Rooms, each with ids of events.
 pub type RoomEvents = Vec<(OwnedRoomId, Vec<OwnedEventId>)>;
 
+/// Finds in each of some rooms the last events of ours that nobody followed and that no other server is
+/// known to have ([`Row::Spread`]), the oldest first: [`limits::OWED_EVENTS`] and
+/// [`limits::OWED_EVENTS_LEN`] at most. Rooms without any are left out.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<RoomEvents, StoreError>")]
+pub struct FindUnspread {
+    /// Our server.
+    pub server_name: OwnedServerName,
+    /// What was said before this time, in milliseconds, is let be.
+    pub since_ts: u64,
+    /// Which rooms.
+    pub room_ids: Vec<OwnedRoomId>,
+}
+
 /// Finds the rooms of which at least one of these events is not stored: which, and what is.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<RoomGaps, StoreError>")]
@@ -872,6 +886,8 @@ pub enum Row {
     Issued,
     /// Outbox: what is owed to a server, by number, as JSON.
     Outbox(OwnedServerName, u64),
+    /// Meeting, Outbox: the last events of ours in a room that another server has, as JSON.
+    Spread(OwnedRoomId),
 }
 
 /// Which rows to scan: all of a kind, or those with the first key part given.

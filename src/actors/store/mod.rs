@@ -21,6 +21,7 @@
 //! | `rooms`, `events`, `groups`, `timeline`, `unread` | the rows behind it, and reads of them |
 //! | `history` | where history goes that is fetched later |
 //! | `gaps` | what servers lack of each other's rooms |
+//! | `unspread` | what nobody else is known to have |
 //! | `sync`, `sync_room`, `filter` | what changed since a position |
 //! | `rows`, `directory`, `receipts` | small rows of others, the user directory, who read how far |
 
@@ -50,6 +51,7 @@ mod sync_room;
 mod timeline;
 mod trial;
 mod unread;
+mod unspread;
 
 #[cfg(test)]
 mod tests;

@@ -46,6 +46,7 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
         Row::Address(server) => key(family::ADDRESS).text(server.as_str()),
         Row::Issued => key(family::ISSUED).text(""),
         Row::Outbox(server, number) => key(family::OUTBOX).text(server.as_str()).number(*number),
+        Row::Spread(room) => key(family::SPREAD).text(room.as_str()),
     }
     .done()
 }
@@ -81,6 +82,7 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
             family::ADDRESS => Row::Address(first.try_into().ok()?),
             family::ISSUED => Row::Issued,
             family::OUTBOX => Row::Outbox(first.try_into().ok()?, parts.number()?),
+            family::SPREAD => Row::Spread(first.try_into().ok()?),
             _ => return None,
         })
     };
@@ -158,6 +160,7 @@ pub(super) fn write(
             | Row::ToDeviceSeen(..)
             | Row::ServerKeys(..)
             | Row::Address(_)
+            | Row::Spread(_)
             | Row::Issued => {}
         }
         match value {
@@ -340,6 +343,7 @@ mod tests {
             (Row::Address(server()), Some(RowKind::Addresses)),
             (Row::Issued, None),
             (Row::Outbox(server(), 7), Some(RowKind::Outbox)),
+            (Row::Spread(room()), None),
         ] {
             assert_eq!(row_of(&key(&row)).unwrap(), row);
             assert!(kind.is_none_or(|kind| key(&row).starts_with(&prefix(&kind))), "{row:?}");

@@ -99,6 +99,8 @@ pub(super) mod family {
     pub(in super::super) const ISSUED: u8 = 0x8c;
     /// `server, number` → what is owed to another server (JSON, long).
     pub(in super::super) const OUTBOX: u8 = 0x8d;
+    /// `room id` → events of ours that others have (JSON).
+    pub(in super::super) const SPREAD: u8 = 0x98;
     /// `server, time, hash of an id` → nothing.
     pub(in super::super) const TO_DEVICE_SEEN: u8 = 0x90;
 }

@@ -36,6 +36,7 @@ enum Kind {
     Membership,
     ToDevice,
     DeviceList,
+    Events,
 }
 
 fn bob() -> OwnedServerName {
@@ -64,6 +65,12 @@ fn wish(
         }
         Kind::ToDevice => {
             (Matter::ToDevice { message_id: n.to_string() }, Form::Edu(content), None)
+        }
+        Kind::Events => {
+            let room_id: OwnedRoomId = format!("!r{n}:x").try_into().unwrap();
+            let event_ids = vec![event_id.clone(); n];
+            let form = Form::Events { room_id: room_id.clone(), event_ids };
+            (Matter::Events { room_id, event_id, count: n }, form, None)
         }
         Kind::DeviceList => (Matter::DeviceList { user_id }, Form::Edu(content), None),
     }
@@ -156,6 +163,9 @@ impl World {
                         panic!("what is sent is on disk");
                     };
                     let content = match item.form {
+                        Form::Events { event_ids, .. } => {
+                            CanonicalJsonValue::String(event_ids.len().to_string())
+                        }
                         Form::Put { content, .. } | Form::Pdu(content) | Form::Edu(content) => {
                             content
                         }
@@ -241,7 +251,9 @@ fn killed_after(steps: usize, theirs: bool, kind: Kind) -> bool {
                 let matter = wish(*kind, *n, if *kind == Kind::Invite { *attempt } else { 0 }).0;
                 let matter = match matter {
                     // The event of a membership is there before it is owed.
-                    Matter::Membership { .. } => wish(*kind, *n, *attempt).0,
+                    Matter::Membership { .. } | Matter::Events { .. } => {
+                        wish(*kind, *n, *attempt).0
+                    }
                     matter => matter,
                 };
                 format!("{matter:?} {:?}", CanonicalJsonValue::String(n.to_string()))
@@ -254,7 +266,7 @@ fn killed_after(steps: usize, theirs: bool, kind: Kind) -> bool {
 
 #[test]
 fn whoever_is_killed_between_any_two_steps_nothing_is_lost_or_doubled() {
-    for kind in [Kind::Invite, Kind::Membership, Kind::ToDevice, Kind::DeviceList] {
+    for kind in [Kind::Invite, Kind::Membership, Kind::ToDevice, Kind::DeviceList, Kind::Events] {
         for theirs in [false, true] {
             let steps = (0..).take_while(|steps| killed_after(*steps, theirs, kind)).count();
             // Each of four wishes has its own.

@@ -294,6 +294,68 @@ fn what_there_is_no_place_for_holds_back_its_lane_and_nothing_else() {
     assert!(machine.queues.is_empty());
 }
 
+fn events(room: usize, last: usize) -> New {
+    let room_id = format!("!{room}:x").try_into().unwrap();
+    let event_id = format!("$l{last}").try_into().unwrap();
+    let matter = Matter::Events { room_id, event_id, count: last };
+    New { matter, shape: Shape::Events, len: 100, made_ts: TS, once: None }
+}
+
+#[test]
+fn what_nobody_else_has_is_owed_by_its_last_event_until_somebody_has_it() {
+    let mut machine = Machine::default();
+    let ann = owned_server_name!("ann.org");
+    assert_eq!(owe(&mut machine, events(1, 1)), Some(1));
+    assert_eq!(owe(&mut machine, events(1, 1)), None, "it is owed");
+    assert_eq!(owe(&mut machine, events(1, 2)), Some(2));
+    assert_eq!(owe(&mut machine, events(2, 1)), Some(3));
+    for new in [events(1, 2), events(2, 1)] {
+        let number = machine.owe(&ann, new, NOW).unwrap().number.unwrap();
+        machine.stored(&ann, number);
+    }
+    check(&machine);
+    // Whoever is met fetches it first.
+    owe(&mut machine, to_device(9));
+    machine.met(&bob(), NOW);
+    check(&machine);
+    let next = machine.next(NOW).unwrap();
+    assert_eq!((next.server, next.numbers), (ann.clone(), vec![4]), "she was not met");
+    assert_eq!(sent(&mut machine, NOW), Some(vec![6]));
+    answer(&mut machine, Outcome::Delivered, NOW);
+    assert_eq!(sent(&mut machine, NOW + FETCH_MS - 1), None);
+    // She has it, so he is not owed it.
+    let changes = machine.answered(&ann, Outcome::Delivered, NOW, TS, 0.0);
+    let gone = Change { server: bob(), number: 2, ended: None };
+    assert!(changes.contains(&gone) && changes.len() == 2, "{changes:?}");
+    check(&machine);
+    assert_eq!(sent(&mut machine, NOW + FETCH_MS), Some(vec![5]));
+    assert_eq!(sent(&mut machine, NOW + FETCH_MS), Some(vec![3]));
+    // What is under way comes to its own end.
+    assert_eq!(machine.settle(ruma::room_id!("!2:x"), None), []);
+    answer(&mut machine, Outcome::Unreached, NOW);
+    assert_eq!(machine.settle(ruma::room_id!("!2:x"), None).len(), 1);
+    machine.answered(&ann, Outcome::Delivered, NOW, TS, 0.0);
+    check(&machine);
+    assert!(machine.queues.is_empty() && machine.agenda.is_empty());
+}
+
+#[test]
+fn what_the_graph_brings_anyway_gives_way_to_all_else() {
+    let mut machine = Machine::default();
+    for room in 0..limits::OWED_SERVER {
+        owe(&mut machine, events(room, 1));
+    }
+    assert_eq!(machine.owe(&bob(), events(9_999, 1), NOW), Err(Full::Server));
+    for (new, gone) in [(invite(1), 1), (to_device(1), 2), (membership("@a:bob.org"), 3)] {
+        let taken = machine.owe(&bob(), new, NOW).unwrap();
+        machine.stored(&bob(), taken.number.unwrap());
+        assert_eq!(taken.changes[0].number, gone);
+        check(&machine);
+    }
+    // A newer one of its own room has its place.
+    assert!(machine.owe(&bob(), events(100, 2), NOW).is_ok());
+}
+
 /// Lets time pass until `end`, in milliseconds since now, with a server that answers so. Returns how often
 /// it was asked.
 fn days_with(machine: &mut Machine, end: u64, outcome: &Outcome) -> usize {

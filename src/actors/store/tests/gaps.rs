@@ -7,9 +7,14 @@ const OTHER: &str = "@other:example.net";
 
 /// Makes a message that follows others.
 fn after(room_id: &OwnedRoomId, body: &str, prev: &[&Arc<Pdu>]) -> Arc<Pdu> {
+    says(room_id, OTHER, body, prev)
+}
+
+/// Makes a message of somebody that follows others.
+fn says(room_id: &OwnedRoomId, sender: &str, body: &str, prev: &[&Arc<Pdu>]) -> Arc<Pdu> {
     let depth = prev.iter().map(|pdu| pdu.depth).max().unwrap_or_default() + 1;
     let json = json!({
-        "room_id": room_id, "sender": OTHER, "type": "m.room.message", "content": {"body": body},
+        "room_id": room_id, "sender": sender, "type": "m.room.message", "content": {"body": body},
         "origin_server_ts": 1, "depth": depth, "auth_events": [],
         "prev_events": prev.iter().map(|pdu| &pdu.event_id).collect::<Vec<_>>(),
     })
@@ -273,4 +278,45 @@ async fn events_are_given_by_id_as_many_as_an_answer_takes() {
         world.ask(ReadEvents(vec![(r.clone(), large.iter().map(id).collect())])).await.unwrap();
     let len: usize = read[0].1.iter().map(|event| event.json.len()).sum();
     assert!((limits::MISSING_LEN..limits::MISSING_LEN + 64 * 1024).contains(&len), "{len}");
+}
+
+#[actix::test]
+async fn what_nobody_else_has_is_what_nobody_followed_and_nobody_is_known_to_have() {
+    let world = World::new();
+    let room_id = room("a");
+    let find = async |since_ts| {
+        let server_name = user(OWN).server_name().to_owned();
+        let room_ids = vec![room("unknown"), room_id.clone()];
+        world.ask(FindUnspread { server_name, since_ts, room_ids }).await.unwrap()
+    };
+    let first = message(&room_id, OTHER, "first");
+    let one = says(&room_id, OWN, "one", &[&first]);
+    let two = says(&room_id, OWN, "two", &[&one]);
+    keep(&world, &room_id, &[&first]).await;
+    assert_eq!(find(0).await, [], "it came from somebody");
+    keep(&world, &room_id, &[&one, &two]).await;
+    assert_eq!(find(0).await, [(room_id.clone(), vec![id(&one), id(&two)])], "oldest first");
+    assert_eq!(find(2).await, [], "what is too old is let be");
+    world.write(vec![(Row::Spread(room_id.clone()), Some(json!([id(&one)])))]).await;
+    assert_eq!(find(0).await, [(room_id.clone(), vec![id(&two)])]);
+    let theirs = after(&room_id, "theirs", &[&two]);
+    keep(&world, &room_id, &[&theirs]).await;
+    assert_eq!(find(0).await, [], "who follows it has it");
+
+    let long = chain_of(&room_id, OWN, limits::OWED_EVENTS + 5, &theirs);
+    keep(&world, &room_id, &long.iter().collect::<Vec<_>>()).await;
+    let newest: Vec<_> = long[5..].iter().map(id).collect();
+    assert_eq!(find(0).await, [(room_id.clone(), newest)]);
+    world.ask(Close).await.unwrap();
+}
+
+/// Makes messages of somebody, each of which follows the one before.
+fn chain_of(room_id: &OwnedRoomId, sender: &str, length: usize, first: &Arc<Pdu>) -> Vec<Arc<Pdu>> {
+    let mut chain: Vec<Arc<Pdu>> = Vec::new();
+    for number in 0..length {
+        let prev = chain.last().unwrap_or(first);
+        let next = says(room_id, sender, &number.to_string(), &[prev]);
+        chain.push(next);
+    }
+    chain
 }
