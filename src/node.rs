@@ -39,7 +39,7 @@ use crate::{
         },
         meeting::{MeetingActor, MeetingLinks},
         network::{self, Network, NetworkParts},
-        outbox::{OutboxActor, OutboxError, OutboxLinks, TellRefused},
+        outbox::{OutboxActor, OutboxError, OutboxLinks, TellRooms},
         relay_request::{CarryWith, RelayRequestActor},
         rendezvous::RendezvousActor,
         room::{Carried, StoreLink},
@@ -220,7 +220,10 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         said: meeting.clone().recipient(),
     });
 
-    outbox.do_send(TellRefused(rooms.clone().recipient()));
+    outbox.do_send(TellRooms {
+        refused: rooms.clone().recipient(),
+        leave: rooms.clone().recipient(),
+    });
 
     let accounts = AccountsLinks {
         write_rows: store.clone().recipient(),

@@ -287,3 +287,40 @@ async fn what_nobody_else_has_is_owed_over_crashes_until_somebody_has_it() {
     let texts = ann.me.texts(&room).await;
     assert_eq!(texts.iter().filter(|text| text.starts_with("said ")).count(), 3, "{texts:?}");
 }
+
+#[tokio::test]
+async fn an_invite_is_turned_down_while_the_inviter_is_off() {
+    let [mut ann, mut bob] = homes().await;
+    let (room, again) =
+        (ann.me.create_with(&[&bob.me]).await, ann.me.create_with(&[&bob.me]).await);
+    for room in [&room, &again] {
+        bob.me.is(room, "invite").await;
+    }
+    ann.node.kill();
+    for room in [&room, &again] {
+        let asked = Instant::now();
+        bob.me.leave(room).await.ok();
+        assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
+    }
+    let outbox = owes_of(&bob, "declined", 2).await;
+    assert_eq!(outbox["servers"][0]["server_name"], ann.me.server_name(), "{outbox}");
+    // Neither loses it, whoever is killed while it is handed over.
+    bob.node.kill();
+    bob.node.start_again().await;
+    owes_of(&bob, "declined", 2).await;
+    ann.node.start_again().await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    bob.node.kill();
+    ann.node.kill();
+    ann.node.start_again().await;
+    bob.node.start_again().await;
+    for room in [&room, &again] {
+        ann.me.sees_member(room, &bob.me.user_id, "leave").await;
+    }
+    owes_of(&bob, "declined", 0).await;
+    // What was turned down once is not turned down for ever.
+    ann.me.invite(&again, &bob.me.user_id).await.ok();
+    bob.me.is(&again, "invite").await;
+    joins(&bob.me, &again).await;
+    ann.me.sees_member(&again, &bob.me.user_id, "join").await;
+}

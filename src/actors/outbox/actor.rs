@@ -8,7 +8,10 @@ use actix::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::RngExt as _;
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName,
+    RoomVersionId,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -16,8 +19,8 @@ use super::{
     kept::{self, Kept, Read},
     machine::{Change, Full, Machine, New, Outcome, Send, Shape, Undecided},
     messages::{
-        CountOwed, Decided, EventsSpread, InviteRefused, OutboxError, OutboxStatus, Owe, OwedCount,
-        ReadOutbox, ServerReached, TellRefused,
+        CountOwed, Decided, EventsSpread, InviteRefused, LeaveThrough, OutboxError, OutboxStatus,
+        Owe, OwedCount, ReadOutbox, ServerReached, TellRooms,
     },
 };
 use crate::{
@@ -63,7 +66,7 @@ pub struct OutboxLinks {
 pub struct OutboxActor {
     links: OutboxLinks,
     machine: Machine,
-    refused: Option<Recipient<InviteRefused>>,
+    rooms: Option<TellRooms>,
 }
 
 /// Rows to be written.
@@ -93,7 +96,7 @@ impl OutboxLinks {
     }
 
     /// Sends what is due to one server. What it answers is not looked at: what it has, it has.
-    async fn send(&self, send: &Send) -> Outcome {
+    async fn send(&self, send: &Send, rooms: Option<&TellRooms>) -> Outcome {
         let items = match self.load(send).await {
             Ok(items) => items,
             Err(error) => {
@@ -101,6 +104,9 @@ impl OutboxLinks {
                 return Outcome::Unreached;
             }
         };
+        if let [Kept { matter, form: Form::Leave { version }, .. }] = items.as_slice() {
+            return leave(&send.server, matter, version, rooms).await;
+        }
         let Some((endpoint, content)) = self.compose(items).await else {
             return Outcome::Unreached;
         };
@@ -127,6 +133,8 @@ impl OutboxLinks {
                     return Some((Endpoint { method: "PUT", uri }, content));
                 }
                 Form::Pdu(pdu) => pdus.push(pdu),
+                // It is no request of ours.
+                Form::Leave { .. } => {}
                 Form::Events { room_id, event_ids } => {
                     pdus.extend(self.events(&signer, room_id, event_ids).await?);
                 }
@@ -207,7 +215,7 @@ impl OutboxActor {
                 Err(_) => return Err(StoreError::Corrupt { what: "outbox" }.into()),
             }
         }
-        Ok(Self { links, machine, refused: None }.start())
+        Ok(Self { links, machine, rooms: None }.start())
     }
 
     /// Makes rows of changes.
@@ -255,10 +263,10 @@ impl OutboxActor {
                 [number] => self.machine.matter(&send.server, *number).cloned(),
                 _ => None,
             };
-            let refused = self.refused.clone();
+            let rooms = self.rooms.clone();
             let sent = async move {
-                let outcome = links.send(&send).await;
-                let outcome = tell_refused(refused, invite, outcome).await;
+                let outcome = links.send(&send, rooms.as_ref()).await;
+                let outcome = tell_refused(rooms, invite, outcome).await;
                 (send.server, outcome)
             };
             ctx.spawn(sent.into_actor(self).map(|(server, outcome), act, ctx| {
@@ -273,8 +281,14 @@ impl OutboxActor {
 
     fn look(&mut self, ctx: &mut Context<Self>) {
         for open in self.machine.undecided(uptime_ms()) {
+            // Whether that still stands is looked at when it is done.
+            let matter = self.machine.matter(&open.server, open.number);
+            let is_left = matches!(matter, Some(Matter::Declined { .. }));
             let links = self.links.clone();
             let looked = async move {
+                if is_left {
+                    return (open, Some(true));
+                }
                 let stands = links.stands(&open).await;
                 (open, stands)
             };
@@ -331,9 +345,32 @@ impl OutboxActor {
 /// Whom an item is owed to, and its number.
 type Owed = (OwnedServerName, u64);
 
+/// Has a server take a user of ours out of a room.
+async fn leave(
+    server: &OwnedServerName,
+    matter: &Matter,
+    version: &RoomVersionId,
+    rooms: Option<&TellRooms>,
+) -> Outcome {
+    let (Matter::Declined { room_id, user_id, event_id }, Some(rooms)) = (matter, rooms) else {
+        return Outcome::Unreached;
+    };
+    let leave = LeaveThrough {
+        server_name: server.clone(),
+        room_id: room_id.clone(),
+        user_id: user_id.clone(),
+        event_id: event_id.clone(),
+        version: version.clone(),
+    };
+    match rooms.leave.send(leave).await {
+        Ok(answer) => outcome(answer),
+        Err(_) => Outcome::Unreached,
+    }
+}
+
 /// Has an invite taken back that was refused. As long as that cannot be done, it counts as not answered.
 async fn tell_refused(
-    to: Option<Recipient<InviteRefused>>,
+    rooms: Option<TellRooms>,
     matter: Option<Matter>,
     outcome: Outcome,
 ) -> Outcome {
@@ -343,8 +380,8 @@ async fn tell_refused(
         return outcome;
     };
     let refused = InviteRefused { room_id, user_id, event_id, why: errcode.clone() };
-    let told = match to {
-        Some(to) => to.send(refused).await,
+    let told = match rooms {
+        Some(rooms) => rooms.refused.send(refused).await,
         None => return Outcome::Unreached,
     };
     if matches!(told, Ok(true)) { outcome } else { Outcome::Unreached }
@@ -424,16 +461,16 @@ impl Handler<EventsSpread> for OutboxActor {
     type Result = ();
 
     fn handle(&mut self, EventsSpread(room_id): EventsSpread, ctx: &mut Context<Self>) {
-        let changes = self.machine.settle(&room_id, None);
+        let changes = self.machine.spread(&room_id);
         self.keep(changes, ctx);
     }
 }
 
-impl Handler<TellRefused> for OutboxActor {
+impl Handler<TellRooms> for OutboxActor {
     type Result = ();
 
-    fn handle(&mut self, TellRefused(to): TellRefused, _: &mut Context<Self>) {
-        self.refused = Some(to);
+    fn handle(&mut self, msg: TellRooms, _: &mut Context<Self>) {
+        self.rooms = Some(msg);
     }
 }
 

@@ -71,7 +71,8 @@ pub(super) fn read(server_name: &OwnedServerName, value: &[u8]) -> serde_json::R
 #[cfg(test)]
 mod tests {
     use ruma::{
-        CanonicalJsonValue, owned_event_id, owned_room_id, owned_server_name, owned_user_id,
+        CanonicalJsonValue, RoomVersionId, owned_event_id, owned_room_id, owned_server_name,
+        owned_user_id,
     };
 
     use super::*;
@@ -95,12 +96,18 @@ mod tests {
             },
             Matter::ToDevice { message_id: "m".into() },
             Matter::DeviceList { user_id },
+            Matter::Declined {
+                room_id: room_id.clone(),
+                user_id: owned_user_id!("@me:me.org"),
+                event_id: Some(event_id.clone()),
+            },
             Matter::Events { room_id: room_id.clone(), event_id: event_id.clone(), count: 3 },
         ];
         let forms = [
             Form::Put { uri: "/x".into(), content: content.clone() },
             Form::Pdu(content.clone()),
             Form::Edu(content),
+            Form::Leave { version: RoomVersionId::V11 },
             Form::Events { room_id: room_id.clone(), event_ids: vec![event_id.clone()] },
         ];
         let ends = [
@@ -110,9 +117,13 @@ mod tests {
             End::GaveWay,
         ];
         for matter in matters {
-            for (form, once) in
-                forms.iter().zip([None, Some((room_id.clone(), event_id.clone())), None, None])
-            {
+            for (form, once) in forms.iter().zip([
+                None,
+                Some((room_id.clone(), event_id.clone())),
+                None,
+                None,
+                None,
+            ]) {
                 let kept = Kept {
                     request_id: "1".into(),
                     matter: matter.clone(),

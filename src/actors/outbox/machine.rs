@@ -38,6 +38,7 @@ pub(super) enum Shape {
     Put,
     Pdu,
     Edu,
+    Leave,
     Events,
 }
 
@@ -47,6 +48,7 @@ impl From<&Form> for Shape {
             Form::Put { .. } => Self::Put,
             Form::Pdu(_) => Self::Pdu,
             Form::Edu(_) => Self::Edu,
+            Form::Leave { .. } => Self::Leave,
             Form::Events { .. } => Self::Events,
         }
     }
@@ -68,9 +70,9 @@ enum Lane {
 impl From<&Matter> for Lane {
     fn from(matter: &Matter) -> Self {
         match matter {
-            Matter::Invite { room_id, .. } | Matter::Membership { room_id, .. } => {
-                Self::Room(room_id.clone())
-            }
+            Matter::Invite { room_id, .. }
+            | Matter::Membership { room_id, .. }
+            | Matter::Declined { room_id, .. } => Self::Room(room_id.clone()),
             Matter::ToDevice { .. } => Self::ToDevice,
             Matter::DeviceList { .. } => Self::DeviceLists,
             Matter::Events { .. } => Self::Events,
@@ -230,7 +232,7 @@ pub(super) struct Machine {
 
 /// What makes an item the same as, or the successor of, one that waits.
 fn same(one: &Matter, other: &Matter) -> bool {
-    use Matter::{DeviceList, Events, Invite, Membership, ToDevice};
+    use Matter::{Declined, DeviceList, Events, Invite, Membership, ToDevice};
     match (one, other) {
         (Invite { event_id: one, .. }, Invite { event_id: other, .. }) => one == other,
         (
@@ -239,6 +241,7 @@ fn same(one: &Matter, other: &Matter) -> bool {
         ) => one_room == other_room && one == other,
         (ToDevice { message_id: one }, ToDevice { message_id: other }) => one == other,
         (DeviceList { user_id: one }, DeviceList { user_id: other }) => one == other,
+        (Declined { .. }, Declined { .. }) => one == other,
         (Events { room_id: one, .. }, Events { room_id: other, .. }) => one == other,
         _ => false,
     }
@@ -247,6 +250,11 @@ fn same(one: &Matter, other: &Matter) -> bool {
 /// Tells whether an item is about events that nobody else has.
 fn is_events(matter: &Matter) -> bool {
     matches!(matter, Matter::Events { .. })
+}
+
+/// Tells whether a matter comes to its end for all when one server has it.
+fn is_one_enough(matter: &Matter) -> bool {
+    matches!(matter, Matter::Events { .. } | Matter::Declined { .. })
 }
 
 /// Tells whether an item is out of date once there is a newer one of the same.
@@ -288,7 +296,7 @@ impl Queue {
         };
         let most = match first.shape {
             _ if self.singly.contains(&first.number) => 1,
-            Shape::Put | Shape::Events => 1,
+            Shape::Put | Shape::Leave | Shape::Events => 1,
             Shape::Pdu => limits::TRANSACTION_PDUS,
             Shape::Edu => limits::TRANSACTION_EDUS,
         };
@@ -606,10 +614,9 @@ impl Machine {
         for number in sent {
             let matter = self.matter(server, number).cloned();
             changes.extend(self.end(server, number, end.clone(), now_ts));
-            // Whoever has them gives them to the others.
-            if let (End::Delivered, Some(Matter::Events { room_id, event_id, .. })) = (&end, matter)
-            {
-                changes.extend(self.settle(&room_id, Some(&event_id)));
+            // Whoever has it gives it to the others.
+            if let Some(matter) = matter.filter(|it| end == End::Delivered && is_one_enough(it)) {
+                changes.extend(self.settle(|other| *other == matter));
             }
         }
         self.plan(server);
@@ -632,21 +639,19 @@ impl Machine {
         self.plan(server);
     }
 
-    /// Somebody else has the events of a room up to this one, or all of them: they are owed to nobody any
-    /// more. What is under way comes to its own end.
-    pub(super) fn settle(&mut self, room_id: &RoomId, last: Option<&EventId>) -> Vec<Change> {
-        let is_settled = |item: &Item| match &item.matter {
-            Matter::Events { room_id: of, event_id, .. } => {
-                of == room_id && last.is_none_or(|last| event_id == last)
-            }
-            _ => false,
-        };
+    /// Somebody else has the events of a room: they are owed to nobody any more.
+    pub(super) fn spread(&mut self, room_id: &RoomId) -> Vec<Change> {
+        self.settle(|matter| matches!(matter, Matter::Events { room_id: of, .. } if of == room_id))
+    }
+
+    /// Something is owed to nobody any more. What is under way comes to its own end.
+    fn settle(&mut self, is_settled: impl Fn(&Matter) -> bool) -> Vec<Change> {
         let settled: Vec<_> = self
             .queues
             .iter()
             .flat_map(|(server, queue)| {
                 let items = queue.items.iter();
-                let items = items.filter(|item| is_settled(item) && item.is_on_disk);
+                let items = items.filter(|item| is_settled(&item.matter) && item.is_on_disk);
                 let items = items.filter(|item| !queue.is_flying(item.number));
                 items.map(|item| (server.clone(), item.number))
             })

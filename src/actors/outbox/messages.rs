@@ -3,10 +3,12 @@
 use std::fmt;
 
 use actix::{Message, Recipient};
-use ruma::{CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId};
+use ruma::{
+    CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::actors::{error::AskError, store::StoreError};
+use crate::actors::{error::AskError, store::StoreError, upward::FederationError};
 
 /// What something that is owed is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,16 @@ pub enum Matter {
         /// Whose devices.
         user_id: OwnedUserId,
     },
+    /// A user of ours is out of a room that only others can take him out of: he turned an invite down. It
+    /// is owed to each server that may do it, until one has.
+    Declined {
+        /// Which room.
+        room_id: OwnedRoomId,
+        /// Who.
+        user_id: OwnedUserId,
+        /// The invite; a newer one is another matter.
+        event_id: Option<OwnedEventId>,
+    },
     /// Events of ours that nobody else is known to have. They are owed to each member's server until one
     /// has them; newer ones take their place, and they give way to all else.
     Events {
@@ -62,6 +74,9 @@ impl fmt::Display for Matter {
             }
             Self::ToDevice { .. } => f.write_str("message to devices"),
             Self::DeviceList { user_id } => write!(f, "device list of {user_id}"),
+            Self::Declined { room_id, user_id, .. } => {
+                write!(f, "{user_id} does not come to {room_id}")
+            }
             Self::Events { room_id, count: 1, .. } => {
                 write!(f, "an event in {room_id} that nobody else has")
             }
@@ -87,6 +102,11 @@ pub enum Form {
     Pdu(CanonicalJsonValue),
     /// An EDU of a transaction; with others, where others are owed.
     Edu(CanonicalJsonValue),
+    /// Requests that the room makes: a template, and the leave composed at it.
+    Leave {
+        /// Version of the room.
+        version: RoomVersionId,
+    },
     /// Events of ours in a transaction of their own, read from the Store when they are sent.
     Events {
         /// Of which room.
@@ -175,10 +195,32 @@ pub struct InviteRefused {
     pub why: String,
 }
 
-/// Sets whom to tell of refused invites. Sent once; until then those wait.
-#[derive(Message)]
+/// Has a user of ours taken out of a room by a server that is in it, unless he was invited anew. Sent to
+/// RoomState.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "Result<(), FederationError>")]
+pub struct LeaveThrough {
+    /// By which server.
+    pub server_name: OwnedServerName,
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// The invite that he turned down.
+    pub event_id: Option<OwnedEventId>,
+    /// Version of the room.
+    pub version: RoomVersionId,
+}
+
+/// Sets who does for rooms what only they can. Sent once; until then that waits.
+#[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
-pub struct TellRefused(pub Recipient<InviteRefused>);
+pub struct TellRooms {
+    /// An invite was refused.
+    pub refused: Recipient<InviteRefused>,
+    /// A leave is owed.
+    pub leave: Recipient<LeaveThrough>,
+}
 
 /// Counts what is owed.
 #[derive(Message, Debug)]

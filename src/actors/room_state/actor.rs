@@ -40,14 +40,14 @@ use crate::{
         error::AskError,
         gossip::{JoinTopic, LeaveTopic, PublishTransaction},
         identity::{FindServerKeys, KeepKeys, UseSigner},
-        outbox::{Decided, InviteRefused, Owe},
+        outbox::{Decided, InviteRefused, LeaveThrough, Owe},
         rendezvous::SharedServers,
         room::{
             Advanced, Carried, Drain, ExpireInvite, HeadsHeard, Links, People, ProfileChanged,
             Publish, RoomActor, RoomError, RoomQuery, Said, StoreLink,
         },
         store,
-        upward::{FindSharing, SendFederation, Sharing, TransactionVerdict},
+        upward::{FederationError, FindSharing, SendFederation, Sharing, TransactionVerdict},
     },
     config::limits,
     proto::signer::Signer,
@@ -481,6 +481,16 @@ impl Handler<InviteRefused> for RoomStateActor {
                 Err(_) => false,
             }
         })
+    }
+}
+
+impl Handler<LeaveThrough> for RoomStateActor {
+    type Result = ResponseActFuture<Self, Result<(), FederationError>>;
+
+    fn handle(&mut self, msg: LeaveThrough, ctx: &mut Self::Context) -> Self::Result {
+        let room = ToRoom { room_id: msg.room_id.clone(), message: msg };
+        let left = Handler::<Briefly<LeaveThrough>>::handle(self, Briefly(room), ctx);
+        Box::pin(left.map(|left, _, _| left.unwrap_or(Err(FederationError::Offline))))
     }
 }
 

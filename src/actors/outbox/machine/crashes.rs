@@ -37,6 +37,7 @@ enum Kind {
     ToDevice,
     DeviceList,
     Events,
+    Declined,
 }
 
 fn bob() -> OwnedServerName {
@@ -65,6 +66,13 @@ fn wish(
         }
         Kind::ToDevice => {
             (Matter::ToDevice { message_id: n.to_string() }, Form::Edu(content), None)
+        }
+        Kind::Declined => {
+            // The invite was there before.
+            let event_id: OwnedEventId = format!("$i{n}").try_into().unwrap();
+            let once = Some((room_id.clone(), event_id.clone()));
+            let form = Form::Leave { version: n.to_string().as_str().try_into().unwrap() };
+            (Matter::Declined { room_id, user_id, event_id: Some(event_id) }, form, once)
         }
         Kind::Events => {
             let room_id: OwnedRoomId = format!("!r{n}:x").try_into().unwrap();
@@ -163,6 +171,7 @@ impl World {
                         panic!("what is sent is on disk");
                     };
                     let content = match item.form {
+                        Form::Leave { version } => CanonicalJsonValue::String(version.to_string()),
                         Form::Events { event_ids, .. } => {
                             CanonicalJsonValue::String(event_ids.len().to_string())
                         }
@@ -266,7 +275,14 @@ fn killed_after(steps: usize, theirs: bool, kind: Kind) -> bool {
 
 #[test]
 fn whoever_is_killed_between_any_two_steps_nothing_is_lost_or_doubled() {
-    for kind in [Kind::Invite, Kind::Membership, Kind::ToDevice, Kind::DeviceList, Kind::Events] {
+    for kind in [
+        Kind::Invite,
+        Kind::Membership,
+        Kind::ToDevice,
+        Kind::DeviceList,
+        Kind::Events,
+        Kind::Declined,
+    ] {
         for theirs in [false, true] {
             let steps = (0..).take_while(|steps| killed_after(*steps, theirs, kind)).count();
             // Each of four wishes has its own.

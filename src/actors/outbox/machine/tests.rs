@@ -331,9 +331,9 @@ fn what_nobody_else_has_is_owed_by_its_last_event_until_somebody_has_it() {
     assert_eq!(sent(&mut machine, NOW + FETCH_MS), Some(vec![5]));
     assert_eq!(sent(&mut machine, NOW + FETCH_MS), Some(vec![3]));
     // What is under way comes to its own end.
-    assert_eq!(machine.settle(ruma::room_id!("!2:x"), None), []);
+    assert_eq!(machine.spread(ruma::room_id!("!2:x")), []);
     answer(&mut machine, Outcome::Unreached, NOW);
-    assert_eq!(machine.settle(ruma::room_id!("!2:x"), None).len(), 1);
+    assert_eq!(machine.spread(ruma::room_id!("!2:x")).len(), 1);
     machine.answered(&ann, Outcome::Delivered, NOW, TS, 0.0);
     check(&machine);
     assert!(machine.queues.is_empty() && machine.agenda.is_empty());
@@ -356,6 +356,33 @@ fn what_the_graph_brings_anyway_gives_way_to_all_else() {
     assert!(machine.owe(&bob(), events(100, 2), NOW).is_ok());
 }
 
+#[test]
+fn an_invite_is_turned_down_by_one_server_and_stays_so() {
+    let mut machine = Machine::default();
+    let ann = owned_server_name!("ann.org");
+    let declined = |invite: &str| {
+        let matter = Matter::Declined {
+            room_id: owned_room_id!("!r:x"),
+            user_id: owned_user_id!("@me:me.org"),
+            event_id: Some(invite.try_into().unwrap()),
+        };
+        New { matter, shape: Shape::Leave, len: 100, made_ts: TS, once: None }
+    };
+    for server in [ann.clone(), bob()] {
+        let number = machine.owe(&server, declined("$1"), NOW).unwrap().number.unwrap();
+        machine.stored(&server, number);
+    }
+    assert_eq!(owe(&mut machine, declined("$1")), None, "once");
+    assert_eq!(owe(&mut machine, declined("$2")), Some(3), "another invite");
+    assert_eq!(machine.next(NOW).unwrap().numbers, [1]);
+    let changes = machine.answered(&ann, Outcome::Delivered, NOW, TS, 0.0);
+    assert!(changes.contains(&Change { server: bob(), number: 2, ended: None }), "{changes:?}");
+    assert_eq!(sent(&mut machine, NOW), Some(vec![3]));
+    answer(&mut machine, refused(), NOW);
+    check(&machine);
+    assert!(machine.queues.is_empty());
+}
+
 /// Lets time pass until `end`, in milliseconds since now, with a server that answers so. Returns how often
 /// it was asked.
 fn days_with(machine: &mut Machine, end: u64, outcome: &Outcome) -> usize {
@@ -365,16 +392,16 @@ fn days_with(machine: &mut Machine, end: u64, outcome: &Outcome) -> usize {
             asked += 1;
             machine.answered(&bob(), outcome.clone(), now, TS + now - NOW, 0.0);
         }
-        if (now - NOW).is_multiple_of(60_000) {
-            machine.expire(TS + now - NOW);
-        }
-        now += 1_000;
+        machine.expire(TS + now - NOW);
+        let due = machine.agenda.first().map_or(u64::MAX, |(due, _)| *due);
+        now = due.clamp(now + 1, now + HOUR_MS);
     }
     check(machine);
     asked
 }
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const HOUR_MS: u64 = 60 * 60 * 1000;
+const DAY_MS: u64 = 24 * HOUR_MS;
 
 #[test]
 fn a_thousand_messages_to_who_is_off_for_29_days_keep_their_order_and_their_bound() {
