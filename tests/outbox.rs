@@ -324,3 +324,22 @@ async fn an_invite_is_turned_down_while_the_inviter_is_off() {
     joins(&bob.me, &again).await;
     ann.me.sees_member(&again, &bob.me.user_id, "join").await;
 }
+
+#[tokio::test]
+async fn who_leaves_while_all_others_are_off_is_out_for_them_too() {
+    let [mut ann, mut bob] = homes().await;
+    let room = ann.me.create_with(&[&bob.me]).await;
+    bob.me.is(&room, "invite").await;
+    bob.me.join(&room).await.ok();
+    ann.me.sees_member(&room, &bob.me.user_id, "join").await;
+    bob.node.kill();
+    ann.me.send(&room, "I leave").await;
+    ann.me.leave(&room).await.ok();
+    ann.node.kill();
+    ann.node.start_again().await;
+    owes_of(&ann, "events", 1).await;
+    bob.node.start_again().await;
+    bob.me.reads(&room, "I leave").await;
+    bob.me.sees_member(&room, &ann.me.user_id, "leave").await;
+    owes_of(&ann, "events", 0).await;
+}

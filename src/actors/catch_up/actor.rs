@@ -39,7 +39,7 @@ pub struct CatchUpLinks {
     pub find_lacking: Recipient<FindLacking>,
     /// Store.
     pub sift_ids: Recipient<SiftIds>,
-    /// RoomState.
+    /// Meeting.
     pub take_in: Recipient<TakeIn>,
     /// Event ids.
     pub cpu: Cpu,

@@ -31,7 +31,7 @@ pub enum CaughtUp {
 #[rtype(result = "()")]
 pub struct ForgetServer(pub OwnedServerName);
 
-/// Told to RoomState: events for a room, parents first, with server_keys.
+/// Told to Meeting: events for a room, parents first, with server_keys.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), RoomError>")]
 pub struct TakeIn {

@@ -82,7 +82,7 @@ pub struct DeliverTo {
     pub transactions: Recipient<GossipTransaction>,
     /// RoomState.
     pub keys: Recipient<FindRoomKey>,
-    /// RoomState.
+    /// Meeting.
     pub lost: Recipient<GossipLost>,
 }
 

@@ -16,7 +16,7 @@ use crate::{
         clock::{now_ms, uptime_ms},
         outbox::{Debt, EventsSpread, Form, Matter, Owe},
         room::{RoomError, Said, ask},
-        room_state::ReadServers,
+        room_state::{ReadServers, ServersIn},
         store::{FindUnspread, RoomEvents, Row, WriteRows},
     },
     config::limits,
@@ -76,20 +76,24 @@ impl MeetingActor {
         &mut self,
         room_ids: Vec<OwnedRoomId>,
         found: RoomEvents,
-        servers: Vec<(OwnedRoomId, Vec<OwnedServerName>)>,
+        servers: Vec<ServersIn>,
         ctx: &mut Context<Self>,
     ) {
         let mut found: BTreeMap<OwnedRoomId, Vec<OwnedEventId>> = found.into_iter().collect();
-        let mut servers: BTreeMap<OwnedRoomId, Vec<OwnedServerName>> =
-            servers.into_iter().collect();
+        let mut servers: BTreeMap<OwnedRoomId, ServersIn> =
+            servers.into_iter().map(|servers| (servers.room_id.clone(), servers)).collect();
         let (mut asks, mut debts) =
             (BTreeMap::<OwnedServerName, Vec<OwnedRoomId>>::new(), Vec::new());
         let now = uptime_ms();
         for room_id in room_ids {
             let events = found.remove(&room_id).unwrap_or_default();
-            let servers = servers.remove(&room_id).unwrap_or_default();
-            let met: Vec<OwnedServerName> =
-                servers.iter().filter(|server| self.online.is_met(server)).cloned().collect();
+            let Some(ServersIn { servers, is_joined, .. }) = servers.remove(&room_id) else {
+                self.unspread.looked(&room_id, None, 0, &[], now);
+                continue;
+            };
+            // Whoever left a room does not learn who else has what.
+            let met = servers.iter().filter(|server| is_joined && self.online.is_met(server));
+            let met: Vec<OwnedServerName> = met.cloned().collect();
             let last = events.last().cloned();
             match self.unspread.looked(&room_id, last, servers.len(), &met, now) {
                 Some(Todo::Ask(server)) => asks.entry(server).or_default().push(room_id),

@@ -276,7 +276,7 @@ impl RoomActor {
         let worker = self.worker(ctx);
         let published = !publish.is_empty();
         let own = self.signer.server_name();
-        let said = resident && publish.iter().any(|pdu| pdu.sender.server_name() == own);
+        let said = publish.iter().any(|pdu| pdu.sender.server_name() == own);
         let work = async move {
             let refused = match stored.await {
                 Ok(Ok(_)) => None,

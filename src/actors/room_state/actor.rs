@@ -25,7 +25,7 @@ use super::{
     invites::{Invite, Invites, Place},
     messages::{
         Briefly, CountRooms, ForgetRoom, IngestIntoRoom, KnowsRoom, ListRooms, MeetWith,
-        ProfileUpdated, ReadMembership, ReadServers, ReadShared, RoomCounts, ServeRoom,
+        ProfileUpdated, ReadMembership, ReadServers, ReadShared, RoomCounts, ServeRoom, ServersIn,
         SharedRooms, SharesTurned, SiftShared, SiftedRooms, ToRoom,
     },
     presence::{self, OwnPresence},
@@ -330,7 +330,7 @@ impl RoomStateActor {
         at_start: Vec<OwnedRoomId>,
     ) {
         if let Some(meeting) = &self.meeting
-            && !(gained.is_empty() && lost.is_empty())
+            && !(gained.is_empty() && lost.is_empty() && at_start.is_empty())
         {
             let (gained, lost) = (gained.to_vec(), lost.to_vec());
             meeting.turned.do_send(SharesTurned { gained, lost, at_start });
@@ -530,9 +530,10 @@ impl Handler<UseSigner> for RoomStateActor {
                     }
                     gained.extend(turn.gained);
                 }
-                let shared = act.rooms.joined().filter(|(_, room)| room.servers.len() > 1);
-                let shared = shared.map(|(room_id, _)| room_id.clone()).collect();
-                act.tell_meeting(&gained, &[], shared);
+                // Whoever left one may have been heard by nobody.
+                let with_others = act.rooms.iter().filter(|(_, room)| !room.servers.is_empty());
+                let with_others = with_others.map(|(room_id, _)| room_id.clone()).collect();
+                act.tell_meeting(&gained, &[], with_others);
                 act.tell_gained(gained);
             }
         }))
@@ -701,7 +702,7 @@ impl Handler<Said> for RoomStateActor {
 }
 
 impl Handler<ReadServers> for RoomStateActor {
-    type Result = Vec<(OwnedRoomId, Vec<OwnedServerName>)>;
+    type Result = Vec<ServersIn>;
 
     fn handle(
         &mut self,
@@ -710,10 +711,10 @@ impl Handler<ReadServers> for RoomStateActor {
     ) -> Self::Result {
         let own = self.signer.as_ref().map(|signer| signer.server_name());
         let servers = |room_id: OwnedRoomId| {
-            let room = self.rooms.get(&room_id).filter(|room| room.is_joined())?;
+            let room = self.rooms.get(&room_id)?;
             let others = room.servers.iter().filter(|server| Some(*server) != own);
-            let others = others.take(limits::OWED_MEMBERS + 1).cloned().collect();
-            Some((room_id, others))
+            let servers = others.take(limits::OWED_MEMBERS + 1).cloned().collect();
+            Some(ServersIn { room_id, servers, is_joined: room.is_joined() })
         };
         room_ids.into_iter().filter_map(servers).collect()
     }

@@ -161,15 +161,26 @@ pub struct SharesTurned {
     pub gained: Vec<OwnedServerName>,
     /// Those that share none any more.
     pub lost: Vec<OwnedServerName>,
-    /// They are those of the rooms that were on disk: which of these are shared.
+    /// They are those of the rooms that were on disk: which of these others are in.
     pub at_start: Vec<OwnedRoomId>,
 }
 
 /// Asks for the other servers in some rooms, [`crate::config::limits::OWED_MEMBERS`] and one more at most.
-/// Rooms that no user of ours has joined are left out.
+/// Rooms that are not known are left out.
 #[derive(Message, Debug)]
-#[rtype(result = "Vec<(OwnedRoomId, Vec<OwnedServerName>)>")]
+#[rtype(result = "Vec<ServersIn>")]
 pub struct ReadServers(pub Vec<OwnedRoomId>);
+
+/// The other servers in a room.
+#[derive(Debug, Clone)]
+pub struct ServersIn {
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// They have a joined user, as far as it is known here.
+    pub servers: Vec<OwnedServerName>,
+    /// So have we, and heads are compared.
+    pub is_joined: bool,
+}
 
 /// Sets who meets the servers that rooms are shared with. Sent once, before the first signer.
 #[derive(Message, Debug, Clone)]
