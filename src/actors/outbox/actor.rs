@@ -363,6 +363,8 @@ async fn leave(
         version: version.clone(),
     };
     match rooms.leave.send(leave).await {
+        // What it has to say of this says nothing of what else it is owed.
+        Ok(Err(FederationError::BadAnswer { .. })) => Outcome::Busy,
         Ok(answer) => outcome(answer),
         Err(_) => Outcome::Unreached,
     }

@@ -26,7 +26,7 @@ use crate::{
         clock::now_ms,
         ephemera::Typing,
         outbox::{Debt, Decided, Form, InviteRefused, LeaveThrough, Matter, Owe},
-        store::Place,
+        store::{OwnMembership, Place},
         upward::{FederationError, SendFederation},
     },
     config::limits,
@@ -562,7 +562,7 @@ impl Handler<Leave> for RoomActor {
                     }
                     MembershipState::Invite | MembershipState::Knock => {
                         // Kept in mind, so that it is not shown again when it is sent again.
-                        let invite = own.invite.map(|invite| invite.event.event_id.clone());
+                        let invite = turned_down(&own);
                         let left = MembershipState::Leave;
                         let change = machine.set_membership(by.clone(), left, invite, None);
                         Ok(((), Some(Box::new(change))))
@@ -580,6 +580,12 @@ impl Handler<Leave> for RoomActor {
     }
 }
 
+/// Returns the event that somebody turns down: his invite, or his knock.
+fn turned_down(own: &OwnMembership) -> Option<OwnedEventId> {
+    let invite = own.invite.as_ref().map(|invite| invite.event.event_id.clone());
+    invite.or_else(|| own.event_id.clone())
+}
+
 impl super::worker::Worker {
     /// Where only others can take a user of ours out of the room, that is owed to them before it is so
     /// here. Returns to whom, and for which invite.
@@ -593,7 +599,7 @@ impl super::worker::Worker {
                 matches!(own.membership, MembershipState::Invite | MembershipState::Knock)
             });
             let Some(own) = own.filter(|_| !machine.is_resident()) else { return Ok((None, None)) };
-            let invite = own.invite.as_ref().map(|invite| invite.event.event_id.clone());
+            let invite = turned_down(own);
             let servers = machine.candidates(&machine.invited_through(&who));
             Ok((Some((servers, machine.version().clone(), invite)), None))
         });
@@ -646,15 +652,8 @@ impl super::worker::Worker {
         let who = user_id.clone();
         let is_wanted = operate(&self.room, None, move |machine| {
             let Some(own) = machine.membership(&who) else { return Ok((true, None)) };
-            let invite = own.invite.as_ref().map(|invite| &invite.event.event_id);
-            let is_wanted = match own.membership {
-                MembershipState::Leave => own.event_id == event_id,
-                MembershipState::Invite | MembershipState::Knock if invite == event_id.as_ref() => {
-                    return Err(RoomError::Full("leaves that are not decided yet").into());
-                }
-                // He was invited anew.
-                _ => false,
-            };
+            // Invited anew, or not decided when this node was killed: then he still sees it.
+            let is_wanted = own.membership == MembershipState::Leave && own.event_id == event_id;
             Ok((is_wanted, None))
         });
         match is_wanted.await {
