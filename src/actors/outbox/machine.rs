@@ -26,6 +26,8 @@ const STEP_MAX_MS: u64 = 60_000;
 const MET_MS: u64 = 1_000;
 /// How long after it was met a server has to fetch what it lacks of rooms, before it is sent it.
 const FETCH_MS: u64 = 10_000;
+/// The same where it lacks more than is sent: of that it could place nothing before it has the rest.
+const FETCH_LONG_MS: u64 = 5 * 60_000;
 /// How long it may take until an event is part of its room, before it is looked whether it is.
 const DECIDE_MS: u64 = 5 * 60_000;
 /// Servers, and items of each, that are told of.
@@ -631,9 +633,14 @@ impl Machine {
         queue.due = now;
         queue.held.values_mut().for_each(|held| held.until = now);
         // When two meet they compare heads, and fetch what they lack.
-        if queue.items.iter().any(|item| item.lane == Lane::Events) {
+        let counts = queue.items.iter().filter_map(|item| match &item.matter {
+            Matter::Events { count, .. } => Some(*count),
+            _ => None,
+        });
+        if let Some(most) = counts.max() {
             let times = queue.held(&Lane::Events).times;
-            let until = now.saturating_add(FETCH_MS);
+            let long = most >= limits::OWED_EVENTS;
+            let until = now.saturating_add(if long { FETCH_LONG_MS } else { FETCH_MS });
             queue.held.insert(Lane::Events, Held { until, times });
         }
         self.plan(server);

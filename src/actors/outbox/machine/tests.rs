@@ -340,6 +340,18 @@ fn what_nobody_else_has_is_owed_by_its_last_event_until_somebody_has_it() {
 }
 
 #[test]
+fn who_lacks_more_than_is_sent_has_more_time_to_fetch_it() {
+    for (count, wait) in [(limits::OWED_EVENTS - 1, FETCH_MS), (limits::OWED_EVENTS, FETCH_LONG_MS)]
+    {
+        let mut machine = Machine::default();
+        owe(&mut machine, events(1, count));
+        machine.met(&bob(), NOW);
+        assert_eq!(sent(&mut machine, NOW + wait - 1), None);
+        assert_eq!(sent(&mut machine, NOW + wait), Some(vec![1]));
+    }
+}
+
+#[test]
 fn what_the_graph_brings_anyway_gives_way_to_all_else() {
     let mut machine = Machine::default();
     for room in 0..limits::OWED_SERVER {
