@@ -315,7 +315,16 @@ pub struct Unverified {
     /// The event.
     pub pdu: Pdu,
     object: CanonicalJsonObject,
-    attached: Option<CanonicalJsonValue>,
+    attached: Option<Attached>,
+}
+
+/// The server_keys that come with an event.
+#[derive(Debug, Clone)]
+enum Attached {
+    /// In the event itself.
+    Inside(CanonicalJsonObject),
+    /// Once beside several events, and verified there.
+    Beside(Arc<VerifiedServerKeys>),
 }
 
 /// Checks size and shape of an event from outside, which is quick, and works its id out.
@@ -333,7 +342,10 @@ pub fn read(
     json::check(raw.get(), MESSAGE_NESTING).map_err(|unsound| unsound.of("PDU"))?;
     let mut object: CanonicalJsonObject =
         serde_json::from_str(raw.get()).map_err(|error| malformed(&error))?;
-    let attached = object.remove("server_keys");
+    let attached = match object.remove("server_keys") {
+        Some(CanonicalJsonValue::Object(json)) => Some(Attached::Inside(json)),
+        _ => None,
+    };
     object.remove("unsigned");
 
     let pdu = Pdu::from_object(&object, rules)?;
@@ -344,6 +356,15 @@ pub fn read(
 }
 
 impl Unverified {
+    /// Takes server_keys that came once beside several events for those of this one, where it has none
+    /// and is of their server.
+    pub fn beside(mut self, server_keys: &Arc<VerifiedServerKeys>) -> Self {
+        if self.attached.is_none() && self.pdu.sender.server_name() == server_keys.server_name() {
+            self.attached = Some(Attached::Beside(Arc::clone(server_keys)));
+        }
+        self
+    }
+
     /// Checks server_keys, signature and content hash; see [`receive`].
     pub fn verify(
         self,
@@ -355,13 +376,15 @@ impl Unverified {
         let Self { mut pdu, object, attached } = self;
         let sender = pdu.sender.server_name();
         let mut certificates = known.get(sender).cloned().unwrap_or_default();
+        let brought = matches!(attached, Some(Attached::Inside(_)));
         let attached = match attached {
-            Some(CanonicalJsonValue::Object(json)) => match certificates.same(&json) {
+            Some(Attached::Inside(json)) => match certificates.same(&json) {
                 // The same certificate comes with every event of a server: verify it once.
                 Some(keys) => Some(Arc::clone(keys)),
                 None => Some(Arc::new(VerifiedServerKeys::verify(json, now)?)),
             },
-            _ => None,
+            Some(Attached::Beside(keys)) => Some(keys),
+            None => None,
         };
         if let Some(keys) = &attached {
             if keys.server_name() != sender {
@@ -396,6 +419,12 @@ impl Unverified {
             for (key_id, key) in attached.iter().flat_map(|attached| attached.keys_at(ts)) {
                 own.entry(key_id).or_insert(key);
             }
+            let signed_by = signatures_of(&object, sender)?;
+            let known = |id: &String| own.contains_key(id) || certificates.newest_of(id).is_some();
+            if !brought && !signed_by.keys().any(known) {
+                // Another node of that server signed it, of which this one has not heard.
+                return Err(ProtoError::MissingServerKeys(sender.to_string()));
+            }
             let (key_id, verified) = verify_by_any(&object, rules, sender, &own, keys)?;
             let by = certificates.certifying([key_id.as_str()], ts).cloned().or(attached);
             (by, verified)
@@ -416,6 +445,21 @@ impl Unverified {
     }
 }
 
+/// Returns the signatures of its sender's server on an event, by the id of the key.
+fn signatures_of<'a>(
+    object: &'a CanonicalJsonObject,
+    sender: &ServerName,
+) -> Result<&'a CanonicalJsonObject, ProtoError> {
+    let signatures = object.get("signatures").and_then(|all| match all {
+        CanonicalJsonValue::Object(all) => all.get(sender.as_str()),
+        _ => None,
+    });
+    match signatures {
+        Some(CanonicalJsonValue::Object(signatures)) => Ok(signatures),
+        _ => Err(ProtoError::BadSignature(format!("there is none of {sender}"))),
+    }
+}
+
 /// Verifies an event by one of the keys of its sender's server. One good signature is enough, whatever
 /// else claims to be one: else who knows more keys would refuse what others take. Returns which key it
 /// was.
@@ -427,13 +471,7 @@ fn verify_by_any(
     others: PublicKeyMap,
 ) -> Result<(String, Verified), ProtoError> {
     let bad = |why: &dyn std::fmt::Display| ProtoError::BadSignature(why.to_string());
-    let signatures = object.get("signatures").and_then(|all| match all {
-        CanonicalJsonValue::Object(all) => all.get(sender.as_str()),
-        _ => None,
-    });
-    let Some(CanonicalJsonValue::Object(signatures)) = signatures else {
-        return Err(bad(&format!("there is none of {sender}")));
-    };
+    let signatures = signatures_of(object, sender)?;
     if signatures.len() > MAX_SIGNATURES {
         return Err(bad(&format!("there are more than {MAX_SIGNATURES} of {sender}")));
     }
@@ -541,6 +579,8 @@ pub fn countersigned(
 }
 
 #[cfg(test)]
+mod beside;
+#[cfg(test)]
 mod mutations;
 
 #[cfg(test)]
@@ -556,7 +596,7 @@ pub(crate) mod tests {
 
     pub(crate) const NOW: u64 = 1_790_000_000_000;
 
-    fn rules() -> RoomVersionRules {
+    pub(super) fn rules() -> RoomVersionRules {
         rules_of(&RoomVersionId::V11).unwrap()
     }
 
@@ -564,11 +604,11 @@ pub(crate) mod tests {
         Signer::new(&secret_keys(seed), &["peer".to_owned()], NOW).unwrap()
     }
 
-    fn room() -> OwnedRoomId {
+    pub(super) fn room() -> OwnedRoomId {
         RoomId::parse("!room:example.org").unwrap()
     }
 
-    fn message(signer: &Signer, ts: u64) -> Pdu {
+    pub(super) fn message(signer: &Signer, ts: u64) -> Pdu {
         let content = serde_json::from_value(json!({"msgtype": "m.text", "body": "hi"})).unwrap();
         let draft =
             Draft { kind: TimelineEventType::RoomMessage, state_key: None, content, redacts: None };

@@ -4,12 +4,15 @@
 //! and tells nothing of it. A sealed message is
 //!
 //! ```text
-//! 01 ‖ id of the room key, 16 bytes ‖ nonce, 24 bytes ‖ XChaCha20-Poly1305
+//! 02 ‖ id of the room key, 16 bytes ‖ nonce, 24 bytes ‖ XChaCha20-Poly1305
 //! ```
 //!
 //! under a key that HKDF derives from the room key for the topic; version, id and topic are
-//! authenticated with it. Invariants: a message opens under the key, and on the topic, that it was
-//! sealed for, and not at all where a bit was changed; its length tells its bucket and no more.
+//! authenticated with it. Inside is the message, deflated: names, ids and certificates stand in it
+//! again and again. The first release did not deflate (01); what it seals is opened. Invariants: a
+//! message opens under the key, and on the topic, that it was sealed for, and not at all where a bit
+//! was changed; its length tells its bucket and no more; nothing that is opened is longer than
+//! [`MESSAGE_MAX`], whatever it says of itself.
 
 use std::fmt;
 
@@ -29,16 +32,25 @@ use super::ProtoError;
 pub const KEY_LEN: usize = 32;
 /// Bytes of a nonce.
 pub const NONCE_LEN: usize = 24;
+/// Longest message inside, however short it is when deflated.
+pub const MESSAGE_MAX: usize = 512 * 1024;
 /// Version of the format.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// That of the first release, which does not deflate.
+const VERSION_PLAIN: u8 = 1;
 const ID_LEN: usize = 16;
 const HEADER_LEN: usize = 1 + ID_LEN + NONCE_LEN;
 /// Authenticates the ciphertext.
 const TAG_LEN: usize = 16;
 /// The length of the message stands before it, inside.
 const LENGTH_LEN: usize = 4;
-/// The smallest bucket: typing, receipts and short messages look alike.
-const BUCKET_MIN: usize = 4 * 1024;
+/// The smallest bucket: typing, receipts and short messages look alike. With all that is around it
+/// on a connection such a message goes into one packet of a network with 1,500 bytes.
+const BUCKET_MIN: usize = 1_280;
+/// That of the first release.
+const BUCKET_MIN_PLAIN: usize = 4 * 1024;
+/// How hard it is tried to deflate, of 10: more takes longer and gains a few bytes of short messages.
+const DEFLATE_LEVEL: u8 = 6;
 
 /// What errors call it.
 const WHAT: &str = "sealed message";
@@ -138,69 +150,109 @@ impl RoomKey {
         nonce: [u8; NONCE_LEN],
         message: &[u8],
     ) -> Result<Vec<u8>, ProtoError> {
-        let length =
-            u32::try_from(message.len()).map_err(|error| ProtoError::malformed(WHAT, error))?;
+        if message.len() > MESSAGE_MAX {
+            let (len, limit) = (message.len(), MESSAGE_MAX);
+            return Err(ProtoError::TooLarge { what: WHAT, len, limit });
+        }
+        let message = miniz_oxide::deflate::compress_to_vec(message, DEFLATE_LEVEL);
         let mut plain = Vec::with_capacity(bucket(LENGTH_LEN + message.len()));
-        plain.extend_from_slice(&length.to_be_bytes());
-        plain.extend_from_slice(message);
+        put_length(&mut plain, message.len())?;
+        plain.extend_from_slice(&message);
         plain.resize(bucket(plain.len()), 0);
-        let authenticated = authenticated(self.id, topic);
-        let payload = Payload { msg: &plain, aad: &authenticated };
+        self.encrypt(VERSION, topic, nonce, &plain)
+    }
+
+    fn encrypt(
+        &self,
+        version: u8,
+        topic: &str,
+        nonce: [u8; NONCE_LEN],
+        plain: &[u8],
+    ) -> Result<Vec<u8>, ProtoError> {
+        let authenticated = authenticated(version, self.id, topic);
+        let payload = Payload { msg: plain, aad: &authenticated };
         let sealed = self
             .cipher(topic)
             .encrypt(&XNonce::from(nonce), payload)
             .map_err(|error| ProtoError::malformed(WHAT, error))?;
-        Ok([&[VERSION][..], &self.id.0, &nonce, &sealed].concat())
+        Ok([&[version][..], &self.id.0, &nonce, &sealed].concat())
     }
 
     /// Opens what was sealed with this key for a topic.
     pub fn open(&self, topic: &str, sealed: &[u8]) -> Result<Vec<u8>, ProtoError> {
-        let (id, nonce, sealed) = parts(sealed)?;
+        let Parts { version, id, nonce, sealed } = parts(sealed)?;
         if id != self.id {
             return Err(ProtoError::malformed(WHAT, "sealed with another key"));
         }
-        let authenticated = authenticated(id, topic);
+        let authenticated = authenticated(version, id, topic);
         let payload = Payload { msg: sealed, aad: &authenticated };
-        let mut plain = self
+        let plain = self
             .cipher(topic)
             .decrypt(&XNonce::from(nonce), payload)
             .map_err(|_| ProtoError::malformed(WHAT, "it does not open"))?;
-        let length = plain.first_chunk().map(|length| u32::from_be_bytes(*length));
-        let end = length
-            .and_then(|length| LENGTH_LEN.checked_add(usize::try_from(length).ok()?))
-            .filter(|end| *end <= plain.len())
-            .ok_or_else(|| ProtoError::malformed(WHAT, "its length is wrong"))?;
-        plain.truncate(end);
-        plain.drain(..LENGTH_LEN);
-        Ok(plain)
+        unpack(version, &plain)
     }
+}
+
+fn put_length(plain: &mut Vec<u8>, length: usize) -> Result<(), ProtoError> {
+    let length = u32::try_from(length).map_err(|error| ProtoError::malformed(WHAT, error))?;
+    plain.extend_from_slice(&length.to_be_bytes());
+    Ok(())
+}
+
+/// Takes the message out of what was encrypted.
+fn unpack(version: u8, plain: &[u8]) -> Result<Vec<u8>, ProtoError> {
+    let message = plain.split_first_chunk().and_then(|(length, rest)| {
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        rest.get(..length)
+    });
+    let message = message.ok_or_else(|| ProtoError::malformed(WHAT, "its length is wrong"))?;
+    if version == VERSION_PLAIN {
+        return Ok(message.to_vec());
+    }
+    miniz_oxide::inflate::decompress_to_vec_with_limit(message, MESSAGE_MAX)
+        .map_err(|error| ProtoError::malformed(WHAT, error))
 }
 
 /// Returns the id of the key that a message is sealed with.
 pub fn key_id(sealed: &[u8]) -> Result<KeyId, ProtoError> {
-    parts(sealed).map(|(id, _, _)| id)
+    parts(sealed).map(|parts| parts.id)
 }
 
-/// Returns the largest message that is sealed within `limit` bytes.
+/// Returns the largest message that is sealed within `limit` bytes, whatever is in it.
 pub const fn capacity(limit: usize) -> usize {
     let room = limit.saturating_sub(HEADER_LEN + TAG_LEN);
     // The largest bucket that fits: one step less than the power of two keeps to the steps of it.
     let step = step(room);
-    (room - room % step).saturating_sub(LENGTH_LEN)
+    let bucket = room - room % step;
+    // What cannot be deflated grows by some bytes for every block.
+    bucket.saturating_sub(LENGTH_LEN + bucket / 4096 + 64)
 }
 
-fn authenticated(id: KeyId, topic: &str) -> Vec<u8> {
-    [&[VERSION][..], &id.0, topic.as_bytes()].concat()
+fn authenticated(version: u8, id: KeyId, topic: &str) -> Vec<u8> {
+    [&[version][..], &id.0, topic.as_bytes()].concat()
 }
 
-/// Takes a message apart, as far as it can be without the key.
-fn parts(sealed: &[u8]) -> Result<(KeyId, [u8; NONCE_LEN], &[u8]), ProtoError> {
+/// A sealed message, as far as it can be read without the key.
+struct Parts<'a> {
+    version: u8,
+    id: KeyId,
+    nonce: [u8; NONCE_LEN],
+    sealed: &'a [u8],
+}
+
+fn parts(sealed: &[u8]) -> Result<Parts<'_>, ProtoError> {
     let read = || {
         let (version, rest) = sealed.split_first()?;
         let (id, rest) = rest.split_first_chunk()?;
-        let (nonce, rest) = rest.split_first_chunk()?;
-        let whole = *version == VERSION && rest.len() >= BUCKET_MIN + TAG_LEN;
-        whole.then_some((KeyId(*id), *nonce, rest))
+        let (nonce, sealed) = rest.split_first_chunk()?;
+        let least = match *version {
+            VERSION => BUCKET_MIN,
+            VERSION_PLAIN => BUCKET_MIN_PLAIN,
+            _ => return None,
+        };
+        let parts = Parts { version: *version, id: KeyId(*id), nonce: *nonce, sealed };
+        (sealed.len() >= least + TAG_LEN).then_some(parts)
     };
     read().ok_or_else(|| ProtoError::malformed(WHAT, "it is not sealed"))
 }
@@ -254,35 +306,94 @@ mod tests {
             changed[at] ^= 1;
             assert!(key(1).open("topic", &changed).is_err(), "byte {at}");
         }
-        for length in [0, 1, 17, 40, 41, 57, 4000, sealed.len() - 1] {
+        for length in [0, 1, 17, 40, 41, 57, 1000, sealed.len() - 1] {
             assert!(key(1).open("topic", &sealed[..length]).is_err(), "{length} bytes");
         }
     }
 
     #[test]
     fn what_is_not_sealed_is_told_at_once() {
-        for bytes in [&b""[..], b"{}", &[b'{'; 8000], &[0; 8000], &[VERSION; 100]] {
+        let others = [&[VERSION; 100][..], &[VERSION_PLAIN; 2000], &[3; 8000]];
+        for bytes in [&b""[..], b"{}", &[b'{'; 8000], &[0; 8000]].into_iter().chain(others) {
             assert!(key_id(bytes).is_err());
         }
     }
 
+    /// Bytes that nothing makes shorter.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut last = 1_u64;
+        let mut next = || {
+            last = last.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            last.to_be_bytes()[0]
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
     #[test]
     fn short_messages_have_one_length() {
-        let length = |len| key(1).seal("t", [0; NONCE_LEN], &vec![1; len]).unwrap().len();
-        assert_eq!(length(0), length(4000));
-        assert_ne!(length(4000), length(5000));
+        let length = |len| key(1).seal("t", [0; NONCE_LEN], &noise(len)).unwrap().len();
+        assert_eq!(length(0), length(1200));
+        assert_ne!(length(1200), length(1400));
     }
 
     #[test]
     fn the_largest_that_fits_fits() {
-        let limit = 500_000;
-        let message = vec![0x5a; capacity(limit)];
-        let sealed = key(3).seal("topic", [1; NONCE_LEN], &message).unwrap();
-        assert!(sealed.len() <= limit);
-        assert_eq!(key(3).open("topic", &sealed).unwrap(), message);
+        for limit in [8_000, 500_000, 511 * 1024] {
+            for message in [vec![0x5a; capacity(limit)], noise(capacity(limit))] {
+                let sealed = key(3).seal("topic", [1; NONCE_LEN], &message).unwrap();
+                assert!(sealed.len() <= limit);
+                assert_eq!(key(3).open("topic", &sealed).unwrap(), message);
+            }
+        }
+    }
+
+    /// Seals what is to be inside, as a member who keeps to no rule may.
+    fn seal_plain(version: u8, plain: &[u8]) -> Vec<u8> {
+        key(1).encrypt(version, "topic", [7; NONCE_LEN], plain).unwrap()
+    }
+
+    #[test]
+    fn what_the_first_release_sealed_opens() {
+        let mut plain = [&5_u32.to_be_bytes()[..], b"hello"].concat();
+        plain.resize(BUCKET_MIN_PLAIN, 0);
+        let sealed = seal_plain(VERSION_PLAIN, &plain);
+        assert_eq!(key(1).open("topic", &sealed).unwrap(), b"hello");
+        let mut other = sealed.clone();
+        other[0] = VERSION;
+        assert!(key(1).open("topic", &other).is_err(), "the version is authenticated");
+        let short = seal_plain(VERSION_PLAIN, &plain[..BUCKET_MIN]);
+        assert!(key(1).open("topic", &short).is_err(), "shorter than that release seals");
+    }
+
+    #[test]
+    fn attack_13_a_message_that_swells_beyond_all_limits_is_refused() {
+        let swollen = |len| {
+            let deflated = miniz_oxide::deflate::compress_to_vec(&vec![0; len], 10);
+            let length = u32::try_from(deflated.len()).unwrap();
+            let mut plain = [&length.to_be_bytes()[..], &deflated].concat();
+            plain.resize(bucket(plain.len()), 0);
+            key(1).open("topic", &seal_plain(VERSION, &plain))
+        };
+        assert_eq!(swollen(MESSAGE_MAX).map(|message| message.len()), Ok(MESSAGE_MAX));
+        assert!(swollen(MESSAGE_MAX + 1).is_err());
+        assert!(swollen(64 * 1024 * 1024).is_err());
+        assert!(key(1).seal("topic", [7; NONCE_LEN], &vec![0; MESSAGE_MAX + 1]).is_err());
     }
 
     proptest! {
+        #[test]
+        fn whatever_a_member_seals_is_opened_or_refused(
+            length in 0_u32..3000,
+            mut plain in proptest::collection::vec(any::<u8>(), 0..2000),
+            version in 0_u8..4,
+        ) {
+            plain.splice(0..0, length.to_be_bytes());
+            plain.resize(plain.len().max(BUCKET_MIN_PLAIN), 0);
+            if let Ok(message) = key(1).open("topic", &seal_plain(version, &plain)) {
+                prop_assert!(message.len() <= MESSAGE_MAX);
+            }
+        }
+
         #[test]
         fn padding_hides_the_length_and_costs_little(length in 0_usize..600_000) {
             let padded = bucket(length);
@@ -294,7 +405,8 @@ mod tests {
         fn what_fits_is_nearly_all(limit in 8_000_usize..600_000) {
             let most = capacity(limit);
             prop_assert!(most * 100 >= limit * 85, "{} of {}", most, limit);
-            prop_assert!(HEADER_LEN + TAG_LEN + bucket(LENGTH_LEN + most) <= limit);
+            let grown = LENGTH_LEN + most + most / 4096 + 64;
+            prop_assert!(HEADER_LEN + TAG_LEN + bucket(grown) <= limit);
         }
     }
 }

@@ -76,6 +76,43 @@ async fn gossip_is_handed_on_only_when_it_was_accepted() {
 }
 
 #[actix::test]
+async fn attack_08_gossip_of_a_node_that_its_server_has_ended_is_ignored_and_its_bearer_is_not_blamed()
+ {
+    log();
+    // Bob has not heard of it, and hands on what ann says; carl has.
+    let bob = Start::new(2).start();
+    let ann = Start::new(1).hidden().near(&bob).await.start();
+    let carl = Start { ended: vec![1], ..Start::new(3) }.hidden().near(&bob).await.start();
+    for node in [&ann, &carl] {
+        node.knows(&bob).await;
+        bob.knows(node).await;
+    }
+    for node in [&ann, &bob, &carl] {
+        node.join().await;
+    }
+    until("carl hears bob, and bob hears ann", async || {
+        bob.publish(1).await;
+        ann.publish(1).await;
+        (carl.heard().await > 0 && bob.heard().await > 0).then_some(())
+    })
+    .await;
+    // More than would silence bob if they were his fault.
+    let before = bob.heard().await;
+    for _ in 0..20 {
+        ann.publish(2).await;
+    }
+    until("bob has them", async || (bob.heard().await >= before + 20).then_some(())).await;
+    bob.publish(3).await;
+    until("carl still hears bob", async || {
+        (carl.look(|world| world.gossip.last().map(|last| last.1)).await == Some(3)).then_some(())
+    })
+    .await;
+    let origins = carl.look(|world| world.gossip.clone()).await;
+    assert!(origins.iter().all(|(origin, ..)| *origin == bob.server()), "{origins:?}");
+    assert!(!carl.look(|world| world.keys.clone()).await.contains(&ann.server()));
+}
+
+#[actix::test]
 async fn a_burst_waits_for_its_turn_and_what_is_lost_is_told() {
     const BURST: usize = 200;
     let (ann, bob) = talking().await;

@@ -23,7 +23,7 @@ use crate::{
         identity::{FindServerKeys, ReadSigner},
         meeting::{CompareHeads, FindEvents, FindMissing, FindMissingIds},
         relay_request::{CarryRequest, InboundAnswer, InboundRequest},
-        room::{IngestTransaction, RoomError, RoomRequest},
+        room::{Gossiped, IngestTransaction, RoomError, RoomRequest},
         room_state::{IngestIntoRoom, ServeRoom},
         upward::{FindSharing, TransactionVerdict},
     },
@@ -281,8 +281,8 @@ impl FederationLinks {
             }
         }
         for (room_id, (pdus, edus)) in rooms {
-            let (origin, gossiped, permit) = (origin.clone(), false, None);
-            let transaction = IngestTransaction { origin, pdus, edus, gossiped, permit };
+            let (origin, gossiped) = (origin.clone(), None);
+            let transaction = IngestTransaction { origin, pdus, edus, gossiped };
             let _ = self.ingest.send(IngestIntoRoom { room_id, transaction }).await;
         }
         for message in to_devices {
@@ -345,14 +345,14 @@ impl Handler<GossipTransaction> for FederationActor {
     type Result = ResponseFuture<TransactionVerdict>;
 
     fn handle(&mut self, msg: GossipTransaction, _: &mut Self::Context) -> Self::Result {
-        let GossipTransaction { room_id, origin, pdus, edus, permit } = msg;
+        let GossipTransaction { room_id, origin, server_keys, pdus, edus, permit } = msg;
         // What is lost by this comes when heads are compared, as fast as we ask for it.
         if !self.shares.take(&origin, pdus.len() + edus.len(), Instant::now()) {
             log::debug!(room_id:%, origin:%; "gossip ignored: its origin says too much");
             return Box::pin(async { TransactionVerdict::Ignore });
         }
-        let (gossiped, permit) = (true, Some(permit));
-        let transaction = IngestTransaction { origin, pdus, edus, gossiped, permit };
+        let gossiped = Some(Gossiped { server_keys, permit });
+        let transaction = IngestTransaction { origin, pdus, edus, gossiped };
         let verdict = self.links.ingest.send(IngestIntoRoom { room_id, transaction });
         Box::pin(async move {
             match verdict.await {

@@ -227,12 +227,13 @@ impl GossipActor {
             // Whoever handed it on need not know yet that this node was ended by its server.
             return self.finish(ticket, source, Some(TransactionVerdict::Ignore), ctx);
         }
-        self.parts.keys_seen.do_send(KeysSeen(server_keys));
+        self.parts.keys_seen.do_send(KeysSeen(server_keys.clone()));
         let Some(deliver) = &self.deliver else {
             return self.finish(ticket, source, None, ctx);
         };
+        let (origin, server_keys) = (request.origin, Arc::new(server_keys));
         let transaction =
-            GossipTransaction { room_id: room, origin: request.origin, pdus, edus, permit };
+            GossipTransaction { room_id: room, origin, server_keys, pdus, edus, permit };
         let verdict = timeout_at(deadline, deliver.transactions.send(transaction));
         let reported = verdict.into_actor(self).map(move |verdict, actor, ctx| {
             actor.finish(ticket, source, verdict.ok().and_then(Result::ok), ctx);
@@ -343,7 +344,12 @@ impl Handler<PublishTransaction> for GossipActor {
 }
 
 /// Signs a transaction for a room.
-fn sign(cut: &Cut, room: &OwnedRoomId, signer: &Signer, now: u64) -> Result<Vec<u8>, ProtoError> {
+pub(super) fn sign(
+    cut: &Cut,
+    room: &OwnedRoomId,
+    signer: &Signer,
+    now: u64,
+) -> Result<Vec<u8>, ProtoError> {
     let request_id = format!("{:032x}", rand::random::<u128>());
     let send = Endpoint::send(&request_id);
     let request = Request {
@@ -353,7 +359,7 @@ fn sign(cut: &Cut, room: &OwnedRoomId, signer: &Signer, now: u64) -> Result<Vec<
         destination: room.to_string(),
         origin_server_ts: now,
         request_id,
-        content: machine::content(cut, signer.server_name().as_str(), now)?,
+        content: machine::content(cut, signer, now)?,
     };
     Ok(request.sign(signer)?.bytes)
 }

@@ -14,6 +14,7 @@ use crate::{
         room_key,
         server_keys::{self, VerifiedServerKeys},
         signed::{Request, Verified},
+        signer::Signer,
         topic,
     },
 };
@@ -57,21 +58,32 @@ pub(super) fn cut(pdus: Vec<Box<RawValue>>, edus: Vec<Box<RawValue>>) -> Vec<Cut
     cuts
 }
 
-/// Returns the body of a transaction.
-pub(super) fn content(cut: &Cut, origin: &str, now: u64) -> Result<CanonicalJsonValue, ProtoError> {
+/// Returns the body of a transaction. server_keys that stand beside it stand in none of its PDUs.
+pub(super) fn content(
+    cut: &Cut,
+    signer: &Signer,
+    now: u64,
+) -> Result<CanonicalJsonValue, ProtoError> {
     let list = |items: &[Box<RawValue>]| {
         let parsed = items.iter().map(|item| serde_json::from_str(item.get()));
         let items: Result<Vec<CanonicalJsonValue>, _> = parsed.collect();
-        items
-            .map(CanonicalJsonValue::Array)
-            .map_err(|error| ProtoError::Malformed { what: "transaction", why: error.to_string() })
+        items.map_err(|error| ProtoError::malformed("transaction", error))
     };
+    let mut pdus = list(&cut.pdus)?;
+    for pdu in &mut pdus {
+        let CanonicalJsonValue::Object(pdu) = pdu else { continue };
+        let along = pdu.get("server_keys");
+        if matches!(along, Some(CanonicalJsonValue::Object(keys)) if keys == signer.server_keys()) {
+            pdu.remove("server_keys");
+        }
+    }
+    let origin = signer.server_name().to_string();
     let ts = ruma::Int::new_saturating(i64::try_from(now).unwrap_or(i64::MAX));
     Ok(CanonicalJsonValue::Object(CanonicalJsonObject::from([
-        ("origin".to_owned(), CanonicalJsonValue::String(origin.to_owned())),
+        ("origin".to_owned(), CanonicalJsonValue::String(origin)),
         ("origin_server_ts".to_owned(), CanonicalJsonValue::Integer(ts)),
-        ("pdus".to_owned(), list(&cut.pdus)?),
-        ("edus".to_owned(), list(&cut.edus)?),
+        ("pdus".to_owned(), CanonicalJsonValue::Array(pdus)),
+        ("edus".to_owned(), CanonicalJsonValue::Array(list(&cut.edus)?)),
     ])))
 }
 
@@ -252,7 +264,7 @@ mod tests {
     use ruma::room_id;
 
     use super::*;
-    use crate::proto::{server_keys::tests::secret_keys, signed::FRESH_MS, signer::Signer};
+    use crate::proto::{server_keys::tests::secret_keys, signed::FRESH_MS};
 
     const NOW: u64 = 1_790_000_000_000;
 
@@ -278,7 +290,7 @@ mod tests {
             let cuts = cut(pdus, edus);
             assert_eq!(lengths(&cuts), expected);
             for cut in &cuts {
-                let wire = sign(&signer(), &request(content(cut, &own_name(), NOW).unwrap()));
+                let wire = sign(&signer(), &request(content(cut, &signer(), NOW).unwrap()));
                 assert!(wire.len() <= room_key::capacity(limits::GOSSIP_MESSAGE));
             }
         }

@@ -1,12 +1,17 @@
 //! What Gossip is asked.
 
+use std::sync::Arc;
+
 use actix::{Message, Recipient};
 use ruma::{OwnedRoomId, OwnedServerName};
 use serde_json::value::RawValue;
 
 use crate::{
     actors::{admission::Permit, swarm::PeerKey, upward::TransactionVerdict},
-    proto::room_key::{KeyId, RoomKey},
+    proto::{
+        room_key::{KeyId, RoomKey},
+        server_keys::VerifiedServerKeys,
+    },
 };
 
 /// Subscribes to the topic of a room. Sent by RoomState for every joined room.
@@ -27,7 +32,7 @@ pub struct LeaveTopic(pub OwnedRoomId);
 pub struct PublishTransaction {
     /// Where.
     pub room_id: OwnedRoomId,
-    /// PDUs with their `server_keys`.
+    /// PDUs with their `server_keys`; those that the transaction carries itself are left out of it.
     pub pdus: Vec<Box<RawValue>>,
     /// EDUs.
     pub edus: Vec<Box<RawValue>>,
@@ -59,6 +64,8 @@ pub struct GossipTransaction {
     pub room_id: OwnedRoomId,
     /// Who signed it.
     pub origin: OwnedServerName,
+    /// What certifies that, and those of its PDUs that come without server_keys.
+    pub server_keys: Arc<VerifiedServerKeys>,
     /// PDUs.
     pub pdus: Vec<Box<RawValue>>,
     /// EDUs.

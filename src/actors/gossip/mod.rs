@@ -7,6 +7,8 @@
 
 mod actor;
 mod backlog;
+#[cfg(test)]
+mod bytes;
 mod keyring;
 mod machine;
 mod messages;

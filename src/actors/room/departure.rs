@@ -3,7 +3,7 @@
 
 use actix::{Context, Handler, ResponseFuture};
 use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, events::room::member::MembershipState};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{json, value::RawValue};
 
 use super::{
@@ -15,7 +15,8 @@ use super::{
 use crate::proto::{
     endpoint::Endpoint,
     heads::ComparedHeads,
-    pdu::{Pdu, Received},
+    pdu::{Pdu, Received, with_server_keys},
+    server_keys::VerifiedServerKeys,
 };
 
 /// Events of the auth chain of a departure that are looked at: what was ever needed to give somebody
@@ -41,21 +42,38 @@ impl Handler<TakeDeparture> for RoomActor {
 
 impl Worker {
     /// Returns the events of a transaction that look like such as show users of ours out.
-    pub(super) fn departures_among(&self, pdus: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
+    /// Those that lean on server_keys beside them get these: from here on each goes by itself.
+    pub(super) fn departures_among(
+        &self,
+        pdus: &[Box<RawValue>],
+        beside: Option<&VerifiedServerKeys>,
+    ) -> Vec<Box<RawValue>> {
         #[derive(Deserialize)]
         struct Fields {
             #[serde(rename = "type")]
             kind: String,
+            sender: OwnedUserId,
             state_key: Option<OwnedUserId>,
+            server_keys: Option<IgnoredAny>,
         }
         let server = self.signer.server_name();
         let ours = |pdu: &RawValue| {
-            serde_json::from_str::<Fields>(pdu.get()).is_ok_and(|fields| {
-                fields.kind == "m.room.member"
-                    && fields.state_key.is_some_and(|user| user.server_name() == server)
-            })
+            let fields: Fields = serde_json::from_str(pdu.get()).ok()?;
+            let of_ours = fields.state_key.is_some_and(|user| user.server_name() == server);
+            if fields.kind != "m.room.member" || !of_ours {
+                return None;
+            }
+            let beside = beside.filter(|keys| {
+                fields.server_keys.is_none() && keys.server_name() == fields.sender.server_name()
+            });
+            Some(
+                beside.map_or_else(
+                    || pdu.to_owned(),
+                    |keys| with_server_keys(pdu.get(), keys.text()),
+                ),
+            )
         };
-        pdus.iter().filter(|pdu| ours(pdu)).take(DEPARTURES).cloned().collect()
+        pdus.iter().filter_map(|pdu| ours(pdu)).take(DEPARTURES).collect()
     }
 
     /// Takes a departure in of which a server tells that is no member here, or of which no user of ours

@@ -157,6 +157,23 @@ impl Links {
         Ok(results)
     }
 
+    /// The same of what came in one transaction beside server_keys: they are those of its events that
+    /// have none.
+    pub(super) async fn receive_beside(
+        &self,
+        raws: Vec<Box<RawValue>>,
+        room_id: OwnedRoomId,
+        rules: RoomVersionRules,
+        server_keys: &Arc<VerifiedServerKeys>,
+    ) -> Result<Vec<Result<Received, ProtoError>>, RoomError> {
+        let read = self.read(raws, room_id, rules.clone()).await?;
+        let beside = |event: Unverified| event.beside(server_keys);
+        let read = read.into_iter().map(|event| event.map(beside)).collect();
+        let results = self.verify_all(read, rules, Vec::new()).await?;
+        self.keep_all(&results);
+        Ok(results)
+    }
+
     /// Keeps what certifies events, each once.
     fn keep_all(&self, results: &[Result<Received, ProtoError>]) {
         let mut kept = HashSet::new();

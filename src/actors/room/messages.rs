@@ -26,6 +26,7 @@ use crate::{
         ProtoError,
         pdu::{Draft, Pdu},
         room_key::{KeyId, RoomKey},
+        server_keys::VerifiedServerKeys,
         stream::Order,
     },
 };
@@ -379,11 +380,18 @@ pub struct IngestTransaction {
     pub pdus: Vec<Box<RawValue>>,
     /// EDUs of the origin's own users.
     pub edus: Vec<Box<RawValue>>,
-    /// Whether it came by gossip, and not by a request to this server alone.
-    pub gossiped: bool,
-    /// Place in the work budget of what was gossiped, held until all is ingested; that of a request
-    /// is held by whoever answers it.
-    pub permit: Option<Permit>,
+    /// What is besides where it came by gossip, and not by a request to this server alone.
+    pub gossiped: Option<Gossiped>,
+}
+
+/// What comes with a transaction that was gossiped.
+#[derive(Debug)]
+pub struct Gossiped {
+    /// The server_keys of its origin: they are those of PDUs that have none.
+    pub server_keys: Arc<VerifiedServerKeys>,
+    /// Place in the work budget, held until all is ingested; that of a request is held by whoever
+    /// answers it.
+    pub permit: Permit,
 }
 
 /// A request of another server about this room, verified and fresh (`docs/PROTOCOL.md` §4).

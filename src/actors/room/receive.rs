@@ -1,5 +1,7 @@
 //! PDUs and EDUs from other servers: checked, and taken in.
 
+use std::sync::Arc;
+
 use actix::{
     ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture, WrapFuture as _,
 };
@@ -23,6 +25,7 @@ use crate::{
     proto::{
         ProtoError,
         pdu::{Received, Unverified},
+        server_keys::VerifiedServerKeys,
     },
 };
 
@@ -67,16 +70,18 @@ impl Handler<IngestTransaction> for RoomActor {
     type Result = ResponseFuture<TransactionVerdict>;
 
     fn handle(&mut self, msg: IngestTransaction, ctx: &mut Context<Self>) -> Self::Result {
-        let IngestTransaction { origin, pdus, edus, gossiped, permit } = msg;
+        let IngestTransaction { origin, pdus, edus, gossiped: by_gossip } = msg;
+        let gossiped = by_gossip.is_some();
         if gossiped {
             self.fresh.heard(&origin);
         }
         let (verdict, decided) = oneshot::channel();
         let worker = self.worker_for(Turn::Events, ctx);
         let work = async move {
+            let server_keys = by_gossip.as_ref().map(|gossiped| &gossiped.server_keys);
             // Who is shown out is told by those of whom he is no member any more.
-            let departures = worker.departures_among(&pdus);
-            let checked = worker.check(&origin, pdus, gossiped).await;
+            let departures = worker.departures_among(&pdus, server_keys.map(|keys| &**keys));
+            let checked = worker.check(&origin, pdus, server_keys).await;
             let (answer, received) = match checked {
                 Ok(received) => (TransactionVerdict::Accept, received),
                 Err(refused) => (refused, Vec::new()),
@@ -100,7 +105,7 @@ impl Handler<IngestTransaction> for RoomActor {
             if let Some(verdict) = verdict {
                 let _ = verdict.send(answer);
             }
-            drop(permit);
+            drop(by_gossip);
         };
         ctx.spawn(work.into_actor(self));
         Box::pin(async move { decided.await.unwrap_or(TransactionVerdict::Ignore) })
@@ -124,12 +129,13 @@ impl Handler<TakeEdus> for RoomActor {
 }
 
 impl Worker {
-    /// The cheap checks, after which gossip may hand a transaction on.
+    /// The cheap checks, after which gossip may hand a transaction on: then there are server_keys
+    /// of its origin.
     async fn check(
         &self,
         origin: &OwnedServerName,
         pdus: Vec<Box<RawValue>>,
-        gossiped: bool,
+        gossiped_beside: Option<&Arc<VerifiedServerKeys>>,
     ) -> Result<Vec<Received>, TransactionVerdict> {
         let server = origin.clone();
         let known = self
@@ -154,9 +160,9 @@ impl Worker {
         };
         let ours = |_| TransactionVerdict::Ignore;
         let (room_id, servers) = (self.room_id.clone(), vec![origin.clone()]);
-        let results = if gossiped {
+        let results = if let Some(server_keys) = gossiped_beside {
             // What is handed on was verified here, each copy of it.
-            self.links.receive(pdus, room_id, rules, servers).await.map_err(ours)?
+            self.links.receive_beside(pdus, room_id, rules, server_keys).await.map_err(ours)?
         } else {
             let read = self.links.read(pdus, room_id, rules.clone()).await.map_err(ours)?;
             let read = read.into_iter().collect::<Result<_, _>>().map_err(refused)?;

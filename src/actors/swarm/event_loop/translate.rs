@@ -14,6 +14,7 @@ use super::{
         address::Reach,
         behaviour::{AUTONAT, BehaviourEvent, HOP, IDENTITY, KAD_LAN, KAD_WAN},
         peers::{Connection, Identified, Told},
+        pulse::PULSE,
     },
     Discovery, Event, EventLoop, GossipReceived, GossipTicket, address,
     alive::source_of,
@@ -142,6 +143,13 @@ impl EventLoop {
         let (dialled, seen_from) = (at.dialled, at.address.clone());
         let direct = !at.relayed();
         let ours = info.protocols.contains(&IDENTITY);
+        let known = self.peers.get(&peer_id).is_some_and(|peer| peer.identified.is_some());
+        if ours && !known && !info.protocols.contains(&PULSE) {
+            log::info!(
+                "{peer_id} runs the first release of MessageHub, which hears what is said only minutes \
+                 later; it has to be updated"
+            );
+        }
         let told = Told {
             ours,
             relays: info.protocols.contains(&HOP),
