@@ -167,6 +167,8 @@ pub mod limits {
     pub const TO_DEVICE_SYNC_LEN: usize = 1024 * 1024;
     /// Threads of a room of which the receipts of one person are kept: the newest.
     pub const RECEIPT_THREADS: usize = 100;
+    /// Rows of the address book of one server, which may have several nodes: the last seen.
+    pub const BOOK_NODES: usize = 4;
     /// Rows of the address book of servers with which no room is shared: the last seen.
     pub const BOOK_STRANGERS: usize = 1000;
     /// PDUs in one transaction (Server-Server API).

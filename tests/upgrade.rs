@@ -1,7 +1,7 @@
 //! Data that earlier releases made: it opens, and all is there; also where that release could not
 //! go on with it. And data that is not whole: it is refused, and left as it is.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::{
     collections::BTreeMap,
@@ -70,7 +70,59 @@ async fn what_layout_3_kept_is_all_there() {
     all_is_kept(node).await;
 }
 
-#[expect(clippy::indexing_slicing, reason = "a failed test may panic")]
+/// Layout 4 had one address and one row of server_keys of a server, and knew to-device messages again by
+/// their ids alone.
+#[tokio::test]
+async fn what_layout_4_kept_is_all_there() {
+    let mut node = node_of("kept-layout-4.tar.gz");
+    what_others_said_is_kept(&mut node, &["from the friend", "to the friend"]).await;
+    all_is_kept(node).await;
+}
+
+/// Layout 6 had one address of a server.
+#[tokio::test]
+async fn what_layout_6_kept_is_all_there() {
+    let mut node = node_of("kept-layout-6.tar.gz");
+    let said = ["from the friend", "to the friend", "from another friend", "to the friend"];
+    what_others_said_is_kept(&mut node, &said).await;
+    all_is_kept(node).await;
+}
+
+/// The room with this name.
+async fn named(me: &Client, name: &str) -> String {
+    let sync = whole_sync(me).await;
+    for room in sync["rooms"]["join"].as_object().unwrap().keys() {
+        let path = format!("v3/rooms/{}/state/m.room.name", segment(room));
+        if me.get(&path).await.body["name"] == name {
+            return room.clone();
+        }
+    }
+    panic!("no room is called {name}");
+}
+
+/// Who comes in now can verify what people said who are gone: their server_keys are there.
+async fn what_others_said_is_kept(node: &mut Node, said: &[&str]) {
+    node.start_again().await;
+    let me = node.log_in().await;
+    let room = named(&me, "Shared").await;
+    assert_eq!(me.texts(&room).await, said);
+    let members = me.get(&format!("v3/rooms/{}/joined_members", segment(&room))).await.ok();
+    let mut guest = home(&[node]).await;
+    node.connected_to(&guest.me).await;
+    me.invite(&room, &guest.me.user_id).await.ok();
+    guest.me.is(&room, "invite").await;
+    guest.me.join(&room).await.ok();
+    for friend in members["joined"].as_object().unwrap().keys() {
+        guest.me.sees_member(&room, friend, "join").await;
+    }
+    common::eventually("the history", async || {
+        let texts = guest.me.texts(&room).await;
+        said.iter().all(|text| texts.iter().any(|one| one == text)).then_some(())
+    })
+    .await;
+    node.stop().await;
+}
+
 async fn all_is_kept(mut node: Node) {
     fs::set_permissions(node.data(), fs::Permissions::from_mode(0o755)).unwrap();
     let mut texts: Vec<String> = (0..25).map(|n| format!("message {n}")).collect();
@@ -78,10 +130,8 @@ async fn all_is_kept(mut node: Node) {
     for round in 0..2 {
         node.start_again().await;
         let me = node.log_in().await;
-        let sync = whole_sync(&me).await;
-        let room = sync["rooms"]["join"].as_object().unwrap().keys().next().unwrap().clone();
+        let room = named(&me, "Kept").await;
         assert_eq!(me.texts(&room).await, texts);
-        assert_eq!(me.state(&room, "m.room.name", "").await["name"], "Kept");
         let path = format!("v3/user/{}/account_data/org.example.kept", segment(&me.user_id));
         assert_eq!(me.get(&path).await.ok(), json!({"kept": true}));
         // The device that was logged in is so still, and its message waits.

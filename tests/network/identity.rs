@@ -22,7 +22,7 @@ async fn two_nodes_prove_who_they_are_over_tcp_and_quic() {
         assert_eq!(bob.look(|world| world.online.clone()).await, [ann.server()]);
         assert!(ann.look(|world| world.keys.clone()).await.contains(&bob.server()));
         let rows = bob.look(|world| world.rows.keys().cloned().collect::<Vec<_>>()).await;
-        assert_eq!(rows, [Row::Address(ann.server())]);
+        assert_eq!(rows, [Row::Address(ann.server(), ann.network.peer_id.clone())]);
     }
 }
 

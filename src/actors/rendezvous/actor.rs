@@ -200,10 +200,10 @@ impl RendezvousActor {
                     let _ = reply.send(found);
                 }
             }
-            Effect::Write { server, place } => {
+            Effect::Write { server, peer, place } => {
                 let value = place.as_ref().and_then(book::encode);
-                let write =
-                    self.parts.write_rows.send(WriteRows(vec![(Row::Address(server), value)]));
+                let row = Row::Address(server, peer.to_string());
+                let write = self.parts.write_rows.send(WriteRows(vec![(row, value)]));
                 let written = write.into_actor(self).map(|done, _, _| {
                     if !matches!(done, Ok(Ok(_))) {
                         log::warn!("an address was not written down");
@@ -363,7 +363,7 @@ impl Actor for RendezvousActor {
         let scanned = scan.into_actor(self).map(|rows, actor, ctx| match rows {
             Ok(Ok(rows)) => {
                 let rows = rows.into_iter().filter_map(|(row, value)| match row {
-                    Row::Address(server) => book::decode(server, &value),
+                    Row::Address(server, peer) => book::decode(server, &peer, &value),
                     _ => None,
                 });
                 actor.step(Input::Book(rows.collect()), ctx);

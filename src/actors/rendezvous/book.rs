@@ -1,26 +1,22 @@
-//! The address book: where servers were last reached, a row of the Store each.
-//!
-//! Invariant: a row is a place to look, never a proof.
+//! The address book on disk: a row of the Store for each node of a server.
 
 use libp2p::{Multiaddr, PeerId};
 use ruma::OwnedServerName;
 use serde::{Deserialize, Serialize};
 
-use super::machine::Place;
+use super::places::Place;
 
 /// The value of a row, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Entry {
-    peer_id: String,
     addresses: Vec<Multiaddr>,
     valid_until_ts: u64,
     seen_ts: u64,
 }
 
-/// Encodes a row.
+/// Encodes the value of a row.
 pub(super) fn encode(place: &Place<PeerId, Multiaddr>) -> Option<Vec<u8>> {
     let entry = Entry {
-        peer_id: place.peer.to_string(),
         addresses: place.addresses.clone(),
         valid_until_ts: place.valid_until_ts,
         seen_ts: place.seen_ts,
@@ -31,11 +27,12 @@ pub(super) fn encode(place: &Place<PeerId, Multiaddr>) -> Option<Vec<u8>> {
 /// Decodes a row; one that cannot be read is nothing lost.
 pub(super) fn decode(
     server: OwnedServerName,
+    peer_id: &str,
     value: &[u8],
 ) -> Option<(OwnedServerName, Place<PeerId, Multiaddr>)> {
     let entry: Entry = serde_json::from_slice(value).ok()?;
     let place = Place {
-        peer: entry.peer_id.parse().ok()?,
+        peer: peer_id.parse().ok()?,
         addresses: entry.addresses,
         valid_until_ts: entry.valid_until_ts,
         seen_ts: entry.seen_ts,
@@ -57,7 +54,9 @@ mod tests {
         };
         let name = ruma::server_name!("ann").to_owned();
         let row = encode(&place).unwrap();
-        assert_eq!(decode(name.clone(), &row), Some((name.clone(), place)));
-        assert_eq!(decode(name, b"{}"), None);
+        let peer = place.peer.to_string();
+        assert_eq!(decode(name.clone(), &peer, &row), Some((name.clone(), place)));
+        assert_eq!(decode(name.clone(), &peer, b"{}"), None);
+        assert_eq!(decode(name, "nobody", &row), None);
     }
 }

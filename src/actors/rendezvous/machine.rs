@@ -19,21 +19,15 @@ use ruma::{OwnedServerName, ServerName};
 use super::{
     FoundPerson,
     hunt::{Goal, Hunt, Profile, Progress},
+    places::{Forgotten, Place, Places},
 };
-use crate::{
-    config::limits,
-    proto::{certificates::CertificateCache, rendezvous, server_keys::VerifiedServerKeys},
-};
+use crate::proto::{certificates::CertificateCache, rendezvous, server_keys::VerifiedServerKeys};
 
 /// How long a server that was not found is not looked for again.
 const FAILED_MS: u64 = 10_000;
 /// How long a network that came up takes to know whom it can reach: until then nobody counts as not
 /// found, and whoever asks waits.
 const SETTLING_MS: u64 = 10_000;
-/// A row of the address book is not written more often than this.
-const BOOK_EVERY_MS: u64 = 60_000;
-/// Nor than this where its addresses changed: a relay may have been found, or lost.
-const BOOK_CHANGED_MS: u64 = 300;
 /// After this, a row of the address book is no place to look any more.
 const BOOK_AGE_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// Rows that are dialled at start.
@@ -44,16 +38,6 @@ const HUNTS_MAX: usize = 256;
 const NEWEST_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Servers of which it is remembered that they were not found.
 const SERVERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-
-/// Where a server was last reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place<P, A> {
-    pub(super) peer: P,
-    pub(super) addresses: Vec<A>,
-    /// Until when the proof was good.
-    pub(super) valid_until_ts: u64,
-    pub(super) seen_ts: u64,
-}
 
 /// What happened.
 #[derive(Debug)]
@@ -138,7 +122,7 @@ pub(super) enum Effect<P, A> {
     /// Answer a [`Input::Search`].
     Searched { ticket: u64, found: Vec<FoundPerson> },
     /// Write a row of the address book, or drop it.
-    Write { server: OwnedServerName, place: Option<Place<P, A>> },
+    Write { server: OwnedServerName, peer: P, place: Option<Place<P, A>> },
     /// Be a provider of these strings only.
     Provide(Vec<String>),
 }
@@ -172,7 +156,7 @@ pub(super) struct Machine<P, A> {
     shared: HashSet<OwnedServerName>,
     nodes: HashMap<P, Node<A>>,
     newest: CertificateCache,
-    book: HashMap<OwnedServerName, Place<P, A>>,
+    book: Places<P, A>,
     book_loaded: bool,
     book_dialled: bool,
     failed: LruCache<OwnedServerName, u64>,
@@ -191,7 +175,7 @@ impl<P, A> Default for Machine<P, A> {
             shared: HashSet::new(),
             nodes: HashMap::new(),
             newest: CertificateCache::new(NEWEST_MAX),
-            book: HashMap::new(),
+            book: Places::default(),
             book_loaded: false,
             book_dialled: false,
             failed: LruCache::new(SERVERS_MAX),
@@ -313,9 +297,8 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
 
     fn load_book(&mut self, rows: Vec<(OwnedServerName, Place<P, A>)>, out: &mut Effects<P, A>) {
         // Old rows stay: it may be our clock that is wrong, and nothing brings a row back.
-        for (server, place) in rows {
-            self.book.entry(server).or_insert(place);
-        }
+        let gone = self.book.load(rows);
+        forgotten(gone, out);
         self.book_loaded = true;
         self.dial_book(out);
     }
@@ -327,13 +310,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         }
         self.book_dialled = true;
         let oldest = self.now.saturating_sub(BOOK_AGE_MS);
-        let mut places: Vec<_> =
-            self.book.values().filter(|place| place.seen_ts >= oldest).collect();
-        places.sort_by_key(|place| std::cmp::Reverse(place.seen_ts));
+        let places = self.book.last_seen(oldest).into_iter().take(BOOK_DIALS);
         out.extend(
             places
-                .into_iter()
-                .take(BOOK_DIALS)
                 .map(|place| Effect::Dial { peer: place.peer, addresses: place.addresses.clone() }),
         );
     }
@@ -474,35 +453,21 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         out: &mut Effects<P, A>,
     ) {
         let now = self.now;
-        let recent = self.book.get(server).is_some_and(|known| {
-            let every = if known.addresses == addresses { BOOK_EVERY_MS } else { BOOK_CHANGED_MS };
-            // A row from the future is of a time when our clock was wrong.
-            let since = now.checked_sub(known.seen_ts);
-            known.peer == peer && since.is_some_and(|since| since < every)
-        });
-        if addresses.is_empty() || recent {
+        let place = Place { peer, addresses, valid_until_ts, seen_ts: now };
+        if !self.book.lacks(server, &place) {
             return;
         }
-        let place = Place { peer, addresses, valid_until_ts, seen_ts: now };
-        self.book.insert(server.clone(), place.clone());
-        out.push(Effect::Write { server: server.clone(), place: Some(place) });
-        self.forget_strangers(out);
-    }
-
-    /// Identities cost nothing: of people who share no room with us, the book has those who were
-    /// seen last.
-    fn forget_strangers(&mut self, out: &mut Effects<P, A>) {
-        let strangers = self.book.iter().filter(|(server, _)| !self.shared.contains(*server));
-        let mut seen: Vec<_> =
-            strangers.map(|(server, place)| (place.seen_ts, server.clone())).collect();
-        let surplus = seen.len().saturating_sub(limits::BOOK_STRANGERS);
-        if surplus > 0 {
-            seen.sort_unstable();
-        }
-        for (_, server) in seen.into_iter().take(surplus) {
-            self.book.remove(&server);
-            out.push(Effect::Write { server, place: None });
-        }
+        let mut gone = self.book.put(server, place.clone());
+        out.push(Effect::Write { server: server.clone(), peer, place: Some(place) });
+        // Nodes that its server_keys name no more. Where they ran out, another node may only be off.
+        let known = self.newest.peek(server);
+        let speaks =
+            |peer: &P| known.is_none_or(|known| known.certificates.speaks(&peer.to_string(), now));
+        gone.extend(self.book.forget(server, |place| {
+            place.peer != peer && place.valid_until_ts >= now && !speaks(&place.peer)
+        }));
+        gone.extend(self.book.forget_strangers(|server| !self.shared.contains(server)));
+        forgotten(gone, out);
     }
 
     /// Somebody was proven: they may be whom hunts are after.
@@ -623,8 +588,8 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         }
         match &hunt.goal {
             Goal::Server(server) => {
-                let place = self.book.get(server).filter(|place| self.now <= place.valid_until_ts);
-                if let Some(place) = place {
+                let live = |place: &&Place<P, A>| self.now <= place.valid_until_ts;
+                for place in self.book.of(server).filter(live) {
                     let (peer, addresses) = (place.peer, place.addresses.clone());
                     hunt.candidate(peer);
                     out.push(Effect::Dial { peer, addresses });
@@ -716,6 +681,11 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
             out.push(Effect::Offline(server));
         }
     }
+}
+
+/// Has the rows of places dropped that are no more.
+fn forgotten<P, A>(gone: Vec<Forgotten<P>>, out: &mut Effects<P, A>) {
+    out.extend(gone.into_iter().map(|(server, peer)| Effect::Write { server, peer, place: None }));
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod book;
 mod hunt;
 mod machine;
 mod messages;
+mod places;
 
 pub use actor::{RendezvousActor, RendezvousParts};
 pub use messages::*;

@@ -880,8 +880,8 @@ pub enum Row {
     DeviceList(OwnedUserId),
     /// Identity: the newest server_keys of a server that are for the verify key of this id, as JSON.
     ServerKeys(OwnedServerName, String),
-    /// Rendezvous: where a server was last reached, as JSON.
-    Address(OwnedServerName),
+    /// Rendezvous: where a node of a server (its PeerId) was last reached, as JSON.
+    Address(OwnedServerName, String),
     /// Identity: when our own server_keys were issued, as JSON.
     Issued,
     /// Outbox: what is owed to a server, by number, as JSON.

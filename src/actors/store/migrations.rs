@@ -5,6 +5,7 @@
 
 mod forget_by_sender;
 mod name_users;
+mod split_addresses;
 mod split_server_keys;
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
@@ -27,6 +28,7 @@ const STEPS: &[(u32, Change)] = &[
     (4, name_users::step),
     (5, split_server_keys::step),
     (6, forget_by_sender::step),
+    (7, split_addresses::step),
 ];
 
 fn meta(name: &str) -> Vec<u8> {

@@ -43,7 +43,7 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
         Row::ServerKeys(server, key_id) => {
             key(family::SERVER_KEYS).text(server.as_str()).text(key_id)
         }
-        Row::Address(server) => key(family::ADDRESS).text(server.as_str()),
+        Row::Address(server, peer) => key(family::ADDRESS).text(server.as_str()).text(peer),
         Row::Issued => key(family::ISSUED).text(""),
         Row::Outbox(server, number) => key(family::OUTBOX).text(server.as_str()).number(*number),
         Row::Spread(room) => key(family::SPREAD).text(room.as_str()),
@@ -79,7 +79,7 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
             ),
             family::DEVICE_LIST => Row::DeviceList(user(&first)?),
             family::SERVER_KEYS => Row::ServerKeys(first.try_into().ok()?, parts.text()?),
-            family::ADDRESS => Row::Address(first.try_into().ok()?),
+            family::ADDRESS => Row::Address(first.try_into().ok()?, parts.text()?),
             family::ISSUED => Row::Issued,
             family::OUTBOX => Row::Outbox(first.try_into().ok()?, parts.number()?),
             family::SPREAD => Row::Spread(first.try_into().ok()?),
@@ -159,7 +159,7 @@ pub(super) fn write(
             | Row::Filter(..)
             | Row::ToDeviceSeen(..)
             | Row::ServerKeys(..)
-            | Row::Address(_)
+            | Row::Address(..)
             | Row::Spread(_)
             | Row::Issued => {}
         }
@@ -340,7 +340,7 @@ mod tests {
             (Row::DeviceList("@a:b".try_into().unwrap()), None),
             (Row::ServerKeys(server(), text()), Some(RowKind::ServerKeys)),
             (Row::ServerKeys(server(), text()), Some(RowKind::ServerKeysOf(server()))),
-            (Row::Address(server()), Some(RowKind::Addresses)),
+            (Row::Address(server(), text()), Some(RowKind::Addresses)),
             (Row::Issued, None),
             (Row::Outbox(server(), 7), Some(RowKind::Outbox)),
             (Row::Spread(room()), None),

@@ -20,7 +20,7 @@ use super::StoreError;
 use crate::proto::pdu::StateKey;
 
 /// The layout that this program writes, and the newest that it reads.
-pub(super) const SCHEMA_VERSION: u32 = 6;
+pub(super) const SCHEMA_VERSION: u32 = 7;
 
 /// The first byte of each key.
 pub(super) mod family {
@@ -93,7 +93,7 @@ pub(super) mod family {
     pub(in super::super) const DEVICE_LIST: u8 = 0x89;
     /// `server, key id` → server_keys (JSON).
     pub(in super::super) const SERVER_KEYS: u8 = 0x8a;
-    /// `server`.
+    /// `server, PeerId`.
     pub(in super::super) const ADDRESS: u8 = 0x8b;
     /// One row.
     pub(in super::super) const ISSUED: u8 = 0x8c;

@@ -1,10 +1,13 @@
 //! Who is believed and found, by table.
 
 use super::*;
-use crate::proto::{
-    certificates::tests::{issued_by, node_keys},
-    server_keys::{self, LIFETIME_MS, tests::secret_keys},
-    signer::Signer,
+use crate::{
+    config::limits,
+    proto::{
+        certificates::tests::{issued_by, node_keys},
+        server_keys::{self, LIFETIME_MS, tests::secret_keys},
+        signer::Signer,
+    },
 };
 
 const NOW: u64 = 1_790_000_000_000;
@@ -120,11 +123,11 @@ fn nodes_of_one_server_with_keys_of_their_own_do_not_end_each_other() {
     let second = prove(&mut machine, 2, keys(2, "2", NOW + 10), NOW + 10);
     assert_eq!(second, ["write true", "proven 2 true"]);
     let again = prove(&mut machine, 1, keys(1, "1", NOW), NOW + 20);
-    assert_eq!(again, ["write true", "proven 1 false"]);
+    assert_eq!(again, ["proven 1 false"], "each has a row of its own");
     assert_eq!(machine.nodes_of(&server(1)).count(), 2);
     // Newer ones of a key end its own node alone; only with the last one is the server gone.
     let moved = prove(&mut machine, 3, keys(1, "3", NOW + 30), NOW + 30);
-    assert_eq!(moved, ["over 1 true", "write true", "proven 3 true"]);
+    assert_eq!(moved, ["over 1 true", "write true", "write false", "proven 3 true"]);
     assert_eq!(told(machine.handle(Input::Gone(3), NOW + 40)), ["over 3 false"]);
     assert_eq!(told(machine.handle(Input::Gone(2), NOW + 40)), ["over 2 false", "offline"]);
 }
@@ -142,7 +145,7 @@ fn a_proof_ends_with_its_time_and_with_newer_keys() {
     let moved = issued(1, &[2], NOW + 10);
     prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
     let moved = prove(&mut machine, 2, moved, NOW + 10);
-    assert_eq!(moved, ["over 1 true", "offline", "write true", "proven 2 true"]);
+    assert_eq!(moved, ["over 1 true", "offline", "write true", "write false", "proven 2 true"]);
     assert_eq!(prove(&mut machine, 1, issued(1, &[1], NOW), NOW + 20), [""; 0], "superseded");
     assert_eq!(machine.server_of(&2), Some(&server(1)));
 }
@@ -169,6 +172,33 @@ fn the_book_is_written_at_most_once_a_minute_and_dialled_with_each_signer() {
     assert_eq!(dialled.first().map(String::as_str), Some("dial 0"), "the last seen come first");
     let again = told(machine.handle(Input::Signer(server(100)), NOW));
     assert_eq!(again, dialled, "our server_keys are new: the clock may have been set");
+}
+
+#[test]
+fn the_book_has_all_nodes_of_a_server_that_its_server_keys_name() {
+    let mut machine = machine(&[1, 2, 3]);
+    let of_node = |node: u8, peers: &[&str], at| issued_by(&node_keys(1, node), peers, at);
+    let server = server(1);
+    let book = |machine: &M| {
+        let mut peers: Vec<u8> = machine.book.of(&server).map(|place| place.peer).collect();
+        peers.sort_unstable();
+        peers
+    };
+    prove(&mut machine, 1, of_node(1, &["1"], NOW), NOW);
+    prove(&mut machine, 2, of_node(2, &["2"], NOW), NOW);
+    assert_eq!(book(&machine), [1, 2]);
+    for peer in [1, 2] {
+        machine.handle(Input::Gone(peer), NOW);
+    }
+    let dialled = told(machine.handle(resolve(1, 1), NOW));
+    assert!(["dial 1", "dial 2"].iter().all(|dial| dialled.contains(&(*dial).to_owned())));
+    // One of them moved: its row goes, that of the other node stays.
+    prove(&mut machine, 3, of_node(2, &["3"], NOW + 10), NOW + 10);
+    assert_eq!(book(&machine), [1, 3]);
+    // The other is off for so long that its server_keys run out: it may come back.
+    let later = NOW + LIFETIME_MS + 1;
+    prove(&mut machine, 3, of_node(2, &["3"], later), later);
+    assert_eq!(book(&machine), [1, 3]);
 }
 
 #[test]
@@ -217,7 +247,7 @@ fn attack_13_strangers_push_no_member_out_of_the_book() {
     let told = prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
     assert_eq!(told, ["write true", "write false", "proven 1 true"]);
     let oldest = name(&format!("stranger{}", limits::BOOK_STRANGERS));
-    let has = |server: &OwnedServerName| machine.book.contains_key(server);
+    let has = |server: &OwnedServerName| machine.book.of(server).next().is_some();
     assert!(!has(&oldest) && has(&name("stranger1")) && has(&name("friend")) && has(&server(1)));
 }
 
