@@ -5,6 +5,7 @@
 //! notion of (self-certifying server names, `server_keys`, signed requests without HTTPS) and the
 //! thin types that carry PDUs through the actors.
 
+pub mod acl;
 pub mod annotation;
 pub mod behind;
 pub mod certificates;

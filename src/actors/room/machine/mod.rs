@@ -52,6 +52,7 @@ use crate::{
     },
     config::limits,
     proto::{
+        acl::Acl,
         annotation::Annotation,
         pdu::{self, Draft, Pdu, StateKey},
         server_name,
@@ -190,7 +191,7 @@ pub(crate) struct Machine {
     /// Those servers of them that the room does not keep out.
     servers: BTreeSet<OwnedServerName>,
     /// Whom the room keeps out.
-    acl: Option<Arc<acl::Acl>>,
+    acl: Option<Arc<Acl>>,
     /// Those of our users who have to do with the room.
     locals: BTreeMap<OwnedUserId, OwnMembership>,
     /// What events of the timeline follow and is not here, with what follows it.

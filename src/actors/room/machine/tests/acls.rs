@@ -1,6 +1,7 @@
 //! Servers that a room keeps out (`m.room.server_acl`).
 
 use super::*;
+use crate::{actors::room::keys::Keys, proto::room_key::Secret};
 
 /// A room of Ann with Bob and Eve in it, and the signers of all.
 fn three() -> (Replica, Replica, Replica) {
@@ -52,6 +53,28 @@ fn who_is_kept_out_takes_part_no_more_and_then_again() {
     let back = ann.send(acl(&[])).unwrap();
     assert_eq!(placed(&mut bob, &back, &ann.signer), Some(Place::Live));
     assert_eq!(servers(&bob), all);
+}
+
+#[test]
+fn attack_04_the_key_changes_with_the_list_as_with_a_ban() {
+    let (mut ann, _, eve) = three();
+    let server = own_of(&eve.signer);
+    let mut keys = Keys::new(ann.machine.room_id.clone(), own_of(&ann.signer));
+    keys.set_joined(ann.machine.servers(), NOW);
+    let for_all = keys.make(Secret([1; 32]), NOW);
+    assert_eq!(keys.sealing(NOW), Some(for_all));
+    ann.send(acl(&[server.as_str()])).unwrap();
+    let gone = keys.set_joined(ann.machine.servers(), NOW);
+    assert_eq!((gone, keys.sealing(NOW)), (vec![server.clone()], None));
+    let without = keys.make(Secret([2; 32]), NOW);
+    let ids = [for_all.id(), without.id()];
+    assert!(keys.give(&server, &ids, NOW).is_empty() && keys.give(&server, &[], NOW).is_empty());
+    // What was said without her stays so.
+    ann.send(acl(&[])).unwrap();
+    keys.set_joined(ann.machine.servers(), NOW);
+    assert_ne!(keys.sealing(NOW), Some(without));
+    let given = keys.give(&server, &ids, NOW);
+    assert_eq!(given.iter().map(|given| given.key).collect::<Vec<_>>(), [for_all.secret()]);
 }
 
 #[test]
