@@ -33,6 +33,8 @@ pub mod topic;
 pub use error::ProtoError;
 
 #[cfg(test)]
+pub(crate) mod first_release;
+#[cfg(test)]
 pub(crate) mod fixtures;
 #[cfg(test)]
 mod fuzz;

@@ -5,6 +5,8 @@
 //! Invariant: nothing here opens a connection, reads a file or calls the client API.
 
 mod actor;
+#[cfg(test)]
+mod first_release;
 mod routes;
 mod shares;
 

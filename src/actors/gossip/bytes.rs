@@ -11,6 +11,7 @@ use super::{
     machine::{self, Cut},
 };
 use crate::proto::{
+    first_release::Gossip,
     pdu::{Draft, Pdu, Position, compose, rules_of},
     room_key::{RoomKey, Secret},
     server_keys::tests::secret_keys,
@@ -111,4 +112,13 @@ fn only_the_server_keys_that_stand_beside_are_left_out() {
     assert_eq!(has[0].get("server_keys"), None);
     assert_eq!(has[1]["server_keys"], keys(&bob));
     assert_eq!(has[2]["server_keys"], keys(&before));
+}
+
+#[test]
+fn what_the_first_release_gossiped_is_read() {
+    for gossip in Gossip::all() {
+        let (said, now) = gossip.opened();
+        let read = machine::read(&said, now).unwrap();
+        assert_eq!(read.pdus.len() + read.edus.len(), gossip.what.len());
+    }
 }
