@@ -197,6 +197,33 @@ pub mod limits {
     pub const OWED_MEMBERS: usize = 32;
     /// Servers that are sent at once what they are owed: each that is off costs a search.
     pub const OWED_AT_ONCE: usize = 8;
+    /// Devices of one user that have keys, ours or another server's.
+    pub const DEVICES_USER: usize = 200;
+    /// One-time keys of one device that wait to be claimed, of each algorithm: clients keep 50 to 100.
+    pub const ONE_TIME_KEYS: usize = 200;
+    /// Algorithms of one-time keys, and of fallback keys, of one device.
+    pub const KEY_ALGORITHMS: usize = 8;
+    /// One-time keys of one device that were claimed and are known again.
+    pub const CLAIMED_KEYS: usize = 400;
+    /// How long a fallback key that room-mates keep counts as unused, in milliseconds: they tell nobody
+    /// when they use it, so the client is asked for a new one every week.
+    pub const FALLBACK_UNUSED_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+    /// Bytes of the keys of one user of another server that are kept.
+    pub const KEY_LIST_LEN: usize = 512 * 1024;
+    /// Users of other servers whose keys are kept.
+    pub const KEY_LISTS: usize = 4096;
+    /// Users, and devices, in one request for keys.
+    pub const KEYS_ASKED: usize = 5000;
+    /// Other servers that are asked for keys at once, for one request or by ourselves.
+    pub const KEYS_AT_ONCE: usize = 16;
+    /// Users of others whose keys one of our users signed.
+    pub const KEY_SIGNATURES: usize = 4096;
+    /// Backups of room keys that a user has.
+    pub const BACKUPS: usize = 32;
+    /// Bytes of the room keys of one user that are backed up, in all versions.
+    pub const BACKUP_LEN: u64 = 64 * 1024 * 1024;
+    /// Bytes of one of them.
+    pub const BACKED_UP_LEN: usize = 16 * 1024;
     /// How long a part of the node may leave unanswered whether it gets on, before the node ends.
     pub const SILENT: Duration = Duration::from_secs(60);
     /// Longest stop after Ctrl-C or SIGTERM.

@@ -29,6 +29,7 @@ use crate::{
         admission::Admission,
         beat::{Beat, ReadSilent, Silent},
         cpu::Cpu,
+        device_keys::{DeviceKeysActor, DeviceKeysLinks, KeyError},
         ephemera::EphemeraActor,
         federation::{FederationActor, FederationLinks},
         gossip::{DeliverTo, GossipActor},
@@ -84,6 +85,9 @@ pub enum StartError {
     /// The accounts cannot be read.
     #[error(transparent)]
     Accounts(#[from] AccountError),
+    /// The keys of devices cannot be read.
+    #[error(transparent)]
+    DeviceKeys(#[from] KeyError),
     /// What is owed to other servers cannot be read.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
@@ -225,6 +229,16 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         leave: rooms.clone().recipient(),
     });
 
+    let device_keys = DeviceKeysActor::start_loaded(DeviceKeysLinks {
+        write_rows: store.clone().recipient(),
+        read_row: store.clone().recipient(),
+        scan_rows: store.clone().recipient(),
+        roommates: store.clone().recipient(),
+        servers_of: store.clone().recipient(),
+        federation: network.relay_request.clone().recipient(),
+        owe: outbox.clone().recipient(),
+    })
+    .await?;
     let accounts = AccountsLinks {
         write_rows: store.clone().recipient(),
         read_row: store.clone().recipient(),
@@ -236,6 +250,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         profile_updated: rooms.clone().recipient(),
         advertise: network.rendezvous.clone().recipient(),
         sharing: rooms.clone().recipient(),
+        forget_devices: device_keys.clone().recipient(),
+        device_renamed: device_keys.clone().recipient(),
     };
     let accounts =
         AccountsActor::start_loaded(accounts, keys.as_deref().map(server_name::user_of)).await?;
@@ -248,6 +264,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         events: meeting.clone().recipient(),
         profile: accounts.clone().recipient(),
         to_device: accounts.clone().recipient(),
+        serve_keys: device_keys.clone().recipient(),
+        device_list_changed: device_keys.clone().recipient(),
         signer: identity.clone().recipient(),
         carry: network.relay_request.clone().recipient(),
         sharing: rooms.clone().recipient(),
@@ -265,7 +283,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     };
     network.bind(deliver, federation.clone().recipient());
 
-    let gateway = gateway(&store, &accounts, &rooms, &ephemera, &identity, &outbox, &network);
+    let users = (&accounts, &device_keys);
+    let gateway = gateway(&store, users, &rooms, &ephemera, &identity, &outbox, &network);
     let web = bound.places(data);
     // Before anybody is answered, so that whoever is finds it in the log.
     if let Some(web) = web.look().await {
@@ -314,6 +333,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("Store", store.clone().recipient()),
         ("Identity", identity.clone().recipient()),
         ("Accounts", accounts.clone().recipient()),
+        ("DeviceKeys", device_keys.clone().recipient()),
         ("Ephemera", ephemera.clone().recipient()),
         ("Outbox", outbox.clone().recipient()),
         ("RoomState", rooms.clone().recipient()),
@@ -333,6 +353,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         identity: identity.clone(),
         store,
         accounts,
+        device_keys,
         outbox,
         http,
         liveness: Liveness::new(parts.iter().map(|(name, _)| *name)),
@@ -352,7 +373,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
 /// What http may do to the rest of the node.
 fn gateway(
     store: &Addr<StoreActor>,
-    accounts: &Addr<AccountsActor>,
+    (accounts, device_keys): (&Addr<AccountsActor>, &Addr<DeviceKeysActor>),
     rooms: &Addr<RoomStateActor>,
     ephemera: &Addr<EphemeraActor>,
     identity: &Addr<IdentityActor>,
@@ -361,6 +382,7 @@ fn gateway(
 ) -> Gateway {
     Gateway {
         accounts: accounts.clone(),
+        device_keys: device_keys.clone(),
         rooms: RoomLinks {
             create: rooms.clone().recipient(),
             list: rooms.clone().recipient(),
@@ -380,6 +402,7 @@ fn gateway(
         },
         store: StoreLinks {
             read_sync: store.clone().recipient(),
+            read_device_lists: store.clone().recipient(),
             watch: store.clone().recipient(),
             ack_to_device: store.clone().recipient(),
             search_directory: store.clone().recipient(),
@@ -421,6 +444,7 @@ struct Wired {
     identity: Addr<IdentityActor>,
     store: Addr<StoreActor>,
     accounts: Addr<AccountsActor>,
+    device_keys: Addr<DeviceKeysActor>,
     outbox: Addr<OutboxActor>,
     http: Addr<HttpGatewayActor>,
     /// All actors that are one of a kind, by name.
@@ -445,6 +469,7 @@ beats!(
     StoreActor,
     IdentityActor,
     AccountsActor,
+    DeviceKeysActor,
     EphemeraActor,
     OutboxActor,
     RoomStateActor,
@@ -561,6 +586,7 @@ impl Handler<ServerOnline> for NodeActor {
         if let Some(wired) = &self.wired {
             wired.identity.do_send(msg.clone());
             wired.outbox.do_send(msg.clone());
+            wired.device_keys.do_send(msg.clone());
             wired.meeting.do_send(msg);
         }
     }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     actors::{
-        accounts::AccountError, error::AskError, identity::IdentityError, outbox::OutboxError,
-        room::RoomError, store::StoreError, upward::FederationError,
+        accounts::AccountError, device_keys::KeyError, error::AskError, identity::IdentityError,
+        outbox::OutboxError, room::RoomError, store::StoreError, upward::FederationError,
     },
     proto::{ProtoError, json::Unsound},
 };
@@ -23,6 +23,8 @@ pub struct HttpError {
     errcode: &'static str,
     message: Cow<'static, str>,
     retry_after_ms: Option<u64>,
+    /// The version of the backup that is the newest, for who named another one.
+    current_version: Option<String>,
 }
 
 impl HttpError {
@@ -32,7 +34,8 @@ impl HttpError {
         errcode: &'static str,
         message: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { status, errcode, message: message.into(), retry_after_ms: None }
+        let message = message.into();
+        Self { status, errcode, message, retry_after_ms: None, current_version: None }
     }
 
     /// The path is none of ours, or what is behind it is not built.
@@ -115,6 +118,9 @@ impl ResponseError for HttpError {
         let mut body = Map::new();
         body.insert("errcode".to_owned(), Value::from(self.errcode));
         body.insert("error".to_owned(), Value::from(self.message.as_ref()));
+        if let Some(version) = &self.current_version {
+            body.insert("current_version".to_owned(), Value::from(version.as_str()));
+        }
         let mut answer = HttpResponse::build(self.status);
         if let Some(ms) = self.retry_after_ms {
             body.insert("retry_after_ms".to_owned(), Value::from(ms));
@@ -175,6 +181,29 @@ impl From<AccountError> for HttpError {
             AccountError::Identity(error) => error.into(),
             AccountError::Store(error) => error.into(),
             AccountError::Ask(error) => error.into(),
+            AccountError::Keys(error) => error.into(),
+        }
+    }
+}
+
+impl From<KeyError> for HttpError {
+    fn from(error: KeyError) -> Self {
+        let message = error.to_string();
+        match error {
+            KeyError::BadRequest(why) => Self::invalid_param(why),
+            KeyError::BadSignature(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "M_INVALID_SIGNATURE", message)
+            }
+            KeyError::NeedsAuth | KeyError::Forbidden(_) => Self::forbidden(message),
+            KeyError::NotFound(_) => Self::not_found(message),
+            KeyError::WrongBackupVersion(version) => Self {
+                current_version: Some(version),
+                ..Self::new(StatusCode::FORBIDDEN, "M_WRONG_ROOM_KEYS_VERSION", message)
+            },
+            KeyError::Full(_) => Self::limit_exceeded(message),
+            KeyError::TooLarge(_) => Self::too_large(message),
+            KeyError::Store(error) => error.into(),
+            KeyError::Ask(error) => error.into(),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     actors::{
         accounts::AccountsActor,
         admission::Admission,
+        device_keys::DeviceKeysActor,
         ephemera::{Presence, ReadEphemera, ReadPresence, WatchEphemera},
         error::AskError,
         identity::ReadSigner,
@@ -26,7 +27,7 @@ use crate::{
             RoomError, SendEvent, SetReceipt, SetTyping,
         },
         room_state::{CreateRoom, ForgetRoom, KnowsRoom, ListRooms, ReadMembership, ToRoom},
-        store::{AckToDevice, ReadSync, SearchDirectory, WatchStream},
+        store::{AckToDevice, ReadDeviceLists, ReadSync, SearchDirectory, WatchStream},
         upward::SendFederation,
     },
     config::ASK_WAIT,
@@ -37,6 +38,8 @@ use crate::{
 pub struct Gateway {
     /// Accounts.
     pub accounts: Addr<AccountsActor>,
+    /// DeviceKeys.
+    pub device_keys: Addr<DeviceKeysActor>,
     /// Rooms, through RoomState.
     pub rooms: RoomLinks,
     /// Store.
@@ -97,6 +100,8 @@ pub struct RoomLinks {
 pub struct StoreLinks {
     /// What changed.
     pub read_sync: Recipient<ReadSync>,
+    /// Whose devices changed.
+    pub read_device_lists: Recipient<ReadDeviceLists>,
     /// The watch of what changes.
     pub watch: Recipient<WatchStream>,
     /// To-device messages arrived.
@@ -137,6 +142,17 @@ impl Gateway {
         <AccountsActor as actix::Actor>::Context: ToEnvelope<AccountsActor, M>,
     {
         Ok(self.accounts.send(message).timeout(ASK_WAIT).await.map_err(AskError::from)?)
+    }
+
+    /// Asks DeviceKeys.
+    pub async fn ask_device_keys<M>(&self, message: M) -> Result<M::Result, HttpError>
+    where
+        M: Message + Send + 'static,
+        M::Result: MessageResponse<DeviceKeysActor, M> + Send,
+        DeviceKeysActor: actix::Handler<M>,
+        <DeviceKeysActor as actix::Actor>::Context: ToEnvelope<DeviceKeysActor, M>,
+    {
+        Ok(self.device_keys.send(message).timeout(ASK_WAIT).await.map_err(AskError::from)?)
     }
 }
 

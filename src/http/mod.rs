@@ -37,8 +37,8 @@ use ruma::api::client as api;
 
 use self::{
     client::{
-        account_data, create, discovery, membership, profile, push, read, send, session, sync,
-        to_device,
+        account_data, backup, create, discovery, keys, membership, profile, push, read, send,
+        session, sync, to_device,
     },
     error::HttpError,
     gateway::Place,
@@ -148,6 +148,34 @@ fn routes() -> Routes {
         .endpoint::<api::receipt::create_receipt::v3::Request, _, _>(send::receipt)
         .endpoint::<api::read_marker::set_read_marker::v3::Request, _, _>(send::read_markers)
         .endpoint::<api::to_device::send_event_to_device::v3::Request, _, _>(to_device::send)
+        // keys for end-to-end encryption
+        .endpoint::<api::keys::upload_keys::v3::Request, _, _>(keys::upload)
+        .endpoint::<api::keys::get_keys::v3::Request, _, _>(keys::query)
+        .endpoint::<api::keys::claim_keys::v3::Request, _, _>(keys::claim)
+        .endpoint::<api::keys::get_key_changes::v3::Request, _, _>(keys::changes)
+        .endpoint::<api::keys::upload_signing_keys::v3::Request, _, _>(keys::upload_signing)
+        .endpoint::<api::keys::upload_signatures::v3::Request, _, _>(keys::upload_signatures)
+        // backups of room keys
+        .endpoint::<api::backup::create_backup_version::v3::Request, _, _>(backup::create)
+        .endpoint::<api::backup::get_latest_backup_info::v3::Request, _, _>(backup::latest)
+        .endpoint::<api::backup::get_backup_info::v3::Request, _, _>(backup::info)
+        .endpoint::<api::backup::update_backup_version::v3::Request, _, _>(backup::update)
+        .endpoint::<api::backup::delete_backup_version::v3::Request, _, _>(backup::delete)
+        .endpoint::<api::backup::add_backup_keys::v3::Request, _, _>(backup::put)
+        .endpoint::<api::backup::add_backup_keys_for_room::v3::Request, _, _>(backup::put_room)
+        .endpoint::<api::backup::add_backup_keys_for_session::v3::Request, _, _>(
+            backup::put_session,
+        )
+        .endpoint::<api::backup::get_backup_keys::v3::Request, _, _>(backup::get)
+        .endpoint::<api::backup::get_backup_keys_for_room::v3::Request, _, _>(backup::get_room)
+        .endpoint::<api::backup::get_backup_keys_for_session::v3::Request, _, _>(
+            backup::get_session,
+        )
+        .endpoint::<api::backup::delete_backup_keys::v3::Request, _, _>(backup::clear)
+        .endpoint::<api::backup::delete_backup_keys_for_room::v3::Request, _, _>(backup::clear_room)
+        .endpoint::<api::backup::delete_backup_keys_for_session::v3::Request, _, _>(
+            backup::clear_session,
+        )
         // rooms: reading
         .endpoint::<api::state::get_state_events::v3::Request, _, _>(read::state)
         .endpoint::<api::state::get_state_event_for_key::v3::Request, _, _>(read::state_at)

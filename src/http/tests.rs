@@ -3,6 +3,7 @@
 mod api;
 mod fake;
 mod fuzz;
+mod keys;
 mod login;
 mod served;
 

@@ -51,6 +51,14 @@ pub enum Edu {
     },
     /// A message to devices.
     ToDevice(ToDevice),
+    /// The devices or cross-signing keys of a user of the sender changed: what they are now, the
+    /// sender is asked.
+    DeviceList {
+        /// Whose.
+        user_id: OwnedUserId,
+        /// The number of the list, where it is said.
+        stream_id: Option<u64>,
+    },
 }
 
 /// How far somebody has read.
@@ -112,6 +120,7 @@ impl Edu {
             "m.receipt" => receipt(content),
             "m.presence" => presence(content),
             "m.direct_to_device" => to_device(content),
+            "m.device_list_update" | "m.signing_key_update" => device_list(content),
             HEADS => heads(content),
             _ => Err(ProtoError::malformed(WHAT, "of no type that is taken here")),
         }
@@ -122,7 +131,7 @@ impl Edu {
         match self {
             Self::Typing { room_id, .. } | Self::Heads { room_id, .. } => Some(room_id),
             Self::Receipt(rooms) => rooms.keys().next().map(|room_id| &**room_id),
-            Self::Presence(_) | Self::ToDevice(_) => None,
+            Self::Presence(_) | Self::ToDevice(_) | Self::DeviceList { .. } => None,
         }
     }
 }
@@ -225,6 +234,17 @@ fn state_of(presence: &str) -> PresenceState {
         "unavailable" => PresenceState::Unavailable,
         _ => PresenceState::Offline,
     }
+}
+
+fn device_list(content: &str) -> Result<Edu, ProtoError> {
+    #[derive(Deserialize)]
+    struct DeviceList {
+        user_id: OwnedUserId,
+        stream_id: Option<u64>,
+    }
+    let DeviceList { user_id, stream_id } = parse(content)?;
+    names::check_user_id(&user_id)?;
+    Ok(Edu::DeviceList { user_id, stream_id })
 }
 
 fn to_device(content: &str) -> Result<Edu, ProtoError> {
@@ -384,6 +404,7 @@ mod tests {
                 }]}),
             ),
             edu(HEADS, json!({"room_id": "!r:x", "extremities": ["$e"]})),
+            edu("m.device_list_update", json!({"user_id": "@a:x", "stream_id": 5})),
             edu(
                 "m.direct_to_device",
                 json!({

@@ -151,6 +151,16 @@ impl Endpoint {
         Self::get(format!("/_matrix/federation/v1/query/profile?user_id={}", arg(user_id)))
     }
 
+    /// `user/devices`: the keys of all devices of somebody.
+    pub fn user_devices(user_id: &UserId) -> Self {
+        Self::get(format!("/_matrix/federation/v1/user/devices/{}", arg(user_id)))
+    }
+
+    /// `user/keys/claim`: one-time keys of devices.
+    pub fn claim_keys() -> Self {
+        Self::post("/_matrix/federation/v1/user/keys/claim")
+    }
+
     /// Hands room keys over.
     pub fn room_keys(room_id: &RoomId) -> Self {
         Self::put(format!("/_messagehub/federation/v1/room_keys/{}", arg(room_id)))

@@ -11,6 +11,7 @@ pub mod behind;
 pub mod certificates;
 pub mod client_event;
 pub mod delegation;
+pub mod device_keys;
 pub mod edu;
 pub mod endpoint;
 pub mod error;

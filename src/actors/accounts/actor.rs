@@ -8,7 +8,6 @@ use actix::{
 };
 use ruma::{OwnedUserId, UserId};
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
 
 use super::{
     data::{self, Profiles},
@@ -23,6 +22,7 @@ use super::{
 use crate::{
     actors::{
         clock::{now_ms, uptime_ms},
+        device_keys::{DeviceRenamed, ForgetDevices},
         error::AskError,
         identity::EnsureIdentity,
         rendezvous::Advertise,
@@ -32,6 +32,7 @@ use crate::{
             AckToDevice, CountToDevice, DropToDevice, ReadRow, Row, RowKind, ScanRows, StoreError,
             WriteRows,
         },
+        turn::{Turn, Turns},
         upward::FindSharing,
     },
     config::{ASK_WAIT, limits},
@@ -61,6 +62,10 @@ pub struct AccountsLinks {
     pub advertise: Recipient<Advertise>,
     /// RoomState: who shares a room with us.
     pub sharing: Recipient<FindSharing>,
+    /// DeviceKeys: devices that are deleted.
+    pub forget_devices: Recipient<ForgetDevices>,
+    /// DeviceKeys: names of devices.
+    pub device_renamed: Recipient<DeviceRenamed>,
 }
 
 impl AccountsLinks {
@@ -94,22 +99,6 @@ impl AccountsLinks {
     }
 }
 
-/// A place in the queue of those who read before they write. The next one's turn comes when this
-/// is dropped.
-pub(super) struct Turn {
-    before: Option<oneshot::Receiver<()>>,
-    _after: oneshot::Sender<()>,
-}
-
-impl Turn {
-    /// Waits until all that came before are done, or gave up.
-    pub(super) async fn wait(&mut self) {
-        if let Some(before) = self.before.take() {
-            let _ = before.await;
-        }
-    }
-}
-
 /// Owns our users' devices, tokens and data.
 #[derive(Debug)]
 pub struct AccountsActor {
@@ -120,7 +109,7 @@ pub struct AccountsActor {
     owner: Option<OwnedUserId>,
     profiles: Profiles,
     polls: Polls,
-    last_turn: Option<oneshot::Receiver<()>>,
+    turns: Turns,
     /// To-device transactions that were handled; each is on disk when its turn ends.
     pub(super) txns: Txns,
     /// To-device messages of other servers.
@@ -145,24 +134,14 @@ impl AccountsActor {
         let (txns, gone) = Txns::load(links.scan(RowKind::ToDeviceSeen).await?);
         links.write(gone.into_iter().map(|txn| (txn, None)).collect()).await?;
         let login_tokens = LoginTokens::new(rand::random());
-        let (waiting, polls, last_turn) = (Waiting::default(), Polls::default(), None);
-        let accounts = Self {
-            links,
-            sessions,
-            login_tokens,
-            owner,
-            profiles,
-            polls,
-            last_turn,
-            txns,
-            waiting,
-        };
+        let (waiting, polls, turns) = (Waiting::default(), Polls::default(), Turns::default());
+        let accounts =
+            Self { links, sessions, login_tokens, owner, profiles, polls, turns, txns, waiting };
         Ok(accounts.start())
     }
 
     pub(super) fn turn(&mut self) -> Turn {
-        let (after, next) = oneshot::channel();
-        Turn { before: self.last_turn.replace(next), _after: after }
+        self.turns.take()
     }
 
     /// Runs a change of memory and disk when its turn comes: `plan` says what is written, `apply`
@@ -389,9 +368,18 @@ impl Handler<RenameDevice> for AccountsActor {
     type Result = ResponseActFuture<Self, Result<(), AccountError>>;
 
     fn handle(&mut self, msg: RenameDevice, _: &mut Context<Self>) -> Self::Result {
+        let RenameDevice { device, display_name } = msg;
         self.change(
-            move |act| Ok((act.sessions.rename(&msg.device, msg.display_name)?, ())),
-            |_, ()| (),
+            move |act| {
+                let rows = act.sessions.rename(&device, display_name.clone())?;
+                Ok((rows, (device, display_name)))
+            },
+            |act, (Session { user_id, device_id }, display_name)| {
+                if display_name.is_some() {
+                    let renamed = DeviceRenamed { user_id, device_id, display_name };
+                    act.links.device_renamed.do_send(renamed);
+                }
+            },
         )
     }
 }
@@ -405,20 +393,33 @@ impl Handler<DeleteDevices> for AccountsActor {
             let devices = self.sessions.devices_of(&user_id);
             devices.map(|device| device.device_id.clone()).collect()
         });
+        let links = self.links.clone();
+        let forget = ForgetDevices { user_id: user_id.clone(), device_ids: device_ids.clone() };
+        // Their keys first: nobody is to encrypt for a device that nobody has.
+        let forgot = async move {
+            let asked = links.forget_devices.send(forget).timeout(ASK_WAIT).await;
+            asked.map_err(AskError::from)?.map_err(AccountError::from)
+        };
         let devices: Vec<Session> = device_ids
             .into_iter()
             .map(|device_id| Session { user_id: user_id.clone(), device_id })
             .collect();
-        self.change(
-            move |act| Ok((act.sessions.delete(&devices), devices)),
-            |act, devices| {
-                for Session { user_id, device_id } in devices {
-                    // Beyond any position, and far from where adding one overflows.
-                    let position = u64::MAX / 2;
-                    act.links.ack_to_device.do_send(AckToDevice { user_id, device_id, position });
-                }
-            },
-        )
+        Box::pin(forgot.into_actor(self).then(move |forgot: Result<(), AccountError>, act, _| {
+            act.change(
+                move |act| {
+                    forgot?;
+                    Ok((act.sessions.delete(&devices), devices))
+                },
+                |act, devices| {
+                    for Session { user_id, device_id } in devices {
+                        // Beyond any position, and far from where adding one overflows.
+                        let position = u64::MAX / 2;
+                        let ack = AckToDevice { user_id, device_id, position };
+                        act.links.ack_to_device.do_send(ack);
+                    }
+                },
+            )
+        }))
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::sessions::{Device, LoggedIn, Session, TokenHash};
 use crate::{
-    actors::{error::AskError, identity::IdentityError, store::StoreError},
+    actors::{device_keys::KeyError, error::AskError, identity::IdentityError, store::StoreError},
     config::limits,
 };
 
@@ -43,6 +43,9 @@ pub enum AccountError {
     /// Another actor did not answer.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// The keys of devices could not be changed.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
 }
 
 // ---------------------------------------------------------------- from http: sessions

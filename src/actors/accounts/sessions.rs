@@ -181,7 +181,6 @@ impl Sessions {
         let value =
             TokenRow { user_id: session.user_id.clone(), device_id: session.device_id.clone() };
         rows.push((Row::AccessToken(hash.to_string()), Some(to_json(&value))));
-        rows.push((Row::DeviceList(session.user_id.clone()), Some(Vec::new())));
         Ok((rows, device))
     }
 
@@ -200,7 +199,6 @@ impl Sessions {
             }
             rows.extend(self.revoke(session));
             rows.push((Row::Device(session.user_id.clone(), session.device_id.clone()), None));
-            rows.push((Row::DeviceList(session.user_id.clone()), Some(Vec::new())));
         }
         rows
     }
@@ -311,7 +309,7 @@ mod tests {
         opened(&mut sessions, "one", "A");
         opened(&mut sessions, "two", "B");
         let rows = sessions.delete(&[session("A"), session("nobody")]);
-        assert_eq!(rows.len(), 3, "token, device, device list: {rows:?}");
+        assert_eq!(rows.len(), 2, "token, device: {rows:?}");
         assert!(sessions.authenticate(&TokenHash::of("one"), 6).is_none());
         assert!(sessions.authenticate(&TokenHash::of("two"), 6).is_some());
     }

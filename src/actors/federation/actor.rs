@@ -18,6 +18,7 @@ use crate::{
     actors::{
         accounts::{AccountError, LocalProfile, Profile, ReceiveToDevice},
         admission::Permit,
+        device_keys::{DeviceListChanged, KeyError, ServeKeys},
         error::AskError,
         gossip::GossipTransaction,
         identity::{FindServerKeys, ReadSigner},
@@ -50,6 +51,10 @@ pub struct FederationLinks {
     pub profile: Recipient<LocalProfile>,
     /// Accounts.
     pub to_device: Recipient<ReceiveToDevice>,
+    /// DeviceKeys: keys of our users.
+    pub serve_keys: Recipient<ServeKeys>,
+    /// DeviceKeys: keys of others changed.
+    pub device_list_changed: Recipient<DeviceListChanged>,
     /// Identity.
     pub signer: Recipient<ReadSigner>,
     /// RelayRequest: sealed requests.
@@ -130,6 +135,24 @@ impl From<RoomError> for Refusal {
     }
 }
 
+impl From<KeyError> for Refusal {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Forbidden(_) | KeyError::NeedsAuth | KeyError::WrongBackupVersion(_) => {
+                Self { status: 403, errcode: "M_FORBIDDEN", message: error.to_string() }
+            }
+            KeyError::BadRequest(why) => RoomError::BadRequest(why).into(),
+            KeyError::BadSignature(_) | KeyError::TooLarge(_) => {
+                RoomError::BadRequest(error.to_string()).into()
+            }
+            KeyError::NotFound(_) => RoomError::NotFound.into(),
+            KeyError::Full(what) => RoomError::Full(what).into(),
+            KeyError::Store(error) => RoomError::Store(error).into(),
+            KeyError::Ask(error) => error.into(),
+        }
+    }
+}
+
 impl From<RouteError> for Refusal {
     fn from(error: RouteError) -> Self {
         match error {
@@ -181,6 +204,10 @@ impl FederationLinks {
                 answer.map_err(AskError::from)??
             }
             Query::Profile(user_id) => self.profile_of(user_id).await?,
+            Query::Keys(query) => {
+                let served = self.serve_keys.send(ServeKeys { origin, query }).await;
+                served.map_err(AskError::from)??
+            }
             Query::ServerKeys => {
                 let signer = self.signer.send(ReadSigner).await.map_err(AskError::from)?;
                 let signer = signer.ok_or(RoomError::NotFound)?;
@@ -268,10 +295,14 @@ impl FederationLinks {
                 rooms.entry(room_id).or_default().0.push(pdu);
             }
         }
-        let mut to_devices = Vec::new();
+        let (mut to_devices, mut device_lists) = (Vec::new(), BTreeMap::new());
         for raw in edus {
             match Edu::read(&raw) {
                 Ok(Edu::ToDevice(message)) => to_devices.push(message),
+                // The newest one says it.
+                Ok(Edu::DeviceList { user_id, stream_id }) => {
+                    device_lists.insert(user_id, stream_id);
+                }
                 Ok(edu) => {
                     if let Some(room_id) = edu.room_id() {
                         rooms.entry(room_id.to_owned()).or_default().1.push(raw);
@@ -284,6 +315,10 @@ impl FederationLinks {
             let (origin, gossiped) = (origin.clone(), None);
             let transaction = IngestTransaction { origin, pdus, edus, gossiped };
             let _ = self.ingest.send(IngestIntoRoom { room_id, transaction }).await;
+        }
+        for (user_id, stream_id) in device_lists {
+            let changed = DeviceListChanged { origin: origin.clone(), user_id, stream_id };
+            self.device_list_changed.send(changed).await.map_err(AskError::from)?;
         }
         for message in to_devices {
             self.receive_to_device(&origin, message).await?;

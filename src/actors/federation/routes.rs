@@ -12,7 +12,9 @@ use ruma::{
         federation::{
             authorization::get_event_authorization,
             backfill::get_backfill,
+            device::get_devices,
             event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+            keys::{claim_keys, get_keys},
             membership::{
                 create_invite, create_join_event, create_leave_event, prepare_join_event,
                 prepare_leave_event,
@@ -27,7 +29,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    actors::room::{Given, RoomQuery},
+    actors::{
+        device_keys::KeysQuery,
+        room::{Given, RoomQuery},
+    },
     config::limits,
     proto::{
         endpoint,
@@ -46,6 +51,8 @@ pub(super) enum Query {
     Room(OwnedRoomId, RoomQuery),
     /// The profile of our user.
     Profile(OwnedUserId),
+    /// Keys of devices of our users.
+    Keys(KeysQuery),
     /// Our server_keys.
     ServerKeys,
     /// Where the heads of these rooms differ from the origin's, of which these are fingerprints.
@@ -244,6 +251,23 @@ pub(super) fn route(request: &Request) -> Result<Query, RouteError> {
     if let Some(asked) = read::<get_profile_information::v1::Request>(request, body) {
         return Ok(Query::Profile(asked?.user_id));
     }
+    if let Some(asked) = read::<get_devices::v1::Request>(request, body) {
+        return Ok(Query::Keys(KeysQuery::Devices(asked?.user_id)));
+    }
+    if let Some(asked) = read::<get_keys::v1::Request>(request, body) {
+        let asked = asked?.device_keys.into_iter().map(|(user_id, devices)| {
+            (user_id, devices.into_iter().map(|device| device.to_string()).collect())
+        });
+        return Ok(Query::Keys(KeysQuery::Keys(asked.collect())));
+    }
+    if let Some(asked) = read::<claim_keys::v1::Request>(request, body) {
+        let asked = asked?.one_time_keys.into_iter().map(|(user_id, devices)| {
+            let devices = devices.into_iter();
+            let devices = devices.map(|(device, name)| (device.to_string(), name.to_string()));
+            (user_id, devices.collect())
+        });
+        return Ok(Query::Keys(KeysQuery::Claim(asked.collect())));
+    }
     if let Some(asked) = read::<send_transaction_message::v1::Request>(request, body) {
         asked?;
         let SendBody { pdus, edus } = body_as(body)?;
@@ -383,6 +407,13 @@ mod tests {
             ("GET", format!("{f}/v1/event/$e?room_id=!r:x"), json!({})),
             ("GET", format!("{f}/v1/query/profile?user_id=@a:x"), json!({})),
             ("PUT", format!("{f}/v1/send/1"), json!({"pdus": [pdu], "edus": [{"edu_type": "x"}]})),
+            ("GET", format!("{f}/v1/user/devices/@a:x"), json!({})),
+            ("POST", format!("{f}/v1/user/keys/query"), json!({"device_keys": {"@a:x": ["D"]}})),
+            (
+                "POST",
+                format!("{f}/v1/user/keys/claim"),
+                json!({"one_time_keys": {"@a:x": {"D": "signed_curve25519"}}}),
+            ),
             ("POST", endpoint::HEADS.to_owned(), json!({"rooms": {"!r:x": "abc"}})),
             (
                 "POST",
@@ -522,6 +553,18 @@ mod tests {
             let refused = ask(endpoint.method, &endpoint.uri, body);
             assert!(matches!(refused, Err(RouteError::Malformed(_))), "{endpoint}");
         }
+        assert!(matches!(
+            found(Endpoint::user_devices(&user), nothing()),
+            Query::Keys(KeysQuery::Devices(user_id)) if user_id == user
+        ));
+        let claim = json!({"one_time_keys": {"@a:x": {"D": "signed_curve25519"}}});
+        assert!(matches!(
+            found(Endpoint::claim_keys(), claim),
+            Query::Keys(KeysQuery::Claim(claims)) if claims.len() == 1
+        ));
+        let query = json!({"device_keys": {"@a:x": ["D"]}});
+        let query = ask("POST", "/_matrix/federation/v1/user/keys/query", query);
+        assert!(matches!(query, Ok(Query::Keys(KeysQuery::Keys(_)))), "{query:?}");
     }
 
     #[test]

@@ -95,7 +95,12 @@ impl RoomActor {
                 }
                 Ok(Edu::Receipt(rooms)) => self.take_receipts(origin, rooms, ctx),
                 Ok(Edu::Presence(updates)) => self.take_presence(origin, updates),
-                Ok(Edu::Heads { .. } | Edu::Typing { .. } | Edu::ToDevice(_)) => {}
+                Ok(
+                    Edu::Heads { .. }
+                    | Edu::Typing { .. }
+                    | Edu::ToDevice(_)
+                    | Edu::DeviceList { .. },
+                ) => {}
                 Err(error) => {
                     log::debug!(room_id:% = self.room_id, origin:%; "an EDU is passed over: {error}");
                 }

@@ -4,7 +4,7 @@
 //! durable; after a failed write or [`Close`] nothing is written any more.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::File,
     path::{Path, PathBuf},
 };
@@ -17,14 +17,15 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, Serv
 use tokio::sync::watch;
 
 use super::{
-    AckToDevice, Close, CommitRoom, Committed, CountToDevice, DirectoryEntry, DropToDevice,
-    FindAnnotation, FindLacking, FindUnspread, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents,
-    LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent, MissingWalk, NameOwner, ReadDepartures,
-    ReadEvents, ReadHeads, ReadMissing, ReadRow, ReadSync, ReadTimeline, ReceiptPlace, RoomEvents,
-    RoomGaps, RoomRow, Row, ScanRows, SearchDirectory, SiftIds, SiftedIds, StoreError, StoredEvent,
-    SyncRows, TimelinePage, ToDeviceCount, WatchStream, WriteRows, commit,
+    AckToDevice, Close, CommitRoom, Committed, CountToDevice, DeviceLists, DirectoryEntry,
+    DropToDevice, FindAnnotation, FindLacking, FindRoommates, FindUnspread, KeepReceipt, ListRooms,
+    LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent, MissingWalk,
+    NameOwner, ReadDepartures, ReadDeviceLists, ReadEvents, ReadHeads, ReadMissing, ReadRow,
+    ReadServersOf, ReadSync, ReadTimeline, ReceiptPlace, RoomEvents, RoomGaps, RoomRow, Roommates,
+    Row, ScanRows, SearchDirectory, SiftIds, SiftedIds, StoreError, StoredEvent, SyncRows,
+    TimelinePage, ToDeviceCount, WatchStream, WriteRows, commit,
     database::{Database, WriteSet},
-    directory, events,
+    device_lists, directory, events,
     flusher::{self, Flusher, Tell},
     gaps, groups, mark, migrations, missing_ids,
     open::{Opened, open},
@@ -248,6 +249,34 @@ impl Handler<ReadSync> for StoreActor {
         let open = self.open();
         let read = open.and_then(|open| sync::read(&open.database, open.counters.position, &ask));
         self.when_durable(read)
+    }
+}
+
+impl Handler<ReadDeviceLists> for StoreActor {
+    type Result = ResponseFuture<Result<DeviceLists, StoreError>>;
+
+    fn handle(&mut self, ask: ReadDeviceLists, _: &mut Self::Context) -> Self::Result {
+        let open = self.open();
+        let read =
+            open.and_then(|open| sync::device_lists(&open.database, open.counters.position, &ask));
+        self.when_durable(read)
+    }
+}
+
+impl Handler<FindRoommates> for StoreActor {
+    type Result = Result<Roommates, StoreError>;
+
+    fn handle(&mut self, ask: FindRoommates, _: &mut Self::Context) -> Self::Result {
+        let open = self.open()?;
+        device_lists::roommates(&open.database, open.counters.position, ask)
+    }
+}
+
+impl Handler<ReadServersOf> for StoreActor {
+    type Result = Result<BTreeSet<OwnedServerName>, StoreError>;
+
+    fn handle(&mut self, ask: ReadServersOf, _: &mut Self::Context) -> Self::Result {
+        device_lists::servers_of(&self.open()?.database, &ask)
     }
 }
 

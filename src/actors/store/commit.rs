@@ -311,7 +311,7 @@ fn change_state(
 }
 
 /// Returns the code of the membership that a member event sets.
-fn membership_in(rows: &impl Rows, room: u32, hash: &Hash) -> Result<u8, StoreError> {
+pub(super) fn membership_in(rows: &impl Rows, room: u32, hash: &Hash) -> Result<u8, StoreError> {
     #[derive(Deserialize)]
     struct Content {
         membership: Option<MembershipState>,

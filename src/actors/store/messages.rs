@@ -5,7 +5,7 @@
 //! key layout shows here.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -721,8 +721,76 @@ pub struct SyncRows {
     pub to_device: Vec<Box<RawValue>>,
     /// The position of the last of them, where more wait; none where that was all.
     pub to_device_until: Option<u64>,
-    /// Users whose device lists changed.
-    pub device_lists_changed: Vec<OwnedUserId>,
+    /// Users whose devices changed, and users with whom a room is shared that was not.
+    pub device_lists: DeviceLists,
+    /// What is left of the keys of the device.
+    pub key_counts: KeyCounts,
+}
+
+/// Whose device lists a client has to ask for, and whose it can forget.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceLists {
+    /// Users whose devices or cross-signing keys changed, or with whom a room is shared anew.
+    pub changed: BTreeSet<OwnedUserId>,
+    /// Users with whom no room is shared any more.
+    pub left: BTreeSet<OwnedUserId>,
+}
+
+impl DeviceLists {
+    /// Tells whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.left.is_empty()
+    }
+}
+
+/// What is left of the one-time and fallback keys of a device: the value of [`Row::KeyCounts`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KeyCounts {
+    /// One-time keys by algorithm.
+    pub one_time: BTreeMap<String, u64>,
+    /// Fallback keys that nobody claimed, by algorithm: until when they count as unused, in
+    /// milliseconds since 1970.
+    pub unused_fallback: BTreeMap<String, u64>,
+}
+
+/// Reads whose devices changed for a user between two positions, as [`ReadSync`] tells it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<DeviceLists, StoreError>")]
+pub struct ReadDeviceLists {
+    /// Our user.
+    pub user_id: OwnedUserId,
+    /// After this position.
+    pub from: u64,
+    /// Up to this one, or the newest.
+    pub to: u64,
+}
+
+/// Finds those of some users who are in a joined room of a user of ours: in it, or invited to it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Roommates, StoreError>")]
+pub struct FindRoommates {
+    /// Who, and since when at the latest they have to be there: where they are, no further room is
+    /// looked at.
+    pub users: BTreeMap<OwnedUserId, u64>,
+}
+
+/// Answer to [`FindRoommates`].
+#[derive(Debug, Clone, Default)]
+pub struct Roommates {
+    /// The position as of which this is so.
+    pub position: u64,
+    /// Since which position they share a room, as far as is known.
+    pub since: BTreeMap<OwnedUserId, u64>,
+}
+
+/// Reads which other servers have to do with a user of ours.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<BTreeSet<OwnedServerName>, StoreError>")]
+pub struct ReadServersOf {
+    /// Our user.
+    pub user_id: OwnedUserId,
+    /// Also those that invited the user.
+    pub inviters: bool,
 }
 
 impl SyncRows {
@@ -733,7 +801,7 @@ impl SyncRows {
             && self.left.is_empty()
             && self.account_data.is_empty()
             && self.to_device.is_empty()
-            && self.device_lists_changed.is_empty()
+            && self.device_lists.is_empty()
     }
 }
 
@@ -876,7 +944,8 @@ pub enum Row {
     /// Room: a receipt by room, user, type and thread; the value is a [`Receipt`] as JSON. A write
     /// shows in `/sync`; one of a user of ours lowers the user's unread counts.
     Receipt(OwnedRoomId, OwnedUserId, String, Option<String>),
-    /// Accounts: the device list of a user changed. Value-less; a write shows in `/sync`.
+    /// DeviceKeys: the device list of a user changed. Value-less; a write shows in `/sync` of whoever
+    /// shares a room with the user.
     DeviceList(OwnedUserId),
     /// Identity: the newest server_keys of a server that are for the verify key of this id, as JSON.
     ServerKeys(OwnedServerName, String),
@@ -888,6 +957,19 @@ pub enum Row {
     Outbox(OwnedServerName, u64),
     /// Meeting, Outbox: the last events of ours in a room that another server has, as JSON.
     Spread(OwnedRoomId),
+    /// DeviceKeys: the devices and cross-signing keys of a user, as JSON.
+    KeyList(OwnedUserId),
+    /// DeviceKeys: one-time and fallback keys of a user's device, as JSON.
+    Keyring(OwnedUserId, String),
+    /// DeviceKeys: how many of these there are; the value is [`KeyCounts`] as JSON, and every `/sync`
+    /// of the device shows it.
+    KeyCounts(OwnedUserId, String),
+    /// DeviceKeys: what a user signed of others, as JSON.
+    KeySignatures(OwnedUserId),
+    /// DeviceKeys: a backup of a user's room keys, by version, as JSON.
+    Backup(OwnedUserId, u64),
+    /// DeviceKeys: a room key of a backup, by room and session, as JSON.
+    BackedUp(OwnedUserId, u64, OwnedRoomId, String),
 }
 
 /// Which rows to scan: all of a kind, or those with the first key part given.
@@ -919,6 +1001,16 @@ pub enum RowKind {
     Addresses,
     /// All that is owed to other servers.
     Outbox,
+    /// The devices and keys of all users.
+    KeyLists,
+    /// The one-time and fallback keys of all devices of a user.
+    Keyrings(OwnedUserId),
+    /// All backups of a user.
+    Backups(OwnedUserId),
+    /// The room keys of a backup.
+    BackedUp(OwnedUserId, u64),
+    /// Those of one room.
+    BackedUpOfRoom(OwnedUserId, u64, OwnedRoomId),
 }
 
 /// Writes rows in one transaction; `None` deletes. Answered once durable.

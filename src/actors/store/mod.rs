@@ -23,12 +23,14 @@
 //! | `gaps` | what servers lack of each other's rooms |
 //! | `unspread` | what nobody else is known to have |
 //! | `sync`, `sync_room`, `filter` | what changed since a position |
+//! | `device_lists` | who shares rooms with whom, and whose devices changed for a user |
 //! | `rows`, `directory`, `receipts` | small rows of others, the user directory, who read how far |
 
 mod actor;
 mod backwards;
 mod commit;
 mod database;
+mod device_lists;
 mod directory;
 mod events;
 mod filter;

@@ -345,6 +345,12 @@ fn is_public(database: &Database, room: u32) -> Result<bool, StoreError> {
     Ok(rules.is_ok_and(|rules| pdu::is_public(rules.content)))
 }
 
+/// Reads the servers with a joined user.
+pub(super) fn servers(rows: &impl Rows, room: u32) -> Result<Vec<OwnedServerName>, StoreError> {
+    let servers = read_long_json(rows, &Key::room(family::SERVERS, room).done())?;
+    Ok(servers.unwrap_or_default())
+}
+
 /// Answers [`super::ListRooms`].
 pub(super) fn list(database: &Database) -> Result<Vec<RoomRow>, StoreError> {
     let mut rooms = Vec::new();
@@ -371,13 +377,11 @@ pub(super) fn list(database: &Database) -> Result<Vec<RoomRow>, StoreError> {
             };
             locals.insert(user_id, local);
         }
-        let servers: Option<_> =
-            read_long_json(database, &Key::room(family::SERVERS, room).done())?;
         rooms.push(RoomRow {
             public: is_public(database, room)?,
             room_id: info.room_id,
             locals,
-            servers: servers.unwrap_or_default(),
+            servers: servers(database, room)?,
         });
     }
     Ok(rooms)

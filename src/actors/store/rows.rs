@@ -47,6 +47,14 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
         Row::Issued => key(family::ISSUED).text(""),
         Row::Outbox(server, number) => key(family::OUTBOX).text(server.as_str()).number(*number),
         Row::Spread(room) => key(family::SPREAD).text(room.as_str()),
+        Row::KeyList(user) => own(family::KEY_LIST, user),
+        Row::Keyring(user, device) => own(family::KEYRING, user).text(device),
+        Row::KeyCounts(user, device) => own(family::KEY_COUNTS, user).text(device),
+        Row::KeySignatures(user) => own(family::KEY_SIGNATURES, user),
+        Row::Backup(user, version) => own(family::BACKUP, user).number(*version),
+        Row::BackedUp(user, version, room, session) => {
+            own(family::BACKED_UP, user).number(*version).text(room.as_str()).text(session)
+        }
     }
     .done()
 }
@@ -83,6 +91,17 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
             family::ISSUED => Row::Issued,
             family::OUTBOX => Row::Outbox(first.try_into().ok()?, parts.number()?),
             family::SPREAD => Row::Spread(first.try_into().ok()?),
+            family::KEY_LIST => Row::KeyList(user(&first)?),
+            family::KEYRING => Row::Keyring(user(&first)?, parts.text()?),
+            family::KEY_COUNTS => Row::KeyCounts(user(&first)?, parts.text()?),
+            family::KEY_SIGNATURES => Row::KeySignatures(user(&first)?),
+            family::BACKUP => Row::Backup(user(&first)?, parts.number()?),
+            family::BACKED_UP => Row::BackedUp(
+                user(&first)?,
+                parts.number()?,
+                parts.text()?.try_into().ok()?,
+                parts.text()?,
+            ),
             _ => return None,
         })
     };
@@ -110,6 +129,15 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
         RowKind::ServerKeysOf(server) => key(family::SERVER_KEYS).text(server.as_str()),
         RowKind::Addresses => key(family::ADDRESS),
         RowKind::Outbox => key(family::OUTBOX),
+        RowKind::KeyLists => key(family::KEY_LIST),
+        RowKind::Keyrings(user) => key(family::KEYRING).text(user.as_str()),
+        RowKind::Backups(user) => key(family::BACKUP).text(user.as_str()),
+        RowKind::BackedUp(user, version) => {
+            key(family::BACKED_UP).text(user.as_str()).number(*version)
+        }
+        RowKind::BackedUpOfRoom(user, version, room) => {
+            key(family::BACKED_UP).text(user.as_str()).number(*version).text(room.as_str())
+        }
     }
     .done()
 }
@@ -146,7 +174,7 @@ pub(super) fn write(
                 }
             }
             // What is owed can be a request with the state of a room in it.
-            Row::Outbox(..) => {
+            Row::Outbox(..) | Row::KeyList(_) | Row::Keyring(..) | Row::KeySignatures(_) => {
                 match value {
                     Some(value) => writes.put_long(&key, &value)?,
                     None => writes.remove_long(&key)?,
@@ -161,7 +189,10 @@ pub(super) fn write(
             | Row::ServerKeys(..)
             | Row::Address(..)
             | Row::Spread(_)
-            | Row::Issued => {}
+            | Row::Issued
+            | Row::KeyCounts(..)
+            | Row::Backup(..)
+            | Row::BackedUp(..) => {}
         }
         match value {
             Some(value) => writes.put(key, value),
@@ -174,7 +205,9 @@ pub(super) fn write(
 /// Answers [`super::ReadRow`].
 pub(super) fn read(database: &Database, row: &Row) -> Result<Option<Vec<u8>>, StoreError> {
     match row {
-        Row::Outbox(..) => database.get_long(&key(row)),
+        Row::Outbox(..) | Row::KeyList(_) | Row::Keyring(..) | Row::KeySignatures(_) => {
+            database.get_long(&key(row))
+        }
         _ => database.get(&key(row)),
     }
 }
@@ -184,7 +217,7 @@ pub(super) fn scan(database: &Database, kind: &RowKind) -> Result<Vec<(Row, Vec<
     let prefix = prefix(kind);
     let read = |row: Result<KeyValue, _>| row.and_then(|(key, value)| Ok((row_of(&key)?, value)));
     match kind {
-        RowKind::Outbox => {
+        RowKind::Outbox | RowKind::KeyLists | RowKind::Keyrings(_) => {
             let end = after(&prefix);
             database.scan_long(prefix, end).map(read).collect()
         }
@@ -344,6 +377,16 @@ mod tests {
             (Row::Issued, None),
             (Row::Outbox(server(), 7), Some(RowKind::Outbox)),
             (Row::Spread(room()), None),
+            (Row::KeyList(user()), Some(RowKind::KeyLists)),
+            (Row::Keyring(user(), text()), Some(RowKind::Keyrings(user()))),
+            (Row::KeyCounts(user(), text()), None),
+            (Row::KeySignatures(user()), None),
+            (Row::Backup(user(), 7), Some(RowKind::Backups(user()))),
+            (Row::BackedUp(user(), 7, room(), text()), Some(RowKind::BackedUp(user(), 7))),
+            (
+                Row::BackedUp(user(), 7, room(), text()),
+                Some(RowKind::BackedUpOfRoom(user(), 7, room())),
+            ),
         ] {
             assert_eq!(row_of(&key(&row)).unwrap(), row);
             assert!(kind.is_none_or(|kind| key(&row).starts_with(&prefix(&kind))), "{row:?}");

@@ -103,6 +103,18 @@ pub(super) mod family {
     pub(in super::super) const SPREAD: u8 = 0x98;
     /// `server, time, hash of an id` → nothing.
     pub(in super::super) const TO_DEVICE_SEEN: u8 = 0x90;
+    /// `user id` → the devices and cross-signing keys of a user, ours or another server's (JSON, long).
+    pub(in super::super) const KEY_LIST: u8 = 0xa0;
+    /// `user, device` → one-time and fallback keys (JSON, long).
+    pub(in super::super) const KEYRING: u8 = 0xa1;
+    /// `user, device` → how many of these there are (JSON).
+    pub(in super::super) const KEY_COUNTS: u8 = 0xa2;
+    /// `user` → what the user signed of others (JSON, long).
+    pub(in super::super) const KEY_SIGNATURES: u8 = 0xa3;
+    /// `user, version` → a backup of room keys (JSON).
+    pub(in super::super) const BACKUP: u8 = 0xa4;
+    /// `user, version, room id, session` → a room key in it (JSON).
+    pub(in super::super) const BACKED_UP: u8 = 0xa5;
 }
 
 /// The reference hash that an event id spells.

@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, UserId};
 use serde_json::value::RawValue;
 
 use super::{
-    ReadSync, Row, RowKind, StoreError, SyncRows,
+    DeviceLists, KeyCounts, ReadDeviceLists, ReadSync, Row, RowKind, StoreError, SyncRows,
     database::Database,
+    device_lists,
     rooms::{MembershipRow, RoomInfo, room_number},
     rows,
     schema::{Change, Key, family},
@@ -31,10 +32,11 @@ pub(super) struct RoomChanges {
 
 /// What the log says.
 #[derive(Debug, Default)]
-struct Changes {
-    rooms: BTreeMap<u32, RoomChanges>,
+pub(super) struct Changes {
+    pub(super) rooms: BTreeMap<u32, RoomChanges>,
     account_data: BTreeSet<String>,
-    device_lists: BTreeSet<OwnedUserId>,
+    /// Users whose devices changed, whoever they are.
+    pub(super) device_lists: BTreeSet<OwnedUserId>,
     to_device: bool,
 }
 
@@ -45,7 +47,9 @@ pub(super) fn read(
     ask: &ReadSync,
 ) -> Result<SyncRows, StoreError> {
     let mut changes = match ask.since {
-        Some(since) => read_changes(database, since, position, ask)?,
+        Some(since) => {
+            read_changes(database, since, position, (&ask.user_id, Some(&ask.device_id)))?
+        }
         None => Changes { to_device: true, ..Changes::default() },
     };
     if ask.since.is_none() || ask.full_state {
@@ -56,11 +60,12 @@ pub(super) fn read(
             }
         }
     }
-    let mut answer = SyncRows {
-        position,
-        device_lists_changed: changes.device_lists.into_iter().collect(),
-        ..SyncRows::default()
-    };
+    let mut answer = SyncRows { position, ..SyncRows::default() };
+    if let Some(since) = ask.since {
+        answer.device_lists =
+            device_lists::since(database, &ask.user_id, since, position, &changes)?;
+    }
+    answer.key_counts = key_counts(database, &ask.user_id, &ask.device_id)?;
     for (room, changes) in changes.rooms {
         let info = RoomInfo::read(database, room)?;
         let is_wanted = ask.rooms.as_ref().is_none_or(|rooms| rooms.contains(&info.room_id))
@@ -87,11 +92,12 @@ pub(super) fn read(
     Ok(answer)
 }
 
+/// Reads what the log says between two positions: for a user of ours, and a device.
 fn read_changes(
     database: &Database,
     since: u64,
     position: u64,
-    ask: &ReadSync,
+    (user_id, device_id): (&UserId, Option<&str>),
 ) -> Result<Changes, StoreError> {
     let key = |position: u64| Key::new(family::LOG).number(position.saturating_add(1)).done();
     let mut changes = Changes::default();
@@ -104,18 +110,18 @@ fn read_changes(
             Change::Room(room) => {
                 changes.rooms.entry(room).or_default();
             }
-            Change::Membership(room, user_id, code) if user_id == ask.user_id => {
+            Change::Membership(room, user, code) if user == user_id => {
                 changes.rooms.entry(room).or_default().memberships.push(code);
             }
             Change::Membership(..) => {}
             Change::Row(key) => match rows::row_of(&key)? {
                 Row::AccountData(user, kind) => {
-                    if user == ask.user_id {
+                    if user == user_id {
                         changes.account_data.insert(kind);
                     }
                 }
                 Row::RoomAccountData(user, room_id, kind) => {
-                    if user == ask.user_id
+                    if user == user_id
                         && let Some(room) = room_number(database, &room_id)?
                     {
                         changes.rooms.entry(room).or_default().account_data.insert(kind);
@@ -126,17 +132,38 @@ fn read_changes(
                         changes.rooms.entry(room).or_default().receipts.insert(key);
                     }
                 }
-                Row::DeviceList(user_id) => {
-                    changes.device_lists.insert(user_id);
+                Row::DeviceList(user) => {
+                    changes.device_lists.insert(user);
                 }
                 Row::ToDevice(user, device) => {
-                    changes.to_device |= user == ask.user_id && device == ask.device_id;
+                    changes.to_device |= user == user_id && device_id == Some(&*device);
                 }
                 _ => return Err(StoreError::Corrupt { what: "log" }),
             },
         }
     }
     Ok(changes)
+}
+
+/// Answers [`super::ReadDeviceLists`] as of `position`, the last one that is applied.
+pub(super) fn device_lists(
+    database: &Database,
+    position: u64,
+    ask: &ReadDeviceLists,
+) -> Result<DeviceLists, StoreError> {
+    let to = ask.to.min(position);
+    let changes = read_changes(database, ask.from, to, (&ask.user_id, None))?;
+    device_lists::since(database, &ask.user_id, ask.from, position, &changes)
+}
+
+fn key_counts(
+    database: &Database,
+    user_id: &UserId,
+    device_id: &str,
+) -> Result<KeyCounts, StoreError> {
+    let row = Row::KeyCounts(user_id.to_owned(), device_id.to_owned());
+    let Some(value) = rows::read(database, &row)? else { return Ok(KeyCounts::default()) };
+    serde_json::from_slice(&value).map_err(|_| StoreError::Corrupt { what: "key counts" })
 }
 
 fn raw(bytes: Vec<u8>) -> Result<Box<RawValue>, StoreError> {

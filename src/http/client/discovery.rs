@@ -33,8 +33,12 @@ pub async fn versions(_: Open<get_supported_versions::Request>) -> impl Responde
     let versions: Vec<String> = (1..=13).map(|minor| format!("v1.{minor}")).collect();
     Json(json!({
         "versions": versions,
-        // Private read receipts, under the name by which older clients ask for them.
-        "unstable_features": {"org.matrix.msc2285.stable": true},
+        "unstable_features": {
+            // Private read receipts, under the name by which older clients ask for them.
+            "org.matrix.msc2285.stable": true,
+            // Element sets up cross-signing at the first login where this is said.
+            "org.matrix.e2e_cross_signing": true,
+        },
     }))
 }
 

@@ -15,7 +15,7 @@ use ruma::{
 };
 use serde_json::{json, value::to_raw_value};
 
-use super::{canonical_of, check_joined, check_kind, check_own};
+use super::{canonical_of, check_joined, check_own};
 use crate::{
     actors::{
         accounts::{Session, SetAccountData},
@@ -99,7 +99,6 @@ pub async fn state(
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit } = request;
     let kind = body.event_type.to_string();
-    check_kind(&kind)?;
     let kind = TimelineEventType::from(kind);
     let content = canonical_of(&body.body)?;
     if kind == TimelineEventType::RoomMember {

@@ -1,6 +1,6 @@
 //! The answer of `/sync`, out of rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, api::client::filter::FilterDefinition};
 use serde::Serialize;
@@ -30,8 +30,9 @@ pub(super) struct Body {
     presence: Events,
     account_data: Events,
     to_device: Events,
-    device_lists: DeviceLists,
-    device_one_time_keys_count: Empty,
+    device_lists: ShownLists,
+    device_one_time_keys_count: BTreeMap<String, u64>,
+    device_unused_fallback_key_types: Vec<String>,
 }
 
 #[derive(Serialize, Default)]
@@ -40,9 +41,9 @@ struct Events {
 }
 
 #[derive(Serialize)]
-struct DeviceLists {
-    changed: Vec<OwnedUserId>,
-    left: Vec<OwnedUserId>,
+struct ShownLists {
+    changed: BTreeSet<OwnedUserId>,
+    left: BTreeSet<OwnedUserId>,
 }
 
 #[derive(Serialize)]
@@ -215,14 +216,21 @@ impl Reader<'_> {
         let account_data = rows.account_data.into_iter();
         let account_data =
             account_data.filter(|(kind, _)| self.filter.account_data.allows(kind, None));
+        let fallback = rows.key_counts.unused_fallback.into_iter();
+        let unused_fallback = fallback.filter(|(_, until)| *until > self.now);
+        let unused_fallback = unused_fallback.map(|(algorithm, _)| algorithm).collect();
         Body {
             next_batch: next_batch.to_string(),
             rooms: Rooms { join, invite, leave, knock: Empty {} },
             presence: Events { events: presence.collect() },
             account_data: data_events(account_data),
             to_device: Events { events: rows.to_device },
-            device_lists: DeviceLists { changed: rows.device_lists_changed, left: Vec::new() },
-            device_one_time_keys_count: Empty {},
+            device_lists: ShownLists {
+                changed: rows.device_lists.changed,
+                left: rows.device_lists.left,
+            },
+            device_one_time_keys_count: rows.key_counts.one_time,
+            device_unused_fallback_key_types: unused_fallback,
         }
     }
 

@@ -1,6 +1,9 @@
 //! One actor that plays all actors but Accounts and Ephemera, and writes down what it is told.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use actix::{Actor, Addr, Context, Handler, Message, MessageResult};
 use ruma::{OwnedEventId, OwnedServerName, event_id, room_id, user_id};
@@ -11,6 +14,7 @@ use crate::{
     actors::{
         accounts::{AccountsActor, AccountsLinks},
         admission::Admission,
+        device_keys::{DeviceKeysActor, DeviceKeysLinks},
         ephemera::EphemeraActor,
         identity::{EnsureIdentity, IdentityError, ReadSigner},
         outbox::{Form, OutboxError, Owe},
@@ -61,6 +65,21 @@ pub(super) struct WeeksPass;
 
 /// Starts Accounts over the rows that the fake holds.
 pub(super) async fn start_accounts(fake: &Addr<Fake>) -> Addr<AccountsActor> {
+    start_users(fake).await.0
+}
+
+/// Starts Accounts and DeviceKeys over the rows that the fake holds.
+async fn start_users(fake: &Addr<Fake>) -> (Addr<AccountsActor>, Addr<DeviceKeysActor>) {
+    let device_keys = DeviceKeysActor::start_loaded(DeviceKeysLinks {
+        write_rows: fake.clone().recipient(),
+        read_row: fake.clone().recipient(),
+        scan_rows: fake.clone().recipient(),
+        roommates: fake.clone().recipient(),
+        servers_of: fake.clone().recipient(),
+        federation: fake.clone().recipient(),
+        owe: fake.clone().recipient(),
+    });
+    let device_keys = device_keys.await.unwrap();
     let links = AccountsLinks {
         write_rows: fake.clone().recipient(),
         read_row: fake.clone().recipient(),
@@ -72,8 +91,11 @@ pub(super) async fn start_accounts(fake: &Addr<Fake>) -> Addr<AccountsActor> {
         profile_updated: fake.clone().recipient(),
         advertise: fake.clone().recipient(),
         sharing: fake.clone().recipient(),
+        forget_devices: device_keys.clone().recipient(),
+        device_renamed: device_keys.clone().recipient(),
     };
-    AccountsActor::start_loaded(links, Some(super::owner())).await.unwrap()
+    let accounts = AccountsActor::start_loaded(links, Some(super::owner())).await.unwrap();
+    (accounts, device_keys)
 }
 
 /// Starts the fake, Accounts and Ephemera.
@@ -89,8 +111,10 @@ pub(super) async fn start() -> (Addr<Fake>, Gateway) {
     };
     let fake = fake.start();
     let ephemera = EphemeraActor::default().start();
+    let (accounts, device_keys) = start_users(&fake).await;
     let gateway = Gateway {
-        accounts: start_accounts(&fake).await,
+        accounts,
+        device_keys,
         rooms: RoomLinks {
             create: fake.clone().recipient(),
             list: fake.clone().recipient(),
@@ -110,6 +134,7 @@ pub(super) async fn start() -> (Addr<Fake>, Gateway) {
         },
         store: StoreLinks {
             read_sync: fake.clone().recipient(),
+            read_device_lists: fake.clone().recipient(),
             watch: fake.clone().recipient(),
             ack_to_device: fake.clone().recipient(),
             search_directory: fake.clone().recipient(),
@@ -204,10 +229,42 @@ impl Handler<ScanRows> for Fake {
             RowKind::Devices => matches!(row, Row::Device(..)),
             RowKind::AccessTokens => matches!(row, Row::AccessToken(_)),
             RowKind::Profiles => matches!(row, Row::Profile(..)),
+            RowKind::KeyLists => matches!(row, Row::KeyList(_)),
+            RowKind::Backups(_) => matches!(row, Row::Backup(..)),
+            RowKind::BackedUp(_, version) => {
+                matches!(row, Row::BackedUp(_, of, ..) if *of == version)
+            }
+            RowKind::BackedUpOfRoom(_, version, ref room) => {
+                matches!(row, Row::BackedUp(_, of, at, _) if *of == version && at == room)
+            }
             _ => false,
         };
         let rows = self.rows.iter().filter(|(row, _)| wanted(row));
         Ok(rows.map(|(row, value)| (row.clone(), value.clone())).collect())
+    }
+}
+
+/// Everybody is a room-mate, since always.
+impl Handler<FindRoommates> for Fake {
+    type Result = Result<Roommates, StoreError>;
+    fn handle(&mut self, msg: FindRoommates, _: &mut Context<Self>) -> Self::Result {
+        let since = msg.users.into_keys().map(|user_id| (user_id, 0)).collect();
+        Ok(Roommates { position: self.position, since })
+    }
+}
+
+impl Handler<ReadServersOf> for Fake {
+    type Result = Result<BTreeSet<OwnedServerName>, StoreError>;
+    fn handle(&mut self, _: ReadServersOf, _: &mut Context<Self>) -> Self::Result {
+        Ok([other_server()].into())
+    }
+}
+
+impl Handler<ReadDeviceLists> for Fake {
+    type Result = Result<DeviceLists, StoreError>;
+    fn handle(&mut self, _: ReadDeviceLists, _: &mut Context<Self>) -> Self::Result {
+        let changed = [user_id!("@a:x").to_owned()].into();
+        Ok(DeviceLists { changed, left: BTreeSet::new() })
     }
 }
 
@@ -274,7 +331,14 @@ impl Handler<ReadSync> for Fake {
             .filter(|(position, device, _)| *device == msg.device_id && *position > since);
         let to_device =
             to_device.map(|(_, _, value)| serde_json::from_slice(value).unwrap()).collect();
-        let mut rows = SyncRows { position: self.position, to_device, ..SyncRows::default() };
+        let counts = self.rows.get(&Row::KeyCounts(msg.user_id.clone(), msg.device_id.clone()));
+        let key_counts = counts.map(|value| serde_json::from_slice(value).unwrap());
+        let mut rows = SyncRows {
+            position: self.position,
+            to_device,
+            key_counts: key_counts.unwrap_or_default(),
+            ..SyncRows::default()
+        };
         if msg.since.is_none() {
             rows.joined.push(JoinedRoom {
                 room_id: room_id!("!r:x").to_owned(),

@@ -18,6 +18,7 @@ use crate::proto::{
     stream::Order,
 };
 
+mod device_lists;
 mod gaps;
 mod life;
 mod rooms;

@@ -1,0 +1,280 @@
+//! The shell of DeviceKeys: asks the Store, writes, and sees to it that other servers learn of what
+//! changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use actix::{
+    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Recipient, ResponseActFuture,
+    WrapFuture as _, fut,
+};
+use ruma::{OwnedServerName, OwnedUserId, UserId};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    keyring::Keyring,
+    list::{GivenSignatures, KeyList},
+    messages::KeyError,
+    remote::{self, Told},
+};
+use crate::{
+    actors::{
+        clock::now_ms,
+        error::AskError,
+        outbox::{Debt, Form, Matter, Owe},
+        store::{
+            FindRoommates, ReadRow, ReadServersOf, Roommates, Row, RowKind, ScanRows, StoreError,
+            WriteRows,
+        },
+        turn::{Turn, Turns},
+        upward::SendFederation,
+    },
+    config::{ASK_WAIT, limits},
+};
+
+/// How often it is looked what other servers have not been told, and whose lists may be old.
+const LOOK_EVERY: Duration = Duration::from_secs(5 * 60);
+
+/// Rows to be written.
+pub(super) type Rows = Vec<(Row, Option<Vec<u8>>)>;
+
+/// Whom DeviceKeys talks to.
+#[derive(Debug, Clone)]
+pub struct DeviceKeysLinks {
+    /// Store.
+    pub write_rows: Recipient<WriteRows>,
+    /// Store.
+    pub read_row: Recipient<ReadRow>,
+    /// Store.
+    pub scan_rows: Recipient<ScanRows>,
+    /// Store: who shares a room with us.
+    pub roommates: Recipient<FindRoommates>,
+    /// Store: which servers have to do with a user.
+    pub servers_of: Recipient<ReadServersOf>,
+    /// RelayRequest: asking other servers.
+    pub federation: Recipient<SendFederation>,
+    /// Outbox: telling them.
+    pub owe: Recipient<Owe>,
+}
+
+/// Returns the bytes of a row.
+pub(super) fn bytes(value: &impl Serialize) -> Result<Option<Vec<u8>>, KeyError> {
+    let bytes = serde_json::to_vec(value).map_err(|_| StoreError::Corrupt { what: "keys" })?;
+    Ok(Some(bytes))
+}
+
+/// Reads the bytes of a row.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, KeyError> {
+    Ok(serde_json::from_slice(bytes).map_err(|_| StoreError::Corrupt { what: "keys" })?)
+}
+
+impl DeviceKeysLinks {
+    pub(super) async fn write(&self, rows: Rows) -> Result<(), KeyError> {
+        if !rows.is_empty() {
+            let asked = self.write_rows.send(WriteRows(rows)).timeout(ASK_WAIT).await;
+            asked.map_err(AskError::from)??;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn read<T: DeserializeOwned>(&self, row: Row) -> Result<Option<T>, KeyError> {
+        let asked = self.read_row.send(ReadRow(row)).timeout(ASK_WAIT).await;
+        asked.map_err(AskError::from)??.map(|value| parse(&value)).transpose()
+    }
+
+    pub(super) async fn scan(&self, kind: RowKind) -> Result<Vec<(Row, Vec<u8>)>, KeyError> {
+        let asked = self.scan_rows.send(ScanRows(kind)).timeout(ASK_WAIT).await;
+        Ok(asked.map_err(AskError::from)??)
+    }
+
+    /// Reads what is known of a user's devices.
+    pub(super) async fn list(&self, user_id: &UserId) -> Result<Option<KeyList>, KeyError> {
+        self.read(Row::KeyList(user_id.to_owned())).await
+    }
+
+    pub(super) async fn keyring(&self, user: &UserId, device: &str) -> Result<Keyring, KeyError> {
+        let ring = self.read(Row::Keyring(user.to_owned(), device.to_owned())).await?;
+        Ok(ring.unwrap_or_default())
+    }
+
+    pub(super) async fn given(&self, by: &UserId) -> Result<GivenSignatures, KeyError> {
+        Ok(self.read(Row::KeySignatures(by.to_owned())).await?.unwrap_or_default())
+    }
+
+    pub(super) async fn roommates(
+        &self,
+        users: BTreeMap<OwnedUserId, u64>,
+    ) -> Result<Roommates, KeyError> {
+        let asked = self.roommates.send(FindRoommates { users }).timeout(ASK_WAIT).await;
+        Ok(asked.map_err(AskError::from)??)
+    }
+
+    /// Reads which other servers have to do with a user of ours.
+    pub(super) async fn servers_of(
+        &self,
+        user_id: &UserId,
+        inviters: bool,
+    ) -> Result<BTreeSet<OwnedServerName>, KeyError> {
+        let read = ReadServersOf { user_id: user_id.to_owned(), inviters };
+        let asked = self.servers_of.send(read).timeout(ASK_WAIT).await;
+        let mut servers = asked.map_err(AskError::from)??;
+        servers.remove(user_id.server_name());
+        Ok(servers)
+    }
+
+    /// Has other servers told of a list. Whether it is on its way to all of them.
+    async fn tell(&self, user_id: &UserId, told: Told) -> Result<u64, KeyError> {
+        let list = self.list(user_id).await?.unwrap_or_default();
+        let edu = remote::edu(user_id, &list, &told).map_err(KeyError::TooLarge)?;
+        let debts = self.servers_of(user_id, false).await?.into_iter().map(|destination| Debt {
+            destination,
+            matter: Matter::DeviceList { user_id: user_id.to_owned() },
+            form: Form::Edu(edu.clone()),
+            once: None,
+        });
+        let debts: Vec<Debt> = debts.collect();
+        if !debts.is_empty() {
+            let owed = self.owe.send(Owe(debts)).timeout(ASK_WAIT).await.map_err(AskError::from)?;
+            owed.map_err(|error| KeyError::BadRequest(error.to_string()))?;
+        }
+        Ok(list.stream_id)
+    }
+}
+
+/// Owns the keys of devices.
+#[derive(Debug)]
+pub struct DeviceKeysActor {
+    pub(super) links: DeviceKeysLinks,
+    turns: Turns,
+    /// Users of ours of whose lists other servers have yet to be told.
+    untold: BTreeSet<OwnedUserId>,
+    /// Users of other servers whose lists are kept.
+    pub(super) kept: BTreeSet<OwnedUserId>,
+    /// Those of them whose lists may be old, and how often it was said.
+    pub(super) stale: BTreeMap<OwnedUserId, u64>,
+    /// Those whose servers are being asked.
+    pub(super) asking: BTreeSet<OwnedUserId>,
+}
+
+impl DeviceKeysActor {
+    /// Reads what is stored, and starts on the Arbiter that this is called on.
+    pub async fn start_loaded(links: DeviceKeysLinks) -> Result<Addr<Self>, KeyError> {
+        let devices = links.scan(RowKind::Devices).await?.into_iter();
+        let devices: BTreeSet<(OwnedUserId, String)> = devices
+            .filter_map(|(row, _)| match row {
+                Row::Device(user_id, device_id) => Some((user_id, device_id)),
+                _ => None,
+            })
+            .collect();
+        let (mut untold, mut kept) = (BTreeSet::new(), BTreeSet::new());
+        let (mut stale, mut rows) = (BTreeMap::new(), Rows::new());
+        for (row, value) in links.scan(RowKind::KeyLists).await? {
+            let Row::KeyList(user_id) = row else { continue };
+            let mut list: KeyList = parse(&value)?;
+            if list.position.is_some() {
+                if list.stale {
+                    stale.insert(user_id.clone(), 0);
+                }
+                kept.insert(user_id);
+                continue;
+            }
+            // The node was killed while a device was being deleted, or its client was too late.
+            let is_gone = |id: &&String| !devices.contains(&(user_id.clone(), (*id).clone()));
+            let gone: Vec<String> = list.devices.keys().filter(is_gone).cloned().collect();
+            if list.forget(&gone, now_ms()) {
+                rows.extend(forget_rows(&user_id, &gone, &list)?);
+            }
+            if list.untold {
+                untold.insert(user_id);
+            }
+        }
+        links.write(rows).await?;
+        let (turns, asking) = (Turns::default(), BTreeSet::new());
+        Ok(Self { links, turns, untold, kept, stale, asking }.start())
+    }
+
+    pub(super) fn turn(&mut self) -> Turn {
+        self.turns.take()
+    }
+
+    /// Tells other servers of a list that changed and is on disk. What fails is tried again.
+    pub(super) fn tell(&mut self, user_id: OwnedUserId, told: Told, ctx: &mut Context<Self>) {
+        self.untold.insert(user_id.clone());
+        let links = self.links.clone();
+        let telling = async move { (links.tell(&user_id, told).await, user_id) };
+        ctx.spawn(telling.into_actor(self).map(|(told, user_id), act, ctx| match told {
+            Ok(stream_id) => act.was_told(user_id, stream_id, ctx),
+            Err(error) => {
+                log::warn!(user_id:%; "other servers do not know of new keys yet: {error}");
+            }
+        }));
+    }
+
+    fn was_told(&mut self, user_id: OwnedUserId, stream_id: u64, ctx: &mut Context<Self>) {
+        let (links, mut turn) = (self.links.clone(), self.turn());
+        let written = async move {
+            turn.wait().await;
+            let list = links.list(&user_id).await?;
+            // Else it changed meanwhile, and is being told anew.
+            if let Some(mut list) = list.filter(|list| list.stream_id == stream_id && list.untold) {
+                list.untold = false;
+                links.write(vec![(Row::KeyList(user_id.clone()), bytes(&list)?)]).await?;
+                return Ok(Some(user_id));
+            }
+            Ok(None)
+        };
+        ctx.spawn(written.into_actor(self).map(
+            |written: Result<_, KeyError>, act, _| match written {
+                Ok(Some(user_id)) => drop(act.untold.remove(&user_id)),
+                Ok(None) => {}
+                Err(error) => log::warn!("what was told cannot be noted: {error}"),
+            },
+        ));
+    }
+
+    fn tell_all(&mut self, ctx: &mut Context<Self>) {
+        for user_id in self.untold.clone() {
+            // Whatever it was that changed: who hears of it asks for all.
+            self.tell(user_id, Told::CrossSigning, ctx);
+        }
+    }
+
+    /// Answers with an error at once.
+    pub(super) fn refuse<T: 'static>(
+        error: KeyError,
+    ) -> ResponseActFuture<Self, Result<T, KeyError>> {
+        Box::pin(fut::ready(Err(error)))
+    }
+}
+
+/// Returns the rows by which devices are forgotten: the list is what is left.
+pub(super) fn forget_rows(
+    user_id: &UserId,
+    device_ids: &[String],
+    list: &KeyList,
+) -> Result<Rows, KeyError> {
+    let mut rows = vec![
+        (Row::KeyList(user_id.to_owned()), bytes(list)?),
+        (Row::DeviceList(user_id.to_owned()), Some(Vec::new())),
+    ];
+    for device_id in device_ids {
+        rows.push((Row::Keyring(user_id.to_owned(), device_id.clone()), None));
+        rows.push((Row::KeyCounts(user_id.to_owned(), device_id.clone()), None));
+    }
+    Ok(rows)
+}
+
+impl Actor for DeviceKeysActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(limits::MAILBOX);
+        self.tell_all(ctx);
+        ctx.run_interval(LOOK_EVERY, |act, ctx| {
+            act.tell_all(ctx);
+            act.follow_some(ctx);
+        });
+    }
+}
