@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
 
-use super::room::Room;
+use super::room::{Load, Room};
 use crate::{config::limits, proto::heads::Gap};
 
 /// What is to be done.
@@ -81,12 +81,17 @@ pub(super) struct Machine<E> {
     first_release: BTreeSet<OwnedServerName>,
     /// Who was asked last: the others come first.
     turn: Option<OwnedServerName>,
+    /// Of all rooms.
+    load: Load,
+    /// Rooms of which something changed since it was last looked what comes next there.
+    changed: BTreeSet<OwnedRoomId>,
 }
 
 impl<E> Default for Machine<E> {
     fn default() -> Self {
         let (rooms, peers) = (BTreeMap::new(), BTreeMap::new());
-        Self { rooms, peers, first_release: BTreeSet::new(), turn: None }
+        let (first_release, changed) = (BTreeSet::new(), BTreeSet::new());
+        Self { rooms, peers, first_release, turn: None, load: Load::default(), changed }
     }
 }
 
@@ -107,13 +112,12 @@ impl<E> Machine<E> {
         for room_id in rooms {
             peer.rooms.remove(room_id);
         }
+        peer.rooms.extend(gaps.iter().map(|(room_id, _)| room_id.clone()));
         for (room_id, gap) in gaps {
-            peer.rooms.insert(room_id.clone());
-            match self.rooms.get_mut(&room_id) {
-                Some(room) => room.has(server, gap.latest_events),
-                None => {
-                    self.rooms.insert(room_id, Room::new(server.clone(), gap));
-                }
+            if self.rooms.contains_key(&room_id) {
+                self.change(&room_id, |room| room.has(server, gap.latest_events));
+            } else {
+                self.rooms.insert(room_id, Room::new(server.clone(), gap));
             }
         }
         self.go_on()
@@ -134,13 +138,14 @@ impl<E> Machine<E> {
         pages.retain(|room_id, _| asked.contains_key(room_id));
         let answered_none = pages.is_empty();
         for room_id in asked.keys() {
-            let Some(room) = self.rooms.get_mut(room_id) else { continue };
             match pages.remove(room_id) {
                 Some(Page { missing, named, tail, more }) => {
-                    room.name(server, missing, named, tail, more);
+                    self.change(room_id, |room| room.name(server, missing, named, tail, more));
                 }
                 // There was no place for it, or it has nothing to say of any.
-                None if answered_none => room.lose(server),
+                None if answered_none => {
+                    self.change(room_id, |room| room.lose(server));
+                }
                 None => {}
             }
         }
@@ -179,18 +184,14 @@ impl<E> Machine<E> {
                 Some(last) if is_full && room_id > last => 0,
                 _ => ids.len(),
             };
-            if let Some(room) = self.rooms.get_mut(room_id) {
-                room.give(server, ids, events, cut);
-            }
+            self.change(room_id, |room| room.give(server, ids, events, cut));
         }
         self.go_on()
     }
 
     /// A room took in what it was handed.
     pub(super) fn taken(&mut self, room_id: &OwnedRoomId) -> Vec<Effect<E>> {
-        if let Some(room) = self.rooms.get_mut(room_id) {
-            room.is_taking = false;
-        }
+        self.change(room_id, |room| room.is_taking = false);
         self.go_on()
     }
 
@@ -204,23 +205,42 @@ impl<E> Machine<E> {
         if failure == Failure::Unrecognized {
             self.first_release.insert(server.clone());
         }
-        for room in self.rooms.values_mut() {
-            room.lose(server);
+        for room_id in self.rooms.keys().cloned().collect::<Vec<_>>() {
+            self.change(&room_id, |room| room.lose(server));
         }
         let mut effects = vec![Effect::Done(server.clone(), Err(failure))];
         effects.extend(self.go_on());
         effects
     }
 
+    /// Changes a room, and keeps count.
+    fn change<T>(
+        &mut self,
+        room_id: &OwnedRoomId,
+        change: impl FnOnce(&mut Room<E>) -> T,
+    ) -> Option<T> {
+        let room = self.rooms.get_mut(room_id)?;
+        let before = room.load();
+        let changed = change(room);
+        let after = room.load();
+        self.load.in_line = self.load.in_line + after.in_line - before.in_line;
+        self.load.held = self.load.held + after.held - before.held;
+        self.changed.insert(room_id.clone());
+        Some(changed)
+    }
+
     /// Does what can be done.
     fn go_on(&mut self) -> Vec<Effect<E>> {
         let mut effects = Vec::new();
-        for (room_id, room) in &mut self.rooms {
-            if let Some((server, events)) = room.next_events() {
+        let changed = std::mem::take(&mut self.changed);
+        for room_id in &changed {
+            let next = self.change(room_id, Room::next_events).flatten();
+            if let Some((server, events)) = next {
                 effects.push(Effect::Take(room_id.clone(), server, events));
             }
         }
-        self.end_rooms(&mut effects);
+        self.changed.clear();
+        self.end_rooms(changed, &mut effects);
         // Whoever was asked last comes last, so that all are asked.
         let after = |last: &OwnedServerName| {
             let (before, behind): (Vec<_>, Vec<_>) =
@@ -243,10 +263,14 @@ impl<E> Machine<E> {
         effects
     }
 
-    fn end_rooms(&mut self, effects: &mut Vec<Effect<E>>) {
-        let ended: Vec<_> = self.rooms.extract_if(.., |_, room| room.is_done()).collect();
+    /// Ends those of some rooms in which there is nothing left to do.
+    fn end_rooms(&mut self, among: BTreeSet<OwnedRoomId>, effects: &mut Vec<Effect<E>>) {
         let mut looks: BTreeMap<OwnedServerName, Vec<_>> = BTreeMap::new();
-        for (room_id, room) in ended {
+        for room_id in among {
+            if !self.rooms.get(&room_id).is_some_and(Room::is_done) {
+                continue;
+            }
+            let Some(room) = self.rooms.remove(&room_id) else { continue };
             for (server, peer) in &mut self.peers {
                 match room.others.get(server) {
                     Some(heads) => looks
@@ -267,19 +291,18 @@ impl<E> Machine<E> {
         if !matches!(self.peers.get(server)?.asked, Asked::Nothing) {
             return None;
         }
-        let named: usize = self.rooms.values().map(Room::in_line).sum();
         let pages = self
             .rooms
             .iter()
             .filter_map(|(id, room)| room.next_page(server).map(|gap| (id.clone(), gap)));
-        let rooms = if named < limits::MISSING_IDS { limits::HEADS_ROOMS } else { 0 };
+        let rooms = if self.load.in_line < limits::MISSING_IDS { limits::HEADS_ROOMS } else { 0 };
         let pages: BTreeMap<_, _> = pages.take(rooms).collect();
         if !pages.is_empty() {
             self.peers.get_mut(server)?.asked = Asked::Ids(pages.clone());
             return Some(Effect::AskIds(server.clone(), pages));
         }
-        let held: usize = self.rooms.values().map(Room::held).sum();
-        let mut most = limits::MISSING_EVENTS.min(limits::CATCH_UP_EVENTS.saturating_sub(held));
+        let place = limits::CATCH_UP_EVENTS.saturating_sub(self.load.held);
+        let mut most = limits::MISSING_EVENTS.min(place);
         // Where events are handed over one by one, they are not asked for one by one. Where nothing is on
         // its way, what all the others wait for has to come.
         if most < limits::MISSING_EVENTS / 4 {
@@ -297,6 +320,7 @@ impl<E> Machine<E> {
             }
             let ids = room.ask(server, most);
             most -= ids.len();
+            self.load.held += ids.len();
             if !ids.is_empty() {
                 asked.insert(room_id.clone(), ids);
             }
@@ -317,7 +341,7 @@ impl<E> Machine<E> {
     /// Returns how many events are on their way or wait.
     #[cfg(test)]
     fn held(&self) -> usize {
-        self.rooms.values().map(Room::held).sum()
+        self.load.held
     }
 }
 

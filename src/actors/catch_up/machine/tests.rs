@@ -95,6 +95,9 @@ impl World {
         for _ in 0..100_000 {
             let most = limits::CATCH_UP_EVENTS + limits::MISSING_EVENTS;
             assert!(self.machine.held() <= most);
+            if dice.below(20) == 0 {
+                self.check_counts();
+            }
             if self.todo.is_empty() {
                 return;
             }
@@ -103,6 +106,17 @@ impl World {
             self.todo.extend(next);
         }
         panic!("it never ends");
+    }
+
+    /// The counts are what is counted.
+    fn check_counts(&self) {
+        let mut sum = Load::default();
+        for room in self.machine.rooms.values() {
+            room.check();
+            sum.in_line += room.load().in_line;
+            sum.held += room.load().held;
+        }
+        assert_eq!(self.machine.load, sum);
     }
 
     fn carry_out(&mut self, effect: Effect<OwnedEventId>) -> Vec<Effect<OwnedEventId>> {
