@@ -127,6 +127,19 @@ pub mod limits {
     pub const CATCH_UP_ROOM: usize = 50_000;
     /// Events that are asked for, or came and wait for others before them, of all rooms together.
     pub const CATCH_UP_EVENTS: usize = 4000;
+    /// How often a page is fetched of what is missing in the middle of a room's history.
+    pub const FILL_EVERY: Duration = Duration::from_secs(10);
+    /// Requests for one such page: 1,000 events.
+    pub const FILL_REQUESTS: usize = 10;
+    /// Rooms with such gaps that are kept in mind; of more, when there is place.
+    pub const GAPS_ROOMS: usize = 1000;
+    /// Rooms that are looked at for gaps at once.
+    pub const GAPS_LOOK: usize = 100;
+    /// A gap of which nothing came is tried again after twice this long, in milliseconds; doubled each
+    /// time.
+    pub const GAP_AGAIN_MS: u64 = 10 * 1000;
+    /// Longest pause between two tries.
+    pub const GAP_AGAIN_MAX_MS: u64 = 10 * 60 * 1000;
     /// Invites of one server that wait for an answer, where a room is shared with it.
     pub const INVITES_MEMBER: usize = 100;
     /// The same where none is: a first chat, and a group or two.

@@ -11,8 +11,9 @@ use serde_json::{json, value::RawValue};
 use tokio::sync::oneshot;
 
 use super::{
+    filling::Filling,
     machine::{Effect, Failure, Given, Machine, Page},
-    messages::{CatchUp, CaughtUp, ForgetServer, TakeIn},
+    messages::{CatchUp, CaughtUp, FillGap, ForgetServer, TakeIn},
     wire::{EventsAnswer, IdsAnswer},
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
         cpu::Cpu,
         error::AskError,
         room::{RoomError, ask, federation, read},
-        store::{FindLacking, RoomEvents, SiftIds},
+        store::{FindGap, FindGaps, FindLacking, RoomEvents, SiftIds},
         upward::{FederationError, SendFederation},
     },
     config::limits,
@@ -39,8 +40,14 @@ pub struct CatchUpLinks {
     pub find_lacking: Recipient<FindLacking>,
     /// Store.
     pub sift_ids: Recipient<SiftIds>,
+    /// Store.
+    pub find_gaps: Recipient<FindGaps>,
+    /// Store.
+    pub find_gap: Recipient<FindGap>,
     /// Meeting.
     pub take_in: Recipient<TakeIn>,
+    /// Meeting.
+    pub fill: Recipient<FillGap>,
     /// Event ids.
     pub cpu: Cpu,
 }
@@ -49,18 +56,29 @@ type Effects = Vec<Effect<Box<RawValue>>>;
 
 /// Fetches what is missing in rooms.
 pub struct CatchUpActor {
-    links: CatchUpLinks,
+    pub(super) links: CatchUpLinks,
     machine: Machine<Box<RawValue>>,
     /// Who waits for what is to be had of a server.
     waiting: HashMap<OwnedServerName, Vec<oneshot::Sender<Result<CaughtUp, RoomError>>>>,
     /// Why a server is asked no more.
     errors: HashMap<OwnedServerName, RoomError>,
+    /// Rooms with gaps.
+    pub(super) filling: Filling,
+    /// The last room that was looked at for gaps.
+    pub(super) looked_up_to: Option<OwnedRoomId>,
 }
 
 impl CatchUpActor {
     /// Makes the actor.
     pub fn new(links: CatchUpLinks) -> Self {
-        Self { links, machine: Machine::default(), waiting: HashMap::new(), errors: HashMap::new() }
+        Self {
+            links,
+            machine: Machine::default(),
+            waiting: HashMap::new(),
+            errors: HashMap::new(),
+            filling: Filling::default(),
+            looked_up_to: None,
+        }
     }
 
     fn carry_out(&mut self, effects: Effects, ctx: &mut Context<Self>) {
@@ -226,6 +244,7 @@ impl Actor for CatchUpActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
+        ctx.run_interval(limits::FILL_EVERY, Self::fill);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What CatchUp is asked, and what it tells.
 
 use actix::Message;
-use ruma::{OwnedRoomId, OwnedServerName};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
 use serde_json::value::RawValue;
 
 use crate::actors::{room::RoomError, store::RoomEvents};
@@ -41,4 +41,14 @@ pub struct TakeIn {
     pub server_name: OwnedServerName,
     /// The events.
     pub pdus: Vec<Box<RawValue>>,
+}
+
+/// Asked of RoomState: some of what is missing before an event of a room. Answered with whether any came.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<bool, RoomError>")]
+pub struct FillGap {
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// The event.
+    pub before: OwnedEventId,
 }

@@ -17,12 +17,12 @@ use super::{
 };
 use crate::{
     actors::{
-        catch_up::{CatchUpActor, CatchUpLinks, TakeIn},
+        catch_up::{CatchUpActor, CatchUpLinks, FillGap, TakeIn},
         clock::uptime_ms,
         cpu::Cpu,
         identity::{FindServerKeys, UseSigner},
         outbox::{EventsSpread, Owe, ServerReached},
-        room::{Carried, FollowHeads, RoomError, TakeDeparture, TakeMissing, ask},
+        room::{Carried, FetchHistory, FollowHeads, RoomError, TakeDeparture, TakeMissing, ask},
         room_state::{
             Briefly, ReadServers, ReadShared, SharesTurned, SiftShared, SiftedRooms, ToRoom,
         },
@@ -48,6 +48,8 @@ pub struct MeetingLinks {
     pub take_departure: Recipient<Briefly<TakeDeparture>>,
     /// RoomState: what a room fetches by itself.
     pub follow_heads: Recipient<Briefly<FollowHeads>>,
+    /// RoomState: a page of history of a room.
+    pub fetch_history: Recipient<Briefly<FetchHistory>>,
     /// Store.
     pub read_heads: Recipient<store::ReadHeads>,
     /// Store: what nobody else is known to have.
@@ -66,6 +68,10 @@ pub struct MeetingLinks {
     pub read_events: Recipient<store::ReadEvents>,
     /// Store.
     pub sift_ids: Recipient<store::SiftIds>,
+    /// Store.
+    pub find_gaps: Recipient<store::FindGaps>,
+    /// Store.
+    pub find_gap: Recipient<store::FindGap>,
     /// RelayRequest.
     pub federation: Recipient<SendFederation>,
     /// Outbox: who is reached through others.
@@ -153,7 +159,10 @@ impl Actor for MeetingActor {
             federation: self.links.federation.clone(),
             find_lacking: self.links.find_lacking.clone(),
             sift_ids: self.links.sift_ids.clone(),
+            find_gaps: self.links.find_gaps.clone(),
+            find_gap: self.links.find_gap.clone(),
             take_in: ctx.address().recipient(),
+            fill: ctx.address().recipient(),
             cpu: self.links.cpu.clone(),
         };
         self.catch_up = Some(CatchUpActor::new(links).start());
@@ -196,5 +205,16 @@ impl Handler<TakeIn> for MeetingActor {
         let message = TakeMissing { server_name, pdus };
         let take = self.links.take_missing.clone();
         Box::pin(async move { ask(&take, Briefly(ToRoom { room_id, message })).await? })
+    }
+}
+
+impl Handler<FillGap> for MeetingActor {
+    type Result = ResponseFuture<Result<bool, RoomError>>;
+
+    fn handle(&mut self, msg: FillGap, _: &mut Self::Context) -> Self::Result {
+        let FillGap { room_id, before } = msg;
+        let message = FetchHistory { before };
+        let fetch = self.links.fetch_history.clone();
+        Box::pin(async move { ask(&fetch, Briefly(ToRoom { room_id, message })).await? })
     }
 }

@@ -15,7 +15,7 @@ use super::{
     client::CANDIDATES,
     join::receive_state,
     machine::{GivenState, Ingested},
-    messages::{FollowHeads, RoomError},
+    messages::{FetchHistory, FollowHeads, RoomError},
     operate::Turn,
     reads::BACKFILL_WAIT,
     worker::Worker,
@@ -105,6 +105,15 @@ impl Handler<FollowHeads> for RoomActor {
     fn handle(&mut self, msg: FollowHeads, ctx: &mut Context<Self>) -> Self::Result {
         let worker = self.worker_for(Turn::Events, ctx);
         Box::pin(async move { worker.follow_heads(&msg.server_name, msg.extremities).await })
+    }
+}
+
+impl Handler<FetchHistory> for RoomActor {
+    type Result = ResponseFuture<Result<bool, RoomError>>;
+
+    fn handle(&mut self, msg: FetchHistory, ctx: &mut Context<Self>) -> Self::Result {
+        let worker = self.worker_for(Turn::Events, ctx);
+        Box::pin(async move { worker.backfill(msg.before, limits::MISSING_PAGE).await })
     }
 }
 

@@ -522,6 +522,15 @@ pub struct FollowHeads {
     pub extremities: Vec<OwnedEventId>,
 }
 
+/// Has the room fetch some of what is missing before an event, from any member. Answered with whether
+/// any came.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "Result<bool, RoomError>")]
+pub struct FetchHistory {
+    /// The event.
+    pub before: OwnedEventId,
+}
+
 /// Events that a member's server gave of what is missing here. Answered when they are taken in as
 /// far as they can be; what they miss is not fetched.
 #[derive(Message, Debug)]

@@ -18,16 +18,16 @@ use tokio::sync::watch;
 
 use super::{
     AckToDevice, Close, CommitRoom, Committed, CountToDevice, DeviceLists, DirectoryEntry,
-    DropToDevice, FindAnnotation, FindLacking, FindRoommates, FindUnspread, KeepReceipt, ListRooms,
-    LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom, Lookup, MissingEvent, MissingWalk,
-    NameOwner, ReadDepartures, ReadDeviceLists, ReadEvents, ReadHeads, ReadMissing, ReadRow,
-    ReadServersOf, ReadSync, ReadTimeline, ReceiptPlace, RoomEvents, RoomGaps, RoomRow, Roommates,
-    Row, ScanRows, SearchDirectory, SiftIds, SiftedIds, StoreError, StoredEvent, SyncRows,
-    TimelinePage, ToDeviceCount, WatchStream, WriteRows, commit,
+    DropToDevice, FindAnnotation, FindGap, FindGaps, FindLacking, FindRoommates, FindUnspread,
+    GapsFound, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom,
+    Lookup, MissingEvent, MissingWalk, NameOwner, ReadDepartures, ReadDeviceLists, ReadEvents,
+    ReadHeads, ReadMissing, ReadRow, ReadServersOf, ReadSync, ReadTimeline, ReceiptPlace,
+    RoomEvents, RoomGaps, RoomRow, Roommates, Row, ScanRows, SearchDirectory, SiftIds, SiftedIds,
+    StoreError, StoredEvent, SyncRows, TimelinePage, ToDeviceCount, WatchStream, WriteRows, commit,
     database::{Database, WriteSet},
     device_lists, directory, events,
     flusher::{self, Flusher, Tell},
-    gaps, groups, mark, migrations, missing_ids,
+    gaps, groups, inner_gaps, mark, migrations, missing_ids,
     open::{Opened, open},
     receipts,
     rooms::{self, Counters},
@@ -374,6 +374,22 @@ impl Handler<FindLacking> for StoreActor {
 
     fn handle(&mut self, FindLacking(events): FindLacking, _: &mut Self::Context) -> Self::Result {
         gaps::lacking(&self.open()?.database, events)
+    }
+}
+
+impl Handler<FindGaps> for StoreActor {
+    type Result = Result<GapsFound, StoreError>;
+
+    fn handle(&mut self, FindGaps { after }: FindGaps, _: &mut Self::Context) -> Self::Result {
+        inner_gaps::look(&self.open()?.database, after.as_deref())
+    }
+}
+
+impl Handler<FindGap> for StoreActor {
+    type Result = Result<Option<OwnedEventId>, StoreError>;
+
+    fn handle(&mut self, FindGap(room_id): FindGap, _: &mut Self::Context) -> Self::Result {
+        inner_gaps::find(&self.open()?.database, &room_id)
     }
 }
 

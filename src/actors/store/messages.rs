@@ -527,6 +527,28 @@ pub struct FindUnspread {
 #[rtype(result = "Result<RoomGaps, StoreError>")]
 pub struct FindLacking(pub RoomEvents);
 
+/// Looks for rooms with history missing in their middle: [`FindGap`] finds something there.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<GapsFound, StoreError>")]
+pub struct FindGaps {
+    /// The last room that was looked at; none to begin.
+    pub after: Option<OwnedRoomId>,
+}
+
+/// What [`FindGaps`] found in some rooms.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GapsFound {
+    /// Rooms with gaps.
+    pub rooms: Vec<OwnedRoomId>,
+    /// The last room that was looked at; none where that was the last one of all.
+    pub last: Option<OwnedRoomId>,
+}
+
+/// Finds the newest event before which history is missing, although older history is here.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Option<OwnedEventId>, StoreError>")]
+pub struct FindGap(pub OwnedRoomId);
+
 /// Rooms, each with what is missing in it.
 pub type RoomGaps = Vec<(OwnedRoomId, Gap)>;
 

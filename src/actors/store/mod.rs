@@ -20,7 +20,8 @@
 //! | `commit` | what a step of a room changes |
 //! | `rooms`, `events`, `groups`, `timeline`, `unread` | the rows behind it, and reads of them |
 //! | `history` | where history goes that is fetched later |
-//! | `gaps` | what servers lack of each other's rooms |
+//! | `gaps`, `missing_ids` | what servers lack of each other's rooms |
+//! | `inner_gaps` | where history is missing in the middle |
 //! | `unspread` | what nobody else is known to have |
 //! | `sync`, `sync_room`, `filter` | what changed since a position |
 //! | `device_lists` | who shares rooms with whom, and whose devices changed for a user |
@@ -38,6 +39,7 @@ mod flusher;
 mod gaps;
 mod groups;
 mod history;
+mod inner_gaps;
 mod mark;
 mod messages;
 mod migrations;

@@ -123,6 +123,14 @@ pub(super) fn oldest(database: &Database, room: u32) -> Result<Option<Order>, St
     first.map(|place| place.map(|(order, _)| order))
 }
 
+/// Returns the place of the oldest event that came live.
+pub(super) fn first_live(database: &Database, room: u32) -> Result<Option<Order>, StoreError> {
+    let (start, mut end) = live_range(room, Order::live(0), Order::LAST).range().into_inner();
+    end.push(0);
+    let first = database.scan(start, end).next().map(|row| live_place(row?)).transpose();
+    first.map(|place| place.map(|(order, _)| order))
+}
+
 /// Returns the lowest number of the history behind a position.
 pub(super) fn lowest(
     database: &Database,

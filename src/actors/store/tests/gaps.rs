@@ -320,3 +320,54 @@ fn chain_of(room_id: &OwnedRoomId, sender: &str, length: usize, first: &Arc<Pdu>
     }
     chain
 }
+
+#[actix::test]
+async fn what_is_missing_in_the_middle_is_found_and_what_is_older_than_we_is_not() {
+    let mut world = World::new();
+    // In each room history is missing before the first event that came, as for all who join.
+    let rooms: Vec<OwnedRoomId> =
+        (0..limits::GAPS_LOOK + 3).map(|n| room(&n.to_string())).collect();
+    let of = |room_id: &OwnedRoomId| chain(room_id, 9, "said");
+    for room_id in &rooms {
+        let said = of(room_id);
+        let mut step = live(room_id, &said[3..5].iter().collect::<Vec<_>>());
+        let older = BackwardExtremity { event_id: id(&said[2]), followed_by: vec![id(&said[3])] };
+        step.backward_extremities = Some(vec![older]);
+        world.commit(step).await;
+    }
+    let look = |after| FindGaps { after };
+    let first = world.ask(look(None)).await.unwrap();
+    assert_eq!((first.rooms, &first.last), (vec![], &Some(rooms[limits::GAPS_LOOK - 1].clone())));
+    // One goes on behind a gap.
+    let jumped = &rooms[limits::GAPS_LOOK + 1];
+    let said = of(jumped);
+    let mut step = live(jumped, &[&said[8]]);
+    let lacks = |missing: usize, by: usize| BackwardExtremity {
+        event_id: id(&said[missing]),
+        followed_by: vec![id(&said[by])],
+    };
+    step.backward_extremities = Some(vec![lacks(2, 3), lacks(7, 8)]);
+    world.commit(step).await;
+    for _ in 0..2 {
+        let found = world.ask(look(first.last.clone())).await.unwrap();
+        assert_eq!(found, GapsFound { rooms: vec![jumped.clone()], last: None });
+        assert_eq!(world.ask(FindGap(jumped.clone())).await.unwrap(), Some(id(&said[8])));
+        world.restart().await;
+    }
+    // It is filled from its end, then what is older than all of it.
+    for (page, left) in [(vec![7, 6], vec![lacks(2, 3), lacks(5, 6)]), (vec![5], vec![lacks(2, 3)])]
+    {
+        let before = world.ask(FindGap(jumped.clone())).await.unwrap();
+        assert_eq!(before, Some(id(&said[page[0] + 1])));
+        let mut step = super::step(jumped);
+        step.events = page.iter().map(|n| new_event(&said[*n], Place::Backfilled)).collect();
+        step.backward_extremities = Some(left);
+        world.commit(step).await;
+    }
+    let mut step = super::step(jumped);
+    step.events = vec![new_event(&said[2], Place::Backfilled)];
+    step.backward_extremities = Some(vec![lacks(1, 2)]);
+    world.commit(step).await;
+    assert_eq!(world.ask(FindGap(jumped.clone())).await.unwrap(), None);
+    assert_eq!(world.ask(FindGap(room("unknown"))).await.unwrap(), None);
+}
