@@ -83,19 +83,27 @@ pub(super) struct Machine<E> {
     turn: Option<OwnedServerName>,
     /// Of all rooms.
     load: Load,
+    /// Most events of a room that are fetched in one go.
+    room_events: usize,
     /// Rooms of which something changed since it was last looked what comes next there.
     changed: BTreeSet<OwnedRoomId>,
 }
 
 impl<E> Default for Machine<E> {
     fn default() -> Self {
-        let (rooms, peers) = (BTreeMap::new(), BTreeMap::new());
-        let (first_release, changed) = (BTreeSet::new(), BTreeSet::new());
-        Self { rooms, peers, first_release, turn: None, load: Load::default(), changed }
+        Self::new(limits::CATCH_UP_ROOM)
     }
 }
 
 impl<E> Machine<E> {
+    /// Makes one that fetches so many events of a room in one go.
+    pub(super) fn new(room_events: usize) -> Self {
+        let (rooms, peers) = (BTreeMap::new(), BTreeMap::new());
+        let (first_release, changed) = (BTreeSet::new(), BTreeSet::new());
+        let load = Load::default();
+        Self { rooms, peers, first_release, turn: None, load, room_events, changed }
+    }
+
     /// It was looked what of a server's heads is not here, in some rooms: in those of `gaps`
     /// something is.
     pub(super) fn looked(
@@ -117,7 +125,8 @@ impl<E> Machine<E> {
             if self.rooms.contains_key(&room_id) {
                 self.change(&room_id, |room| room.has(server, gap.latest_events));
             } else {
-                self.rooms.insert(room_id, Room::new(server.clone(), gap));
+                let room = Room::new(server.clone(), gap, self.room_events);
+                self.rooms.insert(room_id, room);
             }
         }
         self.go_on()

@@ -62,6 +62,8 @@ pub(super) struct Room<E> {
     tail: Vec<OwnedEventId>,
     pages: usize,
     named: usize,
+    /// Most that are named before the next one is asked.
+    most: usize,
     /// What is missing, in its order. A place is counted from the first that ever stood here.
     line: VecDeque<Wanted<E>>,
     /// The place of the first in line.
@@ -80,7 +82,8 @@ pub(super) struct Room<E> {
 }
 
 impl<E> Room<E> {
-    pub(super) fn new(teller: OwnedServerName, gap: Gap) -> Self {
+    /// Makes a room of which so many events are fetched at most.
+    pub(super) fn new(teller: OwnedServerName, gap: Gap, most: usize) -> Self {
         Self {
             gap,
             teller: Some(teller),
@@ -89,6 +92,7 @@ impl<E> Room<E> {
             tail: Vec::new(),
             pages: 0,
             named: 0,
+            most,
             line: VecDeque::new(),
             first: 0,
             places: HashMap::new(),
@@ -168,7 +172,7 @@ impl<E> Room<E> {
                 }
             }
         }
-        let goes_on = more && named > 0 && self.pages < PAGES && self.named < limits::CATCH_UP_ROOM;
+        let goes_on = more && named > 0 && self.pages < PAGES && self.named < self.most;
         if !goes_on {
             self.teller = None;
         }

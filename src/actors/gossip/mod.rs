@@ -12,6 +12,8 @@ mod bytes;
 mod keyring;
 mod machine;
 mod messages;
+#[cfg(test)]
+pub(crate) mod sim;
 
 pub use actor::{GossipActor, GossipParts};
 pub use messages::*;

@@ -13,6 +13,8 @@ mod actor;
 mod kept;
 mod machine;
 mod messages;
+#[cfg(test)]
+pub(crate) mod sim;
 
 pub use actor::{OutboxActor, OutboxLinks};
 pub use messages::*;

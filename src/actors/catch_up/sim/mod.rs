@@ -1,11 +1,20 @@
-//! Many nodes in one room, simulated from a seed: the rules of the room and of catching up are the real
-//! ones; links, clocks and chance are not. After all links are whole again everybody has
-//! everything.
+//! Many nodes in one room, simulated from a seed: the rules of the room, of catching up, of gossip and of
+//! the Outbox are the real ones; links, disks, clocks and chance are not. After all links are whole again
+//! everybody has everything, sees the same room, and owes nothing.
+//!
+//! It stands here, and not in `tests/`, since the rules are nobody's business outside: a test from there
+//! would need them to be public.
 //!
 //! `tests/simulate --seeds N --nodes N --seed S` runs more of them, or one again.
 
+mod check;
+mod fetch;
+mod figures;
+mod messages;
 mod network;
 mod node;
+mod owe;
+mod talk;
 mod world;
 
 use self::world::{Plan, World};

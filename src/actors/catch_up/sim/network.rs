@@ -1,6 +1,6 @@
 //! Links between simulated nodes: latency, loss, partitions, one way or both.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// Chance from a seed.
 #[derive(Debug)]
@@ -21,6 +21,11 @@ impl Dice {
     pub(super) fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
+
+    /// Returns something between 0 and 1.
+    pub(super) fn chance(&mut self) -> f64 {
+        self.below(1000) as f64 / 1000.0
+    }
 }
 
 /// What the links do now.
@@ -32,11 +37,16 @@ pub(super) struct Links {
     pub(super) latency: u64,
     /// Which side of a partition each node is on.
     pub(super) sides: Vec<u64>,
-    /// Ways on which nothing comes through.
-    pub(super) cut: BTreeSet<(usize, usize)>,
+    /// Per cent of what is lost on one way; nothing comes through where it is 100.
+    pub(super) one_way: BTreeMap<(usize, usize), u64>,
 }
 
 impl Links {
+    /// Links on which nothing is wrong.
+    pub(super) fn whole(nodes: usize) -> Self {
+        Self { latency: 40, sides: vec![0; nodes], ..Self::default() }
+    }
+
     /// Tells whether two nodes are connected.
     pub(super) fn connects(&self, one: usize, other: usize) -> bool {
         one != other && self.sides.get(one) == self.sides.get(other)
@@ -45,8 +55,8 @@ impl Links {
     /// Returns how long a message is on its way; none where it is lost.
     pub(super) fn way(&self, from: usize, to: usize, dice: &mut Dice) -> Option<u64> {
         let latency = self.latency + dice.below(2 * self.latency + 1);
-        let lost =
-            !self.connects(from, to) || self.cut.contains(&(from, to)) || dice.percent(self.loss);
+        let one_way = self.one_way.get(&(from, to)).copied().unwrap_or_default();
+        let lost = !self.connects(from, to) || dice.percent(one_way) || dice.percent(self.loss);
         (!lost).then_some(latency)
     }
 }

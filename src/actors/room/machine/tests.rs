@@ -31,6 +31,9 @@ use crate::{
 
 pub(crate) const NOW: u64 = 1_790_000_000_000;
 
+/// What states resolve to: of the same states, the same for all.
+pub(crate) type Resolutions = HashMap<Vec<Vec<(StateKey, OwnedEventId)>>, StateIds>;
+
 /// A machine with a store of its own, in memory.
 pub(crate) struct Replica {
     pub(crate) machine: Machine,
@@ -38,8 +41,15 @@ pub(crate) struct Replica {
     /// Who speaks, of the users of this server.
     pub(crate) me: OwnedUserId,
     events: HashMap<OwnedEventId, Known>,
+    /// The same that are events, for resolutions.
+    pdus: state_res::EventMap,
     groups: HashMap<u64, StateIds>,
     clock: u64,
+    /// The state is checked after so many changes.
+    check_every: usize,
+    changes: usize,
+    /// Resolutions that others computed.
+    pub(crate) shared: Resolutions,
     /// Resolutions that were computed.
     resolved: usize,
     /// What was stored, in order, for a real Store.
@@ -83,8 +93,12 @@ impl Replica {
             me: signer.user_id().clone(),
             signer,
             events: HashMap::new(),
+            pdus: HashMap::new(),
             groups: HashMap::new(),
             clock,
+            check_every: 1,
+            changes: 0,
+            shared: HashMap::new(),
             resolved: 0,
             commits: Vec::new(),
         }
@@ -126,16 +140,24 @@ impl Replica {
                     Err(Stop::Need(need)) => return self.provide(need),
                     Err(Stop::Refused(error)) => panic!("{error}"),
                 };
-                let events: state_res::EventMap = self
-                    .events
-                    .iter()
-                    .filter_map(|(id, known)| match known {
-                        Known::Event(event) => Some((id.clone(), Arc::clone(&event.pdu))),
-                        _ => None,
-                    })
-                    .collect();
-                let states: Vec<_> = states.iter().map(|state| (**state).clone()).collect();
-                let resolved = state_res::resolve(&states, &events, self.machine.rules()).unwrap();
+                let sorted = |state: &Arc<StateIds>| {
+                    let mut places: Vec<_> =
+                        state.iter().map(|(place, id)| (place.clone(), id.clone())).collect();
+                    places.sort();
+                    places
+                };
+                let mut key: Vec<_> = states.iter().map(sorted).collect();
+                key.sort();
+                let resolved = match self.shared.get(&key) {
+                    Some(resolved) => resolved.clone(),
+                    None => {
+                        let states: Vec<_> = states.iter().map(|state| (**state).clone()).collect();
+                        let rules = self.machine.rules();
+                        let resolved = state_res::resolve(&states, &self.pdus, rules).unwrap();
+                        self.shared.insert(key, resolved.clone());
+                        resolved
+                    }
+                };
                 self.machine.provide_resolved(groups, resolved);
                 self.resolved += 1;
             }
@@ -162,6 +184,7 @@ impl Replica {
                 group: new.state_group,
                 spoilt: new.spoilt,
             };
+            self.pdus.insert(new.pdu.event_id.clone(), Arc::clone(&new.pdu));
             self.events.insert(new.pdu.event_id.clone(), Known::Event(Arc::new(known)));
         }
         for redaction in &change.commit.redactions {
@@ -169,6 +192,7 @@ impl Replica {
                 Redaction::Applies { redacted, .. } => {
                     let old = Arc::clone(self.known_event(&redacted.event_id).unwrap());
                     let (pdu, place, group) = (Arc::clone(redacted), old.place, old.group);
+                    self.pdus.insert(redacted.event_id.clone(), Arc::clone(&pdu));
                     let event = KnownEvent { pdu, place, group, spoilt: false };
                     self.events.insert(redacted.event_id.clone(), Known::Event(Arc::new(event)));
                 }
@@ -180,7 +204,10 @@ impl Replica {
         }
         self.commits.push(change.commit.clone());
         self.machine.tidy();
-        self.check_invariants();
+        self.changes += 1;
+        if self.changes.is_multiple_of(self.check_every) {
+            self.check_invariants();
+        }
     }
 
     fn check_invariants(&self) {
@@ -211,6 +238,117 @@ impl Replica {
         self.machine.known.clear();
         self.machine.groups.clear();
         self.machine.parked.clear();
+    }
+
+    /// Is checked only now and then: there is much to do.
+    pub(crate) fn check_seldom(&mut self) {
+        self.check_every = 64;
+    }
+
+    /// Has the time of day be at least this.
+    pub(crate) fn at(&mut self, now: u64) {
+        self.clock = self.clock.max(now);
+    }
+
+    /// Says several things at one place, each as if there were no other.
+    pub(crate) fn fork(&mut self, drafts: Vec<Draft>) -> Vec<Arc<Pdu>> {
+        self.clock += 1;
+        let compose = |draft: Draft| {
+            let position = self.machine.position(&draft, &self.me, self.clock).unwrap();
+            let rules = self.machine.rules();
+            Arc::new(pdu::compose(draft, &position, self.signer.owner(), rules).unwrap())
+        };
+        let forks: Vec<_> = drafts.into_iter().map(compose).collect();
+        for pdu in &forks {
+            let taken = self.ingest(&received(pdu, &Arc::clone(&self.signer)));
+            assert!(matches!(taken, Ingested::New(_, Place::Live)), "{taken:?}");
+        }
+        forks
+    }
+
+    /// Goes on behind a gap: takes an event that waits, with the state before it.
+    pub(crate) fn step_over(&mut self, event_id: &OwnedEventId, given: &GivenState) -> bool {
+        let Some(event) = self.machine.parked_event(event_id) else { return false };
+        let Ok((state, change)) = self.run(|machine| machine.take_state(&event.pdu, given)) else {
+            return false;
+        };
+        self.store(&change);
+        for id in &change.unparked {
+            if let Some(parked) = self.machine.unpark(id) {
+                self.ingest_among(&parked);
+            }
+        }
+        let taken = self.run(|machine| machine.ingest(&event, Some(state)));
+        self.machine.unpark(event_id);
+        let Ok(Ingested::New(change, _)) = taken else { return false };
+        self.store(&change);
+        for id in &change.unparked {
+            if let Some(parked) = self.machine.unpark(id) {
+                self.ingest_among(&parked);
+            }
+        }
+        self.settle();
+        true
+    }
+
+    /// Takes in history that is missing. Tells whether any of it was.
+    pub(crate) fn backfill(&mut self, events: &[Received]) -> bool {
+        let change = self.run(|machine| machine.backfilled(events)).unwrap();
+        if change.commit.events.is_empty() {
+            return false;
+        }
+        self.store(&change);
+        for id in &change.unparked {
+            if let Some(parked) = self.machine.unpark(id) {
+                self.ingest_among(&parked);
+            }
+        }
+        self.settle();
+        true
+    }
+
+    /// Returns what is missing, and the events of the timeline that follow it.
+    pub(crate) fn gaps(&self) -> &BTreeMap<OwnedEventId, BTreeSet<OwnedEventId>> {
+        &self.machine.backward
+    }
+
+    /// Makes what another member of the room has who was there all the time.
+    pub(crate) fn copy(&self, signer: Arc<Signer>, check_every: usize) -> Self {
+        let stored = |pdu: &Arc<Pdu>| StoredEvent {
+            event_id: pdu.event_id.clone(),
+            json: pdu.json.as_ref().into(),
+            place: Place::Live,
+            state_group: None,
+            order: None,
+            spoilt: false,
+            txn: None,
+            redacted_because: None,
+        };
+        let machine = &self.machine;
+        let me = signer.user_id().clone();
+        let member = machine.state_event(&StateEventType::RoomMember, me.as_str()).unwrap();
+        let own = OwnMembership {
+            membership: MembershipState::Join,
+            event_id: Some(member.event_id.clone()),
+            invite: None,
+            forgotten: false,
+        };
+        let loaded = LoadedRoom {
+            version: machine.version.clone(),
+            heads: Some(Heads {
+                extremities: machine.extremities.clone(),
+                current_group: machine.current_group,
+                next_group: machine.next_group,
+            }),
+            state: machine.state().map(stored).collect(),
+            memberships: BTreeMap::from([(me, own)]),
+            backward_extremities: Vec::new(),
+            room_keys: None,
+            txns: Vec::new(),
+        };
+        let machine = Machine::load(machine.room_id.clone(), own_of(&signer), loaded).unwrap();
+        let (events, pdus, groups) = (self.events.clone(), self.pdus.clone(), self.groups.clone());
+        Self { events, pdus, groups, check_every, ..Self::new(machine, signer, self.clock) }
     }
 
     pub(crate) fn send(&mut self, draft: Draft) -> Result<Arc<Pdu>, RoomError> {
@@ -303,7 +441,11 @@ impl Replica {
 
 /// Makes a public room of `version` with its creator.
 pub(crate) fn room(version: &RoomVersionId, seed: u8) -> Replica {
-    let signer = signer(seed);
+    room_of(version, signer(seed), NOW)
+}
+
+/// The same of somebody, at some time.
+pub(crate) fn room_of(version: &RoomVersionId, signer: Arc<Signer>, now: u64) -> Replica {
     let rules = pdu::rules_of(version).unwrap();
     let v12 = rules.authorization.room_create_event_id_as_room_id;
     let mut content = json!({"room_version": version});
@@ -316,14 +458,14 @@ pub(crate) fn room(version: &RoomVersionId, seed: u8) -> Replica {
         prev_events: vec![],
         auth_events: vec![],
         depth: 1,
-        origin_server_ts: NOW,
+        origin_server_ts: now,
     };
     let create =
         pdu::compose(draft("m.room.create", Some(""), content), &position, signer.owner(), &rules)
             .unwrap();
     let me = signer.user_id().clone();
     let machine = Machine::new(create.room_id.clone(), version.clone(), own_of(&signer)).unwrap();
-    let mut replica = Replica::new(machine, signer, NOW);
+    let mut replica = Replica::new(machine, signer, now);
     let users = if v12 { json!({}) } else { json!({me.as_str(): 100}) };
     let drafts = vec![
         draft("m.room.member", Some(me.as_str()), json!({"membership": "join"})),
@@ -337,12 +479,21 @@ pub(crate) fn room(version: &RoomVersionId, seed: u8) -> Replica {
 
 /// Returns the state before an event as `host` has it, and the auth chain of that.
 pub(crate) fn given_before(host: &mut Replica, pdu: &Pdu, of: &[Arc<Signer>]) -> GivenState {
-    let ids = host.run(|machine| machine.ids_before(pdu)).unwrap();
     let by = |pdu: &Pdu| {
         let name = pdu.sender.server_name();
         let signer = of.iter().find(|signer| signer.server_name() == name).unwrap();
         received(pdu, signer)
     };
+    given_by(host, pdu, by).unwrap()
+}
+
+/// The same, of events that somebody makes ready; none where it is not known.
+pub(crate) fn given_by(
+    host: &mut Replica,
+    pdu: &Pdu,
+    by: impl Fn(&Pdu) -> Received,
+) -> Option<GivenState> {
+    let ids = host.run(|machine| machine.ids_before(pdu)).ok()?;
     let event = |id: &OwnedEventId| Arc::clone(&host.known_event(id).unwrap().pdu);
     let state: Vec<Received> = ids.values().map(|id| by(&event(id))).collect();
     let mut todo: Vec<OwnedEventId> = ids.values().cloned().collect();
@@ -352,7 +503,18 @@ pub(crate) fn given_before(host: &mut Replica, pdu: &Pdu, of: &[Arc<Signer>]) ->
             todo.extend(event(&id).auth_events.iter().cloned());
         }
     }
-    GivenState { state, auth_chain: seen.iter().map(|id| by(&event(id))).collect() }
+    Some(GivenState { state, auth_chain: seen.iter().map(|id| by(&event(id))).collect() })
+}
+
+/// Lets a server join through `host`, which is told what it said.
+pub(crate) fn add(host: &mut Replica, signer: &Signer, keys: &VerifiedServerKeys) {
+    let me = signer.user_id();
+    let content = draft("m.room.member", Some(me.as_str()), json!({"membership": "join"}));
+    host.clock += 1;
+    let position = host.machine.position(&content, me, host.clock).unwrap();
+    let pdu = pdu::compose(content, &position, signer.owner(), host.machine.rules()).unwrap();
+    let taken = host.ingest(&Received { pdu, spoilt: false, server_keys: keys.clone() });
+    assert!(matches!(taken, Ingested::New(_, Place::Live)), "{taken:?}");
 }
 
 /// Lets a replica, which may have been in the room before, join through `host` and know no more
