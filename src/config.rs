@@ -131,6 +131,10 @@ pub mod limits {
     pub const FILL_EVERY: Duration = Duration::from_secs(10);
     /// Requests for one such page: 1,000 events.
     pub const FILL_REQUESTS: usize = 10;
+    /// Such pages of one room before it rests: 500,000 events, and a liar's history has no end.
+    pub const FILL_PAGES: u32 = 500;
+    /// How long it rests, in milliseconds.
+    pub const FILL_REST_MS: u64 = 24 * 60 * 60 * 1000;
     /// Rooms with such gaps that are kept in mind; of more, when there is place.
     pub const GAPS_ROOMS: usize = 1000;
     /// Rooms that are looked at for gaps at once.

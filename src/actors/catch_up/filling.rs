@@ -2,7 +2,8 @@
 //! went on behind a gap becomes whole in the background. Pure; times are milliseconds of the uptime.
 //!
 //! Invariants: what is left is found in the Store, so a restart forgets nothing; one page is fetched at a
-//! time; a room of which nothing comes is tried ever more seldom.
+//! time; a room of which nothing comes is tried ever more seldom, and one of which more comes than any
+//! absence makes rests for a day.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,8 @@ struct Gap {
     due: u64,
     /// Tries in a row that brought nothing.
     failures: u32,
+    /// Pages that came since it last rested.
+    pages: u32,
 }
 
 /// The rooms that are not whole, as far as they were found.
@@ -41,7 +44,7 @@ impl Filling {
     /// A room was found to have a gap.
     pub(super) fn found(&mut self, room_id: OwnedRoomId, now: u64) {
         if self.rooms.len() < limits::GAPS_ROOMS {
-            self.rooms.entry(room_id).or_insert(Gap { due: now, failures: 0 });
+            self.rooms.entry(room_id).or_insert(Gap { due: now, failures: 0, pages: 0 });
         }
     }
 
@@ -63,7 +66,12 @@ impl Filling {
         self.is_busy = false;
         let Some(gap) = self.rooms.get_mut(room_id) else { return };
         match came {
-            Came::Some => *gap = Gap { due: now, failures: 0 },
+            Came::Some => {
+                (gap.due, gap.failures, gap.pages) = (now, 0, gap.pages.saturating_add(1));
+                if gap.pages >= limits::FILL_PAGES {
+                    (gap.due, gap.pages) = (now.saturating_add(limits::FILL_REST_MS), 0);
+                }
+            }
             Came::Nothing => {
                 gap.failures = gap.failures.saturating_add(1);
                 let pause = limits::GAP_AGAIN_MS.saturating_mul(1 << gap.failures.min(16));
@@ -121,6 +129,21 @@ mod tests {
         filling.next(u64::MAX).unwrap();
         filling.done(&room(0), Came::Some, now);
         assert_eq!(filling.next(now), Some(room(0)), "what comes again goes on at once");
+    }
+
+    #[test]
+    fn history_without_end_has_an_end_each_day() {
+        let mut filling = Filling::default();
+        filling.found(room(0), 0);
+        let (day, mut pages) = (limits::FILL_REST_MS, 0);
+        for now in (0..3 * day).step_by(10_000) {
+            filling.found(room(0), now);
+            if let Some(room_id) = filling.next(now) {
+                pages += 1;
+                filling.done(&room_id, Came::Some, now);
+            }
+        }
+        assert_eq!(pages, 3 * limits::FILL_PAGES);
     }
 
     #[test]

@@ -7,9 +7,12 @@ use ruma::{CanonicalJsonValue, OwnedRoomId, OwnedServerName};
 
 use super::{
     backlog::Backlog,
-    machine::{Machine, Refusal, SEND},
+    machine::{Machine, Refusal},
 };
-use crate::proto::signed::{FRESH_MS, Request};
+use crate::proto::{
+    endpoint::SEND,
+    signed::{FRESH_MS, Request},
+};
 
 /// What becomes of a message that came.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 use actix::{
     ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture, WrapFuture as _,
 };
+use rand::seq::SliceRandom as _;
 use ruma::{OwnedEventId, OwnedServerName};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
@@ -307,7 +308,7 @@ impl Worker {
         before: OwnedEventId,
         limit: usize,
     ) -> Result<bool, RoomError> {
-        let (gaps, servers) = self
+        let (gaps, mut servers) = self
             .operate(move |machine| {
                 let gaps = machine.missing_before(Some(&before));
                 Ok(((gaps, machine.candidates(&[])), None))
@@ -318,6 +319,8 @@ impl Worker {
         }
         let limit = limit.clamp(20, limits::MISSING_PAGE);
         let endpoint = Endpoint::backfill(&self.room_id, &gaps, limit);
+        // Of many members those may be off who come first by their names.
+        servers.shuffle(&mut rand::rng());
         for server in servers.into_iter().take(CANDIDATES) {
             // Some members are off: the next one is asked in time too.
             let (endpoint, wait) = (endpoint.clone(), BACKFILL_WAIT / 2);

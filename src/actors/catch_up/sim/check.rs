@@ -32,16 +32,24 @@ impl World {
             let prev: Vec<_> = prev.iter().map(|prev| (prev, node.has(prev))).collect();
             assert!(
                 node.has(id),
-                "node {number} lacks {id} by {} behind {prev:?}; parked {}, pending {:?}, {:?}",
+                "node {number} lacks {id} by {} behind {prev:?}; gaps {:?}, parked {}, pending {:?}, \
+                 {:?}, {:?}",
                 self.said[*id].pdu.sender,
+                node.replica.gaps(),
                 node.replica.parked(),
                 node.pending,
                 node.machine,
+                node.filling,
             );
         }
         let gaps = node.replica.gaps();
         assert!(gaps.is_empty(), "node {number} has gaps: {gaps:?}");
-        assert_eq!(node.replica.parked(), 0, "events wait on node {number}");
+        // What waits for ever is of somebody who keeps back what comes before it.
+        for pdu in node.replica.waiting() {
+            let by = &self.nodes[self.index[pdu.sender.server_name()]];
+            let id = &pdu.event_id;
+            assert!(by.way != Way::Honest && !node.has(id), "{id} waits on node {number}");
+        }
         let is_idle = node.machine.is_idle() || !node.pending.is_empty();
         assert!(is_idle, "node {number} is at work still: {:?}", node.machine);
     }

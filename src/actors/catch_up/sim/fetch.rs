@@ -26,6 +26,8 @@ use crate::{
 /// Ancestors that are asked for at once, and how often before the state is.
 const BEFORE: usize = 8;
 const ROUNDS: usize = 3;
+/// Who is asked for history, one after another.
+const CANDIDATES: usize = 8;
 /// Events whose ancestors are fetched at the same time, as a room does it.
 const FETCHES: usize = 8;
 
@@ -157,19 +159,12 @@ impl World {
                 self.fetched(node, &event);
             }
             (Asked::Before(_, event) | Asked::State(event, _), _) => self.fetched(node, &event),
-            (Asked::History, answer) => {
+            (Asked::History(others), answer) => {
                 let ids = match answer {
                     Some(Answer::Events(ids, _)) => ids,
                     _ => Vec::new(),
                 };
-                let events = self.events(&ids);
-                let (room_id, now) = (self.room_id.clone(), self.now);
-                self.with(node, |node| {
-                    let some = node.replica.backfill(&events);
-                    node.keep();
-                    let came = if some { Came::Some } else { Came::Nothing };
-                    node.filling.done(&room_id, came, now);
-                });
+                self.fill_with(node, others, &ids);
             }
             (Asked::Head(_), _) => {}
             (Asked::Owed(server), answer) => {
@@ -328,21 +323,47 @@ impl World {
 
     /// Asks somebody for a page of what is missing behind a gap.
     pub(super) fn fill(&mut self, node: usize) {
-        let latest: Vec<_> =
-            self.nodes[node].replica.gaps().keys().take(limits::HEADS).cloned().collect();
-        let of = self.dice.below(self.nodes.len() as u64) as usize;
-        let here = &mut self.nodes[node];
-        here.filling.found(self.room_id.clone(), self.now);
-        let Some(room_id) = here.filling.next(self.now) else { return self.fill_soon(node) };
-        if latest.is_empty() {
-            return here.filling.done(&room_id, Came::Whole, self.now);
-        }
-        if of == node || !here.is_up {
-            here.filling.done(&room_id, Came::Nothing, self.now);
-        } else {
-            let request = Request::Before { latest, earliest: Vec::new() };
-            self.request(node, of, Asked::History, request);
-        }
         self.fill_soon(node);
+        let here = &mut self.nodes[node];
+        if !here.is_up || here.replica.gaps().is_empty() {
+            return;
+        }
+        here.filling.found(self.room_id.clone(), self.now);
+        if here.filling.next(self.now).is_none() {
+            return;
+        }
+        let mut others: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != node).collect();
+        for at in 1..others.len() {
+            others.swap(at, self.dice.below(at as u64 + 1) as usize);
+        }
+        others.truncate(CANDIDATES);
+        self.ask_history(node, others);
+    }
+
+    fn ask_history(&mut self, node: usize, mut others: Vec<usize>) {
+        let latest = self.nodes[node].replica.gaps().keys().take(limits::HEADS).cloned().collect();
+        let Some(of) = others.pop() else {
+            let (room_id, now) = (self.room_id.clone(), self.now);
+            return self.nodes[node].filling.done(&room_id, Came::Nothing, now);
+        };
+        let request = Request::Before { latest, earliest: Vec::new() };
+        self.request(node, of, Asked::History(others), request);
+    }
+
+    /// Takes a page of history in; where none came, the next one is asked.
+    fn fill_with(&mut self, node: usize, others: Vec<usize>, ids: &[OwnedEventId]) {
+        let events = self.events(ids);
+        let some = self.with(node, |node| {
+            let some = node.replica.backfill(&events);
+            node.keep();
+            some
+        });
+        let here = &mut self.nodes[node];
+        let is_whole = here.replica.gaps().is_empty();
+        match (is_whole, some) {
+            (true, _) => here.filling.done(&self.room_id, Came::Whole, self.now),
+            (_, true) => here.filling.done(&self.room_id, Came::Some, self.now),
+            _ => self.ask_history(node, others),
+        }
     }
 }

@@ -91,7 +91,7 @@ impl World {
         });
         let empty = Request {
             method: "POST".into(),
-            uri: crate::proto::heads::EVENTS.into(),
+            uri: crate::proto::endpoint::EVENTS.into(),
             origin: signers[0].server_name().clone(),
             destination: signers[1].server_name().to_string(),
             origin_server_ts: NOW,

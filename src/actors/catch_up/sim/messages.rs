@@ -75,7 +75,7 @@ pub(super) enum Asked {
     Before(usize, OwnedEventId),
     /// The state before the second, for the sake of the first.
     State(OwnedEventId, OwnedEventId),
-    /// What is missing before an event.
-    History,
+    /// What is missing before an event; and who is asked next.
+    History(Vec<usize>),
     Owed(OwnedServerName),
 }

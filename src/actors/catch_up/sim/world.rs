@@ -30,6 +30,8 @@ pub(super) const SECOND: u64 = 1000;
 pub(super) const MINUTE: u64 = 60 * SECOND;
 /// What is asked and not answered fails after this long.
 pub(super) const WAIT: u64 = 30 * SECOND;
+/// The same where there are others to ask.
+const HISTORY_WAIT: u64 = 5 * SECOND;
 /// How long there is trouble.
 pub(super) const TROUBLE: u64 = 10 * MINUTE;
 /// From when everything is well again until it has to be whole.
@@ -271,8 +273,9 @@ impl World {
             Asked::Owed(_) => self.nodes[node].tries += 1,
             _ => self.nodes[node].requests += 1,
         }
+        let wait = if matches!(asked, Asked::History(_)) { HISTORY_WAIT } else { WAIT };
         self.nodes[node].pending.insert(number, asked);
-        self.after(WAIT, Action::GiveUp { node, request: number });
+        self.after(wait, Action::GiveUp { node, request: number });
         self.send(node, of, Message::Request(number, request));
     }
 

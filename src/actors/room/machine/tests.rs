@@ -347,7 +347,11 @@ impl Replica {
             txns: Vec::new(),
         };
         let machine = Machine::load(machine.room_id.clone(), own_of(&signer), loaded).unwrap();
-        let (events, pdus, groups) = (self.events.clone(), self.pdus.clone(), self.groups.clone());
+        // What comes next follows what stands at the front.
+        let front = self.machine.extremities.iter().map(|head| head.state_group);
+        let front = front.chain([self.machine.current_group]);
+        let groups = front.map(|group| (group, self.groups[&group].clone())).collect();
+        let (events, pdus) = (self.events.clone(), self.pdus.clone());
         Self { events, pdus, groups, check_every, ..Self::new(machine, signer, self.clock) }
     }
 
@@ -411,6 +415,11 @@ impl Replica {
     /// Returns how many events wait for others.
     pub(crate) fn parked(&self) -> usize {
         self.machine.parked.len()
+    }
+
+    /// Returns the events that wait for others.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Pdu> {
+        self.machine.parked.values().map(|parked| &parked.received.pdu)
     }
 
     /// What two replicas with the same events must agree on.
