@@ -168,6 +168,7 @@ fn its_gossip_opens_and_is_read() {
                 Edu::Receipt(_) => "m.receipt",
                 Edu::Presence(_) => "m.presence",
                 Edu::ToDevice(_) => "m.direct_to_device",
+                Edu::DeviceList { .. } => "m.device_list_update",
             };
             what.push(kind.to_owned());
         }
