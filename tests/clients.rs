@@ -76,7 +76,7 @@ async fn an_encrypted_room_is_read_on_all_devices_though_each_node_is_off_for_a_
     let mut answers = scenario.stdin.take().unwrap();
     let mut lines = BufReader::new(scenario.stdout.take().unwrap()).lines();
     while let Some(line) = lines.next_line().await.unwrap() {
-        println!("{line}");
+        eprintln!("{line}");
         if let Some(what) = line.strip_prefix("ask: ") {
             let answer = does(what, &mut homes).await;
             answers.write_all(format!("{answer}\n").as_bytes()).await.unwrap();

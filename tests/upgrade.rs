@@ -75,7 +75,7 @@ async fn what_layout_3_kept_is_all_there() {
 #[tokio::test]
 async fn what_layout_4_kept_is_all_there() {
     let mut node = node_of("kept-layout-4.tar.gz");
-    what_others_said_is_kept(&mut node, &["from the friend", "to the friend"]).await;
+    what_others_said_is_kept(&mut node, &["to the friend", "from the friend"]).await;
     all_is_kept(node).await;
 }
 
@@ -83,7 +83,7 @@ async fn what_layout_4_kept_is_all_there() {
 #[tokio::test]
 async fn what_layout_6_kept_is_all_there() {
     let mut node = node_of("kept-layout-6.tar.gz");
-    let said = ["from the friend", "to the friend", "from another friend", "to the friend"];
+    let said = ["to the friend", "from the friend", "to the friend", "from another friend"];
     what_others_said_is_kept(&mut node, &said).await;
     all_is_kept(node).await;
 }
