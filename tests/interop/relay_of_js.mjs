@@ -1,12 +1,15 @@
 // A js-libp2p node carries between two nodes of ours that have no other way: found, invited, talked.
 
+import { randomBytes } from "node:crypto";
+
 import { circuitRelayServer } from "@libp2p/circuit-relay-v2";
 
 import { PATIENCE_MS, check, hear, run, start, step, tell, until } from "./js.mjs";
 
 /** What is said is longer than what the relay carries through one circuit, 128 KiB. */
 const MESSAGES = 10;
-const FILLING = "x".repeat(16 * 1024);
+// By chance, since what is gossiped is deflated.
+const FILLING = randomBytes(12 * 1024).toString("base64");
 
 /** A person at a homeserver: as much of a client as is needed here. */
 class Person {

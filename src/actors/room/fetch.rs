@@ -31,6 +31,8 @@ use crate::{
 const FETCHES: usize = 8;
 /// Of these, from one server: who answers slowly, or never, keeps nobody else from being asked.
 const FETCHES_PEER: usize = 2;
+/// Other members that are asked where that one does not give what an event waits for.
+const OTHERS: usize = 2;
 /// State events that are fetched one by one; where more are missing, the whole state is.
 const STATE_EVENTS: usize = 20;
 
@@ -65,7 +67,7 @@ impl RoomActor {
         self.fetching.insert(event_id.clone(), from.clone());
         let worker = self.worker_for(Turn::Events, ctx);
         let wanted = event_id.clone();
-        let work = async move { worker.fetch_missing(wanted, from).await };
+        let work = async move { worker.fetch_from_any(wanted, from).await };
         ctx.spawn(work.into_actor(self).map(move |fetched, act, ctx| {
             act.fetching.remove(&event_id);
             if let Err(error) = fetched {
@@ -179,6 +181,28 @@ impl Worker {
             self.room.do_send(Fetch { event_id, from: server.clone() });
         }
         Ok(())
+    }
+
+    /// Fetches what a parked event waits for from a server, and where it comes to nothing from other
+    /// members: whoever gave the event may keep back what comes before it.
+    async fn fetch_from_any(
+        &self,
+        event_id: OwnedEventId,
+        from: OwnedServerName,
+    ) -> Result<(), RoomError> {
+        let mut others = self.operate(|machine| Ok((machine.candidates(&[]), None))).await?;
+        others.retain(|server| *server != from);
+        others.shuffle(&mut rand::rng());
+        others.truncate(OTHERS);
+        let mut fetched = self.fetch_missing(event_id.clone(), from).await;
+        for server in others {
+            let id = event_id.clone();
+            if !self.operate(move |machine| Ok((machine.is_parked(&id), None))).await? {
+                return Ok(());
+            }
+            fetched = self.fetch_missing(event_id.clone(), server).await;
+        }
+        fetched
     }
 
     /// Fetches the ancestors of a parked event: the last page of them, and if these do not meet what

@@ -28,6 +28,8 @@ const BEFORE: usize = 8;
 const ROUNDS: usize = 3;
 /// Who is asked for history, one after another.
 const CANDIDATES: usize = 8;
+/// Who else is asked for what an event waits for.
+const OTHERS: usize = 2;
 /// Events whose ancestors are fetched at the same time, as a room does it.
 const FETCHES: usize = 8;
 
@@ -156,9 +158,11 @@ impl World {
                 });
                 self.nodes[node].jumps += usize::from(stepped);
                 self.fill_soon(node);
-                self.fetched(node, &event);
+                self.fetch_from_another(node, event);
             }
-            (Asked::Before(_, event) | Asked::State(event, _), _) => self.fetched(node, &event),
+            (Asked::Before(_, event) | Asked::State(event, _), _) => {
+                self.fetch_from_another(node, event);
+            }
             (Asked::History(others), answer) => {
                 let ids = match answer {
                     Some(Answer::Events(ids, _)) => ids,
@@ -249,8 +253,38 @@ impl World {
         if fetching.len() >= FETCHES || fetching.contains_key(event) {
             return;
         }
-        fetching.insert(event.clone(), Fetch { round: 0, latest: Vec::new() });
+        fetching.insert(event.clone(), Fetch { round: 0, latest: Vec::new(), others: Vec::new() });
+        let mut others = self.others_of(node);
+        others.retain(|other| *other != of);
+        others.truncate(OTHERS);
+        if let Some(fetch) = self.nodes[node].fetching.get_mut(event) {
+            fetch.others = others;
+        }
         self.fetch_before(node, event.clone(), of);
+    }
+
+    /// Goes on with another member where an event waits still.
+    fn fetch_from_another(&mut self, node: usize, event: OwnedEventId) {
+        let here = &mut self.nodes[node];
+        let waits = here.replica.machine.is_parked(&event);
+        let fetch = here.fetching.get_mut(&event).filter(|_| waits);
+        let next = fetch.and_then(|fetch| {
+            fetch.round = 0;
+            fetch.others.pop()
+        });
+        match next {
+            Some(of) => self.fetch_before(node, event, of),
+            None => self.fetched(node, &event),
+        }
+    }
+
+    /// Returns all other nodes, by chance.
+    fn others_of(&mut self, node: usize) -> Vec<usize> {
+        let mut others: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != node).collect();
+        for at in 1..others.len() {
+            others.swap(at, self.dice.below(at as u64 + 1) as usize);
+        }
+        others
     }
 
     /// What could not be had before, this server may have.
@@ -332,10 +366,7 @@ impl World {
         if here.filling.next(self.now).is_none() {
             return;
         }
-        let mut others: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != node).collect();
-        for at in 1..others.len() {
-            others.swap(at, self.dice.below(at as u64 + 1) as usize);
-        }
+        let mut others = self.others_of(node);
         others.truncate(CANDIDATES);
         self.ask_history(node, others);
     }

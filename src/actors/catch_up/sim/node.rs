@@ -52,6 +52,8 @@ impl Way {
 pub(super) struct Fetch {
     pub(super) round: usize,
     pub(super) latest: Vec<OwnedEventId>,
+    /// Who is asked next, where this one does not give it.
+    pub(super) others: Vec<usize>,
 }
 
 pub(super) struct Node {

@@ -207,7 +207,7 @@ pub(crate) struct Machine {
     /// Whether a user of ours has an annotation that is being sent.
     annotations: HashMap<(OwnedUserId, Annotation), bool>,
     /// Events whose prev or auth events are not here, by id.
-    parked: HashMap<OwnedEventId, parked::Parked>,
+    parked: BTreeMap<OwnedEventId, parked::Parked>,
 }
 
 impl Machine {
@@ -241,7 +241,7 @@ impl Machine {
             groups: HashMap::new(),
             resolved: HashMap::new(),
             annotations: HashMap::new(),
-            parked: HashMap::new(),
+            parked: BTreeMap::new(),
         })
     }
 
