@@ -19,7 +19,7 @@ fn allows(criterion: &mut Criterion) {
     let server = OwnedServerName::try_from(SERVER).unwrap();
     let mut group = criterion.benchmark_group("acl");
     group.measurement_time(Duration::from_secs(3));
-    for (what, glob) in [("*.n.example", "*.{}.example"), ("*a*b*n*", "*a*h*e*x*{}*")] {
+    for (what, glob) in [("*.n.example", "*.{}.example"), ("*a*b*n_*", "*a*h*e*x*{}_*")] {
         for count in [1_000, 4_000] {
             let deny: Vec<String> =
                 (0..count).map(|n: u32| glob.replace("{}", &n.to_string())).collect();
