@@ -164,6 +164,32 @@ async fn attack_13_history_without_end_is_not_followed() {
     eve.during(ann.me.reads(&room, "really")).await;
 }
 
+/// Eve names an event and keeps back what comes before it; another member has all of it.
+#[tokio::test]
+async fn attack_13_who_keeps_back_what_comes_before_an_event_hides_nothing() {
+    let mut ann = home(&[]).await;
+    let room = ann.me.create(json!({"preset": "public_chat"})).await;
+    let mut eve = Eve::meet(&ann).await;
+    let pen = Pen::new(&mut eve, &ann, &room).await;
+    let mut bob = Eve::meet(&ann).await;
+    eve.during(Pen::new(&mut bob, &ann, &room)).await;
+    let row = pen.row(&eve, 5, &pen.joined.event_id);
+    let before: Vec<Value> = row[..4].iter().map(|pdu| wire(&eve, pdu)).collect();
+    let refuse = |request: &Request| {
+        let refused = json!({"errcode": "M_NOT_FOUND", "error": "no"});
+        (!request.uri.contains("room_keys")).then_some((404, refused))
+    };
+    eve.serve = Box::new(refuse);
+    bob.serve = Box::new(move |request| {
+        let asked = request.uri.contains("/get_missing_events/");
+        if asked { Some((200, json!({"events": before}))) } else { refuse(request) }
+    });
+    bob.during(send(&mut eve, &ann, &row[4])).await;
+    for number in 0..5 {
+        eve.during(bob.during(ann.me.reads(&room, &format!("eve {number}")))).await;
+    }
+}
+
 #[tokio::test]
 async fn attack_13_one_bad_event_spoils_no_other() {
     let mut ann = home(&[]).await;

@@ -8,7 +8,7 @@ use std::{
 
 use actix::{
     Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Recipient, ResponseActFuture,
-    WrapFuture as _, fut,
+    ResponseFuture, WrapFuture as _, fut,
 };
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -197,6 +197,21 @@ impl DeviceKeysActor {
 
     pub(super) fn turn(&mut self) -> Turn {
         self.turns.take()
+    }
+
+    /// Does what reads before it writes, when all that came before is done.
+    pub(super) fn in_turn<Out: 'static, Work>(
+        &mut self,
+        work: impl FnOnce(DeviceKeysLinks) -> Work + 'static,
+    ) -> ResponseFuture<Result<Out, KeyError>>
+    where
+        Work: Future<Output = Result<Out, KeyError>> + 'static,
+    {
+        let (links, mut turn) = (self.links.clone(), self.turn());
+        Box::pin(async move {
+            turn.wait().await;
+            work(links).await
+        })
     }
 
     /// Tells other servers of a list that changed and is on disk. What fails is tried again.

@@ -167,22 +167,6 @@ impl DeviceKeysLinks {
     }
 }
 
-impl DeviceKeysActor {
-    fn in_turn<Out: 'static, Work>(
-        &mut self,
-        work: impl FnOnce(DeviceKeysLinks) -> Work + 'static,
-    ) -> ResponseFuture<Result<Out, KeyError>>
-    where
-        Work: Future<Output = Result<Out, KeyError>> + 'static,
-    {
-        let (links, mut turn) = (self.links.clone(), self.turn());
-        Box::pin(async move {
-            turn.wait().await;
-            work(links).await
-        })
-    }
-}
-
 impl Handler<CreateBackup> for DeviceKeysActor {
     type Result = ResponseFuture<Result<String, KeyError>>;
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use actix::{ActorFutureExt as _, Context, Handler, ResponseActFuture, WrapFuture as _};
+use actix::{Context, Handler, ResponseFuture};
 use ruma::{CanonicalJsonValue, OwnedServerName, UserId, canonical_json::to_canonical_value};
 use serde_json::json;
 
@@ -80,15 +80,21 @@ impl DeviceKeysLinks {
 }
 
 impl Handler<ServeKeys> for DeviceKeysActor {
-    type Result = ResponseActFuture<Self, Result<CanonicalJsonValue, KeyError>>;
+    type Result = ResponseFuture<Result<CanonicalJsonValue, KeyError>>;
 
+    /// What is only read takes no turn: others who ask for much do not keep our own clients waiting.
     fn handle(&mut self, msg: ServeKeys, _: &mut Context<Self>) -> Self::Result {
-        let (links, mut turn) = (self.links.clone(), self.turn());
-        let served = async move {
-            turn.wait().await;
-            let answer = links.serve(msg).await?;
-            to_canonical_value(answer).map_err(|error| KeyError::TooLarge(error.to_string()))
+        let served: ResponseFuture<Result<_, KeyError>> = match msg.query {
+            KeysQuery::Claim(_) => {
+                self.in_turn(async |links: DeviceKeysLinks| links.serve(msg).await)
+            }
+            KeysQuery::Devices(_) | KeysQuery::Keys(_) => {
+                let links = self.links.clone();
+                Box::pin(async move { links.serve(msg).await })
+            }
         };
-        Box::pin(served.into_actor(self).map(|served, _, _| served))
+        Box::pin(async move {
+            to_canonical_value(served.await?).map_err(|error| KeyError::TooLarge(error.to_string()))
+        })
     }
 }

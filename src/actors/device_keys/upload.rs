@@ -178,11 +178,7 @@ impl DeviceKeysActor {
     where
         Work: Future<Output = Result<(Out, Changed), KeyError>> + 'static,
     {
-        let (links, mut turn) = (self.links.clone(), self.turn());
-        let done = async move {
-            turn.wait().await;
-            work(links).await
-        };
+        let done = self.in_turn(work);
         Box::pin(done.into_actor(self).map(|done, act, ctx| {
             let (out, told) = done?;
             if let Some((user_id, told)) = told {

@@ -266,27 +266,27 @@ impl Replica {
         forks
     }
 
+    /// Stores a change, and takes in what waited for it.
+    fn take_up(&mut self, change: &Change) {
+        self.store(change);
+        for id in &change.unparked {
+            if let Some(parked) = self.machine.unpark(id) {
+                self.ingest_among(&parked);
+            }
+        }
+    }
+
     /// Goes on behind a gap: takes an event that waits, with the state before it.
     pub(crate) fn step_over(&mut self, event_id: &OwnedEventId, given: &GivenState) -> bool {
         let Some(event) = self.machine.parked_event(event_id) else { return false };
         let Ok((state, change)) = self.run(|machine| machine.take_state(&event.pdu, given)) else {
             return false;
         };
-        self.store(&change);
-        for id in &change.unparked {
-            if let Some(parked) = self.machine.unpark(id) {
-                self.ingest_among(&parked);
-            }
-        }
+        self.take_up(&change);
         let taken = self.run(|machine| machine.ingest(&event, Some(state)));
         self.machine.unpark(event_id);
         let Ok(Ingested::New(change, _)) = taken else { return false };
-        self.store(&change);
-        for id in &change.unparked {
-            if let Some(parked) = self.machine.unpark(id) {
-                self.ingest_among(&parked);
-            }
-        }
+        self.take_up(&change);
         self.settle();
         true
     }
@@ -297,12 +297,7 @@ impl Replica {
         if change.commit.events.is_empty() {
             return false;
         }
-        self.store(&change);
-        for id in &change.unparked {
-            if let Some(parked) = self.machine.unpark(id) {
-                self.ingest_among(&parked);
-            }
-        }
+        self.take_up(&change);
         self.settle();
         true
     }
@@ -376,12 +371,7 @@ impl Replica {
     fn ingest_among(&mut self, received: &Received) -> Ingested {
         let ingested = self.run(|machine| machine.ingest(received, None)).unwrap();
         if let Ingested::New(change, _) = &ingested {
-            self.store(change);
-            for id in &change.unparked {
-                if let Some(parked) = self.machine.unpark(id) {
-                    self.ingest_among(&parked);
-                }
-            }
+            self.take_up(change);
         }
         ingested
     }
