@@ -1,7 +1,7 @@
-//! What somebody gets who asks for what is none of their business: attack 12 of
-//! `docs/PROTOCOL.md` §9.
+//! What somebody gets who asks for what is none of their business: attacks 12 and 16
+//! of `docs/PROTOCOL.md` §9.
 
-use super::*;
+use super::{floods::Pen, member::Eve, *};
 
 #[tokio::test]
 async fn attack_12_media_are_no_other_servers_to_read() {
@@ -67,4 +67,37 @@ async fn attack_12_nobody_reads_a_profile_without_a_name() {
     );
     let told: Vec<&String> = answer.as_object().unwrap().keys().collect();
     assert_eq!(told, ["displayname"], "and nothing that was not set");
+}
+
+/// Keys of devices are for servers that have to do with their user.
+#[tokio::test]
+async fn attack_16_keys_of_devices_are_for_who_shares_a_room() {
+    let ann = home(&[]).await;
+    let public = "A".repeat(43);
+    let master = json!({
+        "user_id": ann.me.user_id, "usage": ["master"],
+        "keys": {format!("ed25519:{public}"): public},
+    });
+    ann.me.post("v3/keys/device_signing/upload", json!({"master_key": master})).await.ok();
+    let one_time = json!({"one_time_keys": {"curve25519:AAAA": public}});
+    ann.me.post("v3/keys/upload", one_time).await.ok();
+    let room = ann.me.create(json!({"preset": "public_chat"})).await;
+    let mut eve = Eve::meet(&ann).await;
+    let user = ann.me.user_id.clone();
+    let devices = format!("/_matrix/federation/v1/user/devices/{}", client::segment(&user));
+    let query = json!({"device_keys": {&user: []}});
+    let claim = json!({"one_time_keys": {&user: {&ann.me.device_id: "curve25519"}}});
+    for shares_a_room in [false, true] {
+        let (status, answer) = eve.ask(&ann, "GET", &devices, json!({})).await;
+        assert_eq!(status, if shares_a_room { 200 } else { 403 }, "{answer}");
+        let uri = "/_matrix/federation/v1/user/keys/query";
+        let (_, answer) = eve.ask(&ann, "POST", uri, query.clone()).await;
+        assert_eq!(answer["master_keys"][&user].is_object(), shares_a_room, "{answer}");
+        let uri = "/_matrix/federation/v1/user/keys/claim";
+        let (_, answer) = eve.ask(&ann, "POST", uri, claim.clone()).await;
+        assert_eq!(answer["one_time_keys"][&user].is_object(), shares_a_room, "{answer}");
+        if !shares_a_room {
+            Pen::new(&mut eve, &ann, &room).await;
+        }
+    }
 }
