@@ -17,8 +17,9 @@ use serde_json::{json, value::RawValue};
 use tokio::sync::oneshot;
 
 use super::{
-    client::{Inviting, federation},
+    asking::federation,
     fresh::Fresh,
+    invite::Inviting,
     keys::Keys,
     links::{Links, ask},
     machine::{Change, Machine, Need, departure, event_map},

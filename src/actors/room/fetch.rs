@@ -13,7 +13,7 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     actor::RoomActor,
-    client::CANDIDATES,
+    asking::CANDIDATES,
     join::receive_state,
     machine::{GivenState, Ingested},
     messages::{FetchHistory, FollowHeads, RoomError},
@@ -368,7 +368,7 @@ mod tests {
     use ruma::CanonicalJsonValue;
 
     use super::*;
-    use crate::actors::room::{client::read, keys::Given, serve::shown_state};
+    use crate::actors::room::{asking::read, keys::Given, serve::shown_state};
 
     /// What other servers answer, and the state that comes with an invite.
     #[test]

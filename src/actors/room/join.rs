@@ -13,7 +13,8 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     actor::{RoomActor, operate},
-    client::{CANDIDATES, bad_answer, each_wait, federation, own_content, read},
+    asking::{CANDIDATES, bad_answer, each_wait, federation, read},
+    client::own_content,
     keys::Given,
     links::{Links, ask},
     machine::GivenState,

@@ -2,16 +2,17 @@
 //! the room's gossip topic.
 //!
 //! `machine/` has the rules and does no I/O; the files beside it are the shell: `actor` (queue,
-//! needs, effects), `client` (what our user does), `departure` (how he learns that he was shown
-//! out), `reads` (what our user reads), `receive` (PDUs from others), `fetch` (what they miss),
+//! needs, effects), `client` (what our user does), `invite` and `leave` (two of these at length), `departure` (how he
+//! learns that he was shown out), `reads` (what our user reads), `receive` (PDUs from others), `fetch` (what they miss),
 //! `catch_up` (much of it), `whole` (whole copies of spoilt ones), `serve` (what other servers ask),
 //! `join`, `edus`, `receipts` (who read how far), `sealing` (what is published, and the keys for it,
-//! by the rules of `keys`), `spoilt` (copies of which whole ones are looked for), `worker` (what
-//! works for a room in a future).
+//! by the rules of `keys`), `spoilt` (copies of which whole ones are looked for), `asking` (what
+//! a request to another server is made of), `worker` (what works for a room in a future).
 //!
 //! Invariant: nothing is answered or published before it is durable in the Store.
 
 mod actor;
+mod asking;
 mod catch_up;
 mod client;
 #[cfg(test)]
@@ -20,8 +21,10 @@ mod departure;
 mod edus;
 mod fetch;
 mod fresh;
+mod invite;
 mod join;
 mod keys;
+mod leave;
 mod links;
 pub(in crate::actors) mod machine;
 mod messages;
@@ -36,7 +39,8 @@ mod whole;
 mod worker;
 
 pub use actor::RoomActor;
-pub(super) use client::{federation, invitee, read};
+pub(super) use asking::{federation, read};
+pub(super) use invite::invitee;
 pub use keys::Given;
 pub(super) use links::ask;
 pub use links::{Links, StoreLink};

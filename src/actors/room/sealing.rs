@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::{
     actor::{RoomActor, tell_directly, transaction},
-    client::{federation, read},
+    asking::{federation, read},
     edus::is_of_people,
     keys::Given,
     links::ask,

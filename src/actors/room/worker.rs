@@ -7,7 +7,7 @@ use ruma::{OwnedRoomId, OwnedServerName, room_version_rules::RoomVersionRules};
 
 use super::{
     actor::{RoomActor, operate_for},
-    client::{federation, read},
+    asking::{federation, read},
     links::{Links, ask},
     machine::{Change, Machine, Stop},
     messages::RoomError,
