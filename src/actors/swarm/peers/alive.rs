@@ -25,6 +25,9 @@ use super::{
 
 /// How often each connection to a node of our kind is asked whether it is alive.
 const EVERY: Duration = Duration::from_secs(5);
+/// How often a connection over TCP that answers is asked by a beat that fills a packet. In between, what
+/// gets lost because it is large holds up the short beats behind it.
+const WHOLE_EVERY: Duration = Duration::from_secs(60);
 /// How long the answer may take: a slow line may be full of something large, and whoever is merely busy
 /// would be the busier for having to connect anew.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -121,8 +124,20 @@ impl Peers {
         let open = peer.connections.iter();
         let doubted: Vec<_> = open.map(|open| (open.id, doubted_for(open.asked, now))).collect();
         let asked =
-            doubted.into_iter().filter_map(|(open, within)| self.ask(*id, open, within, now));
+            doubted.into_iter().filter_map(|(open, within)| self.ask_whole(*id, open, within, now));
         asked.collect()
+    }
+
+    /// Asks a connection whether whole packets go over it too.
+    fn ask_whole(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        within: Duration,
+        now: Instant,
+    ) -> Option<Ask> {
+        self.connection_mut(&peer, connection)?.whole_due = now;
+        self.ask(peer, connection, within, now)
     }
 
     fn ask(
@@ -136,9 +151,12 @@ impl Peers {
             return None;
         }
         let open = self.connection_mut(&peer, connection)?;
-        open.asked.get_or_insert(now);
         // QUIC finds by itself how large a packet may be, and a circuit has its own limits.
-        let wide = address::is_plain_tcp(&open.address);
+        let wide = open.whole_due <= now && address::is_plain_tcp(&open.address);
+        if open.asked.is_none() {
+            open.asked = Some(now);
+            open.asked_whole = wide;
+        }
         Some(Ask { peer, connection, beat: Beat { wide, within } })
     }
 
@@ -153,6 +171,9 @@ impl Peers {
         if let Some(took) = took {
             let open = self.connection_mut(&id, connection)?;
             open.asked = None;
+            if open.asked_whole {
+                open.whole_due = now + jittered(WHOLE_EVERY, chance);
+            }
             open.ask_due = now + jittered(EVERY, chance);
             self.answered(&id, connection, took, now);
             return None;
@@ -163,7 +184,7 @@ impl Peers {
         let open = self.connection(&id, connection)?;
         match open.asked {
             Some(since) if is_alive(since, last_of_others, now) => {
-                self.ask(id, connection, DOUBT, now).map(After::Ask)
+                self.ask_whole(id, connection, DOUBT, now).map(After::Ask)
             }
             _ => Some(After::Close(open.address.clone())),
         }

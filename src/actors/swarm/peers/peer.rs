@@ -91,6 +91,10 @@ pub(in super::super) struct Connection {
     pub(super) asked: Option<Instant>,
     /// When it is asked next.
     pub(super) ask_due: Instant,
+    /// When it is asked by a beat that fills a packet, instead of a short one.
+    pub(super) whole_due: Instant,
+    /// The beat that is under way fills a packet.
+    pub(super) asked_whole: bool,
 }
 
 impl Connection {
@@ -114,6 +118,8 @@ impl Connection {
             from,
             asked: None,
             ask_due: now,
+            whole_due: now,
+            asked_whole: false,
         }
     }
 

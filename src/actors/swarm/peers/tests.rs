@@ -110,6 +110,36 @@ fn members_are_asked_again_and_again_and_strangers_are_not() {
 }
 
 #[test]
+fn whole_packets_are_tried_first_and_in_doubt_and_seldom_besides() {
+    let mut world = World::new();
+    let (id, connection) = world.member();
+    let mut whole = 0;
+    for _ in 0..105 {
+        let now = world.after(6_000);
+        let asked = world.peers.due(now);
+        whole += usize::from(asked[0].beat.wide);
+        assert_eq!(world.beaten(id, connection, Some(3)), None);
+    }
+    assert!((5..=12).contains(&whole), "{whole} of 105 beats in 630 s fill a packet");
+    // A short one is under way when a doubt comes: it says nothing of whole packets.
+    let now = world.after(6_000);
+    world.peers.due(now);
+    let now = world.now();
+    let doubted = world.peers.doubt(&id, now);
+    assert!(doubted[0].beat.wide);
+    world.beaten(id, connection, Some(3));
+    let now = world.after(8_000);
+    assert!(world.peers.due(now)[0].beat.wide);
+    // What got lost is asked for with whole packets.
+    world.beaten(id, connection, Some(3));
+    let now = world.after(8_000);
+    assert!(!world.peers.due(now)[0].beat.wide);
+    world.after(100);
+    let Some(After::Ask(again)) = world.beaten(id, connection, None) else { panic!("not asked") };
+    assert!(again.beat.wide);
+}
+
+#[test]
 fn of_two_connections_the_one_that_does_not_answer_is_closed() {
     let mut world = World::new();
     let (id, dead) = world.member();
