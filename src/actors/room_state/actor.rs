@@ -8,8 +8,8 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, MessageResult,
-    Recipient, ResponseActFuture, ResponseFuture, WeakAddr, WrapFuture as _, fut,
+    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, Recipient,
+    ResponseActFuture, ResponseFuture, WeakAddr, WrapFuture as _, fut,
 };
 use futures::StreamExt as _;
 use ruma::{
@@ -24,12 +24,10 @@ use super::{
     index::{Index, Indexed, Turn},
     invites::{Invite, Invites, Place},
     messages::{
-        Briefly, CountRooms, ForgetRoom, IngestIntoRoom, KnowsRoom, ListRooms, MeetWith,
-        ProfileUpdated, ReadMembership, ReadServers, ReadShared, RoomCounts, ServeRoom, ServersIn,
-        SharedRooms, SharesTurned, SiftShared, SiftedRooms, ToRoom,
+        Briefly, ForgetRoom, IngestIntoRoom, MeetWith, ProfileUpdated, ServeRoom, SharesTurned,
+        ToRoom,
     },
     presence::{self, OwnPresence},
-    sharing,
 };
 use crate::{
     actors::{
@@ -47,7 +45,7 @@ use crate::{
             Publish, RoomActor, RoomError, RoomQuery, Said, StoreLink,
         },
         store,
-        upward::{FederationError, FindSharing, SendFederation, Sharing, TransactionVerdict},
+        upward::{FederationError, SendFederation, TransactionVerdict},
     },
     config::limits,
     proto::signer::Signer,
@@ -265,7 +263,7 @@ impl RoomStateActor {
     }
 
     /// Returns the rooms in memory, those that drain included: one may be asked again.
-    fn in_memory(&self) -> impl Iterator<Item = Addr<RoomActor>> {
+    pub(super) fn in_memory(&self) -> impl Iterator<Item = Addr<RoomActor>> {
         self.slots.values().filter_map(|(_, slot)| match slot {
             Slot::Live { room, .. } => Some(room.clone()),
             Slot::Draining(room) => room.upgrade(),
@@ -616,31 +614,6 @@ impl Handler<ProfileUpdated> for RoomStateActor {
     }
 }
 
-impl Handler<ListRooms> for RoomStateActor {
-    type Result = Vec<(OwnedRoomId, MembershipState)>;
-
-    fn handle(&mut self, ListRooms(user): ListRooms, _: &mut Self::Context) -> Self::Result {
-        let known = self.rooms.iter();
-        known.filter_map(|(id, room)| Some((id.clone(), room.locals.get(&user)?.clone()))).collect()
-    }
-}
-
-impl Handler<ReadMembership> for RoomStateActor {
-    type Result = MessageResult<ReadMembership>;
-
-    fn handle(&mut self, msg: ReadMembership, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.rooms.membership(&msg.room_id, &msg.user_id).cloned())
-    }
-}
-
-impl Handler<KnowsRoom> for RoomStateActor {
-    type Result = bool;
-
-    fn handle(&mut self, msg: KnowsRoom, _: &mut Self::Context) -> bool {
-        self.rooms.knows(&msg.0)
-    }
-}
-
 impl Handler<ForgetRoom> for RoomStateActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
@@ -660,16 +633,6 @@ impl Handler<ForgetRoom> for RoomStateActor {
                 Err(RoomError::BadRequest("leave the room before you forget it".to_owned()))
             }),
         }
-    }
-}
-
-impl Handler<FindSharing> for RoomStateActor {
-    type Result = Vec<Sharing>;
-
-    fn handle(&mut self, msg: FindSharing, _: &mut Self::Context) -> Self::Result {
-        let FindSharing { servers, with } = msg;
-        let joined = self.rooms.joined().map(|(_, room)| (&room.servers, room.public));
-        sharing::find(joined, servers, with.as_ref())
     }
 }
 
@@ -697,67 +660,6 @@ impl Handler<Said> for RoomStateActor {
     fn handle(&mut self, msg: Said, _: &mut Self::Context) {
         if let Some(meeting) = &self.meeting {
             meeting.said.do_send(msg);
-        }
-    }
-}
-
-impl Handler<ReadServers> for RoomStateActor {
-    type Result = Vec<ServersIn>;
-
-    fn handle(
-        &mut self,
-        ReadServers(room_ids): ReadServers,
-        _: &mut Self::Context,
-    ) -> Self::Result {
-        let own = self.signer.as_ref().map(|signer| signer.server_name());
-        let servers = |room_id: OwnedRoomId| {
-            let room = self.rooms.get(&room_id)?;
-            let others = room.servers.iter().filter(|server| Some(*server) != own);
-            let servers = others.take(limits::OWED_MEMBERS + 1).cloned().collect();
-            Some(ServersIn { room_id, servers, is_joined: room.is_joined() })
-        };
-        room_ids.into_iter().filter_map(servers).collect()
-    }
-}
-
-impl Handler<ReadShared> for RoomStateActor {
-    type Result = SharedRooms;
-
-    fn handle(&mut self, ReadShared(server): ReadShared, _: &mut Self::Context) -> SharedRooms {
-        let owned = |rooms: Vec<&OwnedRoomId>| rooms.into_iter().cloned().collect();
-        SharedRooms {
-            shared: owned(self.rooms.shared_with(&server)),
-            invited: owned(self.rooms.invited_through(&server)),
-        }
-    }
-}
-
-impl Handler<SiftShared> for RoomStateActor {
-    type Result = SiftedRooms;
-
-    fn handle(&mut self, msg: SiftShared, _: &mut Self::Context) -> SiftedRooms {
-        let SiftShared { server, room_ids } = msg;
-        let (mut shared, mut unshared) = (HashSet::new(), Vec::new());
-        for room_id in room_ids {
-            if self.rooms.is_shared(&room_id, &server) {
-                shared.insert(room_id);
-            } else if self.rooms.get(&room_id).is_some_and(Indexed::is_joined) {
-                unshared.push(room_id);
-            }
-        }
-        SiftedRooms { shared, unshared }
-    }
-}
-
-impl Handler<CountRooms> for RoomStateActor {
-    type Result = RoomCounts;
-
-    fn handle(&mut self, _: CountRooms, _: &mut Self::Context) -> RoomCounts {
-        let all = self.rooms.iter().flat_map(|(_, room)| room.locals.values());
-        RoomCounts {
-            joined: self.rooms.joined().count(),
-            invited: all.filter(|own| **own == MembershipState::Invite).count(),
-            live: self.in_memory().count(),
         }
     }
 }

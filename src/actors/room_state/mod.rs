@@ -10,6 +10,7 @@ mod invites;
 mod keys;
 mod messages;
 mod presence;
+mod reads;
 mod sharing;
 
 pub use actor::{RoomStateActor, RoomStateLinks};
