@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{CarryWith, pace::Turn};
+use super::{CarryWith, pace::Start};
 use crate::{
     actors::{
         clock::now_ms,
@@ -144,11 +144,11 @@ impl Outbound {
         self,
         ask: SendFederation,
         lately: Option<Route>,
-        turn: Turn,
+        start: Start,
     ) -> (Body, Option<Route>) {
         let (server, wait) = (ask.destination.clone(), ask.timeout);
         let asked = async {
-            let _turn = turn.comes().await;
+            let _place = start.comes().await;
             Box::pin(self.ask_on(ask, lately)).await
         };
         match timeout(wait, asked).await {

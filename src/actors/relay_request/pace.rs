@@ -32,14 +32,14 @@ struct Load {
     places: Arc<Semaphore>,
 }
 
-/// The turn of one request.
+/// When one request may start.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct Start {
     wait: Duration,
     places: Arc<Semaphore>,
 }
 
-impl Turn {
+impl Start {
     /// Comes when it is there; what is returned is held until the request is over.
     pub(super) async fn comes(self) -> Option<OwnedSemaphorePermit> {
         if !self.wait.is_zero() {
@@ -68,13 +68,13 @@ impl Pace {
         server: &OwnedServerName,
         patience: Duration,
         now: u64,
-    ) -> Option<Turn> {
+    ) -> Option<Start> {
         let new =
             || Load { left: Bucket::full(RATE, now), places: Arc::new(Semaphore::new(PLACES)) };
         let load = self.0.get_or_insert_mut_ref(server, new);
         let wait = Some(load.left.wait(now)).filter(|wait| *wait < patience)?;
         load.left.charge(1.0);
-        Some(Turn { wait, places: Arc::clone(&load.places) })
+        Some(Start { wait, places: Arc::clone(&load.places) })
     }
 }
 

@@ -24,7 +24,7 @@ use super::{
     links::{Links, ask},
     machine::{Change, Machine, Need, departure, event_map},
     messages::{Drain, Publish, RoomError},
-    operate::{Next, Operation, Outcome, Queue, Queued, Step, Turn, operation, outcome},
+    operate::{Next, Operation, Outcome, Queue, Queued, Step, Whose, operation, outcome},
     receipts::{WaitingReceipts, keep_all},
     spoilt::Spoilt,
     worker::Worker,
@@ -144,7 +144,7 @@ impl RoomActor {
         begin: RoomVersionId,
         ctx: &mut Context<Self>,
     ) {
-        self.queue.push(Queued { operation, begin: Some(begin), turn: Turn::Ours });
+        self.queue.push(Queued { operation, begin: Some(begin), turn: Whose::Ours });
         self.pump(ctx);
     }
 
@@ -160,7 +160,7 @@ impl RoomActor {
             Next::Settle => {
                 self.settling.begun = Some(now);
                 let (operation, _) = operation(|machine| Ok(((), machine.settle()?)));
-                Some(Queued { operation, begin: None, turn: Turn::Ours })
+                Some(Queued { operation, begin: None, turn: Whose::Ours })
             }
             Next::Later => {
                 if self.settling.planned.is_none() {
@@ -478,13 +478,13 @@ impl RoomActor {
             + Send
             + 'static,
     {
-        self.operate_for(Turn::Ours, ctx, closure)
+        self.operate_for(Whose::Ours, ctx, closure)
     }
 
     /// The same for whoever asks.
     pub(super) fn operate_for<T, F>(
         &mut self,
-        turn: Turn,
+        turn: Whose,
         ctx: &mut Context<Self>,
         closure: F,
     ) -> impl Future<Output = Result<T, RoomError>> + use<T, F>
@@ -594,12 +594,12 @@ where
         + Send
         + 'static,
 {
-    operate_for(Turn::Ours, room, begin, closure).await
+    operate_for(Whose::Ours, room, begin, closure).await
 }
 
 /// The same for whoever asks.
 pub(super) async fn operate_for<T, F>(
-    turn: Turn,
+    turn: Whose,
     room: &Addr<RoomActor>,
     begin: Option<RoomVersionId>,
     closure: F,

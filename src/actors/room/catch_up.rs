@@ -13,7 +13,7 @@ use super::{
     actor::RoomActor,
     links::ask,
     messages::{RoomError, TakeMissing},
-    operate::Turn,
+    operate::Whose,
     spoilt::Copy,
     worker::Worker,
 };
@@ -33,7 +33,7 @@ impl Handler<TakeMissing> for RoomActor {
 
     fn handle(&mut self, msg: TakeMissing, ctx: &mut Context<Self>) -> Self::Result {
         let TakeMissing { server_name, pdus } = msg;
-        let worker = self.worker_for(Turn::Events, ctx);
+        let worker = self.worker_for(Whose::Events, ctx);
         Box::pin(async move { worker.take_missing(pdus, &server_name).await.map(drop) })
     }
 }

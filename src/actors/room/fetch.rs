@@ -17,7 +17,7 @@ use super::{
     join::receive_state,
     machine::{GivenState, Ingested},
     messages::{FetchHistory, FollowHeads, RoomError},
-    operate::Turn,
+    operate::Whose,
     reads::BACKFILL_WAIT,
     worker::Worker,
 };
@@ -65,7 +65,7 @@ impl RoomActor {
             return;
         }
         self.fetching.insert(event_id.clone(), from.clone());
-        let worker = self.worker_for(Turn::Events, ctx);
+        let worker = self.worker_for(Whose::Events, ctx);
         let wanted = event_id.clone();
         let work = async move { worker.fetch_from_any(wanted, from).await };
         ctx.spawn(work.into_actor(self).map(move |fetched, act, ctx| {
@@ -106,7 +106,7 @@ impl Handler<FollowHeads> for RoomActor {
     type Result = ResponseFuture<Result<(), RoomError>>;
 
     fn handle(&mut self, msg: FollowHeads, ctx: &mut Context<Self>) -> Self::Result {
-        let worker = self.worker_for(Turn::Events, ctx);
+        let worker = self.worker_for(Whose::Events, ctx);
         Box::pin(async move { worker.follow_heads(&msg.server_name, msg.extremities).await })
     }
 }
@@ -115,7 +115,7 @@ impl Handler<FetchHistory> for RoomActor {
     type Result = ResponseFuture<Result<bool, RoomError>>;
 
     fn handle(&mut self, msg: FetchHistory, ctx: &mut Context<Self>) -> Self::Result {
-        let worker = self.worker_for(Turn::Events, ctx);
+        let worker = self.worker_for(Whose::Events, ctx);
         Box::pin(async move { worker.backfill(msg.before, limits::MISSING_PAGE).await })
     }
 }

@@ -31,7 +31,7 @@ pub(super) trait Operation: Send {
 
 /// Whose turn an operation takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum Whose {
     /// Our user's: before all others. Runs on a settled room.
     Ours,
     /// That of another server that asks for the state. Runs on a settled room.
@@ -46,7 +46,7 @@ pub(super) struct Queued {
     pub(super) operation: Box<dyn Operation>,
     /// Makes the machine of a room of which nothing is stored.
     pub(super) begin: Option<RoomVersionId>,
-    pub(super) turn: Turn,
+    pub(super) turn: Whose,
 }
 
 /// What runs next.
@@ -71,8 +71,8 @@ pub(super) struct Queue {
 impl Queue {
     pub(super) fn push(&mut self, queued: Queued) {
         match queued.turn {
-            Turn::Ours => self.ours.push_back(queued),
-            Turn::Theirs | Turn::Events => self.others.push_back(queued),
+            Whose::Ours => self.ours.push_back(queued),
+            Whose::Theirs | Whose::Events => self.others.push_back(queued),
         }
     }
 
@@ -86,7 +86,7 @@ impl Queue {
             return Next::Run(next);
         }
         let first = self.others.front().map(|next| next.turn);
-        if unsettled && first != Some(Turn::Events) {
+        if unsettled && first != Some(Whose::Events) {
             return Next::Later;
         }
         self.others.pop_front().map_or(Next::Nothing, Next::Run)
@@ -168,7 +168,7 @@ mod tests {
         fn finish(self: Box<Self>) {}
     }
 
-    fn queue(turns: &[Turn]) -> Queue {
+    fn queue(turns: &[Whose]) -> Queue {
         let mut queue = Queue::default();
         for &turn in turns {
             queue.push(Queued { operation: Box::new(Named), begin: None, turn });
@@ -179,9 +179,9 @@ mod tests {
     fn what(next: Next) -> &'static str {
         match next {
             Next::Run(queued) => match queued.turn {
-                Turn::Ours => "ours",
-                Turn::Theirs => "theirs",
-                Turn::Events => "events",
+                Whose::Ours => "ours",
+                Whose::Theirs => "theirs",
+                Whose::Events => "events",
             },
             Next::Settle => "settle",
             Next::Later => "later",
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn our_user_comes_first_and_a_burst_is_settled_once() {
-        use Turn::{Events, Ours, Theirs};
+        use Whose::{Events, Ours, Theirs};
         let mut settled = queue(&[Events, Theirs, Events, Ours]);
         let order: Vec<_> = (0..5).map(|_| what(settled.next(false, false))).collect();
         assert_eq!(order, ["ours", "events", "theirs", "events", "nothing"]);

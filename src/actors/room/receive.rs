@@ -15,7 +15,7 @@ use super::{
     join::accepted,
     machine::Ingested,
     messages::{IngestTransaction, RoomError},
-    operate::Turn,
+    operate::Whose,
     spoilt::Copy,
     whole::LookForWhole,
     worker::Worker,
@@ -37,7 +37,7 @@ impl RoomActor {
             return;
         };
         let from = received.pdu.sender.server_name().to_owned();
-        let worker = self.worker_for(Turn::Events, ctx);
+        let worker = self.worker_for(Whose::Events, ctx);
         ctx.spawn(async move { worker.ingest(received, &from).await }.into_actor(self));
     }
 
@@ -48,7 +48,7 @@ impl RoomActor {
         heads: Vec<OwnedEventId>,
         ctx: &mut Context<Self>,
     ) {
-        let worker = self.worker_for(Turn::Events, ctx);
+        let worker = self.worker_for(Whose::Events, ctx);
         let work = async move {
             let extremities = worker.unknown(heads).await?;
             if !extremities.is_empty() {
@@ -76,7 +76,7 @@ impl Handler<IngestTransaction> for RoomActor {
             self.fresh.heard(&origin);
         }
         let (verdict, decided) = oneshot::channel();
-        let worker = self.worker_for(Turn::Events, ctx);
+        let worker = self.worker_for(Whose::Events, ctx);
         let work = async move {
             let server_keys = by_gossip.as_ref().map(|gossiped| &gossiped.server_keys);
             // Who is shown out is told by those of whom he is no member any more.

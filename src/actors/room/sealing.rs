@@ -23,7 +23,7 @@ use super::{
     keys::Given,
     links::ask,
     messages::{FindKey, Publish, RoomError},
-    operate::Turn,
+    operate::Whose,
     worker::Worker,
 };
 use crate::{
@@ -294,7 +294,7 @@ impl Handler<FindKey> for RoomActor {
 
     fn handle(&mut self, FindKey { id, from }: FindKey, ctx: &mut Context<Self>) -> Self::Result {
         let first = from.clone();
-        let member = self.operate_for(Turn::Events, ctx, move |machine| {
+        let member = self.operate_for(Whose::Events, ctx, move |machine| {
             let member = machine.is_resident() && machine.has_joined(&first);
             Ok((member.then(|| machine.candidates(std::slice::from_ref(&first))), None))
         });

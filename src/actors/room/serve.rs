@@ -21,7 +21,7 @@ use super::{
     links::ask,
     machine::{Ingested, Machine, MemberContent},
     messages::{RoomError, RoomQuery, RoomRequest},
-    operate::Turn,
+    operate::Whose,
     sealing::{GiveKeys, TakeKeys},
     worker::Worker,
 };
@@ -47,7 +47,7 @@ impl Handler<RoomRequest> for RoomActor {
 
     fn handle(&mut self, msg: RoomRequest, ctx: &mut Context<Self>) -> Self::Result {
         let RoomRequest { origin, query, permit } = msg;
-        let worker = self.worker_for(Turn::Theirs, ctx);
+        let worker = self.worker_for(Whose::Theirs, ctx);
         let invited = match &query {
             RoomQuery::MakeJoin { user_id, .. } => Some(self.inviting.end(user_id)),
             _ => None,
@@ -96,7 +96,7 @@ impl Handler<ExpireInvite> for RoomActor {
     type Result = ();
 
     fn handle(&mut self, ExpireInvite(user): ExpireInvite, ctx: &mut Context<Self>) {
-        let expired = self.operate_for(Turn::Theirs, ctx, move |machine| {
+        let expired = self.operate_for(Whose::Theirs, ctx, move |machine| {
             let waits = machine.membership(&user).map(|own| &own.membership);
             let change = (waits == Some(&MembershipState::Invite))
                 .then(|| machine.set_membership(user.clone(), MembershipState::Leave, None, None));
@@ -364,7 +364,7 @@ impl Worker {
         // Our first answer was lost: our user has answered the invite, and does not see it again.
         let (id, who) = (event_id.clone(), user.clone());
         let begin = Some(version.clone());
-        let is_refused = operate_for(Turn::Theirs, &self.room, begin, move |machine| {
+        let is_refused = operate_for(Whose::Theirs, &self.room, begin, move |machine| {
             let own = machine.membership(&who);
             let left = own.filter(|own| own.membership == MembershipState::Leave);
             Ok((left.is_some_and(|own| own.event_id.as_ref() == Some(&id)), None))
@@ -379,7 +379,7 @@ impl Worker {
         let invite = InviteData { event: Arc::clone(&signed), stripped_state: shown, via };
         // Who invites one of us may not see those in the room any more who are in it here.
         let _ = self.ask_for_departure(origin).await;
-        operate_for(Turn::Theirs, &self.room, Some(version.clone()), move |machine| {
+        operate_for(Whose::Theirs, &self.room, Some(version.clone()), move |machine| {
             let change = machine.invited(&version, user.clone(), invite.clone())?;
             Ok(((), Some(Box::new(change))))
         })

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use ruma::OwnedServerName;
 
-use super::{actor::RoomActor, messages::RoomError, operate::Turn, spoilt::Copy, worker::Worker};
+use super::{actor::RoomActor, messages::RoomError, operate::Whose, spoilt::Copy, worker::Worker};
 use crate::{actors::upward::FederationError, proto::pdu::Received};
 
 /// Rest between two whole copies that are looked for on account of one server.
@@ -30,7 +30,7 @@ impl RoomActor {
     /// Looks for a whole copy of the next event of which a server gave a spoilt one.
     fn look_for_whole(&mut self, from: OwnedServerName, ctx: &mut Context<Self>) {
         let Some(copy) = self.spoilt.begin(&from) else { return };
-        let worker = self.worker_for(Turn::Events, ctx);
+        let worker = self.worker_for(Whose::Events, ctx);
         let giver = from.clone();
         let work = async move {
             let Looked { event, gone } = worker.look_for_whole(copy, &giver).await;

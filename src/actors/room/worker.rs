@@ -11,7 +11,7 @@ use super::{
     links::{Links, ask},
     machine::{Change, Machine, Stop},
     messages::RoomError,
-    operate::Turn,
+    operate::Whose,
 };
 use crate::{
     config::limits,
@@ -25,17 +25,17 @@ pub(super) struct Worker {
     pub(super) links: Arc<Links>,
     pub(super) signer: Arc<Signer>,
     pub(super) room_id: OwnedRoomId,
-    pub(super) turn: Turn,
+    pub(super) turn: Whose,
 }
 
 impl RoomActor {
     /// Returns what works for our user.
     pub(super) fn worker(&self, ctx: &Context<Self>) -> Worker {
-        self.worker_for(Turn::Ours, ctx)
+        self.worker_for(Whose::Ours, ctx)
     }
 
     /// Returns what works for whoever asks.
-    pub(super) fn worker_for(&self, turn: Turn, ctx: &Context<Self>) -> Worker {
+    pub(super) fn worker_for(&self, turn: Whose, ctx: &Context<Self>) -> Worker {
         Worker {
             room: ctx.address(),
             links: Arc::clone(&self.links),

@@ -21,8 +21,8 @@ use tokio::sync::watch;
 
 use super::{
     create::Births,
-    index::{Index, Indexed, Turn},
-    invites::{Invite, Invites, Place},
+    index::{Changed, Index, Indexed},
+    invites::{Admitted, Invite, Invites},
     messages::{
         Briefly, ForgetRoom, IngestIntoRoom, MeetWith, ProfileUpdated, ServeRoom, SharesTurned,
         ToRoom,
@@ -310,15 +310,15 @@ impl RoomStateActor {
     }
 
     /// Tells who has to hear of it what a change of a room changed.
-    fn turned(&mut self, room_id: OwnedRoomId, turn: Turn, ctx: &mut Context<Self>) {
-        match turn.joined {
+    fn turned(&mut self, room_id: OwnedRoomId, changed: Changed, ctx: &mut Context<Self>) {
+        match changed.joined {
             Some(true) => self.links.join_topic.do_send(JoinTopic(room_id)),
             Some(false) => self.links.leave_topic.do_send(LeaveTopic(room_id)),
             None => {}
         }
-        self.tell_meeting(&turn.gained, &turn.lost, Vec::new());
-        self.tell_gained(turn.gained);
-        self.part_later(turn.lost, ctx);
+        self.tell_meeting(&changed.gained, &changed.lost, Vec::new());
+        self.tell_gained(changed.gained);
+        self.part_later(changed.lost, ctx);
     }
 
     fn tell_meeting(
@@ -433,13 +433,13 @@ impl Handler<ServeRoom> for RoomStateActor {
         if let Some(invite) = &invite {
             let close = |server: &OwnedServerName| self.rooms.is_close(server);
             match self.invites.admit(invite, &request.origin, close, now_ms()) {
-                Place::Free => {}
-                Place::InsteadOf((room_id, user)) => {
+                Admitted::Free => {}
+                Admitted::InsteadOf((room_id, user)) => {
                     if let Ok(room) = self.known_room(&room_id, ctx) {
                         room.do_send(ExpireInvite(user));
                     }
                 }
-                Place::None => {
+                Admitted::None => {
                     log::debug!(origin:% = request.origin; "an invite is refused: no place for it");
                     let full = RoomError::Full("invites wait already; send yours again later");
                     return Box::pin(fut::ready(Err(full)));
@@ -520,13 +520,14 @@ impl Handler<UseSigner> for RoomStateActor {
                         via.extend(local.via);
                         memberships.push((user, local.membership));
                     }
-                    let turn = act.rooms.advance(room_id.clone(), memberships, Some(row.servers));
+                    let changed =
+                        act.rooms.advance(room_id.clone(), memberships, Some(row.servers));
                     act.rooms.set_public(&room_id, row.public);
                     act.rooms.invited(&room_id, via);
-                    if turn.joined == Some(true) {
+                    if changed.joined == Some(true) {
                         act.links.join_topic.do_send(JoinTopic(room_id));
                     }
-                    gained.extend(turn.gained);
+                    gained.extend(changed.gained);
                 }
                 // Whoever left one may have been heard by nobody.
                 let with_others = act.rooms.iter().filter(|(_, room)| !room.servers.is_empty());
@@ -548,12 +549,12 @@ impl Handler<Advanced> for RoomStateActor {
                 self.invites.over(&(room_id.clone(), user.clone()));
             }
         }
-        let turn = self.rooms.advance(room_id.clone(), memberships, servers);
+        let changed = self.rooms.advance(room_id.clone(), memberships, servers);
         if let Some(public) = public {
             self.rooms.set_public(&room_id, public);
         }
         self.rooms.invited(&room_id, via);
-        self.turned(room_id, turn, ctx);
+        self.turned(room_id, changed, ctx);
     }
 }
 

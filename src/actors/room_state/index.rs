@@ -31,7 +31,7 @@ impl Indexed {
 
 /// What a change of a room changed around it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct Changed {
     /// The first of our users came in (`true`), or none is in any longer.
     pub(super) joined: Option<bool>,
     /// Servers that share a joined room now, and shared none before.
@@ -124,24 +124,24 @@ impl Index {
         room_id: OwnedRoomId,
         memberships: Vec<(OwnedUserId, MembershipState)>,
         servers: Option<Vec<OwnedServerName>>,
-    ) -> Turn {
+    ) -> Changed {
         let room = self.rooms.entry(room_id).or_default();
         let was = room.is_joined();
         room.locals.extend(memberships);
         let is = room.is_joined();
         let before = match servers {
             Some(servers) => std::mem::replace(&mut room.servers, servers.into_iter().collect()),
-            None if was == is => return Turn::default(),
+            None if was == is => return Changed::default(),
             None => room.servers.clone(),
         };
-        let mut turn = Turn { joined: (was != is).then_some(is), ..Turn::default() };
+        let mut changed = Changed { joined: (was != is).then_some(is), ..Changed::default() };
         if is {
             for server in room.servers.iter().filter(|server| !(was && before.contains(*server))) {
                 match self.shared.get_mut(server) {
                     Some(count) => *count += 1,
                     None => {
                         self.shared.insert(server.clone(), 1);
-                        turn.gained.push(server.clone());
+                        changed.gained.push(server.clone());
                     }
                 }
             }
@@ -153,13 +153,13 @@ impl Index {
                     Some(count) if *count > 1 => *count -= 1,
                     Some(_) => {
                         self.shared.remove(&server);
-                        turn.lost.push(server);
+                        changed.lost.push(server);
                     }
                     None => {}
                 }
             }
         }
-        turn
+        changed
     }
 
     /// Returns what a user of ours is in a room.
@@ -202,16 +202,16 @@ mod tests {
         let mut index = Index::default();
         let [ann, bob] = ["@ann:me", "@bob:me"].map(|id| OwnedUserId::try_from(id).unwrap());
         let both = vec![(ann.clone(), Join), (bob.clone(), Invite)];
-        let turn = index.advance(room("a"), both, Some(servers("me carl")));
-        assert_eq!((turn.joined, sorted(turn.gained)), (Some(true), "carl me".to_owned()));
-        let turn = index.advance(room("a"), vec![(bob.clone(), Join)], None);
-        assert_eq!(turn, Turn::default(), "one of us was there");
-        assert_eq!(index.advance(room("a"), vec![(ann.clone(), Ban)], None), Turn::default());
+        let changed = index.advance(room("a"), both, Some(servers("me carl")));
+        assert_eq!((changed.joined, sorted(changed.gained)), (Some(true), "carl me".to_owned()));
+        let changed = index.advance(room("a"), vec![(bob.clone(), Join)], None);
+        assert_eq!(changed, Changed::default(), "one of us was there");
+        assert_eq!(index.advance(room("a"), vec![(ann.clone(), Ban)], None), Changed::default());
         assert_eq!(index.membership(&room("a"), &ann), Some(&Ban));
         index.forget(&room("a"), &ann);
         assert!(index.knows(&room("a")) && index.membership(&room("a"), &ann).is_none());
-        let turn = index.advance(room("a"), vec![(bob.clone(), Leave)], None);
-        assert_eq!((turn.joined, sorted(turn.lost)), (Some(false), "carl me".to_owned()));
+        let changed = index.advance(room("a"), vec![(bob.clone(), Leave)], None);
+        assert_eq!((changed.joined, sorted(changed.lost)), (Some(false), "carl me".to_owned()));
         index.forget(&room("a"), &bob);
         assert!(!index.knows(&room("a")));
     }
@@ -242,8 +242,8 @@ mod tests {
         for (number, ((name, membership, names), joined, gained, lost)) in
             steps.into_iter().enumerate()
         {
-            let turn = index.advance(room(name), of_me(membership), names.map(servers));
-            let told = (turn.joined, sorted(turn.gained), sorted(turn.lost));
+            let changed = index.advance(room(name), of_me(membership), names.map(servers));
+            let told = (changed.joined, sorted(changed.gained), sorted(changed.lost));
             assert_eq!(told, (joined, gained.to_owned(), lost.to_owned()), "step {number}");
         }
         assert!(index.shares(&servers("me")[0]));

@@ -29,7 +29,7 @@ pub(super) struct Invites(HashMap<Invite, Waiting>);
 
 /// Whether an invite has a place.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Admitted {
     /// It has one.
     Free,
     /// It has that of an invite that waited long enough.
@@ -47,7 +47,7 @@ impl Invites {
         from: &ServerName,
         close: impl Fn(&OwnedServerName) -> bool,
         now: u64,
-    ) -> Place {
+    ) -> Admitted {
         let (mut of_it, mut of_strangers) = (0, 0);
         let mut oldest: Option<(&Invite, &Waiting)> = None;
         let from = from.to_owned();
@@ -66,20 +66,20 @@ impl Invites {
             false => of_it >= limits::INVITES_MEMBER,
             true => of_it >= limits::INVITES_STRANGER || of_strangers >= limits::INVITES_STRANGERS,
         };
-        let mut place = Place::Free;
+        let mut place = Admitted::Free;
         if full {
             let expired = oldest.filter(|(_, invite)| {
                 stranger && now.saturating_sub(invite.since) >= limits::STRANGER_KEPT_MS
             });
             // Of its own invites, where it has too many of these.
             let of_it_too = of_it >= limits::INVITES_STRANGER;
-            let Some((other, invite)) = expired else { return Place::None };
+            let Some((other, invite)) = expired else { return Admitted::None };
             if of_it_too && invite.from != from {
-                return Place::None;
+                return Admitted::None;
             }
-            place = Place::InsteadOf(other.clone());
+            place = Admitted::InsteadOf(other.clone());
         }
-        if let Place::InsteadOf(other) = &place {
+        if let Admitted::InsteadOf(other) = &place {
             self.0.remove(other);
         }
         self.waits(invited.clone(), from, now);
@@ -122,7 +122,7 @@ mod tests {
         let mut fill = |invites: &mut Invites, from: &OwnedServerName, most: usize| {
             let taken = (0..most).filter(|_| {
                 number += 1;
-                invites.admit(&room(number), from, close, NOW) == Place::Free
+                invites.admit(&room(number), from, close, NOW) == Admitted::Free
             });
             taken.count()
         };
@@ -133,13 +133,13 @@ mod tests {
         assert_eq!(fill(&mut invites, &friend, 1000), limits::INVITES_MEMBER);
 
         // The same room again is no other place; an answer frees one.
-        assert_eq!(invites.admit(&room(1), &server("eve"), close, NOW), Place::Free);
-        assert_eq!(invites.admit(&room(0), &server("eve"), close, NOW), Place::None);
+        assert_eq!(invites.admit(&room(1), &server("eve"), close, NOW), Admitted::Free);
+        assert_eq!(invites.admit(&room(0), &server("eve"), close, NOW), Admitted::None);
         invites.over(&room(1));
-        assert_eq!(invites.admit(&room(0), &server("eve"), close, NOW), Place::Free);
+        assert_eq!(invites.admit(&room(0), &server("eve"), close, NOW), Admitted::Free);
         // Who comes to share a room takes no place of strangers any more.
         let all = |_: &OwnedServerName| true;
-        assert_eq!(invites.admit(&room(9_999), &server("late"), all, NOW), Place::Free);
+        assert_eq!(invites.admit(&room(9_999), &server("late"), all, NOW), Admitted::Free);
     }
 
     #[test]
@@ -151,13 +151,13 @@ mod tests {
         for number in 1..=limits::INVITES_STRANGERS {
             let from = server(&format!("eve{number}"));
             let since = NOW + number as u64;
-            assert_eq!(invites.admit(&room(number), &from, close, since), Place::Free);
+            assert_eq!(invites.admit(&room(number), &from, close, since), Admitted::Free);
         }
         let bob = server("bob");
         let mut ask = |number, now| invites.admit(&room(number), &bob, close, now);
-        assert_eq!(ask(1000, LATER), Place::None, "not yet");
-        assert_eq!(ask(1000, LATER + 1), Place::InsteadOf(room(1)), "the oldest of a stranger");
-        assert_eq!(ask(1001, LATER + 1), Place::None);
-        assert_eq!(ask(1001, LATER + 2), Place::InsteadOf(room(2)));
+        assert_eq!(ask(1000, LATER), Admitted::None, "not yet");
+        assert_eq!(ask(1000, LATER + 1), Admitted::InsteadOf(room(1)), "the oldest of a stranger");
+        assert_eq!(ask(1001, LATER + 1), Admitted::None);
+        assert_eq!(ask(1001, LATER + 2), Admitted::InsteadOf(room(2)));
     }
 }

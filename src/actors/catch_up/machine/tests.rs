@@ -34,7 +34,7 @@ fn gap(room: usize, have: usize, last: usize) -> Gap {
 
 /// How a server behaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Way {
+enum Behaves {
     Honest,
     /// Gives no event of those that it names.
     Withholds,
@@ -51,7 +51,7 @@ enum Way {
 /// Servers with the same rooms, each a chain of events of which the first ones are here.
 struct World {
     machine: Machine<OwnedEventId>,
-    ways: Vec<Way>,
+    ways: Vec<Behaves>,
     rooms: Vec<usize>,
     here: BTreeMap<OwnedRoomId, BTreeSet<OwnedEventId>>,
     got: Vec<OwnedEventId>,
@@ -62,7 +62,7 @@ struct World {
 }
 
 impl World {
-    fn new(ways: &[Way], rooms: &[usize]) -> Self {
+    fn new(ways: &[Behaves], rooms: &[usize]) -> Self {
         let here = (0..rooms.len()).map(|it| (room(it), BTreeSet::from([event(it, 0)]))).collect();
         Self {
             machine: Machine::default(),
@@ -164,19 +164,19 @@ impl World {
     fn answer<T>(
         &mut self,
         of: &OwnedServerName,
-        answer: impl FnOnce(&Self, Way) -> T,
+        answer: impl FnOnce(&Self, Behaves) -> T,
     ) -> Result<T, Failure> {
         let count = self.answers.entry(of.clone()).or_default();
         *count += 1;
         let way = self.ways[of.as_str()[6..].parse::<usize>().unwrap()];
         match way {
-            Way::Old => Err(Failure::Unrecognized),
-            Way::Leaves if *count >= 3 => Err(Failure::NoAnswer),
+            Behaves::Old => Err(Failure::Unrecognized),
+            Behaves::Leaves if *count >= 3 => Err(Failure::NoAnswer),
             way => Ok(answer(self, way)),
         }
     }
 
-    fn ids(&self, way: Way, rooms: &BTreeMap<OwnedRoomId, Gap>) -> BTreeMap<OwnedRoomId, Page> {
+    fn ids(&self, way: Behaves, rooms: &BTreeMap<OwnedRoomId, Gap>) -> BTreeMap<OwnedRoomId, Page> {
         let mut left = limits::MISSING_IDS;
         let mut pages = BTreeMap::new();
         for (room_id, gap) in rooms {
@@ -189,7 +189,7 @@ impl World {
             let last = self.rooms[number];
             let from = numbers.max().unwrap_or(0) + 1;
             let (ids, more): (Vec<_>, bool) = match way {
-                Way::Invents => {
+                Behaves::Invents => {
                     let made_up =
                         |it| OwnedEventId::try_from(format!("$made_up_{}_{it}", self.requests));
                     ((0..most).map(|it| made_up(it).unwrap()).collect(), true)
@@ -208,7 +208,10 @@ impl World {
         pages
     }
 
-    fn events(way: Way, rooms: &BTreeMap<OwnedRoomId, Vec<OwnedEventId>>) -> Given<OwnedEventId> {
+    fn events(
+        way: Behaves,
+        rooms: &BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
+    ) -> Given<OwnedEventId> {
         let mut rooms: BTreeMap<OwnedRoomId, Vec<_>> = rooms
             .iter()
             .map(|(id, events)| {
@@ -219,8 +222,8 @@ impl World {
         for events in rooms.values_mut() {
             events.retain(|(id, _)| !id.as_str().starts_with("$made_up"));
             match way {
-                Way::Withholds | Way::Invents => events.clear(),
-                Way::Halves => {
+                Behaves::Withholds | Behaves::Invents => events.clear(),
+                Behaves::Halves => {
                     let mut number = 0;
                     events.retain(|_| {
                         number += 1;
@@ -240,7 +243,7 @@ impl World {
     }
 }
 
-fn check(ways: &[Way], rooms: &[usize], seed: u64) -> World {
+fn check(ways: &[Behaves], rooms: &[usize], seed: u64) -> World {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut world = World::new(ways, rooms);
     for number in 0..ways.len() {
@@ -264,17 +267,24 @@ fn check(ways: &[Way], rooms: &[usize], seed: u64) -> World {
 
 #[test]
 fn what_one_honest_server_has_comes_whatever_the_others_do() {
-    let all = [Way::Honest, Way::Withholds, Way::Halves, Way::Invents, Way::Leaves, Way::Old];
+    let all = [
+        Behaves::Honest,
+        Behaves::Withholds,
+        Behaves::Halves,
+        Behaves::Invents,
+        Behaves::Leaves,
+        Behaves::Old,
+    ];
     for seed in 0..60 {
         let mut dice = Dice(seed + 1);
-        let mut ways = vec![Way::Honest];
+        let mut ways = vec![Behaves::Honest];
         ways.extend((0..dice.below(5)).map(|_| all[dice.below(all.len())]));
         let by = seed as usize % 3 % ways.len();
         ways.rotate_right(by);
         let rooms: Vec<usize> = (0..1 + dice.below(6)).map(|_| dice.below(2000)).collect();
         let mut world = check(&ways, &rooms, seed);
         // What somebody's lies hid comes when the honest one is met again.
-        let honest = ways.iter().position(|way| *way == Way::Honest).unwrap();
+        let honest = ways.iter().position(|way| *way == Behaves::Honest).unwrap();
         for _ in 0..ways.len() {
             world.meet(honest);
             world.play(&mut dice);
@@ -298,14 +308,14 @@ fn fifty_thousand_events_in_three_hundred_rooms_take_few_requests() {
     // As many as some rooms have: a few large ones, many small.
     let rooms: Vec<usize> = (1..=300).map(|rank| 8_000 / rank).collect();
     let events: usize = rooms.iter().sum();
-    let world = check(&[Way::Honest], &rooms, 7);
+    let world = check(&[Behaves::Honest], &rooms, 7);
     assert_eq!(world.got.len(), events);
     assert!(world.requests <= events / 700 + 12, "{} requests", world.requests);
 }
 
 #[test]
 fn who_knows_no_such_request_is_asked_once() {
-    let mut world = check(&[Way::Old], &[10, 20], 1);
+    let mut world = check(&[Behaves::Old], &[10, 20], 1);
     assert_eq!((world.requests, world.done.len()), (1, 1));
     world.meet(0);
     world.play(&mut Dice(1));

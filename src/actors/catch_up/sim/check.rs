@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ruma::OwnedEventId;
 
 use super::{
-    node::{Node, Way},
+    node::{Behaves, Node},
     world::World,
 };
 
@@ -13,7 +13,7 @@ impl World {
     /// What must be so in the end, of those who are honest: what a liar alone has is not theirs.
     pub(super) fn check(&self) {
         let honest: Vec<(usize, &Node)> =
-            self.nodes.iter().enumerate().filter(|(_, node)| node.way == Way::Honest).collect();
+            self.nodes.iter().enumerate().filter(|(_, node)| node.way == Behaves::Honest).collect();
         let (_, first) = honest[0];
         let all: BTreeSet<&OwnedEventId> =
             honest.iter().flat_map(|(_, node)| node.timeline.iter().skip(self.before)).collect();
@@ -48,7 +48,7 @@ impl World {
         for pdu in node.replica.waiting() {
             let by = &self.nodes[self.index[pdu.sender.server_name()]];
             let id = &pdu.event_id;
-            assert!(by.way != Way::Honest && !node.has(id), "{id} waits on node {number}");
+            assert!(by.way != Behaves::Honest && !node.has(id), "{id} waits on node {number}");
         }
         let is_idle = node.machine.is_idle() || !node.pending.is_empty();
         assert!(is_idle, "node {number} is at work still: {:?}", node.machine);
@@ -56,7 +56,7 @@ impl World {
 
     /// What was taken over arrived, in its order, each once; nothing is owed to who is there.
     fn check_owed(&self, honest: &[(usize, &Node)]) {
-        let takes = |node: &Node| !matches!(node.way, Way::Silent | Way::Withholds);
+        let takes = |node: &Node| !matches!(node.way, Behaves::Silent | Behaves::Withholds);
         for (number, node) in honest {
             for (to, other) in self.nodes.iter().enumerate().filter(|(_, node)| takes(node)) {
                 let owed = node.outbox.owed_to(&self.names[to]);

@@ -11,7 +11,7 @@ use super::{
         machine::{Effect, Failure, Given, Page},
     },
     messages::{Answer, Asked, Ids, Message, Request},
-    node::{Fetch, Way},
+    node::{Behaves, Fetch},
     world::{ANSWER, Action, FILL_EVERY, PAGE, SECOND, World},
 };
 use crate::{
@@ -41,7 +41,7 @@ impl World {
             Message::Compare(theirs) => {
                 let ours = self.nodes[to].heads();
                 let differs = fingerprint(&ours) != fingerprint(&theirs);
-                if differs && self.nodes[to].way != Way::Silent {
+                if differs && self.nodes[to].way != Behaves::Silent {
                     self.send(to, from, Message::Heads(Arc::new(ours)));
                 }
             }
@@ -65,12 +65,12 @@ impl World {
 
     fn answer(&mut self, node: usize, number: u64, request: Request) -> Option<Answer> {
         let way = self.nodes[node].way;
-        if way == Way::Silent {
+        if way == Behaves::Silent {
             return None;
         }
         let gives = way.gives();
         Some(match request {
-            Request::Ids(_) if way == Way::Invents => {
+            Request::Ids(_) if way == Behaves::Invents => {
                 let made_up = |it| OwnedEventId::try_from(format!("$no_{number}_{it}")).unwrap();
                 Answer::Ids(MissingIds { ids: (0..PAGE).map(made_up).collect(), more: true })
             }

@@ -26,7 +26,7 @@ use crate::{
 
 /// How a node behaves towards others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Behaves {
     Honest,
     /// Answers nothing.
     Silent,
@@ -40,7 +40,7 @@ pub(super) enum Way {
     Floods,
 }
 
-impl Way {
+impl Behaves {
     /// Tells whether what is asked is answered as it should be.
     pub(super) fn gives(self) -> bool {
         matches!(self, Self::Honest | Self::Forks | Self::Floods)
@@ -58,7 +58,7 @@ pub(super) struct Fetch {
 
 pub(super) struct Node {
     pub(super) replica: Replica,
-    pub(super) way: Way,
+    pub(super) way: Behaves,
     pub(super) machine: Machine<OwnedEventId>,
     /// The timeline, and the place of each event in it.
     pub(super) timeline: Vec<OwnedEventId>,
@@ -97,7 +97,7 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn new(
         replica: Replica,
-        way: Way,
+        way: Behaves,
         room_events: usize,
         room_id: &OwnedRoomId,
         names: &Arc<Vec<OwnedServerName>>,

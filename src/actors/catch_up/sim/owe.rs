@@ -4,7 +4,7 @@ use ruma::OwnedEventId;
 
 use super::{
     messages::{Asked, Request},
-    node::Way,
+    node::Behaves,
     world::{Action, SECOND, World},
 };
 use crate::actors::outbox::sim::{Open, Writing};
@@ -76,8 +76,8 @@ impl World {
     /// What was owed came: each counts once. Returns what is answered.
     pub(super) fn told(&mut self, from: usize, to: usize, names: Vec<String>) -> Option<u16> {
         match self.nodes[to].way {
-            Way::Silent => return None,
-            Way::Withholds => return Some(403),
+            Behaves::Silent => return None,
+            Behaves::Withholds => return Some(403),
             _ if self.dice.percent(5) => return Some(429),
             _ => {}
         }

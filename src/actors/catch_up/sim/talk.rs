@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     messages::{Envelope, Gossip, Message},
-    node::Way,
+    node::Behaves,
     world::{Action, SECOND, World},
 };
 use crate::{
@@ -31,8 +31,8 @@ impl World {
         let time = self.nodes[number].time(self.now);
         self.nodes[number].replica.at(time);
         match self.nodes[number].way {
-            Way::Forks if self.dice.percent(60) => self.fork(number),
-            Way::Floods if self.dice.percent(15) => {
+            Behaves::Forks if self.dice.percent(60) => self.fork(number),
+            Behaves::Floods if self.dice.percent(15) => {
                 for _ in 0..FLOOD {
                     self.say_one(number);
                 }
@@ -40,7 +40,7 @@ impl World {
             _ => self.say_one(number),
         }
         self.after(2 * SECOND, Action::Announce(number));
-        if self.nodes[number].way == Way::Invents {
+        if self.nodes[number].way == Behaves::Invents {
             let made_up = OwnedEventId::try_from(format!("$made_up_{}", self.number)).unwrap();
             self.gossip(number, &Gossip::Heads(Arc::new(vec![made_up])));
         }

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{
     messages::{Asked, Envelope, Message, Request},
     network::{Dice, Links},
-    node::{Node, Way},
+    node::{Behaves, Node},
 };
 use crate::{
     actors::{
@@ -211,13 +211,13 @@ impl World {
         };
         for (number, signer) in signers.into_iter().enumerate() {
             let way = match world.dice.below(14) {
-                _ if number < 3 => Way::Honest,
-                0 => Way::Silent,
-                1 => Way::Withholds,
-                2 => Way::Invents,
-                3 => Way::Forks,
-                4 => Way::Floods,
-                _ => Way::Honest,
+                _ if number < 3 => Behaves::Honest,
+                0 => Behaves::Silent,
+                1 => Behaves::Withholds,
+                2 => Behaves::Invents,
+                3 => Behaves::Forks,
+                4 => Behaves::Floods,
+                _ => Behaves::Honest,
             };
             let replica = first.copy(signer, CHECK_EVERY);
             let mut node = Node::new(replica, way, room_events, &room_id, &world.names);
