@@ -15,10 +15,12 @@ use libp2p::{Multiaddr, PeerId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+mod element;
 mod keys;
 pub mod local_accounts;
 mod secret;
 
+pub use self::element::{ElementConfig, Release};
 use self::local_accounts::LocalAccounts;
 
 /// The key of the secret of a private network.
@@ -275,19 +277,6 @@ pub struct LoginConfig {
     /// Accounts of this machine that may log in without a token, besides the one that runs the node.
     #[serde(default)]
     pub local_accounts: LocalAccounts,
-}
-
-/// `element.*`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ElementConfig {
-    /// Where Element is served: `None` where the key is missing (the default address), `Some(None)`
-    /// where it is null (not at all).
-    #[serde(default, deserialize_with = "present")]
-    pub listen_address: Option<Option<SocketAddr>>,
-    /// The folder with Element's files; `<data>/element` where it is missing.
-    #[serde(default)]
-    pub path: Option<PathBuf>,
 }
 
 /// `libp2p.*`.
@@ -554,6 +543,7 @@ impl Config {
             ));
         }
         self.libp2p.relay.check().map_err(ConfigError::Key)?;
+        self.element.release().map_err(ConfigError::Key)?;
         Ok(self)
     }
 
@@ -719,6 +709,8 @@ mod tests {
             (r#"{"listenAdress":"127.0.0.1:80"}"#, "listenAdress"),
             (r#"{"listenAddress":"here"}"#, "listenAddress"),
             (r#"{"element":{"port":80}}"#, "port"),
+            (r#"{"element":{"version":"1.2.3"}}"#, "element.sha256"),
+            (r#"{"element":{"url":"nowhere"}}"#, "element.url"),
             (r#"{"libp2p":{"staticRelays":["nowhere"]}}"#, "staticRelays"),
             (r#"{"libp2p":{"blockedPeers":["somebody"]}}"#, "blockedPeers"),
             (r#"{"libp2p":{"privateNetworkSecret":""}}"#, "privateNetworkSecret"),

@@ -11,6 +11,7 @@
 //! | [`status`] | what a person is told of a node: the first lines of its log, `messagehub status` |
 //! | [`doctor`] | what is wrong with this machine, configuration or network |
 //! | [`network_secret`] | a secret for a private network |
+//! | [`web_client`] | asking web servers: what has to come from one |
 //! | [`log_lines`] | how a line of the log is written |
 //!
 //! ARCHITECTURE.md has the map; docs/walks.md walks a PDU in, a message out, a `/sync` and a join
@@ -27,6 +28,7 @@ pub mod network_secret;
 pub mod node;
 pub mod proto;
 pub mod status;
+pub mod web_client;
 
 #[cfg(test)]
 mod fuzz;

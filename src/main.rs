@@ -8,10 +8,15 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use messagehub::{
-    actors::clock::now_ms,
+    actors::{
+        clock::now_ms,
+        element::{self, Loaded, Work},
+    },
     config::{self, Config},
     control::{self, Command},
+    data_folder,
     doctor::{self, Step},
     log_lines, network_secret, node,
     status::{self, OutboxStatus, Status},
@@ -53,8 +58,23 @@ enum Ask {
     },
     /// Prints a new secret for libp2p.privateNetworkSecret.
     NetworkSecret,
+    /// Puts Element into its folder: fetches the release that is pinned, or takes a file.
+    Element {
+        #[command(subcommand)]
+        what: ElementCommand,
+    },
     /// Prints a login token of the running node: for one use, within two minutes.
     LoginToken,
+}
+
+#[derive(Subcommand)]
+enum ElementCommand {
+    /// Gets Element, or replaces it. The node may run; what it serves changes at once.
+    Install {
+        /// The release's archive, where it was brought here by other means.
+        #[arg(long, value_name = "TARBALL")]
+        file: Option<PathBuf>,
+    },
 }
 
 /// Returns where keys and database are unless `--data` says so.
@@ -90,6 +110,9 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         }
         Some(Ask::Doctor { json }) => examine(config, &data, json),
         Some(Ask::NetworkSecret) => new_secret(),
+        Some(Ask::Element { what: ElementCommand::Install { file } }) => {
+            install_element(config, &data, file.as_deref())
+        }
         Some(Ask::LoginToken) => print(&ask::<String>(&data, Command::LoginToken)?),
         Some(Ask::Outbox { json }) => {
             let reply: OutboxStatus = ask(&data, Command::Outbox)?;
@@ -133,6 +156,45 @@ fn new_secret() -> Result<ExitCode, String> {
         config::PRIVATE_NETWORK_SECRET
     );
     print(&secret)
+}
+
+/// Shows on a terminal how far it is.
+fn install_element(
+    config: Option<&Path>,
+    data: &Path,
+    archive: Option<&Path>,
+) -> Result<ExitCode, String> {
+    let config = Config::load(config).map_err(|error| error.to_string())?;
+    if let Some(path) = &config.element.path {
+        return Err(format!(
+            "element.path is set, so Element's files in {} are yours to keep: unpack a release \
+             there, or leave the key out",
+            path.display()
+        ));
+    }
+    let release = config.element.release()?;
+    data_folder::prepare(data).map_err(|error| error.to_string())?;
+    let folder = element::folder_in(data);
+    let bar = ProgressBar::no_length().with_style(
+        ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}, {eta}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    bar.set_message(format!("Element {}", release.version));
+    let working = |work: Work| match work {
+        Work::Loading(Loaded { bytes, total }) => {
+            if let Some(total) = total {
+                bar.set_length(total);
+            }
+            bar.set_position(bytes);
+        }
+        Work::Unpacking => bar.set_message("unpacking"),
+        Work::None | Work::Failed(..) => {}
+    };
+    let brought = element::bring(&release, archive, &folder, working);
+    let brought = actix::System::new().block_on(brought);
+    bar.finish_and_clear();
+    brought.map_err(|error| error.to_string())?;
+    print(&format!("Element {} is in {}", release.version, folder.display()))
 }
 
 /// Findings go to standard output as they come, and what takes a while to standard error.

@@ -30,6 +30,7 @@ use crate::{
         beat::{Beat, ReadSilent, Silent},
         cpu::Cpu,
         device_keys::{DeviceKeysActor, DeviceKeysLinks, KeyError},
+        element::{ElementActor, Loaded, Work},
         ephemera::EphemeraActor,
         federation::{FederationActor, FederationLinks},
         gossip::{DeliverTo, GossipActor},
@@ -288,7 +289,10 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
 
     let users = (&accounts, &device_keys);
     let gateway = gateway(&store, users, &rooms, &ephemera, &identity, &outbox, &network);
-    let web = bound.places(data);
+    let to_fetch = bound.to_fetch(data);
+    let begin = if to_fetch.is_some() { Work::Loading(Loaded::default()) } else { Work::None };
+    let work = watch::Sender::new(begin);
+    let web = bound.places(data, work.subscribe());
     // Before anybody is answered, so that whoever is finds it in the log.
     if let Some(web) = web.look().await {
         for line in status::banner(&web, config.file.as_deref(), data, keys.is_some()) {
@@ -309,7 +313,10 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             Err(error) => return Err(refused(&error)),
         }
     }
-    let http = http_gateway::start(bound, gateway, data);
+    let http = http_gateway::start(bound, gateway, data, work.subscribe());
+    if let Some(parts) = to_fetch {
+        ElementActor::new(parts, work).start();
+    }
     let control = control::serve(
         data,
         ControlLinks {

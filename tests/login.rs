@@ -110,7 +110,7 @@ async fn attack_02_another_account_of_the_machine_cannot_become_the_user() {
     let mut node = Node::new(&[]);
     let element = format!("{}:{}", own_address(), free_port());
     node.configure(|config| {
-        config["element"] = json!({"listenAddress": element});
+        config["element"] = json!({"listenAddress": element, "fetch": false});
         config["login"] = json!({"localAccounts": [FRIEND]});
     });
     node.start_again().await;
@@ -150,7 +150,7 @@ async fn attack_02_away_from_loopback_only_a_token_lets_anybody_in() {
         let folder = TempDir::new().unwrap();
         let config = json!({
             "listenAddress": listen,
-            "element": {"listenAddress": "127.0.0.1:8009"},
+            "element": {"listenAddress": "127.0.0.1:8009", "fetch": false},
             // Nor does it help to trust everybody who sits here.
             "login": {"localAccounts": "any"},
             "libp2p": {"mdns": false, "portMapping": false, "dht": {"bootstrapPeers": []}},

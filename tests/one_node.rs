@@ -205,7 +205,7 @@ async fn status_tells_who_the_node_is_and_fails_when_none_runs() {
 async fn a_node_says_what_to_open_who_one_is_and_that_it_stopped() {
     let mut node = Node::new(&[]);
     let element = format!("{}:{}", own_address(), free_port());
-    node.configure(|config| config["element"] = json!({"listenAddress": element}));
+    node.configure(|config| config["element"] = json!({"listenAddress": element, "fetch": false}));
     node.start_again().await;
     let config = node.config_file();
     let (open, from) =

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod cpu;
 pub mod device_keys;
 pub mod down;
+pub mod element;
 pub mod ephemera;
 pub mod error;
 pub mod federation;

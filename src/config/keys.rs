@@ -32,6 +32,8 @@ pub(super) enum Kind {
     Number(u64),
     /// One of some words.
     Word(&'static [&'static str]),
+    /// A text, such as this one.
+    Text(&'static str),
     /// A text that is shown to nobody.
     Secret,
     /// Addresses of libp2p.
@@ -48,13 +50,17 @@ const COUNT: Kind = Kind::Number(u32::MAX as u64);
 const BYTES: Kind = Kind::Number(i64::MAX as u64);
 
 /// Every key.
-const KEYS: [(&str, Kind); 27] = [
+const KEYS: [(&str, Kind); 31] = [
     ("listenAddress", Kind::Socket),
     ("login", Kind::Folder),
     ("login.localAccounts", Kind::Accounts),
     ("element", Kind::Folder),
     ("element.listenAddress", Kind::Socket),
     ("element.path", Kind::Path),
+    ("element.fetch", Kind::Bool),
+    ("element.version", Kind::Text("1.12.24")),
+    ("element.url", Kind::Text("https://releases.example/element.tar.gz")),
+    ("element.sha256", Kind::Text("0123456789abcdef…")),
     ("libp2p", Kind::Folder),
     ("libp2p.listenAddresses", Kind::Addresses),
     ("libp2p.mdns", Kind::Bool),
@@ -95,6 +101,7 @@ impl Kind {
                 let words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
                 format!("write one of {}", words.join(", "))
             }
+            Self::Text(example) => format!("write a text in quotes, such as \"{example}\""),
             Self::Secret => {
                 "write a text in quotes, such as one that `messagehub network-secret` prints"
                     .to_owned()
@@ -123,6 +130,7 @@ impl Kind {
             Self::Bool => value.is_boolean(),
             Self::Number(most) => value.as_u64().is_some_and(|number| number <= most),
             Self::Word(words) => value.as_str().is_some_and(|text| words.contains(&text)),
+            Self::Text(_) => text(|text| !text.is_empty()),
             Self::Secret => value.is_string(),
             Self::Addresses => return all(value, |text| text.parse::<Multiaddr>().is_ok()),
             Self::Relays => return all(value, leads_to_somebody),
@@ -145,7 +153,12 @@ impl Kind {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 items.map(Value::from).collect()
             }
-            Self::Folder | Self::Socket | Self::Path | Self::Word(_) | Self::Secret => word(),
+            Self::Folder
+            | Self::Socket
+            | Self::Path
+            | Self::Word(_)
+            | Self::Text(_)
+            | Self::Secret => word(),
         }
     }
 }
@@ -266,7 +279,7 @@ mod tests {
         for (key, kind) in KEYS {
             for value in &values {
                 let good = match kind {
-                    Kind::Path | Kind::Secret => value.is_string(),
+                    Kind::Path | Kind::Text(_) | Kind::Secret => value.is_string(),
                     Kind::Bool => value.is_boolean(),
                     Kind::Number(_) => value.as_u64().is_some(),
                     Kind::Accounts => *value == json!([]) || *value == json!([7]),

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::Finding;
 use crate::{
-    actors::http_gateway::WebStatus,
+    actors::{element::Work, http_gateway::WebStatus},
     config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT, is_default_listen},
     status::Status,
 };
@@ -67,6 +67,7 @@ fn exposed(address: Option<SocketAddr>) -> Option<Finding> {
         homeserver_url: String::new(),
         element_url: None,
         element_missing: None,
+        element_work: Work::None,
     };
     let advice = "set listenAddress to an address that begins with 127, unless other devices of \
                   yours use this node; and then to one that only they can reach, as in a VPN";

@@ -19,10 +19,17 @@ use actix_web::{
 };
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::{gateway::Place, login::pages::escape};
+use crate::{
+    actors::element::{Loaded, Work},
+    config::Release,
+};
 
 const MISSING: &str = include_str!("../../assets/no-element.html");
+/// Has a page loaded again, in seconds, while Element comes.
+const REFRESH: &str = r#"<meta http-equiv="refresh" content="2">"#;
 /// Asked again each time, and answered from the cache where nothing changed.
 const REVALIDATE: &str = "no-cache";
 /// Never asked again: the name changes with the content.
@@ -30,7 +37,14 @@ const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 /// Where Element's files are.
 #[derive(Debug, Clone)]
-pub struct ElementFiles(pub PathBuf);
+pub struct ElementFiles {
+    /// In this folder.
+    pub folder: PathBuf,
+    /// The release that belongs there.
+    pub release: Release,
+    /// What is done so that they are there.
+    pub work: watch::Receiver<Work>,
+}
 
 /// Configures the server of Element. [`Place`] and [`ElementFiles`] have to be there as app data,
 /// and [`guard`] around all of it.
@@ -60,9 +74,9 @@ async fn serve(
             .insert_header((CACHE_CONTROL, REVALIDATE))
             .json(client_config(&place.url_seen_by(&request, place.homeserver)));
     }
-    let Some(file) = locate(&files.0, name) else {
+    let Some(file) = locate(&files.folder, name) else {
         if name == "index.html" {
-            return missing(&files.0, &place.url_seen_by(&request, place.homeserver));
+            return missing(&files, &place.url_seen_by(&request, place.homeserver));
         }
         return HttpResponse::NotFound().finish();
     };
@@ -130,8 +144,28 @@ fn client_config(homeserver: &str) -> Value {
     })
 }
 
-fn missing(folder: &Path, homeserver: &str) -> HttpResponse {
+fn missing(files: &ElementFiles, homeserver: &str) -> HttpResponse {
+    let ElementFiles { folder, release, work } = files;
+    let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
+    let (state, comes) = match &*work.borrow() {
+        Work::None => ("It is not fetched by itself here.".to_owned(), false),
+        Work::Loading(Loaded { bytes, total: None }) => {
+            (format!("It is on its way: {} MiB so far.", mib(*bytes)), true)
+        }
+        Work::Loading(Loaded { bytes, total: Some(total) }) => {
+            (format!("It is on its way: {} of {} MiB.", mib(*bytes), mib(*total)), true)
+        }
+        Work::Unpacking => ("It came, and is being unpacked.".to_owned(), true),
+        Work::Failed(why, seconds) => {
+            (format!("It did not come: {why}. It is tried again within {seconds} s."), true)
+        }
+    };
     let page = MISSING
+        .replace("{{refresh}}", if comes { REFRESH } else { "" })
+        .replace("{{state}}", &escape(&state))
+        .replace("{{version}}", &escape(&release.version))
+        .replace("{{url}}", &escape(&release.url))
+        .replace("{{sha256}}", &escape(&release.sha256))
         .replace("{{path}}", &escape(&folder.display().to_string()))
         .replace("{{homeserver}}", &escape(homeserver));
     HttpResponse::Ok()

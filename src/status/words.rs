@@ -10,6 +10,7 @@ use libp2p::{Multiaddr, multiaddr::Protocol};
 use super::Status;
 use crate::{
     actors::{
+        element::{Loaded, Work},
         http_gateway::WebStatus,
         outbox::{End, OutboxStatus, ServerOwed, Waiting},
         swarm::PeerStatus,
@@ -21,7 +22,7 @@ use crate::{
 impl WebStatus {
     /// What to open, in one sentence or two.
     pub fn open(&self) -> Vec<String> {
-        let Self { homeserver_url, element_url, element_missing, .. } = self;
+        let Self { homeserver_url, element_url, element_missing, element_work, .. } = self;
         let client = format!("give a Matrix client the homeserver {homeserver_url}");
         match (element_url, element_missing) {
             (Some(element), None) => {
@@ -29,7 +30,18 @@ impl WebStatus {
             }
             (Some(element), Some(folder)) => vec![
                 format!("open {element} in your browser: it says how to get Element, or {client}"),
-                format!("Element is not there yet: its files belong into {}", folder.display()),
+                match element_work {
+                    Work::None => format!(
+                        "Element is not there yet: `messagehub element install` gets it, or its \
+                         files belong into {}",
+                        folder.display()
+                    ),
+                    Work::Loading(Loaded { bytes, .. }) => {
+                        format!("Element is being fetched: {} KiB so far", bytes >> 10)
+                    }
+                    Work::Unpacking => "Element is being unpacked".to_owned(),
+                    Work::Failed(why, _) => format!("Element is not there yet: {why}"),
+                },
             ],
             (None, _) => vec![client],
         }
@@ -244,6 +256,7 @@ mod tests {
             homeserver_url: "http://127.84.48.2".to_owned(),
             element_url: Some("http://127.84.48.1".to_owned()),
             element_missing: None,
+            element_work: Work::None,
         }
     }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::bind::Bound;
 use crate::{
+    actors::element::Work,
     config::limits,
     http::{
         self,
@@ -52,13 +53,19 @@ pub struct HttpGatewayActor {
 pub struct Drain;
 
 /// Serves. `data` is the folder with the node's data, where Element is looked for unless
-/// `element.path` says otherwise. Has to be called on an Arbiter. A server that cannot run ends the
+/// `element.path` says otherwise; `work` says what is done so that it is there. Has to be called on an Arbiter. A server that cannot run ends the
 /// process, since nobody could tell the node anything.
-pub fn start(bound: Bound, gateway: Gateway, data: &Path) -> Addr<HttpGatewayActor> {
+pub fn start(
+    bound: Bound,
+    gateway: Gateway,
+    data: &Path,
+    work: watch::Receiver<Work>,
+) -> Addr<HttpGatewayActor> {
     let (stopping, stops) = watch::channel(false);
     let place = Place { homeserver: bound.homeserver(), element: bound.element(), stopping: stops };
     let homeserver_url = place.homeserver_url();
-    let files = ElementFiles(bound.element_path.unwrap_or_else(|| data.join("element")));
+    let folder = bound.element_folder(data);
+    let files = ElementFiles { folder, release: bound.release, work };
 
     let desk = Desk {
         place: place.clone(),

@@ -7,9 +7,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::{
-    config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT},
+    actors::element::{self, ElementParts, Found, Work},
+    config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT, Release},
     http::{gateway::url_of, login::presence::Persons},
 };
 
@@ -24,6 +26,9 @@ pub struct WebStatus {
     pub element_url: Option<String>,
     /// The folder in which Element's files are missing.
     pub element_missing: Option<PathBuf>,
+    /// What is done so that they come.
+    #[serde(default)]
+    pub element_work: Work,
 }
 
 /// Why a server cannot listen: one line that says what to do.
@@ -51,6 +56,9 @@ pub enum BindError {
         /// The key of the configuration.
         key: &'static str,
     },
+    /// The configuration names no release of Element.
+    #[error("{0}")]
+    Release(String),
     /// This machine does not have the address, or something else.
     #[error("cannot listen on {address}: {why}: set {key} to an address of this machine")]
     Other {
@@ -70,6 +78,8 @@ pub struct Bound {
     pub(super) homeserver_address: SocketAddr,
     pub(super) element: Option<(TcpListener, SocketAddr)>,
     pub(super) element_path: Option<PathBuf>,
+    pub(super) release: Release,
+    pub(super) fetch: bool,
     pub(super) persons: Persons,
 }
 
@@ -80,10 +90,24 @@ impl Bound {
     }
 
     /// Returns where the servers are, for whoever is told; `data` is the folder with the node's data.
-    pub fn places(&self, data: &Path) -> WebPlaces {
-        let files = self.element_path.clone().unwrap_or_else(|| data.join("element"));
-        let element = self.element().map(|address| (address, files));
-        WebPlaces { homeserver: self.homeserver_address, element }
+    /// `work` says what is done so that Element is there.
+    pub fn places(&self, data: &Path, work: watch::Receiver<Work>) -> WebPlaces {
+        let element = self.element().map(|address| (address, self.element_folder(data)));
+        WebPlaces { homeserver: self.homeserver_address, element, work }
+    }
+
+    /// Returns Element's folder; `data` is the folder with the node's data.
+    pub fn element_folder(&self, data: &Path) -> PathBuf {
+        self.element_path.clone().unwrap_or_else(|| element::folder_in(data))
+    }
+
+    /// Returns what is to be fetched; none where Element is not served, a person keeps its files, or nothing
+    /// is to be fetched.
+    pub fn to_fetch(&self, data: &Path) -> Option<ElementParts> {
+        let wanted = self.fetch && self.element.is_some() && self.element_path.is_none();
+        let parts =
+            || ElementParts { release: self.release.clone(), folder: element::folder_in(data) };
+        wanted.then(parts)
     }
 
     /// Returns where Element is served.
@@ -97,12 +121,13 @@ impl Bound {
 pub struct WebPlaces {
     homeserver: SocketAddr,
     element: Option<(SocketAddr, PathBuf)>,
+    work: watch::Receiver<Work>,
 }
 
 impl WebPlaces {
     /// Looks whether Element's files are there by now; none where the process ends.
     pub async fn look(&self) -> Option<WebStatus> {
-        let Self { homeserver, element } = self.clone();
+        let Self { homeserver, element, work } = self.clone();
         // A folder can be on a disk that sleeps.
         let looked = tokio::task::spawn_blocking(move || WebStatus {
             homeserver,
@@ -110,7 +135,8 @@ impl WebPlaces {
             element_url: element.as_ref().map(|(address, _)| url_of(*address)),
             element_missing: element
                 .map(|(_, files)| files)
-                .filter(|files| !files.join("index.html").is_file()),
+                .filter(|files| element::look(files) == Found::Nothing),
+            element_work: work.borrow().clone(),
         });
         looked.await.ok()
     }
@@ -132,7 +158,9 @@ pub fn bind(config: &Config) -> Result<Bound, BindError> {
     };
     let element_path = config.element.path.clone();
     let persons = Persons::at(homeserver_address, &config.login.local_accounts);
-    Ok(Bound { homeserver, homeserver_address, element, element_path, persons })
+    let (release, fetch) =
+        (config.element.release().map_err(BindError::Release)?, config.element.fetch);
+    Ok(Bound { homeserver, homeserver_address, element, element_path, release, fetch, persons })
 }
 
 fn listen(

@@ -2,9 +2,14 @@
 
 use std::{path::Path, time::Duration};
 
+use tokio::sync::watch;
+
 use super::{fake, logged_in};
 use crate::{
-    actors::http_gateway::{Drain, HttpGatewayActor, bind, start},
+    actors::{
+        element::Work,
+        http_gateway::{Drain, HttpGatewayActor, bind, start},
+    },
     config::Config,
 };
 
@@ -27,7 +32,8 @@ async fn served(prepare: impl FnOnce(&Path)) -> Served {
     let element = format!("http://{}", bound.element().unwrap());
     let (_, gateway) = fake::start().await;
     let token = logged_in(&gateway, "D").await;
-    let server = start(bound, gateway, data.path());
+    let work = watch::Sender::new(Work::None);
+    let server = start(bound, gateway, data.path(), work.subscribe());
     Served { homeserver, element, token, server, _data: data }
 }
 
