@@ -18,10 +18,12 @@ use serde_json::{Map, Value};
 mod element;
 mod keys;
 pub mod local_accounts;
+mod registration;
 mod secret;
 
 pub use self::element::{ElementConfig, Release};
 use self::local_accounts::LocalAccounts;
+pub use self::registration::Registration;
 
 /// The key of the secret of a private network.
 pub const PRIVATE_NETWORK_SECRET: &str = "libp2p.privateNetworkSecret";
@@ -243,6 +245,33 @@ pub mod limits {
     pub const BACKUP_LEN: u64 = 64 * 1024 * 1024;
     /// Bytes of one of them.
     pub const BACKED_UP_LEN: usize = 16 * 1024;
+    /// People who are registered on a node beside its owner: as many as are let into one room with them.
+    pub const REGISTERED: usize = ROOM_USERS_OF_SERVER - 1;
+    /// The same with those whose accounts ended: their names are given to nobody else.
+    pub const REGISTERED_EVER: usize = 256;
+    /// Longest name that is part of a user id here, in bytes.
+    pub const LOCALPART_LEN: usize = 64;
+    /// Devices of one user that are logged in.
+    pub const DEVICES_LOGGED_IN: usize = 500;
+    /// Shortest password, in characters.
+    pub const PASSWORD_CHARS: usize = 8;
+    /// Longest one, in bytes.
+    pub const PASSWORD_LEN: usize = 512;
+    /// Passwords that are compared or set, and wait for their turn: each takes some 50 ms.
+    pub const HASHES_WAITING: usize = 16;
+    /// Tries of the password of one person, or of the token that lets people register, in a burst from
+    /// one place.
+    pub const TRIES_BURST: f64 = 10.0;
+    /// The same each second in the long run: one in ten seconds.
+    pub const TRIES_PER_SECOND: f64 = 0.1;
+    /// Places, and whom was tried there, that are remembered.
+    pub const TRIES_KEPT: usize = 1024;
+    /// How long a session of user-interactive authentication counts, in milliseconds.
+    pub const UIA_MS: u64 = 15 * 60 * 1000;
+    /// Sessions of it that were approved, and that were used, and would still count.
+    pub const UIA_KEPT: usize = 1024;
+    /// How long an access token of a client counts that refreshes its own, in milliseconds.
+    pub const ACCESS_TOKEN_MS: u64 = 60 * 60 * 1000;
     /// How long a part of the node may leave unanswered whether it gets on, before the node ends.
     pub const SILENT: Duration = Duration::from_secs(60);
     /// Longest stop after Ctrl-C or SIGTERM.
@@ -262,6 +291,9 @@ pub struct Config {
     /// Logging in.
     #[serde(default)]
     pub login: LoginConfig,
+    /// The people of the node.
+    #[serde(default)]
+    pub accounts: AccountsConfig,
     /// Element.
     #[serde(default)]
     pub element: ElementConfig,
@@ -277,6 +309,15 @@ pub struct LoginConfig {
     /// Accounts of this machine that may log in without a token, besides the one that runs the node.
     #[serde(default)]
     pub local_accounts: LocalAccounts,
+}
+
+/// `accounts.*`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AccountsConfig {
+    /// Who may register, besides the owner of the node.
+    #[serde(default)]
+    pub registration: Registration,
 }
 
 /// `libp2p.*`.
@@ -637,7 +678,7 @@ mod tests {
     #[test]
     fn null_is_the_default() {
         let nulls = load(
-            r#"{"listenAddress":null,"login":null,"element":{"path":null},"libp2p":{
+            r#"{"listenAddress":null,"login":null,"accounts":{"registration":null},"element":{"path":null},"libp2p":{
                 "listenAddresses":null,"mdns":null,"staticRelays":null,"relay":{"serve":null,
                 "maxCircuits":null},"blockedPeers":null,"dht":null}}"#,
         );
@@ -645,6 +686,15 @@ mod tests {
         let shown = |config: &Config| format!("{:?}", Config { file: None, ..config.clone() });
         assert_eq!(shown(&nulls), shown(&none));
         assert!(load(r#"{"libp2p":null}"#).is_ok());
+    }
+
+    #[test]
+    fn who_may_register_is_said() {
+        let of = |json: &str| load(json).unwrap().accounts.registration;
+        assert_eq!(of("{}"), Registration::Off);
+        assert_eq!(of(r#"{"accounts":{"registration":true}}"#), Registration::Open);
+        let token = of(r#"{"accounts":{"registration":{"token":"come in"}}}"#);
+        assert_eq!(token, Registration::Token("come in".to_owned()));
     }
 
     #[test]
@@ -680,6 +730,7 @@ mod tests {
                 ("MESSAGEHUB__LIBP2P__PRIVATE_NETWORK_SECRET", "12345"),
                 ("MESSAGEHUB__LOGIN__LOCAL_ACCOUNTS", "any"),
                 ("MESSAGEHUB__LIBP2P__FRESH_PEER_ID", "yes"),
+                ("MESSAGEHUB__ACCOUNTS__REGISTRATION", "come in"),
                 ("PATH", "/bin"),
             ]
             .map(|(name, value)| (name.into(), value.into()))
@@ -699,6 +750,7 @@ mod tests {
                 ("libp2p.privateNetworkSecret", json!("12345")),
                 ("login.localAccounts", json!(["any"])),
                 ("libp2p.freshPeerId", json!("yes")),
+                ("accounts.registration", json!({"token": "come in"})),
             ]
         );
     }
@@ -715,6 +767,8 @@ mod tests {
             (r#"{"libp2p":{"blockedPeers":["somebody"]}}"#, "blockedPeers"),
             (r#"{"libp2p":{"privateNetworkSecret":""}}"#, "privateNetworkSecret"),
             (r#"{"libp2p":{"listenAddresses":[]}}"#, "listenAddresses"),
+            (r#"{"accounts":{"registration":"yes"}}"#, "accounts.registration"),
+            (r#"{"accounts":{"registration":{"token":""}}}"#, "accounts.registration"),
             (r#"{"login":{"localAccounts":["no such account"]}}"#, "login.localAccounts"),
             (r#"{"login":{"localAccounts":["no-such-account"]}}"#, "no-such-account"),
             (r#"{"libp2p":{"relay":{"strangerCircuits":0}}}"#, "strangerCircuits"),

@@ -1,8 +1,8 @@
-//! How `messagehub status`, `messagehub outbox` and `messagehub login-token` speak to the running node.
+//! How `messagehub status`, `outbox`, `login-token` and `password` speak to the running node.
 //!
 //! The node listens on `<data>/control.sock`. The folder and the socket can be used by their owner
 //! only, which is all the authentication there is: whoever may read the keys beside it may ask for
-//! a login token. One line of JSON each way, one request a connection.
+//! a login token, and set a password. One line of JSON each way, one request a connection.
 
 use std::{
     fs, io,
@@ -21,7 +21,11 @@ use tokio::{
 };
 
 use crate::{
-    actors::{accounts::MintLoginToken, identity::EnsureIdentity, outbox::ReadOutbox},
+    actors::{
+        accounts::{LogOut, MintLoginToken, SetPassword, Whose},
+        identity::EnsureIdentity,
+        outbox::ReadOutbox,
+    },
     status::{self, StatusLinks},
 };
 
@@ -33,7 +37,7 @@ const LINE_MAX: u64 = 1024 * 1024;
 const WAIT: Duration = Duration::from_secs(10);
 
 /// What can be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "command")]
 pub enum Command {
     /// What the node is and whom it knows.
@@ -42,6 +46,15 @@ pub enum Command {
     Outbox,
     /// A login token, for two minutes and one use.
     LoginToken,
+    /// Sets a password; answered with whose it is.
+    Password {
+        /// Whose, by name or id; none: the owner's.
+        user: Option<String>,
+        /// The new one.
+        password: String,
+        /// Whether all devices of the person are logged out.
+        log_out: bool,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -57,6 +70,8 @@ pub struct ControlLinks {
     pub mint: Recipient<MintLoginToken>,
     /// Identity: a login token is good for nothing without one.
     pub ensure: Recipient<EnsureIdentity>,
+    /// Accounts.
+    pub set_password: Recipient<SetPassword>,
     /// Outbox.
     pub outbox: Recipient<ReadOutbox>,
     /// All who know what the node is at.
@@ -110,6 +125,15 @@ async fn answer(stream: UnixStream, links: ControlLinks) -> io::Result<()> {
             Ok(token) => serde_json::to_string(&Reply::Ok(token)),
             Err(why) => serde_json::to_string(&Reply::<()>::Err(why)),
         },
+        Ok(Command::Password { user, password, log_out }) => {
+            let log_out = if log_out { LogOut::Everybody } else { LogOut::Nobody };
+            let message = SetPassword { whose: Whose::Named(user), password, log_out };
+            match links.set_password.send(message).await {
+                Ok(Ok(user_id)) => serde_json::to_string(&Reply::Ok(user_id)),
+                Ok(Err(why)) => serde_json::to_string(&Reply::<()>::Err(why.to_string())),
+                Err(why) => serde_json::to_string(&Reply::<()>::Err(why.to_string())),
+            }
+        }
         Err(error) => serde_json::to_string(&Reply::<()>::Err(error.to_string())),
     };
     let mut reply = reply.map_err(io::Error::other)?;
@@ -134,9 +158,12 @@ pub enum ControlError {
     /// The socket belongs to somebody else.
     #[error("{0} may not be used by you: run this as the user who runs messagehub")]
     NotPermitted(PathBuf),
-    /// The node did not answer, or refused.
+    /// The node did not answer.
     #[error("the running node did not answer: {0}")]
     Failed(String),
+    /// The node refused.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Asks the node that runs with a data folder.
@@ -168,6 +195,6 @@ pub async fn ask<T: serde::de::DeserializeOwned>(
         .map_err(|error| failed(&error))?;
     match serde_json::from_str(&reply).map_err(|error| failed(&error))? {
         Reply::Ok(value) => Ok(value),
-        Reply::Err(why) => Err(ControlError::Failed(why)),
+        Reply::Err(why) => Err(ControlError::Refused(why)),
     }
 }

@@ -12,6 +12,7 @@
 //! | [`doctor`] | what is wrong with this machine, configuration or network |
 //! | [`network_secret`] | a secret for a private network |
 //! | [`web_client`] | asking web servers: what has to come from one |
+//! | [`new_password`] | reads a password from a terminal |
 //! | [`log_lines`] | how a line of the log is written |
 //!
 //! ARCHITECTURE.md has the map; docs/walks.md walks a PDU in, a message out, a `/sync` and a join
@@ -25,6 +26,7 @@ pub mod doctor;
 pub mod http;
 pub mod log_lines;
 pub mod network_secret;
+pub mod new_password;
 pub mod node;
 pub mod proto;
 pub mod status;

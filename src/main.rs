@@ -18,7 +18,7 @@ use messagehub::{
     control::{self, Command},
     data_folder,
     doctor::{self, Step},
-    log_lines, network_secret, node,
+    log_lines, network_secret, new_password, node,
     status::{self, OutboxStatus, Status},
 };
 
@@ -65,6 +65,15 @@ enum Ask {
     },
     /// Prints a login token of the running node: for one use, within two minutes.
     LoginToken,
+    /// Sets a password, by which clients can log in that know nothing else. It is asked for twice, or
+    /// read from standard input where that is no terminal.
+    Password {
+        /// Whose: a name of somebody who registered here. Left out, your own.
+        user: Option<String>,
+        /// Logs all devices of that person out.
+        #[arg(long)]
+        log_out: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -114,6 +123,13 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
             install_element(config, &data, file.as_deref())
         }
         Some(Ask::LoginToken) => print(&ask::<String>(&data, Command::LoginToken)?),
+        Some(Ask::Password { user, log_out }) => {
+            // Before anybody types for nothing.
+            let _: Status = ask(&data, Command::Status)?;
+            let password = new_password::read()?;
+            let whose: String = ask(&data, Command::Password { user, password, log_out })?;
+            print(&format!("the password of {whose} is set"))
+        }
         Some(Ask::Outbox { json }) => {
             let reply: OutboxStatus = ask(&data, Command::Outbox)?;
             match json {

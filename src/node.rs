@@ -25,7 +25,7 @@ use liveness::{LOOK_EVERY, Liveness, Looks};
 
 use crate::{
     actors::{
-        accounts::{AccountError, AccountsActor, AccountsLinks, LocalProfile},
+        accounts::{AccountError, AccountsActor, AccountsLinks, LeaveRooms, LocalProfile},
         admission::Admission,
         beat::{Beat, ReadSilent, Silent},
         cpu::Cpu,
@@ -252,13 +252,17 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         drop_to_device: store.clone().recipient(),
         ensure_identity: identity.clone().recipient(),
         profile_updated: rooms.clone().recipient(),
+        list_rooms: rooms.clone().recipient(),
+        leave: rooms.clone().recipient(),
+        user_gone: rooms.clone().recipient(),
         advertise: network.rendezvous.clone().recipient(),
         sharing: rooms.clone().recipient(),
         forget_devices: device_keys.clone().recipient(),
         device_renamed: device_keys.clone().recipient(),
     };
-    let accounts =
-        AccountsActor::start_loaded(accounts, keys.as_deref().map(server_name::user_of)).await?;
+    let owner = keys.as_deref().map(server_name::user_of);
+    let registration = config.accounts.registration.clone();
+    let accounts = AccountsActor::start_loaded(accounts, owner, registration).await?;
     let federation = FederationActor::new(FederationLinks {
         serve: rooms.clone().recipient(),
         ingest: rooms.clone().recipient(),
@@ -308,6 +312,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             Ok(Ok(signer)) => {
                 meeting.do_send(identity::UseSigner(Arc::clone(&signer)));
                 rooms.send(identity::UseSigner(signer)).await.ok();
+                accounts.do_send(LeaveRooms);
             }
             Ok(Err(error)) => log::warn!("the rooms are not there yet: {error}"),
             Err(error) => return Err(refused(&error)),
@@ -321,6 +326,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         data,
         ControlLinks {
             mint: accounts.clone().recipient(),
+            set_password: accounts.clone().recipient(),
             ensure: identity.clone().recipient(),
             outbox: outbox.clone().recipient(),
             status: StatusLinks {
@@ -329,7 +335,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
                 network: network.rendezvous.clone().recipient(),
                 rooms: rooms.clone().recipient(),
                 clock: network.relay_request.clone().recipient(),
-                profile: accounts.clone().recipient(),
+                people: accounts.clone().recipient(),
                 count_owed: outbox.clone().recipient(),
                 web: web.clone(),
             },
@@ -337,7 +343,9 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     );
     if let Err(error) = control {
         let path = data.display();
-        log::warn!("{path}/control.sock: {error}; `status` and `login-token` cannot be used");
+        log::warn!(
+            "{path}/control.sock: {error}; `status`, `login-token` and `password` cannot be used"
+        );
     }
     let parts: Vec<(&str, Recipient<Beat>)> = vec![
         ("Store", store.clone().recipient()),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     actors::{
-        accounts::LocalProfile,
+        accounts::{ListPeople, LocalPerson},
         beat::{ReadSilent, Silent},
         http_gateway::{WebPlaces, WebStatus},
         identity::ReadSigner,
@@ -19,7 +19,10 @@ use crate::{
         room_state::{CountRooms, RoomCounts},
         swarm::NetworkStatus,
     },
-    proto::server_name::{LOCALPART, user_of},
+    proto::{
+        rendezvous,
+        server_name::{LOCALPART, user_of},
+    },
 };
 
 pub use crate::actors::{outbox::OutboxStatus, relay_request::ClockStatus};
@@ -27,6 +30,15 @@ pub use words::{banner, found_as, outbox_in_words, status_in_words};
 
 /// After how many seconds without an answer a part of the node is told of instead of asked.
 const SILENT_S: u32 = 5;
+
+impl From<LocalPerson> for PersonStatus {
+    fn from(person: LocalPerson) -> Self {
+        let LocalPerson { user_id, profile, devices, has_password } = person;
+        let strings = rendezvous::strings_of_user(user_id.localpart(), user_id.server_name());
+        let found_as = strings.into_iter().take(1).chain([user_id.to_string()]).collect();
+        Self { user_id, display_name: profile.displayname, found_as, devices, has_password }
+    }
+}
 
 /// What a node is and whom it knows, as `messagehub status` gets it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +56,12 @@ pub struct Status {
     /// Where clients find the node.
     #[serde(default)]
     pub web: Option<WebStatus>,
+    /// Whether the user can log in by a password.
+    #[serde(default)]
+    pub has_password: bool,
+    /// The others who are at home on this node.
+    #[serde(default)]
+    pub people: Vec<PersonStatus>,
     /// The network.
     #[serde(flatten)]
     pub network: NetworkStatus,
@@ -55,6 +73,21 @@ pub struct Status {
     /// What other servers are to get, once they are there.
     #[serde(default)]
     pub owed: OwedCount,
+}
+
+/// Somebody who registered on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersonStatus {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// The name that they show.
+    pub display_name: Option<String>,
+    /// By what others find them: a short string, and one that is sure.
+    pub found_as: Vec<String>,
+    /// How many devices they have logged in.
+    pub devices: usize,
+    /// Whether they can log in by a password.
+    pub has_password: bool,
 }
 
 /// Whom a node asks about itself.
@@ -70,8 +103,8 @@ pub struct StatusLinks {
     pub rooms: Recipient<CountRooms>,
     /// RelayRequest.
     pub clock: Recipient<ReadClock>,
-    /// Accounts: our user's name.
-    pub profile: Recipient<LocalProfile>,
+    /// Accounts: who is at home here.
+    pub people: Recipient<ListPeople>,
     /// Outbox.
     pub count_owed: Recipient<CountOwed>,
     /// Where the http servers are.
@@ -93,13 +126,12 @@ pub async fn read(links: &StatusLinks) -> Result<Status, String> {
     let owed = links.count_owed.send(CountOwed).await.map_err(gone("Outbox"))?;
     let server_name = signer.as_ref().map(|signer| signer.server_name().clone());
     let user_id = server_name.as_deref().map(user_of);
-    let display_name = match user_id.clone() {
-        None => None,
-        Some(user_id) => {
-            let profile = links.profile.send(LocalProfile(user_id)).await;
-            profile.map_err(gone("Accounts"))?.and_then(|profile| profile.displayname)
-        }
-    };
+    let people = links.people.send(ListPeople).await.map_err(gone("Accounts"))?;
+    let (owner, others): (Vec<_>, Vec<_>) =
+        people.into_iter().partition(|person| Some(&person.user_id) == user_id.as_ref());
+    let owner = owner.into_iter().next();
+    let has_password = owner.as_ref().is_some_and(|owner| owner.has_password);
+    let display_name = owner.and_then(|owner| owner.profile.displayname);
     let shown = display_name.as_deref().unwrap_or(LOCALPART);
     let found_as = server_name.as_ref().map_or_else(Vec::new, |name| found_as(shown, name));
     Ok(Status {
@@ -107,6 +139,8 @@ pub async fn read(links: &StatusLinks) -> Result<Status, String> {
         user_id,
         display_name,
         found_as,
+        has_password,
+        people: others.into_iter().map(PersonStatus::from).collect(),
         web: links.web.look().await,
         network,
         rooms,

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use serde_json::{Map, Value};
 
-use super::{PRIVATE_NETWORK_SECRET, local_accounts};
+use super::{PRIVATE_NETWORK_SECRET, local_accounts, registration};
 
 /// The one key whose null is a choice: Element is not served.
 const NULL_MEANS_OFF: &str = "element.listenAddress";
@@ -44,16 +44,20 @@ pub(super) enum Kind {
     Peers,
     /// Accounts of this machine.
     Accounts,
+    /// Who may register; shown to nobody, since a token may be in it.
+    Registration,
 }
 
 const COUNT: Kind = Kind::Number(u32::MAX as u64);
 const BYTES: Kind = Kind::Number(i64::MAX as u64);
 
 /// Every key.
-const KEYS: [(&str, Kind); 31] = [
+const KEYS: [(&str, Kind); 33] = [
     ("listenAddress", Kind::Socket),
     ("login", Kind::Folder),
     ("login.localAccounts", Kind::Accounts),
+    ("accounts", Kind::Folder),
+    ("accounts.registration", Kind::Registration),
     ("element", Kind::Folder),
     ("element.listenAddress", Kind::Socket),
     ("element.path", Kind::Path),
@@ -117,6 +121,11 @@ impl Kind {
                  or \"any\""
                     .to_owned()
             }
+            Self::Registration => {
+                "write true, false, or the token that lets people in, such as {\"token\": \
+                 \"correct horse\"}"
+                    .to_owned()
+            }
         }
     }
 
@@ -136,6 +145,7 @@ impl Kind {
             Self::Relays => return all(value, leads_to_somebody),
             Self::Peers => return all(value, |text| text.parse::<PeerId>().is_ok()),
             Self::Accounts => local_accounts::is_well_formed(value),
+            Self::Registration => registration::is_well_formed(value),
         };
         if good { Ok(()) } else { Err(value) }
     }
@@ -159,6 +169,7 @@ impl Kind {
             | Self::Word(_)
             | Self::Text(_)
             | Self::Secret => word(),
+            Self::Registration => registration::of_text(text),
         }
     }
 }
@@ -208,11 +219,17 @@ fn folder(
         if !value.is_null()
             && let Err(wrong) = kind.check(&value)
         {
-            let shown = if kind == Kind::Secret { "no text".to_owned() } else { short(wrong) };
+            let shown = match kind {
+                Kind::Secret => "no text".to_owned(),
+                Kind::Registration => "none of these".to_owned(),
+                _ => short(wrong),
+            };
             return Err(format!("{key}{} is {shown}: {}", place(&key), kind.wanted()));
         }
         let value = match value {
-            Value::Object(inner) => Value::Object(folder(&key, inner, place)?),
+            Value::Object(inner) if kind == Kind::Folder => {
+                Value::Object(folder(&key, inner, place)?)
+            }
             value => value,
         };
         checked.insert(name, value);
@@ -280,7 +297,7 @@ mod tests {
             for value in &values {
                 let good = match kind {
                     Kind::Path | Kind::Text(_) | Kind::Secret => value.is_string(),
-                    Kind::Bool => value.is_boolean(),
+                    Kind::Bool | Kind::Registration => value.is_boolean(),
                     Kind::Number(_) => value.as_u64().is_some(),
                     Kind::Accounts => *value == json!([]) || *value == json!([7]),
                     Kind::Addresses | Kind::Relays | Kind::Peers => *value == json!([]),
@@ -328,7 +345,7 @@ mod tests {
             ),
             (
                 json!({"listenAdress": "127.0.0.1:80"}),
-                "there is no key listenAdress: there are listenAddress, login, element, libp2p",
+                "there is no key listenAdress: there are listenAddress, login, accounts, element, libp2p",
             ),
             (
                 json!({"libp2p": {"dht": {"advertize": true}}}),

@@ -241,6 +241,8 @@ mod tests {
             user_id: None,
             display_name: None,
             found_as: Vec::new(),
+            has_password: false,
+            people: Vec::new(),
             web: None,
             network: NetworkStatus {
                 listen_addresses: listen.iter().map(|text| text.parse().unwrap()).collect(),

@@ -194,7 +194,7 @@ fn node(data: &Path, asked: Result<&Status, &ControlError>) -> Finding {
         Err(error @ ControlError::NotPermitted(_)) => {
             Finding::problem(CHECK, "a node runs, but you may not ask it", error.to_string())
         }
-        Err(error @ ControlError::Failed(_)) => Finding::problem(
+        Err(error @ (ControlError::Failed(_) | ControlError::Refused(_))) => Finding::problem(
             CHECK,
             error.to_string(),
             "look at its log; where it says nothing, start it again",

@@ -94,6 +94,8 @@ mod tests {
             user_id: None,
             display_name: None,
             found_as: Vec::new(),
+            has_password: false,
+            people: Vec::new(),
             web: None,
             network: NetworkStatus {
                 listen_addresses: vec![at("/ip4/192.168.1.2/tcp/4848")],

@@ -25,6 +25,8 @@ pub struct HttpError {
     retry_after_ms: Option<u64>,
     /// The version of the backup that is the newest, for who named another one.
     current_version: Option<String>,
+    /// Whether the client is to go on with the device once it has another token.
+    soft_logout: bool,
 }
 
 impl HttpError {
@@ -35,7 +37,14 @@ impl HttpError {
         message: impl Into<Cow<'static, str>>,
     ) -> Self {
         let message = message.into();
-        Self { status, errcode, message, retry_after_ms: None, current_version: None }
+        Self {
+            status,
+            errcode,
+            message,
+            retry_after_ms: None,
+            current_version: None,
+            soft_logout: false,
+        }
     }
 
     /// The path is none of ours, or what is behind it is not built.
@@ -89,6 +98,13 @@ impl HttpError {
         Self::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", "the access token is not valid")
     }
 
+    /// An access token that has ended: the client is to refresh it.
+    pub fn expired_token() -> Self {
+        let why = "the access token has ended: refresh it";
+        let error = Self::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", why);
+        Self { soft_logout: true, ..error }
+    }
+
     /// Somebody has used up what there is for them.
     pub fn limit_exceeded(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED", message)
@@ -120,6 +136,9 @@ impl ResponseError for HttpError {
         body.insert("error".to_owned(), Value::from(self.message.as_ref()));
         if let Some(version) = &self.current_version {
             body.insert("current_version".to_owned(), Value::from(version.as_str()));
+        }
+        if self.soft_logout {
+            body.insert("soft_logout".to_owned(), Value::from(true));
         }
         let mut answer = HttpResponse::build(self.status);
         if let Some(ms) = self.retry_after_ms {
@@ -173,7 +192,28 @@ impl From<IdentityError> for HttpError {
 impl From<AccountError> for HttpError {
     fn from(error: AccountError) -> Self {
         match error {
-            AccountError::BadLoginToken => Self::forbidden(error.to_string()),
+            AccountError::BadLoginToken | AccountError::BadPassword | AccountError::Denied(_) => {
+                Self::forbidden(error.to_string())
+            }
+            AccountError::BadRefreshToken => {
+                Self::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", error.to_string())
+            }
+            AccountError::Deactivated => {
+                Self::new(StatusCode::FORBIDDEN, "M_USER_DEACTIVATED", error.to_string())
+            }
+            AccountError::WeakPassword => {
+                Self::new(StatusCode::BAD_REQUEST, "M_WEAK_PASSWORD", error.to_string())
+            }
+            AccountError::InvalidName(why) => {
+                Self::new(StatusCode::BAD_REQUEST, "M_INVALID_USERNAME", why)
+            }
+            AccountError::NameTaken => {
+                Self::new(StatusCode::BAD_REQUEST, "M_USER_IN_USE", error.to_string())
+            }
+            AccountError::TooOften(wait) => Self {
+                retry_after_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+                ..Self::limit_exceeded(error.to_string())
+            },
             AccountError::NotFound(_) => Self::not_found(error.to_string()),
             AccountError::BadRequest(why) => Self::invalid_param(why),
             AccountError::TooLarge(_) => Self::too_large(error.to_string()),

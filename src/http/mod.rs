@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod login;
 mod quirks;
 pub mod ruma_glue;
+mod uia;
 
 use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 
@@ -37,12 +38,12 @@ use ruma::api::client as api;
 
 use self::{
     client::{
-        account_data, backup, create, discovery, keys, membership, profile, push, read, send,
-        session, sync, to_device,
+        account, account_data, backup, create, discovery, keys, membership, profile, push, read,
+        send, session, sync, to_device,
     },
     error::HttpError,
     gateway::Place,
-    login::{pages, sso},
+    login::{approve, pages, sso},
     ruma_glue::Routes,
 };
 use crate::config::limits;
@@ -87,7 +88,32 @@ fn routes() -> Routes {
         .endpoint::<api::session::logout_all::v3::Request, _, _>(session::log_out_all)
         .endpoint::<api::session::sso_login::v3::Request, _, _>(sso::redirect)
         .at("POST", sso::CONFIRM_PATH, sso::confirm)
-        .endpoint::<api::account::register::v3::Request, _, _>(session::register)
+        .endpoint::<api::session::refresh_token::v3::Request, _, _>(session::refresh)
+        .at("GET", "/_matrix/client/v3/auth/{auth_type}/fallback/web", approve::page)
+        .at("GET", "/_matrix/client/r0/auth/{auth_type}/fallback/web", approve::page)
+        .at("POST", approve::APPROVE_PATH, approve::approve)
+        // accounts
+        .endpoint::<api::account::register::v3::Request, _, _>(account::register)
+        .endpoint::<api::account::get_username_availability::v3::Request, _, _>(
+            account::is_available,
+        )
+        .endpoint::<api::account::check_registration_token_validity::v1::Request, _, _>(
+            account::is_token_valid,
+        )
+        .endpoint::<api::account::change_password::v3::Request, _, _>(account::set_password)
+        .endpoint::<api::account::deactivate::v3::Request, _, _>(account::deactivate)
+        // ruma has lost this one, which the specification deprecates.
+        .at("POST", "/_matrix/client/v3/account/3pid", account::old_third_party)
+        .endpoint::<api::account::add_3pid::v3::Request, _, _>(account::add_third_party)
+        .endpoint::<api::account::bind_3pid::v3::Request, _, _>(account::bind_third_party)
+        .endpoint::<api::account::delete_3pid::v3::Request, _, _>(account::delete_third_party)
+        .endpoint::<api::account::unbind_3pid::v3::Request, _, _>(account::unbind_third_party)
+        .endpoint::<api::account::request_3pid_management_token_via_email::v3::Request, _, _>(
+            account::mail_token,
+        )
+        .endpoint::<api::account::request_3pid_management_token_via_msisdn::v3::Request, _, _>(
+            account::phone_token,
+        )
         .endpoint::<api::account::whoami::v3::Request, _, _>(session::who_am_i)
         .endpoint::<api::device::get_devices::v3::Request, _, _>(session::devices)
         .endpoint::<api::device::get_device::v3::Request, _, _>(session::device)
@@ -269,12 +295,17 @@ async fn read_body(mut payload: Payload) -> Result<Payload, HttpError> {
             let why = format!("the body is larger than {} bytes", limits::CLIENT_BODY);
             return Err(HttpError::too_large(why));
         }
-        let body: PayloadStream = Box::pin(stream::iter([Ok(body.freeze())]));
-        Ok(Payload::from(body))
+        Ok(payload_of(body.freeze()))
     };
     let late =
         || HttpError::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "the body came too slowly");
     tokio::time::timeout(BODY_WAIT, read).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Makes a body of bytes.
+fn payload_of(bytes: Bytes) -> Payload {
+    let body: PayloadStream = Box::pin(stream::iter([Ok(bytes)]));
+    Payload::from(body)
 }
 
 fn is_for_us(request: &ServiceRequest) -> bool {
@@ -287,7 +318,9 @@ fn is_for_us(request: &ServiceRequest) -> bool {
 /// routes match decoded paths.
 fn is_page(path: &str) -> bool {
     let path = percent_decode_str(path).decode_utf8_lossy();
-    path.contains("/login/sso") || path.starts_with("/_messagehub/")
+    path.contains("/login/sso")
+        || path.contains("/fallback/web")
+        || path.starts_with("/_messagehub/")
 }
 
 fn allow_all_origins(headers: &mut HeaderMap) {

@@ -1,5 +1,6 @@
 //! HTTP end to end: real routes and the real Accounts, over fakes of all other actors.
 
+mod accounts;
 mod api;
 mod fake;
 mod fuzz;
@@ -32,6 +33,8 @@ use super::{
         sso::{Desk, PageSecret},
     },
 };
+
+use crate::actors::accounts::{LogIn, LogInBy, NewDevice};
 
 const HOST: &str = "127.84.48.2";
 const ELEMENT: &str = "http://127.84.48.1";
@@ -148,11 +151,8 @@ fn owner() -> ruma::OwnedUserId {
 /// Logs in as the control socket does, and returns the access token.
 async fn logged_in(gateway: &Gateway, device_id: &str) -> String {
     let login_token = gateway.ask_accounts(crate::actors::accounts::MintLoginToken).await.unwrap();
-    let login = crate::actors::accounts::LogIn {
-        login_token,
-        device_id: Some(device_id.to_owned()),
-        initial_display_name: None,
-    };
+    let device = NewDevice { device_id: Some(device_id.to_owned()), ..NewDevice::default() };
+    let login = LogIn { by: LogInBy::Token(login_token), device };
     let login = gateway.ask_accounts(login).await.unwrap();
     login.unwrap_or_else(|error| panic!("{error}")).access_token
 }

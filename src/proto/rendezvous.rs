@@ -4,11 +4,11 @@ use std::iter::once;
 
 use caseless::Caseless as _;
 use cid::{Cid, multihash::Multihash};
-use ruma::{OwnedServerName, OwnedUserId, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization as _;
 
-use super::server_name;
+use super::{names, server_name};
 
 /// The suffix lengths that are advertised beside a display name.
 pub const SUFFIX_LENGTHS: std::ops::RangeInclusive<usize> = 7..=10;
@@ -26,6 +26,24 @@ pub fn strings(display_name: &str, name: &ServerName) -> Vec<String> {
         .iter()
         .flat_map(|shown| suffixes.iter().map(move |suffix| format!("{shown}:{suffix}")));
     once(whole).chain(named).collect()
+}
+
+/// Returns the strings of somebody who registered on the server: by the name that is part of the id, since
+/// it is asked for when they are found. `p2p:<server name>` is the owner's.
+pub fn strings_of_user(localpart: &str, name: &ServerName) -> Vec<String> {
+    let name = name.as_str();
+    let suffixes = SUFFIX_LENGTHS
+        .filter_map(|length| name.len().checked_sub(length).and_then(|at| name.get(at..)));
+    suffixes.map(|suffix| format!("{localpart}:{suffix}")).collect()
+}
+
+/// Returns the user of a server whom somebody may mean who looks for this name; the owner is found by
+/// the name that they show.
+pub fn user_named(name: &str, server: &ServerName) -> Option<OwnedUserId> {
+    let localpart = name.to_ascii_lowercase();
+    let user = OwnedUserId::try_from(format!("@{localpart}:{server}")).ok()?;
+    let is_good = names::check_user_id(&user).is_ok() && user.localpart() == localpart;
+    (is_good && localpart != server_name::LOCALPART).then_some(user)
 }
 
 /// Returns the strings under which somebody with a name is looked for.
@@ -68,8 +86,10 @@ fn multihash(rendezvous: &str) -> Multihash<64> {
 /// What a search term asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SearchTerm {
-    /// A full user id, server name, or `p2p:<server name>`: exactly one server can answer.
+    /// A server name, or `p2p:<server name>`: exactly one server can answer.
     Server(OwnedServerName),
+    /// A full user id: exactly one server can answer, too.
+    User(OwnedUserId),
     /// `<display name>:<suffix>`: everybody who matches is shown.
     Suffix {
         /// The name that the person must show.
@@ -93,7 +113,7 @@ impl SearchTerm {
         if let Ok(user) = OwnedUserId::try_from(term)
             && server_name::digest(user.server_name()).is_ok()
         {
-            return Self::Server(user.server_name().to_owned());
+            return Self::User(user);
         }
         let name = term.strip_prefix("p2p:").unwrap_or(term);
         if let Ok(name) = OwnedServerName::try_from(name)
@@ -111,6 +131,28 @@ impl SearchTerm {
             };
         }
         Self::Text(term.to_owned())
+    }
+
+    /// Tells whether somebody of our own node is meant, who is shown by this name.
+    pub fn means(&self, user: &UserId, display_name: Option<&str>) -> bool {
+        let (localpart, server) = (user.localpart(), user.server_name());
+        let is_owner = localpart == server_name::LOCALPART;
+        match self {
+            Self::User(wanted) => wanted == user,
+            Self::Server(wanted) => wanted == server && is_owner,
+            Self::Suffix { display_name: wanted, suffix } => {
+                let shown = display_name.unwrap_or(localpart);
+                let named = (is_owner && same_name(shown, wanted))
+                    || user_named(wanted, server).is_some_and(|named| named == *user);
+                server.as_str().ends_with(suffix.as_str()) && named
+            }
+            Self::Text(part) => {
+                let part = folded(part);
+                let names = once(localpart).chain(display_name);
+                !part.is_empty() && names.into_iter().any(|name| folded(name).contains(&part))
+            }
+            Self::Address(_) => false,
+        }
     }
 }
 
@@ -168,6 +210,49 @@ mod tests {
     }
 
     #[test]
+    fn who_registered_is_found_by_the_name_in_the_id() {
+        let name = OwnedServerName::try_from(NAME).unwrap();
+        let published = strings_of_user("bob", &name);
+        assert_eq!(published, ["bob:iwqjdna", "bob:6iwqjdna", "bob:i6iwqjdna", "bob:ni6iwqjdna"]);
+        for (typed, found) in [
+            ("bob", Some("@bob")),
+            ("Bob", Some("@bob")),
+            ("p2p", None),
+            ("Bob Byte", None),
+            ("Zoë", None),
+            ("", None),
+            ("bob:x", None),
+        ] {
+            let user = user_named(typed, &name);
+            let found = found.map(|found| format!("{found}:{NAME}"));
+            assert_eq!(user.map(|user| user.to_string()), found, "{typed}");
+        }
+    }
+
+    #[test]
+    fn who_is_at_home_here_is_found_by_the_same_terms() {
+        let user = |name: &str| OwnedUserId::try_from(format!("@{name}:{NAME}")).unwrap();
+        let (ann, bob) = (user("p2p"), user("bob"));
+        for (term, owner, other) in [
+            (NAME, true, false),
+            (ann.as_str(), true, false),
+            (bob.as_str(), false, true),
+            ("ANN:iwqjdna", true, false),
+            ("Bob:iwqjdna", false, true),
+            ("Robert:iwqjdna", false, false),
+            ("bob:iwqjdnb", false, false),
+            ("rob", false, true),
+            ("b", false, true),
+            ("nn", true, false),
+            ("", false, false),
+        ] {
+            let term = SearchTerm::parse(term);
+            let found = (term.means(&ann, Some("Ann")), term.means(&bob, Some("Robert")));
+            assert_eq!(found, (owner, other), "{term:?}");
+        }
+    }
+
+    #[test]
     fn the_vectors_of_the_protocol_document() {
         let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let full = format!("p2p:{NAME}");
@@ -188,8 +273,12 @@ mod tests {
     #[test]
     fn terms() {
         let name = OwnedServerName::try_from(NAME).unwrap();
-        for term in [NAME.to_owned(), format!("p2p:{NAME}"), format!(" @p2p:{NAME} ")] {
+        for term in [NAME.to_owned(), format!("p2p:{NAME}")] {
             assert_eq!(SearchTerm::parse(&term), SearchTerm::Server(name.clone()), "{term}");
+        }
+        for user in ["p2p", "bob"] {
+            let user = OwnedUserId::try_from(format!("@{user}:{NAME}")).unwrap();
+            assert_eq!(SearchTerm::parse(&format!(" {user} ")), SearchTerm::User(user));
         }
         assert_eq!(
             SearchTerm::parse("Ann: the 1st:iwqjdna"),

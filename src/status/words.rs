@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use super::Status;
+use super::{PersonStatus, Status};
 use crate::{
     actors::{
         element::{Loaded, Work},
@@ -57,8 +57,8 @@ impl WebStatus {
         };
         Some(format!(
             "the homeserver listens on {}, which is {whose}: whoever can reach it sees the login \
-             page, where only a token of `messagehub login-token` lets anybody in, and messages \
-             pass unencrypted between client and node",
+             page, where only a token of `messagehub login-token`, or a password where one is set, lets \
+             anybody in, and messages pass unencrypted between client and node",
             self.homeserver
         ))
     }
@@ -131,6 +131,14 @@ pub fn status_in_words(status: &Status) -> String {
     tell("you are", user_id.to_string());
     if !found_as.is_empty() {
         tell("found as", format!("others find you as {}", found_as.join(", ")));
+    }
+    for (at, person) in status.people.iter().enumerate() {
+        let PersonStatus { user_id, found_as, devices, .. } = person;
+        let plural = if *devices == 1 { "" } else { "s" };
+        let name = user_id.localpart();
+        let found = found_as.join(", ");
+        let text = format!("{name}, with {devices} device{plural}; found as {found}");
+        tell(if at == 0 { "others here" } else { "" }, text);
     }
     tell("rooms", format!("{} joined, {} invites", rooms.joined, rooms.invited));
     if status.owed.items > 0 {
@@ -320,6 +328,8 @@ mod tests {
             user_id: None,
             display_name: None,
             found_as: Vec::new(),
+            has_password: false,
+            people: Vec::new(),
             web: Some(web("127.84.48.2:80")),
             network: NetworkStatus::default(),
             rooms: RoomCounts { joined: 0, invited: 0, live: 0 },
@@ -338,6 +348,19 @@ mod tests {
         assert!(later.starts_with("next          open http://127.84.48.1"), "{later}");
         let found = format!("others find you as Ann:iwqjdna, p2p:{name}");
         assert!(later.contains(&found), "{later}");
+        assert!(!later.contains("others here"), "{later}");
+        let person = |localpart: &str, devices| crate::actors::accounts::LocalPerson {
+            user_id: format!("@{localpart}:{name}").try_into().unwrap(),
+            profile: crate::actors::accounts::Profile::default(),
+            devices,
+            has_password: true,
+        };
+        status.people = vec![person("bob", 1).into(), person("carl", 2).into()];
+        let later = status_in_words(&status);
+        let bob =
+            format!("\nothers here   bob, with 1 device; found as bob:iwqjdna, @bob:{name}\n");
+        assert!(later.contains(&bob), "{later}");
+        assert!(later.contains("\n              carl, with 2 devices; found as"), "{later}");
         let order = [
             "/ip4/10.0.0.9/tcp/1",
             "/ip4/192.168.1.2/tcp/1",

@@ -249,7 +249,10 @@ impl Handler<InboundRequest> for World {
             return Box::pin(actix::fut::ready(known));
         }
         let profile = request.uri.starts_with("/_matrix/federation/v1/query/profile");
+        // Nobody registers here: there is the owner alone.
+        let of_owner = ["@p2p", "%40p2p"].iter().any(|owner| request.uri.contains(owner));
         let (status, content) = match profile {
+            true if !of_owner => (404, json!({"errcode": "M_NOT_FOUND", "error": "nobody"})),
             true => (200, json!({"displayname": self.name, "avatar_url": "mxc://x/y"})),
             false if request.uri.contains("forbidden") => {
                 (403, json!({"errcode": "M_FORBIDDEN", "error": "no"}))
@@ -449,7 +452,7 @@ impl Node {
 
     pub(crate) async fn advertise(&self, name: &str) {
         self.world.send(Set::Name(name.to_owned())).await.unwrap();
-        let advertise = Advertise { display_name: name.to_owned() };
+        let advertise = Advertise { display_name: name.to_owned(), others: Vec::new() };
         self.network.rendezvous.send(advertise).await.unwrap();
     }
 

@@ -4,19 +4,23 @@ use std::collections::BTreeSet;
 
 use actix::{
     Actor, ActorFutureExt as _, Addr, Context, Handler, MessageResult, Recipient,
-    ResponseActFuture, ResponseFuture, WrapFuture as _, fut,
+    ResponseActFuture, ResponseFuture, WrapFuture as _,
 };
 use ruma::{OwnedUserId, UserId};
 use serde_json::value::RawValue;
 
 use super::{
     data::{self, Profiles},
+    login::{Answering, push_rules_of},
     login_tokens::LoginTokens,
     messages::*,
+    passwords::Tries,
+    people::People,
     polls::Polls,
-    sessions::{Device, LoggedIn, Rows, Session, Sessions, TokenHash, token},
+    sessions::{Device, Rows, Session, Sessions},
     to_device,
     txns::{Txn, Txns},
+    uia,
     waiting::Waiting,
 };
 use crate::{
@@ -26,8 +30,8 @@ use crate::{
         error::AskError,
         identity::EnsureIdentity,
         rendezvous::Advertise,
-        room::ShownAs,
-        room_state::ProfileUpdated,
+        room::{Leave, ShownAs},
+        room_state::{ListRooms, ProfileUpdated, ToRoom, UserGone},
         store::{
             AckToDevice, CountToDevice, DropToDevice, ReadRow, Row, RowKind, ScanRows, StoreError,
             WriteRows,
@@ -35,8 +39,8 @@ use crate::{
         turn::{Turn, Turns},
         upward::FindSharing,
     },
-    config::{ASK_WAIT, limits},
-    proto::server_name::user_of,
+    config::{ASK_WAIT, Registration, limits},
+    proto::server_name::LOCALPART,
 };
 
 /// Whom Accounts talks to.
@@ -58,6 +62,12 @@ pub struct AccountsLinks {
     pub ensure_identity: Recipient<EnsureIdentity>,
     /// RoomState: tells the rooms of a new name.
     pub profile_updated: Recipient<ProfileUpdated>,
+    /// RoomState: the rooms of somebody whose account ended.
+    pub list_rooms: Recipient<ListRooms>,
+    /// RoomState: leaves them.
+    pub leave: Recipient<ToRoom<Leave>>,
+    /// RoomState: there is no such user any more.
+    pub user_gone: Recipient<UserGone>,
     /// Rendezvous: tells the network of it.
     pub advertise: Recipient<Advertise>,
     /// RoomState: who shares a room with us.
@@ -104,10 +114,20 @@ impl AccountsLinks {
 pub struct AccountsActor {
     pub(super) links: AccountsLinks,
     pub(super) sessions: Sessions,
-    login_tokens: LoginTokens,
+    pub(super) login_tokens: LoginTokens,
     /// Whose node it is, once somebody has logged in.
-    owner: Option<OwnedUserId>,
-    profiles: Profiles,
+    pub(super) owner: Option<OwnedUserId>,
+    pub(super) people: People,
+    /// Who may register.
+    pub(super) registration: Registration,
+    /// Sessions of user-interactive authentication.
+    pub(super) uia: uia::Sessions,
+    /// How often passwords and tokens were tried.
+    pub(super) tries: Tries,
+    /// Passwords that are being hashed, or wait for it.
+    pub(super) hashing: usize,
+    pub(super) hash_turns: Turns,
+    pub(super) profiles: Profiles,
     polls: Polls,
     turns: Turns,
     /// To-device transactions that were handled; each is on disk when its turn ends.
@@ -121,13 +141,18 @@ impl AccountsActor {
     pub async fn start_loaded(
         links: AccountsLinks,
         owner: Option<OwnedUserId>,
+        registration: Registration,
     ) -> Result<Addr<Self>, AccountError> {
         let corrupt = |what| StoreError::Corrupt { what };
         let devices = links.scan(RowKind::Devices).await?;
-        let tokens = links.scan(RowKind::AccessTokens).await?;
-        let sessions = Sessions::load(devices, tokens).map_err(corrupt)?;
+        let access = links.scan(RowKind::AccessTokens).await?;
+        let refresh = links.scan(RowKind::RefreshTokens).await?;
+        let sessions = Sessions::load(devices, access, refresh).map_err(corrupt)?;
+        let people = People::load(links.scan(RowKind::Accounts).await?).map_err(corrupt)?;
         let profiles = Profile::load(links.scan(RowKind::Profiles).await?).map_err(corrupt)?;
-        let users: BTreeSet<&OwnedUserId> = sessions.users().chain(&owner).collect();
+        let registered = people.all_living().map(|(user_id, _)| user_id);
+        let users: BTreeSet<&OwnedUserId> =
+            sessions.users().chain(&owner).chain(registered).collect();
         for user_id in users {
             renew_push_rules(&links, user_id).await?;
         }
@@ -135,8 +160,23 @@ impl AccountsActor {
         links.write(gone.into_iter().map(|txn| (txn, None)).collect()).await?;
         let login_tokens = LoginTokens::new(rand::random());
         let (waiting, polls, turns) = (Waiting::default(), Polls::default(), Turns::default());
-        let accounts =
-            Self { links, sessions, login_tokens, owner, profiles, polls, turns, txns, waiting };
+        let accounts = Self {
+            links,
+            sessions,
+            login_tokens,
+            owner,
+            people,
+            registration,
+            uia: uia::Sessions::new(rand::random()),
+            tries: Tries::default(),
+            hashing: 0,
+            hash_turns: Turns::default(),
+            profiles,
+            polls,
+            turns,
+            txns,
+            waiting,
+        };
         Ok(accounts.start())
     }
 
@@ -146,7 +186,7 @@ impl AccountsActor {
 
     /// Runs a change of memory and disk when its turn comes: `plan` says what is written, `apply`
     /// what changes in memory once it is.
-    fn change<Planned, Plan, Apply, Out>(
+    pub(super) fn change<Planned, Plan, Apply, Out>(
         &mut self,
         plan: Plan,
         apply: Apply,
@@ -178,33 +218,49 @@ impl AccountsActor {
     }
 
     /// Tells of a user's profile. The node is found by the name of its owner.
-    fn tell_profile(&self, user_id: &OwnedUserId, changed: bool) {
-        let profile = self.chosen(user_id);
-        let display_name = profile.advertised();
-        let Profile { displayname, avatar_url } = profile;
+    pub(super) fn tell_profile(&self, user_id: &OwnedUserId, changed: bool) {
+        let Profile { displayname, avatar_url } = self.chosen(user_id);
         self.links.profile_updated.do_send(ProfileUpdated {
             user_id: user_id.clone(),
             shown: ShownAs { displayname, avatar_url },
             changed,
         });
         if self.owner.as_ref() == Some(user_id) {
-            self.links.advertise.do_send(Advertise { display_name });
+            self.advertise();
         }
     }
 
+    /// Tells the network by what the people of this node are found: the owner by the shown name, all
+    /// others by the names that they registered with.
+    pub(super) fn advertise(&self) {
+        let Some(owner) = &self.owner else { return };
+        let display_name = self.chosen(owner).advertised();
+        let others = self.people.all_living().map(|(user_id, _)| user_id.localpart());
+        let others = others.filter(|name| *name != LOCALPART).map(str::to_owned).collect();
+        self.links.advertise.do_send(Advertise { display_name, others });
+    }
+
     /// Returns all users of ours.
-    fn users(&self) -> BTreeSet<&OwnedUserId> {
-        self.sessions.users().chain(&self.owner).chain(self.profiles.keys()).collect()
+    pub(super) fn users(&self) -> BTreeSet<&OwnedUserId> {
+        let registered = self.people.all_living().map(|(user_id, _)| user_id);
+        let users = self.sessions.users().chain(&self.owner).chain(self.profiles.keys());
+        // Until the rooms of somebody are left, the rooms know them.
+        users.chain(registered).collect()
     }
 
     /// Returns the profile of a user of ours.
-    fn chosen(&self, user_id: &UserId) -> Profile {
+    pub(super) fn chosen(&self, user_id: &UserId) -> Profile {
         let chosen = self.profiles.get(user_id).cloned();
         chosen.unwrap_or_else(|| Profile::unchosen(user_id))
     }
 
-    fn is_ours(&self, user_id: &UserId) -> bool {
+    /// Tells whether this node has such a user.
+    pub(super) fn is_ours(&self, user_id: &UserId) -> bool {
+        if self.people.has_ended(user_id) {
+            return false;
+        }
         self.owner.as_deref() == Some(user_id)
+            || self.people.living(user_id).is_some()
             || self.profiles.contains_key(user_id)
             || self.sessions.devices_of(user_id).next().is_some()
     }
@@ -223,20 +279,6 @@ impl Actor for AccountsActor {
 }
 
 // ---------------------------------------------------------------- sessions
-
-impl Handler<Authenticate> for AccountsActor {
-    type Result = MessageResult<Authenticate>;
-
-    fn handle(&mut self, msg: Authenticate, _: &mut Context<Self>) -> Self::Result {
-        let found = self.sessions.authenticate(&msg.0, now_ms());
-        MessageResult(found.map(|(session, rows)| {
-            if let Some(rows) = rows {
-                self.links.write_rows.do_send(WriteRows(rows));
-            }
-            session
-        }))
-    }
-}
 
 impl Handler<TakeWaitingPlace> for AccountsActor {
     type Result = WaitingPlace;
@@ -266,72 +308,6 @@ impl Handler<RenewLoginToken> for AccountsActor {
     }
 }
 
-impl Handler<LogIn> for AccountsActor {
-    type Result = ResponseActFuture<Self, Result<LoggedIn, AccountError>>;
-
-    fn handle(&mut self, msg: LogIn, _: &mut Context<Self>) -> Self::Result {
-        let LogIn { login_token, device_id, initial_display_name } = msg;
-        // Used up before anything is awaited: of two at the same time only one gets in.
-        if !self.login_tokens.take(&login_token, uptime_ms()) {
-            return Box::pin(fut::ready(Err(AccountError::BadLoginToken)));
-        }
-        let links = self.links.clone();
-        let prepared = async move {
-            let asked = links.ensure_identity.send(EnsureIdentity).timeout(ASK_WAIT).await;
-            let signer = asked.map_err(AskError::from)??;
-            let user_id = user_of(signer.server_name());
-            let fresh = links.read(push_rules_of(&user_id)).await?.is_none();
-            Ok((user_id, fresh))
-        };
-        Box::pin(prepared.into_actor(self).then(
-            move |prepared: Result<(OwnedUserId, bool), AccountError>, act, _| {
-                let (user_id, fresh) = match prepared {
-                    Ok(prepared) => prepared,
-                    Err(error) => {
-                        let failed: ResponseActFuture<Self, _> = Box::pin(fut::ready(Err(error)));
-                        return failed;
-                    }
-                };
-                let access_token = token(rand::random());
-                let hash = TokenHash::of(&access_token);
-                let device_id = device_id.unwrap_or_else(new_device_id);
-                let session = Session { user_id, device_id };
-                let plan_session = session.clone();
-                act.change(
-                    move |act| {
-                        let (mut rows, device) = act.sessions.begin(
-                            hash,
-                            &plan_session,
-                            initial_display_name,
-                            now_ms(),
-                        )?;
-                        if fresh {
-                            rows.push(default_push_rules(&plan_session.user_id));
-                        }
-                        Ok((rows, device))
-                    },
-                    move |act, device| {
-                        let name = device.display_name.as_ref().unwrap_or(&device.device_id);
-                        log::info!("a device is logged in: {name}");
-                        act.sessions.open(hash, session.clone(), device);
-                        if act.owner.is_none() {
-                            act.owner = Some(session.user_id.clone());
-                        }
-                        act.tell_profile(&session.user_id, false);
-                        LoggedIn { session, access_token }
-                    },
-                )
-            },
-        ))
-    }
-}
-
-/// Makes a device id: ten letters, as people see and compare them.
-fn new_device_id() -> String {
-    let random: [u8; 10] = rand::random();
-    random.iter().map(|byte| char::from(b'A' + byte % 26)).collect()
-}
-
 /// Gives the stored push rules what an older version did not have: clients read them as they are
 /// stored.
 async fn renew_push_rules(links: &AccountsLinks, user_id: &UserId) -> Result<(), AccountError> {
@@ -342,17 +318,6 @@ async fn renew_push_rules(links: &AccountsLinks, user_id: &UserId) -> Result<(),
         return Ok(());
     }
     links.write(vec![(row, Some(renewed))]).await
-}
-
-/// Returns the row of a user's push rules.
-fn push_rules_of(user_id: &UserId) -> Row {
-    Row::AccountData(user_id.to_owned(), data::PUSH_RULES.to_owned())
-}
-
-/// Clients expect push rules from the first `/sync` on.
-fn default_push_rules(user_id: &UserId) -> (Row, Option<Vec<u8>>) {
-    let rules = data::push_rules_row(data::push_rules(None, user_id));
-    (push_rules_of(user_id), Some(rules))
 }
 
 impl Handler<ListDevices> for AccountsActor {
@@ -385,41 +350,13 @@ impl Handler<RenameDevice> for AccountsActor {
 }
 
 impl Handler<DeleteDevices> for AccountsActor {
-    type Result = ResponseActFuture<Self, Result<(), AccountError>>;
+    type Result = Answering<()>;
 
     fn handle(&mut self, msg: DeleteDevices, _: &mut Context<Self>) -> Self::Result {
         let DeleteDevices { user_id, device_ids } = msg;
-        let device_ids = device_ids.unwrap_or_else(|| {
-            let devices = self.sessions.devices_of(&user_id);
-            devices.map(|device| device.device_id.clone()).collect()
-        });
-        let links = self.links.clone();
-        let forget = ForgetDevices { user_id: user_id.clone(), device_ids: device_ids.clone() };
-        // Their keys first: nobody is to encrypt for a device that nobody has.
-        let forgot = async move {
-            let asked = links.forget_devices.send(forget).timeout(ASK_WAIT).await;
-            asked.map_err(AskError::from)?.map_err(AccountError::from)
-        };
-        let devices: Vec<Session> = device_ids
-            .into_iter()
-            .map(|device_id| Session { user_id: user_id.clone(), device_id })
-            .collect();
-        Box::pin(forgot.into_actor(self).then(move |forgot: Result<(), AccountError>, act, _| {
-            act.change(
-                move |act| {
-                    forgot?;
-                    Ok((act.sessions.delete(&devices), devices))
-                },
-                |act, devices| {
-                    for Session { user_id, device_id } in devices {
-                        // Beyond any position, and far from where adding one overflows.
-                        let position = u64::MAX / 2;
-                        let ack = AckToDevice { user_id, device_id, position };
-                        act.links.ack_to_device.do_send(ack);
-                    }
-                },
-            )
-        }))
+        let of = user_id.clone();
+        let which = move |act: &Self| device_ids.clone().unwrap_or_else(|| act.device_ids(&of));
+        self.log_out(user_id, which, |_| Ok(Rows::new()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What Accounts is asked.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use actix::Message;
 use ruma::{
@@ -10,7 +10,7 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::sessions::{Device, LoggedIn, Session, TokenHash};
+use super::sessions::{Device, Session};
 use crate::{
     actors::{device_keys::KeyError, error::AskError, identity::IdentityError, store::StoreError},
     config::limits,
@@ -22,6 +22,30 @@ pub enum AccountError {
     /// The login token is unknown, used up or too old.
     #[error("the login token is wrong, was used, or is older than two minutes")]
     BadLoginToken,
+    /// The name or the password is wrong; which of them is told to nobody.
+    #[error("the user name or the password is wrong")]
+    BadPassword,
+    /// The refresh token is unknown, or was used.
+    #[error("the refresh token is not valid")]
+    BadRefreshToken,
+    /// It is not allowed.
+    #[error("{0}")]
+    Denied(String),
+    /// The account ended.
+    #[error("this account was deactivated")]
+    Deactivated,
+    /// A password is too short.
+    #[error("a password has {min} characters at least", min = limits::PASSWORD_CHARS)]
+    WeakPassword,
+    /// Nobody can be called so.
+    #[error("{0}")]
+    InvalidName(String),
+    /// Somebody is called so, or was.
+    #[error("this name is taken")]
+    NameTaken,
+    /// It was tried too often.
+    #[error("this was tried too often: try again in {} s", .0.as_secs().saturating_add(1))]
+    TooOften(Duration),
     /// What was asked for is not there.
     #[error("no such {0}")]
     NotFound(&'static str),
@@ -50,11 +74,6 @@ pub enum AccountError {
 
 // ---------------------------------------------------------------- from http: sessions
 
-/// Asks whose an access token is. Sent for every request.
-#[derive(Message, Debug)]
-#[rtype(result = "Option<Session>")]
-pub struct Authenticate(pub TokenHash);
-
 /// Asks for a place among the requests of a device that wait.
 #[derive(Message, Debug)]
 #[rtype(result = "WaitingPlace")]
@@ -76,18 +95,6 @@ pub struct MintLoginToken;
 #[derive(Message)]
 #[rtype(result = "Result<String, AccountError>")]
 pub struct RenewLoginToken(pub String);
-
-/// Trades a login token for a device with an access token. The first one makes the identity.
-#[derive(Message)]
-#[rtype(result = "Result<LoggedIn, AccountError>")]
-pub struct LogIn {
-    /// The login token.
-    pub login_token: String,
-    /// The device to go on with; none: a new one.
-    pub device_id: Option<String>,
-    /// Name of a new device.
-    pub initial_display_name: Option<String>,
-}
 
 /// Asks for all devices of a user.
 #[derive(Message, Debug)]

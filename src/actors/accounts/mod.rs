@@ -6,17 +6,29 @@
 //! deletion is on disk, never the other way round.
 
 mod actor;
+mod confirm;
+mod credentials;
 mod data;
+mod household;
+mod login;
 mod login_tokens;
 mod messages;
+mod passwords;
+mod people;
 mod polls;
 mod receive;
 mod sessions;
 mod to_device;
+mod tokens;
 mod txns;
+mod uia;
 mod waiting;
 
 pub use actor::{AccountsActor, AccountsLinks};
+pub use credentials::*;
 pub use login_tokens::LOGIN_TOKEN_MS;
 pub use messages::*;
-pub use sessions::{Device, LoggedIn, Session, TokenHash};
+pub use passwords::check_password;
+pub use sessions::{Device, LoggedIn, Session};
+pub use tokens::{NoSession, TokenHash};
+pub use uia::{Matter, Operation, Stage};

@@ -1,64 +1,20 @@
-//! Devices and access tokens.
-//!
-//! Invariant: tokens are 256 random bits and kept as their SHA-256 only, so nothing that is kept is
-//! a token, and looking one up by its hash tells nothing by its duration.
+//! Devices, and the tokens that they have (`tokens.rs`).
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use super::messages::AccountError;
-use crate::actors::store::Row;
+use super::{
+    messages::AccountError,
+    tokens::{Issued, NoSession, Pair, TokenHash, Tokens},
+};
+use crate::{actors::store::Row, config::limits};
 
 /// How often it is written down that a device is in use: ten minutes.
 const TOUCH_MS: u64 = 10 * 60 * 1000;
 /// Longest device id and device name, in bytes.
 const NAME_LEN: usize = 255;
-
-/// The SHA-256 of a token.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TokenHash([u8; 32]);
-
-impl TokenHash {
-    /// Hashes a token.
-    pub fn of(token: &str) -> Self {
-        Self(Sha256::digest(token.as_bytes()).into())
-    }
-
-    fn from_hex(hex: &str) -> Option<Self> {
-        let mut bytes = [0; 32];
-        if hex.len() != 64 {
-            return None;
-        }
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok()?;
-        }
-        Some(Self(bytes))
-    }
-}
-
-impl fmt::Display for TokenHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for TokenHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenHash(..)")
-    }
-}
-
-/// Makes a token out of 256 random bits.
-pub(super) fn token(random: [u8; 32]) -> String {
-    format!("mh_{}", URL_SAFE_NO_PAD.encode(random))
-}
 
 /// Who sends a request: a user's device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +32,8 @@ pub struct LoggedIn {
     pub session: Session,
     /// The access token; this is the only time that it is seen.
     pub access_token: String,
+    /// The refresh token, where the client asked for one; this is the only time that it is seen.
+    pub refresh_token: Option<String>,
 }
 
 /// A device.
@@ -85,8 +43,10 @@ pub struct Device {
     pub device_id: String,
     /// Its name.
     pub display_name: Option<String>,
-    /// When it was last seen, in milliseconds.
+    /// When it was last seen, in milliseconds; true to some minutes.
     pub last_seen_ts: u64,
+    /// From where, then.
+    pub last_seen_ip: Option<String>,
 }
 
 /// The value of [`Row::Device`].
@@ -94,13 +54,15 @@ pub struct Device {
 struct DeviceRow {
     display_name: Option<String>,
     last_seen_ts: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_seen_ip: Option<String>,
 }
 
-/// The value of [`Row::AccessToken`].
-#[derive(Serialize, Deserialize)]
-struct TokenRow {
-    user_id: OwnedUserId,
-    device_id: String,
+/// A session that is on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) device: Device,
+    issued: Issued,
 }
 
 /// Rows to be written.
@@ -110,61 +72,57 @@ pub(super) type Rows = Vec<(Row, Option<Vec<u8>>)>;
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     devices: BTreeMap<Session, Device>,
-    tokens: HashMap<TokenHash, Session>,
+    tokens: Tokens,
 }
 
 impl Sessions {
     /// Rebuilds the sessions from their rows. Tokens without a device are left out.
     pub(super) fn load(
         devices: Vec<(Row, Vec<u8>)>,
-        tokens: Vec<(Row, Vec<u8>)>,
+        access: Vec<(Row, Vec<u8>)>,
+        refresh: Vec<(Row, Vec<u8>)>,
     ) -> Result<Self, &'static str> {
-        let mut sessions = Self::default();
+        let mut known = BTreeMap::new();
         for (row, value) in devices {
             let Row::Device(user_id, device_id) = row else { continue };
-            let DeviceRow { display_name, last_seen_ts } =
+            let DeviceRow { display_name, last_seen_ts, last_seen_ip } =
                 serde_json::from_slice(&value).map_err(|_| "device")?;
-            let device = Device { device_id: device_id.clone(), display_name, last_seen_ts };
-            sessions.devices.insert(Session { user_id, device_id }, device);
+            let device =
+                Device { device_id: device_id.clone(), display_name, last_seen_ts, last_seen_ip };
+            known.insert(Session { user_id, device_id }, device);
         }
-        for (row, value) in tokens {
-            let Row::AccessToken(hash) = row else { continue };
-            let hash = TokenHash::from_hex(&hash).ok_or("access token")?;
-            let TokenRow { user_id, device_id } =
-                serde_json::from_slice(&value).map_err(|_| "access token")?;
-            let session = Session { user_id, device_id };
-            if sessions.devices.contains_key(&session) {
-                sessions.tokens.insert(hash, session);
-            }
-        }
-        Ok(sessions)
+        let tokens = Tokens::load(access, refresh, |session| known.contains_key(session))?;
+        Ok(Self { devices: known, tokens })
     }
 
-    /// Finds out whose a token is. The row is to be written: the device was seen.
+    /// Finds out whose a token is. The rows are to be written: the device was seen, the first time in a
+    /// while, or uses the token for the first time.
     pub(super) fn authenticate(
         &mut self,
         hash: &TokenHash,
+        from: Option<IpAddr>,
         now: u64,
-    ) -> Option<(Session, Option<Rows>)> {
-        let session = self.tokens.get(hash)?.clone();
-        let device = self.devices.get_mut(&session)?;
-        let touched = now.saturating_sub(device.last_seen_ts) >= TOUCH_MS;
-        if touched {
+    ) -> Result<(Session, Rows), NoSession> {
+        let (session, mut rows) = self.tokens.authenticate(hash, now)?;
+        let device = self.devices.get_mut(&session).ok_or(NoSession::Unknown)?;
+        let is_new = device.last_seen_ip.is_none() && from.is_some();
+        if is_new || now.saturating_sub(device.last_seen_ts) >= TOUCH_MS {
             device.last_seen_ts = now;
+            device.last_seen_ip = from.map(|ip| ip.to_canonical().to_string());
+            rows.push(device_row(&session.user_id, device));
         }
-        let rows = touched.then(|| vec![device_row(&session.user_id, device)]);
-        Some((session, rows))
+        Ok((session, rows))
     }
 
     /// Begins a session. A device that exists already loses its other tokens at once; the new
-    /// token works after [`Self::open`].
+    /// ones work after [`Self::open`].
     pub(super) fn begin(
         &mut self,
-        hash: TokenHash,
+        pair: Pair,
         session: &Session,
         name: Option<String>,
         now: u64,
-    ) -> Result<(Rows, Device), AccountError> {
+    ) -> Result<(Rows, Begun), AccountError> {
         check_name("device id", &session.device_id)?;
         if session.device_id.is_empty() {
             return Err(AccountError::BadRequest("the device id is empty".to_owned()));
@@ -173,21 +131,32 @@ impl Sessions {
             check_name("device name", name)?;
         }
         let known = self.devices.get(session);
-        let display_name = known.and_then(|device| device.display_name.clone()).or(name);
-        let device =
-            Device { device_id: session.device_id.clone(), display_name, last_seen_ts: now };
-        let mut rows = self.revoke(session);
+        if known.is_none() && self.devices_of(&session.user_id).count() >= limits::DEVICES_LOGGED_IN
+        {
+            return Err(AccountError::Full("devices are logged in: log some of them out"));
+        }
+        let device = Device {
+            device_id: session.device_id.clone(),
+            display_name: known.and_then(|device| device.display_name.clone()).or(name),
+            last_seen_ts: now,
+            last_seen_ip: known.and_then(|device| device.last_seen_ip.clone()),
+        };
+        let mut rows = self.tokens.revoke(session);
         rows.push(device_row(&session.user_id, &device));
-        let value =
-            TokenRow { user_id: session.user_id.clone(), device_id: session.device_id.clone() };
-        rows.push((Row::AccessToken(hash.to_string()), Some(to_json(&value))));
-        Ok((rows, device))
+        let (more, issued) = Tokens::issue(session, pair, None, now);
+        rows.extend(more);
+        Ok((rows, Begun { device, issued }))
     }
 
     /// Lets a session in, once it is on disk.
-    pub(super) fn open(&mut self, hash: TokenHash, session: Session, device: Device) {
-        self.devices.insert(session.clone(), device);
-        self.tokens.insert(hash, session);
+    pub(super) fn open(&mut self, session: Session, begun: Begun) {
+        self.devices.insert(session, begun.device);
+        self.tokens.open(begun.issued);
+    }
+
+    /// The tokens of the devices.
+    pub(super) fn tokens(&mut self) -> &mut Tokens {
+        &mut self.tokens
     }
 
     /// Removes devices, at once.
@@ -197,15 +166,10 @@ impl Sessions {
             if self.devices.remove(session).is_none() {
                 continue;
             }
-            rows.extend(self.revoke(session));
+            rows.extend(self.tokens.revoke(session));
             rows.push((Row::Device(session.user_id.clone(), session.device_id.clone()), None));
         }
         rows
-    }
-
-    fn revoke(&mut self, of: &Session) -> Rows {
-        let gone = self.tokens.extract_if(|_, session| session == of);
-        gone.map(|(hash, _)| (Row::AccessToken(hash.to_string()), None)).collect()
     }
 
     /// Gives a device another name.
@@ -243,8 +207,8 @@ fn check_name(what: &str, name: &str) -> Result<(), AccountError> {
 }
 
 fn device_row(user_id: &UserId, device: &Device) -> (Row, Option<Vec<u8>>) {
-    let value =
-        DeviceRow { display_name: device.display_name.clone(), last_seen_ts: device.last_seen_ts };
+    let Device { display_name, last_seen_ts, last_seen_ip, .. } = device.clone();
+    let value = DeviceRow { display_name, last_seen_ts, last_seen_ip };
     (Row::Device(user_id.to_owned(), device.device_id.clone()), Some(to_json(&value)))
 }
 
@@ -264,10 +228,18 @@ mod tests {
     }
 
     fn opened(sessions: &mut Sessions, token: &str, device: &str) -> Rows {
-        let hash = TokenHash::of(token);
-        let (rows, new) = sessions.begin(hash, &session(device), Some("Phone".into()), 5).unwrap();
-        sessions.open(hash, session(device), new);
+        let (rows, new) =
+            sessions.begin(pair(token), &session(device), Some("Phone".into()), 5).unwrap();
+        sessions.open(session(device), new);
         rows
+    }
+
+    fn pair(token: &str) -> Pair {
+        Pair { access: TokenHash::of(token), refresh: None }
+    }
+
+    fn is_in(sessions: &mut Sessions, token: &str) -> Option<Session> {
+        Some(sessions.authenticate(&TokenHash::of(token), None, 6).ok()?.0)
     }
 
     #[test]
@@ -284,11 +256,10 @@ mod tests {
         };
         let devices = split(|row| matches!(row, Row::Device(..)));
         let tokens = split(|row| matches!(row, Row::AccessToken(_)));
-        let mut again = Sessions::load(devices, tokens.clone()).unwrap();
-        let (found, _) = again.authenticate(&TokenHash::of("mh_secret"), 6).unwrap();
-        assert_eq!(found, session("D"));
-        let mut orphans = Sessions::load(Vec::new(), tokens).unwrap();
-        assert!(orphans.authenticate(&TokenHash::of("mh_secret"), 6).is_none());
+        let mut again = Sessions::load(devices, tokens.clone(), Vec::new()).unwrap();
+        assert_eq!(is_in(&mut again, "mh_secret"), Some(session("D")));
+        let mut orphans = Sessions::load(Vec::new(), tokens, Vec::new()).unwrap();
+        assert_eq!(is_in(&mut orphans, "mh_secret"), None);
     }
 
     #[test]
@@ -298,8 +269,8 @@ mod tests {
         let rows = opened(&mut sessions, "two", "D");
         let old = Row::AccessToken(TokenHash::of("one").to_string());
         assert!(rows.contains(&(old, None)));
-        assert!(sessions.authenticate(&TokenHash::of("one"), 6).is_none());
-        assert!(sessions.authenticate(&TokenHash::of("two"), 6).is_some());
+        assert_eq!(is_in(&mut sessions, "one"), None);
+        assert!(is_in(&mut sessions, "two").is_some());
         assert_eq!(sessions.devices_of(user_id!("@p2p:x")).count(), 1);
     }
 
@@ -310,8 +281,8 @@ mod tests {
         opened(&mut sessions, "two", "B");
         let rows = sessions.delete(&[session("A"), session("nobody")]);
         assert_eq!(rows.len(), 2, "token, device: {rows:?}");
-        assert!(sessions.authenticate(&TokenHash::of("one"), 6).is_none());
-        assert!(sessions.authenticate(&TokenHash::of("two"), 6).is_some());
+        assert_eq!(is_in(&mut sessions, "one"), None);
+        assert!(is_in(&mut sessions, "two").is_some());
     }
 
     #[test]
@@ -319,19 +290,17 @@ mod tests {
         let mut sessions = Sessions::default();
         opened(&mut sessions, "one", "D");
         let bob = Session { user_id: user_id!("@bob:x").to_owned(), device_id: "D".to_owned() };
-        let hash = TokenHash::of("two");
-        let (rows, device) = sessions.begin(hash, &bob, Some("Bob's".into()), 5).unwrap();
+        let (rows, begun) = sessions.begin(pair("two"), &bob, Some("Bob's".into()), 5).unwrap();
         assert!(rows.iter().all(|(_, value)| value.is_some()), "nobody is logged out: {rows:?}");
-        sessions.open(hash, bob.clone(), device);
+        sessions.open(bob.clone(), begun);
         let names = |sessions: &Sessions, user: &UserId| -> Vec<_> {
             sessions.devices_of(user).map(|device| device.display_name.clone()).collect()
         };
         assert_eq!(names(&sessions, user_id!("@p2p:x")), [Some("Phone".to_owned())]);
         assert_eq!(names(&sessions, &bob.user_id), [Some("Bob's".to_owned())]);
         sessions.delete(std::slice::from_ref(&bob));
-        assert!(sessions.authenticate(&hash, 6).is_none());
-        let (found, _) = sessions.authenticate(&TokenHash::of("one"), 6).unwrap();
-        assert_eq!(found, session("D"));
+        assert_eq!(is_in(&mut sessions, "two"), None);
+        assert_eq!(is_in(&mut sessions, "one"), Some(session("D")));
     }
 
     #[test]
@@ -339,18 +308,42 @@ mod tests {
         let mut sessions = Sessions::default();
         opened(&mut sessions, "one", "A");
         let hash = TokenHash::of("one");
-        assert!(sessions.authenticate(&hash, 6).unwrap().1.is_none());
-        assert!(sessions.authenticate(&hash, 5 + TOUCH_MS).unwrap().1.is_some());
-        assert!(sessions.authenticate(&hash, 6 + TOUCH_MS).unwrap().1.is_none());
+        let ip = |text: &str| text.parse().ok();
+        let mut written = |from: Option<IpAddr>, now| {
+            let (_, rows) = sessions.authenticate(&hash, from, now).unwrap();
+            let seen = sessions.devices_of(user_id!("@p2p:x")).next().unwrap();
+            (rows.len(), seen.last_seen_ip.clone())
+        };
+        assert_eq!(written(None, 6), (0, None));
+        let here = Some("127.0.0.1".to_owned());
+        assert_eq!(
+            written(ip("::ffff:127.0.0.1"), 6),
+            (1, here.clone()),
+            "seen for the first time"
+        );
+        assert_eq!(written(ip("10.0.0.1"), 5 + TOUCH_MS), (0, here));
+        let there = Some("10.0.0.1".to_owned());
+        assert_eq!(written(ip("10.0.0.1"), 6 + TOUCH_MS), (1, there.clone()));
+        assert_eq!(written(ip("10.0.0.2"), 7 + TOUCH_MS), (0, there));
+    }
+
+    #[test]
+    fn devices_have_a_number() {
+        let mut sessions = Sessions::default();
+        for at in 0..limits::DEVICES_LOGGED_IN {
+            opened(&mut sessions, &format!("t{at}"), &format!("D{at}"));
+        }
+        let more = sessions.begin(pair("more"), &session("more"), None, 5);
+        assert!(matches!(more, Err(AccountError::Full(_))), "{more:?}");
+        opened(&mut sessions, "again", "D0");
     }
 
     #[test]
     fn names_have_limits() {
         let mut sessions = Sessions::default();
         let long = "x".repeat(NAME_LEN + 1);
-        let hash = TokenHash::of("one");
-        assert!(sessions.begin(hash, &session(&long), None, 5).is_err());
-        assert!(sessions.begin(hash, &session(""), None, 5).is_err());
+        assert!(sessions.begin(pair("one"), &session(&long), None, 5).is_err());
+        assert!(sessions.begin(pair("one"), &session(""), None, 5).is_err());
         opened(&mut sessions, "one", "A");
         assert!(sessions.rename(&session("A"), Some(long)).is_err());
         assert!(matches!(sessions.rename(&session("B"), None), Err(AccountError::NotFound(_))));

@@ -57,16 +57,17 @@ mod tests {
     use ruma::user_id;
 
     use super::*;
-    use crate::actors::accounts::{Session, TokenHash};
+    use crate::actors::accounts::{Session, TokenHash, tokens::Pair};
 
     fn sessions(devices: &[(&UserId, &str)]) -> Sessions {
         let mut sessions = Sessions::default();
         for (user_id, device_id) in devices {
             let (user_id, device_id) = ((*user_id).to_owned(), (*device_id).to_owned());
             let session = Session { user_id, device_id };
-            let hash = TokenHash::of(&format!("{session:?}"));
-            let (_, device) = sessions.begin(hash, &session, None, 5).unwrap();
-            sessions.open(hash, session, device);
+            let access = TokenHash::of(&format!("{session:?}"));
+            let pair = Pair { access, refresh: None };
+            let (_, begun) = sessions.begin(pair, &session, None, 5).unwrap();
+            sessions.open(session, begun);
         }
         sessions
     }

@@ -132,7 +132,7 @@ pub struct ClaimedKeys {
 }
 
 /// Takes cross-signing keys of a user.
-#[derive(Message, Debug)]
+#[derive(Message, Debug, Clone)]
 #[rtype(result = "Result<(), KeyError>")]
 pub struct UploadSigningKeys {
     /// Whose.
@@ -143,6 +143,8 @@ pub struct UploadSigningKeys {
     pub self_signing_key: Option<CanonicalJsonObject>,
     /// The user-signing key.
     pub user_signing_key: Option<CanonicalJsonObject>,
+    /// Whether the user has proven that keys may be replaced.
+    pub may_replace: bool,
 }
 
 /// Takes what a user signed: objects by their user, and by device id or public key. Answered with what

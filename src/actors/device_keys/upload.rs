@@ -78,10 +78,16 @@ impl DeviceKeysLinks {
     }
 
     async fn upload_signing(&self, msg: UploadSigningKeys) -> Result<((), Changed), KeyError> {
-        let UploadSigningKeys { user_id, master_key, self_signing_key, user_signing_key } = msg;
+        let UploadSigningKeys {
+            user_id,
+            master_key,
+            self_signing_key,
+            user_signing_key,
+            may_replace,
+        } = msg;
         let mut list = self.list(&user_id).await?.unwrap_or_default();
         let new = NewCrossSigning { master_key, self_signing_key, user_signing_key };
-        if !list.set_cross_signing(&user_id, new, false, now_ms())? {
+        if !list.set_cross_signing(&user_id, new, may_replace, now_ms())? {
             return Ok(((), None));
         }
         self.write(list_rows(&user_id, &list)?).await?;

@@ -118,7 +118,11 @@ pub(super) async fn download(
 }
 
 /// Checks an archive that is in a file. `from` is where it comes from, for whoever reads an error.
-pub(super) async fn verify(release: &Release, file: PathBuf, from: &str) -> Result<(), DownloadError> {
+pub(super) async fn verify(
+    release: &Release,
+    file: PathBuf,
+    from: &str,
+) -> Result<(), DownloadError> {
     let path = file.clone();
     let hashed = tokio::task::spawn_blocking(move || {
         let (mut hash, mut file) = (Sha256::new(), std::fs::File::open(&path)?);

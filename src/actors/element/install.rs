@@ -114,7 +114,11 @@ pub(super) fn recover(folder: &Path) -> Result<(), InstallError> {
 
 /// Unpacks an archive that was verified, and puts it in the place of what is in Element's folder. Only for
 /// who has the [`Lock`].
-pub(super) fn install(archive: &Path, release: &Release, folder: &Path) -> Result<(), InstallError> {
+pub(super) fn install(
+    archive: &Path,
+    release: &Release,
+    folder: &Path,
+) -> Result<(), InstallError> {
     recover(folder)?;
     let (new, old) = (beside(folder, "new"), beside(folder, "old"));
     let fault = |why: io::Error| refused(folder, why);

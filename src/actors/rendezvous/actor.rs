@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use libp2p::{Multiaddr, PeerId};
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId};
 use tokio::sync::oneshot;
 
 use super::{
@@ -180,7 +180,7 @@ impl RendezvousActor {
             Effect::FindNode { ticket, peer } => {
                 self.parts.find_node.do_send(FindNode { ticket, peer });
             }
-            Effect::AskProfile { ticket, server } => self.ask_profile(ticket, server, ctx),
+            Effect::AskProfile { ticket, user } => self.ask_profile(ticket, user, ctx),
             Effect::RetryLater(ticket) => {
                 let wait = RETRY.mul_f64(0.75 + rand::random::<f64>() / 2.0);
                 ctx.run_later(wait, move |actor, ctx| actor.step(Input::Retry(ticket), ctx));
@@ -230,11 +230,10 @@ impl RendezvousActor {
         self.parts.keys_seen.do_send(KeysSeen(keys));
     }
 
-    fn ask_profile(&mut self, ticket: u64, server: OwnedServerName, ctx: &mut Context<Self>) {
+    fn ask_profile(&mut self, ticket: u64, user: OwnedUserId, ctx: &mut Context<Self>) {
         let federation = self.with.as_ref().map(|with| with.federation.clone());
-        let user = server_name::user_of(&server);
         let ask = SendFederation {
-            destination: server.clone(),
+            destination: user.server_name().to_owned(),
             endpoint: Endpoint::profile(&user),
             content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
             timeout: PROFILE_WAIT,
@@ -250,7 +249,7 @@ impl RendezvousActor {
             }
         };
         let answered = asked.into_actor(self).map(move |profile, actor, ctx| {
-            actor.step(Input::Profile { ticket, server, profile }, ctx);
+            actor.step(Input::Profile { ticket, user, profile }, ctx);
         });
         ctx.spawn(answered);
     }
@@ -403,8 +402,9 @@ impl Handler<AskWith> for RendezvousActor {
 impl Handler<Advertise> for RendezvousActor {
     type Result = ();
 
-    fn handle(&mut self, Advertise { display_name }: Advertise, ctx: &mut Context<Self>) {
-        self.step(Input::Advertise(display_name), ctx);
+    fn handle(&mut self, msg: Advertise, ctx: &mut Context<Self>) {
+        let Advertise { display_name, others } = msg;
+        self.step(Input::Advertise { display_name, others }, ctx);
     }
 }
 
@@ -471,6 +471,7 @@ impl Handler<SearchPeople> for RendezvousActor {
         let SearchPeople { term, limit, timeout } = search;
         let goal = match SearchTerm::parse(&term) {
             SearchTerm::Server(server) => Some((Goal::Server(server), Vec::new())),
+            SearchTerm::User(user) => Some((Goal::User(user), Vec::new())),
             SearchTerm::Suffix { display_name, suffix } => {
                 Some((Goal::Suffix { display_name, suffix }, Vec::new()))
             }

@@ -6,7 +6,7 @@
 
 use std::{collections::HashSet, hash::Hash};
 
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use super::FoundPerson;
 use crate::proto::{rendezvous, server_name};
@@ -22,7 +22,9 @@ const CANDIDATES_MAX: usize = 64;
 pub(super) enum Goal<P> {
     /// One server.
     Server(OwnedServerName),
-    /// Everybody who shows this name and whose server name ends so.
+    /// One user of a server.
+    User(OwnedUserId),
+    /// Everybody who shows this name, or registered by it, and whose server name ends so.
     Suffix { display_name: String, suffix: String },
     /// Whoever this node speaks for.
     Node(P),
@@ -34,15 +36,41 @@ impl<P: PartialEq> Goal<P> {
     pub(super) fn matches(&self, peer: &P, server: &ServerName) -> bool {
         match self {
             Self::Server(name) => name == server,
+            Self::User(user) => user.server_name() == server,
             Self::Suffix { suffix, .. } => server.as_str().ends_with(suffix.as_str()),
             Self::Node(node) => node == peer,
+        }
+    }
+
+    /// Returns the one server that can answer, where that is known.
+    pub(super) fn server(&self) -> Option<&ServerName> {
+        match self {
+            Self::Server(name) => Some(name),
+            Self::User(user) => Some(user.server_name()),
+            Self::Suffix { .. } | Self::Node(_) => None,
+        }
+    }
+
+    /// Returns whose profiles a server is asked for that matches.
+    fn users_of(&self, server: &ServerName) -> Vec<OwnedUserId> {
+        let owner = server_name::user_of(server);
+        match self {
+            Self::User(user) => vec![user.clone()],
+            Self::Suffix { display_name, .. } => {
+                let named = rendezvous::user_named(display_name, server);
+                std::iter::once(owner).chain(named).collect()
+            }
+            Self::Server(_) | Self::Node(_) => vec![owner],
         }
     }
 
     /// Returns the rendezvous strings to look for, if there are any.
     pub(super) fn rendezvous(&self) -> Vec<String> {
         match self {
-            Self::Server(name) => vec![format!("{}:{name}", server_name::LOCALPART)],
+            Self::Server(_) | Self::User(_) => {
+                let server = self.server().into_iter();
+                server.map(|name| format!("{}:{name}", server_name::LOCALPART)).collect()
+            }
             Self::Suffix { display_name, suffix } => rendezvous::looked_for(display_name, suffix),
             Self::Node(_) => Vec::new(),
         }
@@ -67,8 +95,8 @@ pub(super) struct Hunt<P> {
     tries: u8,
     waiting_to_retry: bool,
     candidates: HashSet<P>,
-    asking: HashSet<OwnedServerName>,
-    met: HashSet<OwnedServerName>,
+    asking: HashSet<OwnedUserId>,
+    met: HashSet<OwnedUserId>,
     /// Counts what happened.
     stirred: u64,
     /// How far it had come when somebody began to wait whether more happens.
@@ -132,24 +160,31 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
         waited
     }
 
-    /// Somebody was proven who matches: tells whether their profile is to be asked.
-    pub(super) fn meet(&mut self, server: &ServerName) -> bool {
-        let room = self.found.len() + self.asking.len() < self.limit;
-        let ask = room && self.met.insert(server.to_owned());
-        if ask {
-            self.stirred += 1;
-            self.asking.insert(server.to_owned());
+    /// Somebody was proven who matches: tells whose profiles are to be asked.
+    pub(super) fn meet(&mut self, server: &ServerName) -> Vec<OwnedUserId> {
+        if self.found.len() + self.asking.len() >= self.limit {
+            return Vec::new();
         }
-        ask
+        let mut users = self.goal.users_of(server);
+        users.retain(|user| self.met.insert(user.clone()));
+        if !users.is_empty() {
+            self.stirred += 1;
+            self.asking.extend(users.iter().cloned());
+        }
+        users
     }
 
     /// The profile of somebody came, or did not.
-    pub(super) fn profile(&mut self, server: &ServerName, profile: Option<Profile>) {
-        if !self.asking.remove(server) {
+    pub(super) fn profile(&mut self, user: &UserId, profile: Option<Profile>) {
+        if !self.asking.remove(user) {
             return;
         }
         self.stirred += 1;
+        let is_owner = user.localpart() == server_name::LOCALPART;
         let shown = match (&self.goal, profile) {
+            // Whose server knows them by this name are who was looked for, whatever they show.
+            (_, Some(profile)) if !is_owner => profile,
+            (_, None) if !is_owner => return,
             (Goal::Suffix { display_name, .. }, Some(profile)) => {
                 let name = profile.displayname.as_deref().unwrap_or(server_name::LOCALPART);
                 // Provider records outlive a name by hours: only the shown one counts.
@@ -161,8 +196,11 @@ impl<P: Copy + Eq + Hash> Hunt<P> {
             (Goal::Suffix { .. }, None) => return,
             (_, profile) => profile.unwrap_or_default(),
         };
+        if self.found.len() >= self.limit {
+            return;
+        }
         self.found.push(FoundPerson {
-            user_id: server_name::user_of(server),
+            user_id: user.to_owned(),
             displayname: shown.displayname,
             avatar_url: shown.avatar_url,
         });
@@ -211,9 +249,14 @@ mod tests {
     use ruma::server_name;
 
     use super::*;
+    use crate::proto::server_name::user_of;
 
     fn suffix() -> Goal<u8> {
         Goal::Suffix { display_name: "Ann".into(), suffix: "abcdefg".into() }
+    }
+
+    fn asked(hunt: &mut Hunt<u8>, server: &ServerName) -> Vec<String> {
+        hunt.meet(server).iter().map(|user| user.localpart().to_owned()).collect()
     }
 
     fn shown(name: &str) -> Option<Profile> {
@@ -242,24 +285,27 @@ mod tests {
     fn all_who_match_are_shown_under_the_name_that_they_show() {
         let names = ["1abcdefg", "2abcdefg", "3abcdefg", "4abcdefg"];
         let servers = names.map(|name| OwnedServerName::try_from(name).unwrap());
-        let mut hunt = Hunt::<u8>::new(suffix(), true, 10);
+        let mut hunt = Hunt::<u8>::new(suffix(), true, 20);
         hunt.began(1);
         for server in &servers {
-            assert!(hunt.meet(server));
-            assert!(!hunt.meet(server), "nobody is asked twice");
+            assert_eq!(asked(&mut hunt, server), ["p2p", "ann"]);
+            assert_eq!(asked(&mut hunt, server), [""; 0], "nobody is asked twice");
         }
         hunt.query_ended();
         assert_eq!(hunt.progress(false), Progress::Open, "profiles are being asked");
         for (server, profile) in
             servers.iter().zip([shown("Ann"), shown("ANN"), shown("Anna"), None])
         {
-            hunt.profile(server, profile);
+            hunt.profile(&user_of(server), profile);
+            let other = OwnedUserId::try_from(format!("@ann:{server}")).unwrap();
+            let registered = *server == servers[3];
+            hunt.profile(&other, registered.then(|| shown("Whoever").unwrap()));
         }
         assert_eq!(hunt.progress(false), Progress::Over);
         let found: Vec<_> = hunt.found.iter().map(|person| person.user_id.as_str()).collect();
-        assert_eq!(found, ["@p2p:1abcdefg", "@p2p:2abcdefg"]);
-        hunt.profile(&servers[0], shown("Ann"));
-        assert_eq!(hunt.found.len(), 2, "an answer that nobody waits for");
+        assert_eq!(found, ["@p2p:1abcdefg", "@p2p:2abcdefg", "@ann:4abcdefg"]);
+        hunt.profile(&user_of(&servers[0]), shown("Ann"));
+        assert_eq!(hunt.found.len(), 3, "an answer that nobody waits for");
     }
 
     #[test]
@@ -267,8 +313,24 @@ mod tests {
         let goal = Goal::Suffix { display_name: "p2p".into(), suffix: "abcdefg".into() };
         let mut hunt = Hunt::<u8>::new(goal, true, 10);
         hunt.meet(server_name!("1abcdefg"));
-        hunt.profile(server_name!("1abcdefg"), Some(Profile::default()));
+        hunt.profile(&user_of(server_name!("1abcdefg")), Some(Profile::default()));
         assert_eq!(hunt.found.len(), 1);
+    }
+
+    #[test]
+    fn who_is_looked_for_by_id_is_found_or_nobody() {
+        let server = server_name!("1abcdefg");
+        for (name, known, found) in
+            [("bob", true, 1), ("bob", false, 0), ("p2p", true, 1), ("p2p", false, 1)]
+        {
+            let user = OwnedUserId::try_from(format!("@{name}:{server}")).unwrap();
+            let mut hunt = Hunt::<u8>::new(Goal::User(user.clone()), true, 1);
+            assert_eq!(hunt.goal.rendezvous(), ["p2p:1abcdefg"]);
+            assert!(hunt.goal.matches(&1, server) && !hunt.goal.matches(&1, server_name!("x")));
+            assert_eq!(hunt.meet(server), std::slice::from_ref(&user));
+            hunt.profile(&user, known.then(Profile::default));
+            assert_eq!(hunt.found.len(), found, "{name} {known}");
+        }
     }
 
     #[test]
@@ -293,9 +355,12 @@ mod tests {
         hunt.began(2);
         hunt.candidate(7);
         assert_eq!(hunt.settle(), None, "there is nothing to show");
-        assert!(hunt.meet(server_name!("1abcdefg")));
-        assert_eq!(hunt.settle(), None, "a profile is being asked");
-        hunt.profile(server_name!("1abcdefg"), shown("Ann"));
+        let (owner, other) = (user_of(server_name!("1abcdefg")), "@ann:1abcdefg");
+        let other = OwnedUserId::try_from(other).unwrap();
+        assert_eq!(hunt.meet(server_name!("1abcdefg")), [owner.clone(), other.clone()]);
+        assert_eq!(hunt.settle(), None, "profiles are being asked");
+        hunt.profile(&owner, shown("Ann"));
+        hunt.profile(&other, None);
         let stirred = hunt.settle().unwrap();
         assert_eq!(hunt.settle(), None, "told once");
         assert!(hunt.settled_since(stirred));
@@ -307,7 +372,7 @@ mod tests {
         assert!(hunt.settled_since(stirred), "that is no news");
         assert_eq!(hunt.progress(false), Progress::Open);
         let mut node = Hunt::<u8>::new(suffix(), false, 10);
-        node.profile(server_name!("1abcdefg"), shown("Ann"));
+        node.profile(&user_of(server_name!("1abcdefg")), shown("Ann"));
         assert_eq!(node.settle(), None, "only searches for people have something to show");
     }
 
@@ -315,9 +380,9 @@ mod tests {
     fn a_full_hunt_ends_at_once() {
         let mut hunt = Hunt::<u8>::new(suffix(), true, 1);
         hunt.began(1);
-        assert!(hunt.meet(server_name!("1abcdefg")));
-        assert!(!hunt.meet(server_name!("2abcdefg")), "one is enough");
-        hunt.profile(server_name!("1abcdefg"), shown("Ann"));
+        assert_eq!(hunt.meet(server_name!("1abcdefg")).len(), 2);
+        assert!(hunt.meet(server_name!("2abcdefg")).is_empty(), "one is enough");
+        hunt.profile(&user_of(server_name!("1abcdefg")), shown("Ann"));
         assert_eq!(hunt.progress(false), Progress::Over);
     }
 }

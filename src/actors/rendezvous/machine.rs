@@ -14,7 +14,7 @@ use std::{
 };
 
 use lru::LruCache;
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName};
 
 use super::{
     FoundPerson,
@@ -69,7 +69,7 @@ pub(super) enum Input<P, A> {
     /// Somebody wants people.
     Search { ticket: u64, goal: Goal<P>, addresses: Vec<A>, limit: usize },
     /// A profile was answered, or not.
-    Profile { ticket: u64, server: OwnedServerName, profile: Option<Profile> },
+    Profile { ticket: u64, user: OwnedUserId, profile: Option<Profile> },
     /// A round of queries is to be repeated.
     Retry(u64),
     /// A search that had something to show was left alone for a while.
@@ -78,8 +78,8 @@ pub(super) enum Input<P, A> {
     TimeUp(u64),
     /// These servers share a room with us from now on, and those no longer.
     Shared { added: Vec<OwnedServerName>, removed: Vec<OwnedServerName> },
-    /// Our shown name.
-    Advertise(String),
+    /// The shown name of our owner, and the names of those who registered here.
+    Advertise { display_name: String, others: Vec<String> },
     /// Time went by.
     Tick,
     /// All connections and provided keys are lost.
@@ -112,7 +112,7 @@ pub(super) enum Effect<P, A> {
     /// Look for a node.
     FindNode { ticket: u64, peer: P },
     /// Ask for a profile.
-    AskProfile { ticket: u64, server: OwnedServerName },
+    AskProfile { ticket: u64, user: OwnedUserId },
     /// Come back with [`Input::Retry`].
     RetryLater(u64),
     /// Come back with [`Input::Settled`].
@@ -152,6 +152,8 @@ struct Proof {
 pub(super) struct Machine<P, A> {
     us: Option<OwnedServerName>,
     display_name: Option<String>,
+    /// Who registered here.
+    others: Vec<String>,
     /// Servers that share a room with us.
     shared: HashSet<OwnedServerName>,
     nodes: HashMap<P, Node<A>>,
@@ -172,6 +174,7 @@ impl<P, A> Default for Machine<P, A> {
         Self {
             us: None,
             display_name: None,
+            others: Vec::new(),
             shared: HashSet::new(),
             nodes: HashMap::new(),
             newest: CertificateCache::new(NEWEST_MAX),
@@ -238,9 +241,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
             Input::Search { ticket, goal, addresses, limit } => {
                 self.search(ticket, goal, addresses, limit, now, &mut out);
             }
-            Input::Profile { ticket, server, profile } => {
+            Input::Profile { ticket, user, profile } => {
                 if let Some(hunt) = self.hunts.get_mut(&ticket) {
-                    hunt.profile(&server, profile);
+                    hunt.profile(&user, profile);
                 }
                 self.check(ticket, &mut out);
             }
@@ -252,8 +255,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
             }
             Input::TimeUp(ticket) => self.time_up(ticket, &mut out),
             Input::Shared { added, removed } => self.share(added, removed, &mut out),
-            Input::Advertise(name) => {
-                self.display_name = Some(name);
+            Input::Advertise { display_name, others } => {
+                self.display_name = Some(display_name);
+                self.others = others;
                 self.provide(&mut out);
             }
             Input::Tick => self.tick(now, &mut out),
@@ -291,7 +295,14 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
 
     fn provide(&self, out: &mut Effects<P, A>) {
         if let (Some(us), Some(name)) = (&self.us, &self.display_name) {
-            out.push(Effect::Provide(rendezvous::strings(name, us)));
+            let others = self.others.iter();
+            let others = others.flat_map(|name| rendezvous::strings_of_user(name, us));
+            let mut strings = rendezvous::strings(name, us);
+            strings.extend(others);
+            // Somebody may be called as the owner is shown.
+            let mut seen = HashSet::new();
+            strings.retain(|string| seen.insert(string.clone()));
+            out.push(Effect::Provide(strings));
         }
     }
 
@@ -490,8 +501,9 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         if !hunt.people {
             self.hunts.remove(&ticket);
             out.push(Effect::Resolved { ticket, peer: Some(peer) });
-        } else if hunt.meet(server) {
-            out.push(Effect::AskProfile { ticket, server: server.to_owned() });
+        } else {
+            let users = hunt.meet(server).into_iter();
+            out.extend(users.map(|user| Effect::AskProfile { ticket, user }));
         }
     }
 
@@ -558,7 +570,7 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
         now: u64,
         out: &mut Effects<P, A>,
     ) {
-        let ourselves = matches!(&goal, Goal::Server(server) if self.us.as_ref() == Some(server));
+        let ourselves = goal.server().is_some() && goal.server() == self.us.as_deref();
         if limit == 0 || ourselves || self.us.is_none() || self.hunts.len() >= HUNTS_MAX {
             out.push(Effect::Searched { ticket, found: Vec::new() });
             return;
@@ -587,9 +599,10 @@ impl<P: Copy + Eq + Hash + Display, A: Clone + PartialEq> Machine<P, A> {
             out.push(Effect::FindProviders { ticket, rendezvous });
         }
         match &hunt.goal {
-            Goal::Server(server) => {
+            Goal::Server(_) | Goal::User(_) => {
+                let Some(server) = hunt.goal.server().map(ToOwned::to_owned) else { return };
                 let live = |place: &&Place<P, A>| self.now <= place.valid_until_ts;
-                for place in self.book.of(server).filter(live) {
+                for place in self.book.of(&server).filter(live) {
                     let (peer, addresses) = (place.peer, place.addresses.clone());
                     hunt.candidate(peer);
                     out.push(Effect::Dial { peer, addresses });

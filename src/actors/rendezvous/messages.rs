@@ -41,7 +41,7 @@ pub struct SearchPeople {
 /// A person that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundPerson {
-    /// `@p2p:<server name>`.
+    /// `@p2p:<server name>`, or who registered there.
     pub user_id: OwnedUserId,
     /// The name they show now.
     pub displayname: Option<String>,
@@ -49,13 +49,15 @@ pub struct FoundPerson {
     pub avatar_url: Option<String>,
 }
 
-/// Sets the display name under which this node advertises itself; the strings of an older name
+/// Sets the names under which this node advertises its people; the strings of older names
 /// are dropped. Sent by Accounts at start and after each change.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Advertise {
-    /// The shown name; `p2p` where none was chosen.
+    /// The name that the owner shows; `p2p` where none was chosen.
     pub display_name: String,
+    /// The names of those who registered here.
+    pub others: Vec<String>,
 }
 
 /// Asks what `status` tells of the network.

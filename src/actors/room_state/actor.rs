@@ -25,7 +25,7 @@ use super::{
     invites::{Admitted, Invite, Invites},
     messages::{
         Briefly, ForgetRoom, IngestIntoRoom, MeetWith, ProfileUpdated, ServeRoom, SharesTurned,
-        ToRoom,
+        ToRoom, UserGone,
     },
     presence::{self, OwnPresence},
 };
@@ -611,6 +611,16 @@ impl Handler<ProfileUpdated> for RoomStateActor {
                 .buffer_unordered(PROFILES_AT_ONCE)
                 .collect::<Vec<_>>()
                 .await;
+        });
+    }
+}
+
+impl Handler<UserGone> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, UserGone(user_id): UserGone, _: &mut Self::Context) {
+        self.people.send_modify(|people| {
+            people.remove(&user_id);
         });
     }
 }

@@ -207,6 +207,11 @@ pub struct ProfileUpdated {
     pub changed: bool,
 }
 
+/// There is no such user of ours any more: nobody is invited by this name.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct UserGone(pub OwnedUserId);
+
 /// Counts for `status`.
 #[derive(Debug, Clone, Copy, MessageResponse, Serialize, Deserialize)]
 pub struct RoomCounts {

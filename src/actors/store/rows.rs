@@ -24,6 +24,8 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
     match row {
         Row::Device(user, id) => own(family::DEVICE, user).text(id),
         Row::AccessToken(hash) => key(family::ACCESS_TOKEN).text(hash),
+        Row::RefreshToken(hash) => key(family::REFRESH_TOKEN).text(hash),
+        Row::Account(user) => own(family::ACCOUNT, user),
         Row::Profile(user, name) => own(family::PROFILE, user).text(name),
         Row::Filter(user, id) => own(family::FILTER, user).text(id),
         Row::AccountData(user, kind) => own(family::ACCOUNT_DATA, user).text(kind),
@@ -69,6 +71,8 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
         Some(match family {
             family::DEVICE => Row::Device(user(&first)?, parts.text()?),
             family::ACCESS_TOKEN => Row::AccessToken(first),
+            family::REFRESH_TOKEN => Row::RefreshToken(first),
+            family::ACCOUNT => Row::Account(user(&first)?),
             family::PROFILE => Row::Profile(user(&first)?, parts.text()?),
             family::FILTER => Row::Filter(user(&first)?, parts.text()?),
             family::ACCOUNT_DATA => Row::AccountData(user(&first)?, parts.text()?),
@@ -114,6 +118,8 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
     match kind {
         RowKind::Devices => key(family::DEVICE),
         RowKind::AccessTokens => key(family::ACCESS_TOKEN),
+        RowKind::RefreshTokens => key(family::REFRESH_TOKEN),
+        RowKind::Accounts => key(family::ACCOUNT),
         RowKind::Profiles => key(family::PROFILE),
         RowKind::Filters(user) => key(family::FILTER).text(user.as_str()),
         RowKind::AccountData(user) => key(family::ACCOUNT_DATA).text(user.as_str()),
@@ -183,6 +189,8 @@ pub(super) fn write(
             }
             Row::Device(..)
             | Row::AccessToken(_)
+            | Row::RefreshToken(_)
+            | Row::Account(_)
             | Row::Profile(..)
             | Row::Filter(..)
             | Row::ToDeviceSeen(..)
@@ -353,6 +361,8 @@ mod tests {
         for (row, kind) in [
             (Row::Device(user(), text()), Some(RowKind::Devices)),
             (Row::AccessToken(text()), Some(RowKind::AccessTokens)),
+            (Row::RefreshToken(text()), Some(RowKind::RefreshTokens)),
+            (Row::Account(user()), Some(RowKind::Accounts)),
             (Row::Profile(user(), text()), Some(RowKind::Profiles)),
             (Row::Filter(user(), text()), Some(RowKind::Filters(user()))),
             (Row::AccountData(user(), text()), Some(RowKind::AccountData(user()))),

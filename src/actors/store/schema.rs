@@ -115,6 +115,10 @@ pub(super) mod family {
     pub(in super::super) const BACKUP: u8 = 0xa4;
     /// `user, version, room id, session` → a room key in it (JSON).
     pub(in super::super) const BACKED_UP: u8 = 0xa5;
+    /// `user` → password, and whether the account ended (JSON).
+    pub(in super::super) const ACCOUNT: u8 = 0xd0;
+    /// `hash` → whose refresh token it is (JSON).
+    pub(in super::super) const REFRESH_TOKEN: u8 = 0xd1;
 }
 
 /// The reference hash that an event id spells.

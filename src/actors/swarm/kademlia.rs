@@ -37,8 +37,8 @@ const DIALS_MAX: usize = 24;
 const DIALS_WAITING_MAX: usize = 256;
 /// Keys of others that we keep providers of; 20 providers each, so some 40 MiB at worst.
 const KEYS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-/// Keys of our own: five a person, and room for a change of name.
-const KEYS_OURS_MAX: usize = 64;
+/// Keys of our own: nine of the owner, four of each of the 31 others, and room for a change of names.
+const KEYS_OURS_MAX: usize = 160;
 /// Keys of one other provider, who has them for the same: whoever has more pushes out its own, and not
 /// those by which others are found.
 const KEYS_OF_ONE_MAX: usize = KEYS_OURS_MAX;

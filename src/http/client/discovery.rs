@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use super::check_joined;
 use crate::{
     actors::{
+        accounts::ListPeople,
         identity::ReadSigner,
         room_state::{DEFAULT_VERSION, KnowsRoom},
     },
@@ -47,19 +48,24 @@ pub async fn well_known(place: web::Data<Place>) -> impl Responder {
     Json(json!({"m.homeserver": {"base_url": place.homeserver_url()}}))
 }
 
-/// What the user can do here.
-pub async fn capabilities(_: Authed<get_capabilities::v3::Request>) -> impl Responder {
+/// What the user can do here. Who has no password can set one, but not in clients that ask for the old one.
+pub async fn capabilities(
+    request: Authed<get_capabilities::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let people = request.gateway.ask_accounts(ListPeople).await?;
+    let me = people.into_iter().find(|person| person.user_id == request.session.user_id);
+    let has_password = me.is_some_and(|me| me.has_password);
     let available: Map<String, Value> =
         ROOM_VERSIONS.iter().map(|version| (version.to_string(), Value::from("stable"))).collect();
-    Json(json!({"capabilities": {
+    Ok(Json(json!({"capabilities": {
         "m.room_versions": {"default": DEFAULT_VERSION, "available": available},
-        "m.change_password": {"enabled": false},
+        "m.change_password": {"enabled": has_password},
         "m.set_displayname": {"enabled": true},
         "m.set_avatar_url": {"enabled": true},
         "m.profile_fields": {"enabled": true, "allowed": ["displayname", "avatar_url"]},
         "m.3pid_changes": {"enabled": false},
         "m.get_login_token": {"enabled": false},
-    }}))
+    }})))
 }
 
 /// Our server_keys, for whoever wants to look at them.

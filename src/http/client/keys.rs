@@ -16,7 +16,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::canonical_of;
 use crate::{
     actors::{
-        accounts::ListDevices,
+        accounts::{ListDevices, Matter},
         device_keys::{
             ClaimKeys, ClaimedKeys, FoundKeys, KeyError, QueryKeys, UploadKeys, UploadSignatures,
             UploadSigningKeys,
@@ -27,6 +27,7 @@ use crate::{
         error::HttpError,
         gateway::ask,
         ruma_glue::{Authed, Empty, Json},
+        uia::Guarded,
     },
     proto::stream::SyncToken,
 };
@@ -153,28 +154,34 @@ pub async fn changes(
     Ok(Json(json!({"changed": lists.changed, "left": lists.left})))
 }
 
-/// Takes cross-signing keys. The first need no second proof; to replace them needs one that nobody can
-/// give here yet, since there are no passwords.
+/// Takes cross-signing keys. The first need no second proof, nor does it to say the same again; to replace
+/// them does.
 pub async fn upload_signing(
-    request: Authed<upload_signing_keys::v3::Request>,
+    guarded: Guarded<Authed<upload_signing_keys::v3::Request>>,
 ) -> Result<HttpResponse, HttpError> {
+    let Guarded { request, asked } = guarded;
     let Authed { body, session, gateway, permit: _permit } = request;
     let key = |key: Option<Raw<_>>| key.as_ref().map(canonical_of).transpose();
     let message = UploadSigningKeys {
-        user_id: session.user_id,
+        user_id: session.user_id.clone(),
         master_key: key(body.master_key)?,
         self_signing_key: key(body.self_signing_key)?,
         user_signing_key: key(body.user_signing_key)?,
+        may_replace: false,
     };
+    let proven = UploadSigningKeys { may_replace: true, ..message.clone() };
     match gateway.ask_device_keys(message).await? {
-        Ok(()) => Ok(HttpResponse::Ok().json(Empty {})),
-        Err(KeyError::NeedsAuth) => Ok(HttpResponse::Unauthorized().json(json!({
-            "session": format!("{:032x}", rand::random::<u128>()),
-            "flows": [{"stages": ["m.login.sso"]}],
-            "params": {},
-        }))),
-        Err(error) => Err(error.into()),
+        Err(KeyError::NeedsAuth) => {}
+        done => {
+            done?;
+            return Ok(HttpResponse::Ok().json(Empty {}));
+        }
     }
+    if let Some(wanted) = asked.confirm(&gateway, Matter::ReplaceKeys, Some(&session)).await? {
+        return Ok(wanted);
+    }
+    gateway.ask_device_keys(proven).await??;
+    Ok(HttpResponse::Ok().json(Empty {}))
 }
 
 /// Takes what the user signed.

@@ -1,5 +1,6 @@
 //! The Client-Server API by family: each handler parses, asks and renders.
 
+pub mod account;
 pub mod account_data;
 pub mod backup;
 pub mod create;

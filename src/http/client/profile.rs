@@ -19,7 +19,9 @@ use serde_json::{Value, json};
 use super::check_own;
 use crate::{
     actors::{
-        accounts::{LocalProfile, Profile, ProfileField, Session, SetProfile},
+        accounts::{
+            ListPeople, LocalPerson, LocalProfile, Profile, ProfileField, Session, SetProfile,
+        },
         ephemera::{Presence, ReadPresence},
         rendezvous::SearchPeople,
         store::{DirectoryEntry, SearchDirectory},
@@ -31,7 +33,7 @@ use crate::{
         gateway::{Gateway, ask},
         ruma_glue::{Authed, Empty, Json},
     },
-    proto::{endpoint::Endpoint, names, server_name},
+    proto::{endpoint::Endpoint, names, rendezvous::SearchTerm, server_name},
 };
 
 /// Longest search term, in bytes: what names a person, an address included, is shorter.
@@ -244,6 +246,7 @@ pub async fn search_people(
     let network =
         SearchPeople { term: term.clone(), limit: limit + 1, timeout: limits::SEARCH_WAIT };
     let network = ask(&gateway.search_people, network);
+    let here = SearchTerm::parse(&term);
     let known = ask(&gateway.store.search_directory, SearchDirectory { term, limit: limit + 1 });
     let (network, known) = futures::future::join(network, known).await;
     let mut people: Vec<ShownPerson> = Vec::new();
@@ -253,6 +256,13 @@ pub async fn search_people(
             people.push(person);
         }
     };
+    // The people of this node know one another.
+    for LocalPerson { user_id, profile, .. } in gateway.ask_accounts(ListPeople).await? {
+        if here.means(&user_id, profile.displayname.as_deref()) {
+            let Profile { displayname: display_name, avatar_url } = profile;
+            add(ShownPerson { user_id, display_name, avatar_url });
+        }
+    }
     // The network may be down while people in shared rooms are still found, but not both.
     let known = known?;
     match network {

@@ -1,35 +1,42 @@
 //! Logging in and out, and devices.
 //!
-//! A login takes a login token and nothing else; tokens are handed out by the pages of
-//! [`crate::http::login`] and by the control socket, so no web page can log in by itself.
-//!
-//! Deleting a device asks for no second proof (user-interactive authentication): the node has one
-//! user and no password, and whoever holds an access token could fetch the second proof from the
-//! very browser that asks for it.
+//! A login takes a login token, which the pages of [`crate::http::login`] and the control socket hand out,
+//! or the password of who has one; so no web page can log in by itself.
 
-use actix_web::{Responder, http::StatusCode, web};
+use actix_web::{HttpRequest, HttpResponse, Responder, http::StatusCode, web};
 use ruma::api::client::{
-    account::{register, whoami},
+    account::whoami,
     device::{delete_device, delete_devices, get_device, get_devices, update_device},
-    session::{get_login_types, logout, logout_all},
+    session::{get_login_types, logout, logout_all, refresh_token},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     actors::accounts::{
-        DeleteDevices, Device, ListDevices, LogIn, LoggedIn, RenameDevice, Session,
+        AnyPassword, DeleteDevices, Device, ListDevices, LogIn, LogInBy, LoggedIn, Matter,
+        NewDevice, RefreshTokens, RenameDevice, Session,
     },
+    config::limits,
     http::{
+        auth::source_of,
         error::HttpError,
         gateway::Gateway,
         ruma_glue::{Authed, Empty, Json, Open, parse},
+        uia::{ByPassword, Guarded},
     },
 };
 
-/// How one can log in.
-pub async fn login_flows(_: Open<get_login_types::v3::Request>) -> impl Responder {
-    Json(json!({"flows": [{"type": "m.login.sso"}, {"type": "m.login.token"}]}))
+/// How one can log in: by password only where somebody has one.
+pub async fn login_flows(
+    request: Open<get_login_types::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let mut flows = vec!["m.login.sso", "m.login.token"];
+    if request.gateway.ask_accounts(AnyPassword).await? {
+        flows.push("m.login.password");
+    }
+    let flows: Value = flows.into_iter().map(|flow| json!({"type": flow})).collect();
+    Ok(Json(json!({"flows": flows})))
 }
 
 /// The body of a login. ruma's type is not used: it panics where there is no `type`.
@@ -38,45 +45,85 @@ struct Login {
     #[serde(rename = "type")]
     kind: String,
     token: Option<String>,
+    #[serde(flatten)]
+    by_password: ByPassword,
     device_id: Option<String>,
     initial_device_display_name: Option<String>,
+    #[serde(default)]
+    refresh_token: bool,
 }
 
-/// Logs in with a login token.
+/// Logs in with a login token or a password.
 pub async fn log_in(
+    request: HttpRequest,
     gateway: web::Data<Gateway>,
     body: web::Bytes,
 ) -> Result<impl Responder, HttpError> {
     let _permit = gateway.admission.admit()?;
     let login: Login = parse(&body)?;
-    if login.kind != "m.login.token" {
-        return Err(HttpError::new(
-            StatusCode::BAD_REQUEST,
-            "M_UNKNOWN",
-            "this server has no passwords: log in by m.login.sso, or with a token that \
-             `messagehub login-token` prints",
-        ));
-    }
-    let login_token = login.token.ok_or_else(|| HttpError::bad_json("the token is missing"))?;
-    let message = LogIn {
-        login_token,
-        device_id: login.device_id,
-        initial_display_name: login.initial_device_display_name,
+    let by = match login.kind.as_str() {
+        "m.login.token" => {
+            let token = login.token.ok_or_else(|| HttpError::bad_json("the token is missing"))?;
+            LogInBy::Token(token)
+        }
+        "m.login.password" if gateway.ask_accounts(AnyPassword).await? => {
+            let (user, password) = login.by_password.read()?;
+            LogInBy::Password { user, password, from: source_of(&request) }
+        }
+        "m.login.password" => {
+            return Err(unknown_login(
+                "nobody here has a password yet: `messagehub password` sets one; or log in by \
+                 m.login.sso, or with a token that `messagehub login-token` prints",
+            ));
+        }
+        _ => {
+            return Err(unknown_login(
+                "log in by password, by m.login.sso, or with a token that `messagehub \
+                 login-token` prints",
+            ));
+        }
     };
-    let LoggedIn { session, access_token } = gateway.ask_accounts(message).await??;
-    let Session { user_id, device_id } = session;
-    let home_server = user_id.server_name().to_owned();
-    Ok(Json(json!({
+    let device = NewDevice {
+        device_id: login.device_id,
+        display_name: login.initial_device_display_name,
+        refreshes: login.refresh_token,
+    };
+    Ok(Json(shown_session(gateway.ask_accounts(LogIn { by, device }).await??)))
+}
+
+fn unknown_login(why: &'static str) -> HttpError {
+    HttpError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", why)
+}
+
+/// Returns a new session as clients get it.
+pub(super) fn shown_session(session: LoggedIn) -> Value {
+    let LoggedIn { session: Session { user_id, device_id }, access_token, refresh_token } = session;
+    let mut shown = json!({
+        "home_server": user_id.server_name(),
         "user_id": user_id,
         "device_id": device_id,
         "access_token": access_token,
-        "home_server": home_server,
-    })))
+    });
+    // Only to who asked: clients that did not take it for a mistake, and log out again.
+    if let (Some(token), Some(fields)) = (refresh_token, shown.as_object_mut()) {
+        fields.insert("refresh_token".to_owned(), Value::from(token));
+        fields.insert("expires_in_ms".to_owned(), Value::from(limits::ACCESS_TOKEN_MS));
+    }
+    shown
 }
 
-/// There is one user here, who logs in; nobody registers.
-pub async fn register(_: Open<register::v3::Request>) -> Result<Json<Empty>, HttpError> {
-    Err(HttpError::forbidden("nobody can register here: log in by m.login.sso"))
+/// Gives the next access token and refresh token.
+pub async fn refresh(
+    request: Open<refresh_token::v3::Request>,
+) -> Result<impl Responder, HttpError> {
+    let refresh = RefreshTokens(request.body.refresh_token);
+    let LoggedIn { access_token, refresh_token, .. } =
+        request.gateway.ask_accounts(refresh).await??;
+    Ok(Json(json!({
+        "access_token": access_token,
+        "refresh_token": refresh_token,
+        "expires_in_ms": limits::ACCESS_TOKEN_MS,
+    })))
 }
 
 /// Ends the session, and with it the device.
@@ -108,12 +155,14 @@ struct ShownDevice {
     #[serde(skip_serializing_if = "Option::is_none")]
     display_name: Option<String>,
     last_seen_ts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen_ip: Option<String>,
 }
 
 impl From<Device> for ShownDevice {
     fn from(device: Device) -> Self {
-        let Device { device_id, display_name, last_seen_ts } = device;
-        Self { device_id, display_name, last_seen_ts }
+        let Device { device_id, display_name, last_seen_ts, last_seen_ip } = device;
+        Self { device_id, display_name, last_seen_ts, last_seen_ip }
     }
 }
 
@@ -148,20 +197,28 @@ pub async fn rename_device(
 
 /// Deletes a device.
 pub async fn delete_one_device(
-    request: Authed<delete_device::v3::Request>,
-) -> Result<impl Responder, HttpError> {
-    let device_ids = Some(vec![request.body.device_id.to_string()]);
-    let these = DeleteDevices { user_id: request.session.user_id, device_ids };
-    request.gateway.ask_accounts(these).await??;
-    Ok(Json(Empty {}))
+    guarded: Guarded<Authed<delete_device::v3::Request>>,
+) -> Result<HttpResponse, HttpError> {
+    let Guarded { request, asked } = guarded;
+    let Authed { body, session, gateway, permit: _permit } = request;
+    if let Some(wanted) = asked.confirm(&gateway, Matter::DeleteDevices, Some(&session)).await? {
+        return Ok(wanted);
+    }
+    let device_ids = Some(vec![body.device_id.to_string()]);
+    gateway.ask_accounts(DeleteDevices { user_id: session.user_id, device_ids }).await??;
+    Ok(HttpResponse::Ok().json(Empty {}))
 }
 
 /// Deletes devices.
 pub async fn delete_some_devices(
-    request: Authed<delete_devices::v3::Request>,
-) -> Result<impl Responder, HttpError> {
-    let device_ids = Some(request.body.devices.iter().map(ToString::to_string).collect());
-    let these = DeleteDevices { user_id: request.session.user_id, device_ids };
-    request.gateway.ask_accounts(these).await??;
-    Ok(Json(Empty {}))
+    guarded: Guarded<Authed<delete_devices::v3::Request>>,
+) -> Result<HttpResponse, HttpError> {
+    let Guarded { request, asked } = guarded;
+    let Authed { body, session, gateway, permit: _permit } = request;
+    if let Some(wanted) = asked.confirm(&gateway, Matter::DeleteDevices, Some(&session)).await? {
+        return Ok(wanted);
+    }
+    let device_ids = Some(body.devices.iter().map(ToString::to_string).collect());
+    gateway.ask_accounts(DeleteDevices { user_id: session.user_id, device_ids }).await??;
+    Ok(HttpResponse::Ok().json(Empty {}))
 }

@@ -1,7 +1,7 @@
-//! The login pages: the person of this node gets a login token; a web page, another account of the
+//! The login pages: the owner of this node gets a login token; a web page, another account of the
 //! machine, and another machine do not.
 //!
-//! There is no password. Who uses a browser in an account of this machine that may log in
+//! A password is for other clients (`client/session.rs`); these pages know none. Who uses a browser in an account of this machine that may log in
 //! (`presence.rs`) is taken for the person; whoever else comes, from wherever, needs a token that
 //! `messagehub login-token` prints to who may read the data folder. A browser that may log in can be
 //! led here by any page, so people are told from pages:
@@ -13,6 +13,7 @@
 //! - no answer here carries a CORS header (`http/mod.rs`), and a `Host` that is not ours is refused
 //!   for the whole server, so no page can get our origin by rebinding its domain.
 
+pub mod approve;
 pub mod pages;
 pub mod presence;
 mod source;

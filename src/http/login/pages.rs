@@ -89,8 +89,7 @@ pub async fn home(request: HttpRequest, place: web::Data<Place>) -> HttpResponse
             escape(&here)
         ),
     };
-    let text =
-        "This is a Matrix homeserver for one person: an address for programs, not for people.";
+    let text = "This is a Matrix homeserver: an address for programs, not for people.";
     notice(StatusCode::OK, "MessageHub is running", text, &more)
 }
 

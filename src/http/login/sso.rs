@@ -35,7 +35,7 @@ impl PageSecret {
         Self(rand::random())
     }
 
-    fn token(&self, cookie: &str, redirect_url: &str) -> String {
+    pub(super) fn token(&self, cookie: &str, redirect_url: &str) -> String {
         // Any key length fits HMAC.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return String::new() };
         mac.update(cookie.as_bytes());
@@ -152,7 +152,7 @@ pub async fn confirm(
     desk: web::Data<Desk>,
 ) -> HttpResponse {
     let Confirm { redirect_url, csrf, token } = form.into_inner();
-    let bound = login_cookie(&request).is_some_and(|cookie| {
+    let bound = cookie_of(&request, COOKIE).is_some_and(|cookie| {
         let expected = desk.secret.token(cookie, &redirect_url);
         !expected.is_empty() && bool::from(expected.as_bytes().ct_eq(csrf.as_bytes()))
     });
@@ -178,10 +178,10 @@ pub async fn confirm(
     }
 }
 
-fn login_cookie(request: &HttpRequest) -> Option<&str> {
+pub(super) fn cookie_of<'a>(request: &'a HttpRequest, wanted: &str) -> Option<&'a str> {
     let cookies = request.headers().get("cookie")?.to_str().ok()?;
     let mut cookies = cookies.split(';').filter_map(|cookie| cookie.trim().split_once('='));
-    cookies.find(|(name, _)| *name == COOKIE).map(|(_, value)| value)
+    cookies.find(|(name, _)| *name == wanted).map(|(_, value)| value)
 }
 
 fn go_on(target: Target, status: StatusCode, token: &str) -> HttpResponse {

@@ -22,10 +22,12 @@ use crate::{
         room::*,
         room_state::{
             CreateRoom, ForgetRoom, KnowsRoom, ListRooms, ProfileUpdated, ReadMembership, ToRoom,
+            UserGone,
         },
         store::*,
         upward::{FederationError, FindSharing, SendFederation, Sharing},
     },
+    config::Registration,
     http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
     proto::{endpoint::Endpoint, server_keys::tests::secret_keys, signer::Signer, stream::Order},
 };
@@ -65,11 +67,14 @@ pub(super) struct WeeksPass;
 
 /// Starts Accounts over the rows that the fake holds.
 pub(super) async fn start_accounts(fake: &Addr<Fake>) -> Addr<AccountsActor> {
-    start_users(fake).await.0
+    start_users(fake, Registration::Off).await.0
 }
 
 /// Starts Accounts and DeviceKeys over the rows that the fake holds.
-async fn start_users(fake: &Addr<Fake>) -> (Addr<AccountsActor>, Addr<DeviceKeysActor>) {
+async fn start_users(
+    fake: &Addr<Fake>,
+    registration: Registration,
+) -> (Addr<AccountsActor>, Addr<DeviceKeysActor>) {
     let device_keys = DeviceKeysActor::start_loaded(DeviceKeysLinks {
         write_rows: fake.clone().recipient(),
         read_row: fake.clone().recipient(),
@@ -89,17 +94,26 @@ async fn start_users(fake: &Addr<Fake>) -> (Addr<AccountsActor>, Addr<DeviceKeys
         drop_to_device: fake.clone().recipient(),
         ensure_identity: fake.clone().recipient(),
         profile_updated: fake.clone().recipient(),
+        list_rooms: fake.clone().recipient(),
+        leave: fake.clone().recipient(),
+        user_gone: fake.clone().recipient(),
         advertise: fake.clone().recipient(),
         sharing: fake.clone().recipient(),
         forget_devices: device_keys.clone().recipient(),
         device_renamed: device_keys.clone().recipient(),
     };
-    let accounts = AccountsActor::start_loaded(links, Some(super::owner())).await.unwrap();
+    let owner = Some(super::owner());
+    let accounts = AccountsActor::start_loaded(links, owner, registration).await.unwrap();
     (accounts, device_keys)
 }
 
 /// Starts the fake, Accounts and Ephemera.
 pub(super) async fn start() -> (Addr<Fake>, Gateway) {
+    start_with(Registration::Off).await
+}
+
+/// Starts the same for a node on which people may register.
+pub(super) async fn start_with(registration: Registration) -> (Addr<Fake>, Gateway) {
     let fake = Fake {
         rows: HashMap::new(),
         to_device: Vec::new(),
@@ -111,7 +125,7 @@ pub(super) async fn start() -> (Addr<Fake>, Gateway) {
     };
     let fake = fake.start();
     let ephemera = EphemeraActor::default().start();
-    let (accounts, device_keys) = start_users(&fake).await;
+    let (accounts, device_keys) = start_users(&fake, registration).await;
     let gateway = Gateway {
         accounts,
         device_keys,
@@ -228,6 +242,10 @@ impl Handler<ScanRows> for Fake {
         let wanted = |row: &Row| match msg.0 {
             RowKind::Devices => matches!(row, Row::Device(..)),
             RowKind::AccessTokens => matches!(row, Row::AccessToken(_)),
+            RowKind::RefreshTokens => matches!(row, Row::RefreshToken(_)),
+            RowKind::Accounts => matches!(row, Row::Account(_)),
+            RowKind::AccountData(ref user) => matches!(row, Row::AccountData(of, _) if of == user),
+            RowKind::Filters(ref user) => matches!(row, Row::Filter(of, _) if of == user),
             RowKind::Profiles => matches!(row, Row::Profile(..)),
             RowKind::KeyLists => matches!(row, Row::KeyList(_)),
             RowKind::Backups(_) => matches!(row, Row::Backup(..)),
@@ -440,7 +458,15 @@ impl Handler<Owe> for Fake {
 impl Handler<Advertise> for Fake {
     type Result = ();
     fn handle(&mut self, msg: Advertise, _: &mut Context<Self>) {
-        self.told.push(format!("advertise {}", msg.display_name));
+        let names = std::iter::once(msg.display_name).chain(msg.others);
+        self.told.push(format!("advertise {}", names.collect::<Vec<_>>().join(" ")));
+    }
+}
+
+impl Handler<UserGone> for Fake {
+    type Result = ();
+    fn handle(&mut self, msg: UserGone, _: &mut Context<Self>) {
+        self.told.push(format!("gone {}", msg.0));
     }
 }
 

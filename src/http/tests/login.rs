@@ -257,13 +257,19 @@ async fn devices_are_listed_renamed_and_deleted() {
     let (fake, gateway) = fake::start().await;
     let first = super::logged_in(&gateway, "A").await;
     let second = super::logged_in(&gateway, "B").await;
-    let app = served(gateway).await;
+    let app = served(gateway.clone()).await;
     let rename = super::put("/_matrix/client/v3/devices/A", &json!({"display_name": "Laptop"}));
     assert_eq!(send(&app, with(&second, rename)).await.status, 200);
     let list = send(&app, with(&second, get("/_matrix/client/v3/devices"))).await.json();
     assert_eq!(list["devices"][0]["display_name"], "Laptop");
     assert_eq!(list["devices"][1]["device_id"], "B");
-    let gone = with(&second, TestRequest::delete().uri("/_matrix/client/v3/devices/A"));
+    // It has to be proven that the person wants it (`accounts.rs`).
+    let gone = || with(&second, TestRequest::delete().uri("/_matrix/client/v3/devices/A"));
+    let wanted = send(&app, gone()).await;
+    assert_eq!(wanted.status, 401);
+    let session = wanted.json()["session"].as_str().unwrap().to_owned();
+    assert!(gateway.ask_accounts(crate::actors::accounts::Approve(session.clone())).await.unwrap());
+    let gone = gone().set_payload(json!({"auth": {"session": session}}).to_string());
     assert_eq!(send(&app, gone).await.status, 200);
     let who = with(&first, get("/_matrix/client/v3/account/whoami"));
     assert_eq!(send(&app, who).await.errcode(), (401, "M_UNKNOWN_TOKEN".into()));

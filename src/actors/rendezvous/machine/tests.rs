@@ -294,8 +294,14 @@ fn nothing_is_looked_for_before_there_is_an_identity() {
     assert_eq!(told(machine.handle(resolve(1, 1), NOW)), ["resolved 1 None"]);
     let search = Input::Search { ticket: 2, goal: Goal::Node(1), addresses: vec![], limit: 10 };
     assert_eq!(told(machine.handle(search, NOW)), ["searched 2 0"]);
-    machine.handle(Input::Advertise("Ann".into()), NOW);
+    let advertise = |others: &[&str]| Input::Advertise {
+        display_name: "Ann".into(),
+        others: others.iter().map(ToString::to_string).collect(),
+    };
+    machine.handle(advertise(&[]), NOW);
     assert_eq!(told(machine.handle(Input::Signer(server(100)), NOW)), ["provide 9"]);
+    assert_eq!(told(machine.handle(advertise(&["bob", "carl"]), NOW)), ["provide 17"]);
+    assert_eq!(told(machine.handle(advertise(&["ann"]), NOW)), ["provide 9"], "called the same");
 }
 
 #[test]
@@ -309,7 +315,8 @@ fn a_search_for_a_node_goes_by_address_and_ends_with_its_failure() {
     machine.handle(seen(1), NOW);
     let proven = prove(&mut machine, 1, issued(1, &[1], NOW), NOW);
     assert_eq!(proven, ["write true", "proven 1 true", "profile 1"]);
-    let profile = Input::Profile { ticket: 1, server: server(1), profile: None };
+    let user = crate::proto::server_name::user_of(&server(1));
+    let profile = Input::Profile { ticket: 1, user, profile: None };
     assert_eq!(told(machine.handle(profile, NOW)), ["searched 1 1"]);
 }
 
@@ -322,7 +329,10 @@ fn known_people_are_asked_at_once() {
     assert_eq!(told(machine.handle(search(1, goal(1)), NOW)), ["profile 1"]);
     let suffix = server(1).as_str()[54..].to_owned();
     let suffix = Goal::Suffix { display_name: "Ann".into(), suffix };
-    assert_eq!(told(machine.handle(search(2, suffix), NOW)), ["profile 2", "providers 2"]);
+    assert_eq!(
+        told(machine.handle(search(2, suffix), NOW)),
+        ["profile 2", "profile 2", "providers 2"]
+    );
     assert_eq!(told(machine.handle(search(3, goal(100)), NOW)), ["searched 3 0"], "ourselves");
     assert_eq!(told(machine.handle(Input::TimeUp(2), NOW)), ["searched 2 0"]);
 }
@@ -341,12 +351,18 @@ fn two_people_behind_one_string_are_both_shown_and_the_dead_are_not_waited_for()
     prove(&mut machine, one, issued(one, &[one], NOW), NOW);
     let goal = Goal::Suffix { display_name: "Ann".into(), suffix };
     let search = Input::Search { ticket: 1, goal, addresses: vec![], limit: 10 };
-    assert_eq!(told(machine.handle(search, NOW)), ["profile 1", "providers 1"]);
+    assert_eq!(told(machine.handle(search, NOW)), ["profile 1", "profile 1", "providers 1"]);
     let shown = |seed| Input::Profile {
         ticket: 1,
-        server: server(seed),
+        user: crate::proto::server_name::user_of(&server(seed)),
         profile: Some(Profile { displayname: Some("Ann".into()), avatar_url: None }),
     };
+    let nobody_else = |seed| Input::Profile {
+        ticket: 1,
+        user: format!("@ann:{}", server(seed)).try_into().unwrap(),
+        profile: None,
+    };
+    assert!(told(machine.handle(nobody_else(one), NOW)).is_empty());
     let settle = told(machine.handle(shown(one), NOW));
     let [settle] = &settle[..] else { panic!("{settle:?}") };
     let stirred = settle.strip_prefix("settle 1 ").unwrap().parse().unwrap();
@@ -358,6 +374,7 @@ fn two_people_behind_one_string_are_both_shown_and_the_dead_are_not_waited_for()
     machine.handle(seen(other), NOW);
     let proven = prove(&mut machine, other, issued(other, &[other], NOW), NOW);
     assert!(proven.contains(&"profile 1".to_owned()), "{proven:?}");
+    assert!(told(machine.handle(nobody_else(other), NOW)).is_empty());
     let settle = told(machine.handle(shown(other), NOW));
     let stirred = settle[0].strip_prefix("settle 1 ").unwrap().parse().unwrap();
     let answered = machine.handle(Input::Settled { ticket: 1, stirred }, NOW);

@@ -14,6 +14,10 @@ pub enum Row {
     Device(OwnedUserId, String),
     /// Accounts: an access token by its SHA-256 in hexadecimal.
     AccessToken(String),
+    /// Accounts: a refresh token by its SHA-256 in hexadecimal.
+    RefreshToken(String),
+    /// Accounts: who registered or has a password, by user.
+    Account(OwnedUserId),
     /// Accounts: a user's key of the profile (`displayname`, `avatar_url`).
     Profile(OwnedUserId, String),
     /// Accounts: a user's filter by id.
@@ -66,6 +70,10 @@ pub enum RowKind {
     Devices,
     /// All access tokens.
     AccessTokens,
+    /// All refresh tokens.
+    RefreshTokens,
+    /// All who registered or have a password.
+    Accounts,
     /// The profiles of all our users.
     Profiles,
     /// All filters of a user.
