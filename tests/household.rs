@@ -1,60 +1,25 @@
 //! Several people on one node, and people of another one, in one room: each is invited, reads, is
 //! notified and shown out apart from the others.
-//!
-//! Nobody registers yet, so the people are put into the Store while their node is down.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed test may panic")]
 
-use std::path::{Path, PathBuf};
-
-use actix::System;
-use messagehub::actors::{
-    accounts::TokenHash,
-    store::{Close, Row, WriteRows, start_for},
-};
-use ruma::OwnedUserId;
 use serde_json::{Value, json};
 
 mod common;
 
 use common::{Client, Home, client::segment, eventually, homes};
 
-/// Writes people with a device each into the Store of a node that is down.
-fn move_in(data: &Path, people: &[OwnedUserId]) {
-    let mut rows = Vec::new();
-    for user_id in people {
-        let device = json!({"display_name": "test", "last_seen_ts": 0});
-        let token = json!({"user_id": user_id, "device_id": "HOME"});
-        let hash = TokenHash::of(&token_of(user_id)).to_string();
-        rows.push((Row::Device(user_id.clone(), "HOME".to_owned()), device));
-        rows.push((Row::AccessToken(hash), token));
-    }
-    let rows = rows.into_iter().map(|(row, value)| (row, Some(value.to_string().into_bytes())));
-    let (rows, data): (Vec<_>, PathBuf) = (rows.collect(), data.to_owned());
-    let server = people.first().unwrap().server_name().to_owned();
-    let written = std::thread::spawn(move || {
-        System::new().block_on(async {
-            let store = start_for(&data, Some(&server)).unwrap();
-            store.send(WriteRows(rows)).await.unwrap().unwrap();
-            store.send(Close).await.unwrap().unwrap();
-        });
-    });
-    written.join().unwrap();
-}
-
-fn token_of(user_id: &OwnedUserId) -> String {
-    format!("mh_test_{}", user_id.localpart())
-}
-
-/// Has people move in with somebody. The devices of all have the same id.
+/// Has people register on somebody's node. The devices of all have the same id.
 async fn household<const N: usize>(home: &mut Home, names: [&str; N]) -> [Client; N] {
-    let people = names
-        .map(|name| OwnedUserId::try_from(format!("@{name}:{}", home.me.server_name())).unwrap());
     home.node.stop().await;
-    move_in(&home.node.data(), &people);
+    home.node.configure(|config| config["accounts"] = json!({"registration": true}));
     home.node.start_again().await;
     let base = home.node.base();
-    people.map(|user| Client::with_token(&base, (user.as_str(), "HOME"), &token_of(&user)))
+    let mut people = Vec::new();
+    for name in names {
+        people.push(Client::register(&base, name, &format!("password of {name}")).await);
+    }
+    people.try_into().unwrap()
 }
 
 fn unread(sync: &Value, room: &str) -> Option<u64> {

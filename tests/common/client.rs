@@ -92,27 +92,27 @@ impl Client {
         reqwest::Client::builder().pool_idle_timeout(idle).build().unwrap()
     }
 
-    /// Goes on with a device that has an access token.
-    #[allow(dead_code, reason = "not every test has one")]
-    pub(crate) fn with_token(base: &str, (user_id, device_id): (&str, &str), token: &str) -> Self {
-        Self {
-            base: base.to_owned(),
-            token: token.to_owned(),
-            user_id: user_id.to_owned(),
-            device_id: device_id.to_owned(),
-            http: Self::http(),
-            next_batch: None,
-            seen: Seen::default(),
-        }
-    }
-
     /// Logs in by a login token.
     pub(crate) async fn log_in(base: &str, login_token: &str) -> Self {
-        let http = Self::http();
         let body = json!({"type": "m.login.token", "token": login_token});
-        let answer =
-            ask(http.post(format!("{base}/_matrix/client/v3/login")).json(&body), "login").await;
-        let login = answer.ok();
+        Self::of(base, &open(base, "v3/login", &body).await.ok())
+    }
+
+    /// Logs in by a password.
+    pub(crate) async fn by_password(base: &str, user: &str, password: &str) -> Self {
+        Self::of(base, &open(base, "v3/login", &password_login(user, password)).await.ok())
+    }
+
+    /// Registers on a device `HOME`.
+    pub(crate) async fn register(base: &str, name: &str, password: &str) -> Self {
+        let body = json!({"username": name, "password": password, "device_id": "HOME",
+            "auth": {"type": "m.login.dummy"}});
+        Self::of(base, &open(base, "v3/register", &body).await.ok())
+    }
+
+    /// Goes on with what a login was answered.
+    fn of(base: &str, login: &Value) -> Self {
+        let http = Self::http();
         let text = |key: &str| login[key].as_str().unwrap().to_owned();
         Self {
             base: base.to_owned(),
@@ -395,6 +395,18 @@ impl Client {
         let path = format!("v3/profile/{}/displayname", segment(&self.user_id));
         self.put(&path, json!({"displayname": name})).await.ok();
     }
+}
+
+/// The body of a login by password.
+pub(crate) fn password_login(user: &str, password: &str) -> Value {
+    json!({"type": "m.login.password", "password": password,
+        "identifier": {"type": "m.id.user", "user": user}})
+}
+
+/// Posts to `/_matrix/client/<path>` without an access token.
+pub(crate) async fn open(base: &str, path: &str, body: &Value) -> Answer {
+    let request = Client::http().post(format!("{base}/_matrix/client/{path}")).json(body);
+    ask(request.timeout(PATIENCE), path).await
 }
 
 /// Sends a request and reads the answer.

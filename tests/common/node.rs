@@ -211,6 +211,21 @@ impl Node {
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
+    /// Runs a subcommand of the binary with something on standard input.
+    pub(crate) async fn run_with(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = command(self.folder.path());
+        command.args(arguments).arg("--data").arg(self.data()).env("RUST_LOG", "error");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let input = input.to_owned();
+        let run = move || {
+            let mut child = command.spawn().unwrap();
+            // It may end without reading it.
+            let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+            child.wait_with_output().unwrap()
+        };
+        tokio::task::spawn_blocking(run).await.unwrap()
+    }
+
     /// Returns what `messagehub status --json` tells, where it tells something.
     pub(crate) async fn status(&self) -> Option<Value> {
         let output = self.run(&["status", "--json"]).await;
