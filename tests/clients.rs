@@ -3,16 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
 
-use std::{path::Path, process::Stdio};
+use std::path::Path;
 
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    process::Command,
-};
+use tokio::process::Command;
 
 mod common;
 
-use common::{Home, homes, skip};
+use common::{Home, homes, scenario::run, skip};
 
 /// Where the scenarios are.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
@@ -45,43 +42,14 @@ async fn matrix_nio_talks_across_two_nodes() {
     scenario(&python, ".venv/bin/python", "nio_scenario.py").await;
 }
 
-/// Does what a scenario asks for: `token A`, `kill A`, `start A`.
-async fn does(what: &str, homes: &mut [Home; 2]) -> String {
-    let (verb, side) = what.split_once(' ').unwrap();
-    let [ann, bob] = homes;
-    let node = &mut if side == "A" { ann } else { bob }.node;
-    match verb {
-        "token" => return node.login_token().await,
-        "kill" => node.kill(),
-        "start" => node.start_again().await,
-        _ => panic!("nobody knows how to {what}"),
-    }
-    "done".to_owned()
-}
-
 #[tokio::test]
 async fn an_encrypted_room_is_read_on_all_devices_though_each_node_is_off_for_a_while() {
     let folder = Path::new(FOLDER);
     if !folder.join("node_modules/matrix-js-sdk").exists() {
         return skip("the clients are not installed: run tests/clients/install");
     }
-    let mut homes: [Home; 2] = homes().await;
+    let [mut ann, mut bob]: [Home; 2] = homes().await;
     let mut command = Command::new("node");
-    command.arg("js-sdk-encrypted.mjs").current_dir(folder).kill_on_drop(true);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    for (side, home) in ["A", "B"].into_iter().zip(&homes) {
-        command.env(format!("HOMESERVER_{side}"), home.node.base());
-    }
-    let mut scenario = command.spawn().unwrap();
-    let mut answers = scenario.stdin.take().unwrap();
-    let mut lines = BufReader::new(scenario.stdout.take().unwrap()).lines();
-    while let Some(line) = lines.next_line().await.unwrap() {
-        eprintln!("{line}");
-        if let Some(what) = line.strip_prefix("ask: ") {
-            let answer = does(what, &mut homes).await;
-            answers.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
-        }
-    }
-    let status = scenario.wait().await.unwrap();
-    assert!(status.success(), "{status}");
+    command.arg("js-sdk-encrypted.mjs").current_dir(folder);
+    run(command, &mut [&mut ann.node, &mut bob.node]).await;
 }

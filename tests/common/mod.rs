@@ -15,6 +15,7 @@
 pub(crate) mod client;
 pub(crate) mod netns;
 pub(crate) mod node;
+pub(crate) mod scenario;
 
 use std::{
     fmt::Display,
