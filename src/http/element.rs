@@ -133,6 +133,9 @@ fn client_config(homeserver: &str) -> Value {
         "disable_login_language_selector": false,
         "default_federate": true,
         "room_directory": {"servers": []},
+        // Else Element offers, and asks, somebody's server on the Internet for bots and stickers.
+        "integrations_ui_url": "",
+        "integrations_rest_url": "",
         "setting_defaults": {
             "UIFeature.registration": false,
             "UIFeature.passwordReset": false,

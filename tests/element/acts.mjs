@@ -185,7 +185,7 @@ export async function sendFile({ page }, file) {
 export async function secure(device) {
     const { page } = device;
     await settings(device, "Security & Privacy");
-    await button(page.locator(".mx_SecureBackupPanel"), "Set up").click();
+    await button(page.locator(".mx_UserSettingsDialog"), "Set up").click();
     const dialog = page.locator(".mx_CreateSecretStorageDialog");
     await button(dialog, "Continue").click();
     const shown = page.locator(".mx_CreateSecretStorageDialog_recoveryKey code");
@@ -194,7 +194,8 @@ export async function secure(device) {
     await button(page, "Copy").click();
     await button(page.locator(".mx_Dialog").last(), "Continue").click();
     await button(page, "Done").click();
-    await close(device);
+    const left = page.locator('[aria-label="Close dialog"]').first();
+    await left.waitFor({ timeout: 1000 }).then(() => left.click(), () => {});
     return key;
 }
 

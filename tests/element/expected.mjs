@@ -7,6 +7,7 @@ export const REFUSED = [
     [/^GET .*\/unstable\/org\.matrix\.msc4143\/rtc\/transports: 404 M_UNRECOGNIZED$/, "calls need a server of their own"],
     [/^GET .*\/thirdparty\/user\/im\.vector\.protocol\.sip_virtual: 404 M_UNRECOGNIZED$/, "no way into telephones"],
     [/^GET \/_synapse\/admin\/v1\/users\/\{user\}\/admin: 404 M_UNRECOGNIZED$/, "this is not Synapse"],
+    [/^GET .*\/rooms\/\{room\}\/members: 403 M_FORBIDDEN$/, "who is invited and not in the room yet sees nobody"],
     [/^GET .*\/dehydrated_device: 404 M_(UNRECOGNIZED|NOT_FOUND)$/, "no device is kept that is no device"],
     [/^GET .*\/media\/v3\/config: 404 M_UNRECOGNIZED$/, "media are not there yet"],
 ];
@@ -21,5 +22,6 @@ export const COMPLAINTS = [
         "the engine looks every server name up, whatever it is told; it is no name of a host",
     ],
     [/^(Failed to load resource: net::ERR_NAME_NOT_RESOLVED|No response or error when parsing .well-known|Failed to fetch)/, "of that look-up"],
+    [/M_FORBIDDEN: MatrixError: \[403\] no such room, or you are not in it .*\/members/, "of the invite"],
     [/^Error sending receipt .*Cannot set read receipt to a pending event/, "the UI is too quick for its engine"],
 ];
