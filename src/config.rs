@@ -56,6 +56,8 @@ pub mod limits {
 
     /// Servers that an invite names beside the inviter's: as many as a join asks.
     pub const INVITE_VIA: usize = 8;
+    /// Members' servers with which heads are compared when we have come into a room.
+    pub const COMPARED_ON_JOIN: usize = 8;
     /// Requests of other servers, and gossip, in work at once, in the whole node.
     pub const WORK_NODE: usize = 1024;
     /// Requests of clients in work at once. They have places of their own, which no server can take.

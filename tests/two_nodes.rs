@@ -98,6 +98,23 @@ async fn a_large_message_travels_as_fast_as_a_small_one() {
     assert!(fastest < std::time::Duration::from_millis(1900), "{fastest:?}");
 }
 
+/// Until the other's server has let somebody in, what is said there is for nobody else.
+#[tokio::test]
+async fn what_is_said_while_somebody_comes_in_is_there_within_seconds() {
+    let [ann, mut bob] = homes().await;
+    for round in 0..5 {
+        let room = ann.me.create_with(&[&bob.me]).await;
+        bob.me.is(&room, "invite").await;
+        let said = format!("{round} while you came in");
+        let (joined, _) = tokio::join!(bob.me.join(&room), ann.me.send(&room, &said));
+        joined.ok();
+        let came_in = std::time::Instant::now();
+        bob.me.reads(&room, &said).await;
+        let took = came_in.elapsed();
+        assert!(took < std::time::Duration::from_secs(30), "{took:?}");
+    }
+}
+
 #[tokio::test]
 async fn redactions_and_profile_changes_travel() {
     let [mut ann, mut bob] = homes().await;

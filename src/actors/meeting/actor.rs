@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{
     distant::{AFTER_CHANGE, AFTER_START, Distant, LOOK_EVERY},
     heard::Heard,
-    meetings::Meetings,
+    meetings::{Meetings, Reason},
     unspread::Unspread,
 };
 use crate::{
@@ -181,13 +181,16 @@ impl Handler<SharesTurned> for MeetingActor {
     type Result = ();
 
     fn handle(&mut self, msg: SharesTurned, ctx: &mut Self::Context) {
-        let SharesTurned { gained, lost, at_start } = msg;
+        let SharesTurned { gained, lost, at_start, entered } = msg;
         for server in &lost {
             self.shared.remove(server);
         }
         self.shared.extend(gained.iter().cloned());
         for server in &gained {
             self.plan_meeting(server, ctx);
+        }
+        for server in &entered {
+            self.compare_soon(server, Reason::Lost, ctx);
         }
         self.miss(&gained, if at_start.is_empty() { AFTER_CHANGE } else { AFTER_START });
         // What was said before the start may be nowhere else.

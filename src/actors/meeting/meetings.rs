@@ -60,7 +60,7 @@ pub(super) struct Meeting {
 /// Why heads are compared soon; the most urgent last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reason {
-    /// Gossip was lost.
+    /// Gossip was lost, or went out before we listened.
     Lost,
     /// The server has other heads.
     Differs,

@@ -312,7 +312,10 @@ impl RoomStateActor {
     /// Tells who has to hear of it what a change of a room changed.
     fn turned(&mut self, room_id: OwnedRoomId, changed: Changed, ctx: &mut Context<Self>) {
         match changed.joined {
-            Some(true) => self.links.join_topic.do_send(JoinTopic(room_id)),
+            Some(true) => {
+                self.tell_entered(&room_id);
+                self.links.join_topic.do_send(JoinTopic(room_id));
+            }
             Some(false) => self.links.leave_topic.do_send(LeaveTopic(room_id)),
             None => {}
         }
@@ -331,8 +334,16 @@ impl RoomStateActor {
             && !(gained.is_empty() && lost.is_empty() && at_start.is_empty())
         {
             let (gained, lost) = (gained.to_vec(), lost.to_vec());
-            meeting.turned.do_send(SharesTurned { gained, lost, at_start });
+            let turned = SharesTurned { gained, lost, at_start, ..SharesTurned::default() };
+            meeting.turned.do_send(turned);
         }
+    }
+
+    /// What members said while they let us in was for nobody else, or went out before we listened.
+    fn tell_entered(&self, room_id: &OwnedRoomId) {
+        let (Some(meeting), Some(room)) = (&self.meeting, self.rooms.get(room_id)) else { return };
+        let entered = room.servers.iter().take(limits::COMPARED_ON_JOIN).cloned().collect();
+        meeting.turned.do_send(SharesTurned { entered, ..SharesTurned::default() });
     }
 
     /// At once: whoever just joined speaks next.

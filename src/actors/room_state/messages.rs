@@ -163,6 +163,8 @@ pub struct SharesTurned {
     pub lost: Vec<OwnedServerName>,
     /// They are those of the rooms that were on disk: which of these others are in.
     pub at_start: Vec<OwnedRoomId>,
+    /// Some of those of a room that we have just come into.
+    pub entered: Vec<OwnedServerName>,
 }
 
 /// Asks for the other servers in some rooms, [`crate::config::limits::OWED_MEMBERS`] and one more at most.
