@@ -239,6 +239,17 @@ pub mod limits {
     pub const KEYS_ASKED: usize = 5000;
     /// Other servers that are asked for keys at once, for one request or by ourselves.
     pub const KEYS_AT_ONCE: usize = 16;
+    /// One-time keys of one device that one other server gets at once: enough for some people with some
+    /// devices each. Beyond it the fallback key serves.
+    pub const CLAIMS: u32 = 40;
+    /// How long it takes until it gets one more.
+    pub const CLAIM_EVERY: Duration = Duration::from_secs(5 * 60);
+    /// Pairs of a server and a device that are counted for it; who comes beyond them gets fallback keys.
+    pub const CLAIM_SHARES: usize = 10_000;
+    /// Rows that the database is asked for in one message.
+    pub const ROWS_READ: usize = 250;
+    /// Bytes after which a page of rows ends.
+    pub const ROWS_PAGE: usize = 1024 * 1024;
     /// Users of others whose keys one of our users signed.
     pub const KEY_SIGNATURES: usize = 4096;
     /// Backups of room keys that a user has.

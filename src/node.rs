@@ -236,7 +236,9 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let device_keys = DeviceKeysActor::start_loaded(DeviceKeysLinks {
         write_rows: store.clone().recipient(),
         read_row: store.clone().recipient(),
+        read_rows: store.clone().recipient(),
         scan_rows: store.clone().recipient(),
+        scan_page: store.clone().recipient(),
         roommates: store.clone().recipient(),
         servers_of: store.clone().recipient(),
         federation: network.relay_request.clone().recipient(),

@@ -15,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     keyring::Keyring,
+    claim_shares::ClaimShares,
     list::{GivenSignatures, KeyList},
     messages::KeyError,
     remote::{self, Told},
@@ -25,8 +26,8 @@ use crate::{
         error::AskError,
         outbox::{Debt, Form, Matter, Owe},
         store::{
-            FindRoommates, ReadRow, ReadServersOf, Roommates, Row, RowKind, ScanRows, StoreError,
-            WriteRows,
+            FindRoommates, ReadRow, ReadRows, ReadServersOf, Roommates, Row, RowKind, RowPage,
+            ScanPage, ScanRows, StoreError, WriteRows,
         },
         turn::{Turn, Turns},
         upward::SendFederation,
@@ -48,7 +49,11 @@ pub struct DeviceKeysLinks {
     /// Store.
     pub read_row: Recipient<ReadRow>,
     /// Store.
+    pub read_rows: Recipient<ReadRows>,
+    /// Store.
     pub scan_rows: Recipient<ScanRows>,
+    /// Store.
+    pub scan_page: Recipient<ScanPage>,
     /// Store: who shares a room with us.
     pub roommates: Recipient<FindRoommates>,
     /// Store: which servers have to do with a user.
@@ -84,6 +89,23 @@ impl DeviceKeysLinks {
         asked.map_err(AskError::from)??.map(|value| parse(&value)).transpose()
     }
 
+    /// Reads many rows, so many at a time.
+    pub(super) async fn read_all(&self, rows: Vec<Row>) -> Result<Vec<Option<Vec<u8>>>, KeyError> {
+        let mut read = Vec::with_capacity(rows.len());
+        for some in rows.chunks(limits::ROWS_READ) {
+            let asked = self.read_rows.send(ReadRows(some.to_vec())).timeout(ASK_WAIT).await;
+            read.extend(asked.map_err(AskError::from)??);
+        }
+        Ok(read)
+    }
+
+    /// Reads some rows of a kind, those after a row.
+    pub(super) async fn page(&self, kind: RowKind, after: Option<Row>) -> Result<RowPage, KeyError> {
+        let ask = ScanPage { kind, after, len: limits::ROWS_PAGE };
+        let asked = self.scan_page.send(ask).timeout(ASK_WAIT).await;
+        Ok(asked.map_err(AskError::from)??)
+    }
+
     pub(super) async fn scan(&self, kind: RowKind) -> Result<Vec<(Row, Vec<u8>)>, KeyError> {
         let asked = self.scan_rows.send(ScanRows(kind)).timeout(ASK_WAIT).await;
         Ok(asked.map_err(AskError::from)??)
@@ -94,9 +116,30 @@ impl DeviceKeysLinks {
         self.read(Row::KeyList(user_id.to_owned())).await
     }
 
+    /// Reads what is known of the devices of users, of those of whom something is.
+    pub(super) async fn lists_of(
+        &self,
+        users: Vec<OwnedUserId>,
+    ) -> Result<BTreeMap<OwnedUserId, KeyList>, KeyError> {
+        let rows = users.iter().cloned().map(Row::KeyList).collect();
+        let read = users.into_iter().zip(self.read_all(rows).await?);
+        let known = read.filter_map(|(user_id, list)| Some((user_id, list?)));
+        known.map(|(user_id, list)| Ok((user_id, parse(&list)?))).collect()
+    }
+
     pub(super) async fn keyring(&self, user: &UserId, device: &str) -> Result<Keyring, KeyError> {
         let ring = self.read(Row::Keyring(user.to_owned(), device.to_owned())).await?;
         Ok(ring.unwrap_or_default())
+    }
+
+    /// Reads the keyrings of devices, in their order.
+    pub(super) async fn keyrings(
+        &self,
+        devices: impl Iterator<Item = (OwnedUserId, String)>,
+    ) -> Result<Vec<Keyring>, KeyError> {
+        let rows = devices.map(|(user_id, device_id)| Row::Keyring(user_id, device_id)).collect();
+        let read = self.read_all(rows).await?.into_iter();
+        read.map(|ring| ring.as_deref().map_or_else(|| Ok(Keyring::default()), parse)).collect()
     }
 
     pub(super) async fn given(&self, by: &UserId) -> Result<GivenSignatures, KeyError> {
@@ -156,6 +199,8 @@ pub struct DeviceKeysActor {
     pub(super) stale: BTreeMap<OwnedUserId, u64>,
     /// Those whose servers are being asked.
     pub(super) asking: BTreeSet<OwnedUserId>,
+    /// What other servers may claim.
+    pub(super) shares: ClaimShares,
 }
 
 impl DeviceKeysActor {
@@ -192,7 +237,8 @@ impl DeviceKeysActor {
         }
         links.write(rows).await?;
         let (turns, asking) = (Turns::default(), BTreeSet::new());
-        Ok(Self { links, turns, untold, kept, stale, asking }.start())
+        let shares = ClaimShares::default();
+        Ok(Self { links, turns, untold, kept, stale, asking, shares }.start())
     }
 
     pub(super) fn turn(&mut self) -> Turn {

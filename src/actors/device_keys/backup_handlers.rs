@@ -13,9 +13,8 @@ use super::{
     },
 };
 use crate::{
-    actors::error::AskError,
-    actors::store::{ReadRow, Row, RowKind, StoreError},
-    config::{ASK_WAIT, limits},
+    actors::store::{Row, RowKind, RowPage, StoreError},
+    config::limits,
 };
 
 /// Longest id of a session, in bytes.
@@ -40,6 +39,10 @@ impl DeviceKeysLinks {
         let CreateBackup { user_id, algorithm, auth_data } = msg;
         check_auth_data(&algorithm, &auth_data)?;
         let (version, gone) = self.backups(&user_id).await?.next()?;
+        for version in &gone {
+            // The node may have been killed while it was being deleted.
+            self.purge(&user_id, *version).await?;
+        }
         let mut rows: Rows =
             gone.into_iter().map(|version| (row(&user_id, version), None)).collect();
         rows.push((row(&user_id, version), bytes(&Backup::new(algorithm, auth_data))?));
@@ -64,14 +67,24 @@ impl DeviceKeysLinks {
         self.write(vec![(row(&user_id, number), bytes(&Backup { auth_data, ..backup })?)]).await
     }
 
-    async fn delete(&self, msg: DeleteBackup) -> Result<(), KeyError> {
+    /// Takes a backup away; its keys are still there.
+    async fn delete(&self, msg: &DeleteBackup) -> Result<u64, KeyError> {
         let DeleteBackup { user_id, version } = msg;
-        let (number, backup) = self.backups(&user_id).await?.get(Some(&version))?;
-        let kept = self.scan(RowKind::BackedUp(user_id.clone(), number)).await?;
-        let mut rows: Rows = kept.into_iter().map(|(row, _)| (row, None)).collect();
+        let (number, backup) = self.backups(user_id).await?.get(Some(version))?;
         let gone = Backup { deleted: true, count: 0, len: 0, ..backup };
-        rows.push((row(&user_id, number), bytes(&gone)?));
-        self.write(rows).await
+        self.write(vec![(row(user_id, number), bytes(&gone)?)]).await?;
+        Ok(number)
+    }
+
+    /// Deletes the keys of a backup that was taken away, some at a time.
+    async fn purge(&self, user_id: &OwnedUserId, number: u64) -> Result<(), KeyError> {
+        loop {
+            let page = self.page(RowKind::BackedUp(user_id.clone(), number), None).await?;
+            self.write(page.rows.into_iter().map(|(row, _)| (row, None)).collect()).await?;
+            if page.is_last {
+                return Ok(());
+            }
+        }
     }
 
     async fn back_up(&self, msg: BackUp) -> Result<BackupState, KeyError> {
@@ -79,25 +92,27 @@ impl DeviceKeysLinks {
         let backups = self.backups(&user_id).await?;
         let (number, mut backup) = backups.newest(&version)?;
         let mut all = backups.len();
-        let mut rows = Rows::new();
+        let mut new = Vec::new();
         for (room_id, sessions) in keys {
             for (session, key) in sessions {
                 if session.len() > SESSION_LEN {
                     return Err(KeyError::TooLarge("the id of a session is too long".to_owned()));
                 }
-                let row = Row::BackedUp(user_id.clone(), number, room_id.clone(), session);
-                let read = self.read_row.send(ReadRow(row.clone())).timeout(ASK_WAIT).await;
-                let old = read.map_err(AskError::from)??;
-                if !is_better(&key, old.as_deref())? {
-                    continue;
-                }
-                let (new_len, old_len) =
-                    (key.get().len() as u64, old.as_ref().map_or(0, Vec::len) as u64);
-                backup.count = backup.count.saturating_add(u64::from(old.is_none()));
-                backup.len = backup.len.saturating_add(new_len).saturating_sub(old_len);
-                all = all.saturating_add(new_len).saturating_sub(old_len);
-                rows.push((row, Some(key.get().as_bytes().to_vec())));
+                new.push((Row::BackedUp(user_id.clone(), number, room_id.clone(), session), key));
             }
+        }
+        let there = self.read_all(new.iter().map(|(row, _)| row.clone()).collect()).await?;
+        let mut rows = Rows::new();
+        for ((row, key), old) in new.into_iter().zip(there) {
+            if !is_better(&key, old.as_deref())? {
+                continue;
+            }
+            let (new_len, old_len) =
+                (key.get().len() as u64, old.as_ref().map_or(0, Vec::len) as u64);
+            backup.count = backup.count.saturating_add(u64::from(old.is_none()));
+            backup.len = backup.len.saturating_add(new_len).saturating_sub(old_len);
+            all = all.saturating_add(new_len).saturating_sub(old_len);
+            rows.push((row, Some(key.get().as_bytes().to_vec())));
         }
         if all > limits::BACKUP_LEN {
             return Err(KeyError::Full("room keys are backed up: delete an old backup"));
@@ -110,24 +125,25 @@ impl DeviceKeysLinks {
         Ok((backup.count, backup.etag.to_string()))
     }
 
-    /// Reads the rows of a scope.
+    /// Reads some rows of a scope, those after a row.
     async fn backed_up(
         &self,
         user_id: &OwnedUserId,
         number: u64,
-        scope: BackupScope,
-    ) -> Result<Vec<(Row, Vec<u8>)>, KeyError> {
+        scope: &BackupScope,
+        after: Option<Row>,
+    ) -> Result<RowPage, KeyError> {
         let user_id = user_id.clone();
         match scope {
-            BackupScope::All => self.scan(RowKind::BackedUp(user_id, number)).await,
+            BackupScope::All => self.page(RowKind::BackedUp(user_id, number), after).await,
             BackupScope::Room(room) => {
-                self.scan(RowKind::BackedUpOfRoom(user_id, number, room)).await
+                self.page(RowKind::BackedUpOfRoom(user_id, number, room.clone()), after).await
             }
             BackupScope::Session(room, session) => {
-                let row = Row::BackedUp(user_id, number, room, session);
-                let read = self.read_row.send(ReadRow(row.clone())).timeout(ASK_WAIT).await;
-                let found = read.map_err(AskError::from)??;
-                Ok(found.map(|value| (row, value)).into_iter().collect())
+                let row = Row::BackedUp(user_id, number, room.clone(), session.clone());
+                let found = self.read_all(vec![row.clone()]).await?.into_iter().flatten();
+                let rows = found.map(|value| (row.clone(), value)).collect();
+                Ok(RowPage { rows, is_last: true })
             }
         }
     }
@@ -135,35 +151,48 @@ impl DeviceKeysLinks {
     async fn read_backed_up(&self, msg: ReadBackedUp) -> Result<BackedUp, KeyError> {
         let ReadBackedUp { user_id, version, scope } = msg;
         let (number, _) = self.backups(&user_id).await?.get(Some(&version))?;
-        let is_one = matches!(scope, BackupScope::Session(..));
         let mut found = BackedUp::new();
-        for (row, value) in self.backed_up(&user_id, number, scope).await? {
-            let Row::BackedUp(_, _, room_id, session) = row else { continue };
-            let key = serde_json::from_slice(&value);
-            let key = key.map_err(|_| StoreError::Corrupt { what: "backed up key" })?;
-            found.entry(room_id).or_default().insert(session, key);
+        let mut last = None;
+        loop {
+            let page = self.backed_up(&user_id, number, &scope, last).await?;
+            last = page.rows.last().map(|(row, _)| row.clone());
+            for (row, value) in page.rows {
+                let Row::BackedUp(_, _, room_id, session) = row else { continue };
+                let key = serde_json::from_slice(&value);
+                let key = key.map_err(|_| StoreError::Corrupt { what: "backed up key" })?;
+                found.entry(room_id).or_default().insert(session, key);
+            }
+            if page.is_last {
+                break;
+            }
         }
-        if is_one && found.is_empty() {
+        if matches!(scope, BackupScope::Session(..)) && found.is_empty() {
             return Err(KeyError::NotFound("room key in the backup"));
         }
         Ok(found)
     }
 
+    /// Deletes some keys at a time; what is said of the backup is right after each time.
     async fn delete_backed_up(&self, msg: DeleteBackedUp) -> Result<BackupState, KeyError> {
         let DeleteBackedUp { user_id, version, scope } = msg;
         let (number, mut backup) = self.backups(&user_id).await?.get(Some(&version))?;
-        let mut rows = Rows::new();
-        for (row, value) in self.backed_up(&user_id, number, scope).await? {
-            backup.count = backup.count.saturating_sub(1);
-            backup.len = backup.len.saturating_sub(value.len() as u64);
-            rows.push((row, None));
+        loop {
+            let page = self.backed_up(&user_id, number, &scope, None).await?;
+            if !page.rows.is_empty() {
+                let mut rows = Rows::new();
+                for (row, value) in page.rows {
+                    backup.count = backup.count.saturating_sub(1);
+                    backup.len = backup.len.saturating_sub(value.len() as u64);
+                    rows.push((row, None));
+                }
+                backup.etag = backup.etag.saturating_add(1);
+                rows.push((row(&user_id, number), bytes(&backup)?));
+                self.write(rows).await?;
+            }
+            if page.is_last {
+                return Ok((backup.count, backup.etag.to_string()));
+            }
         }
-        if !rows.is_empty() {
-            backup.etag = backup.etag.saturating_add(1);
-            rows.push((row(&user_id, number), bytes(&backup)?));
-            self.write(rows).await?;
-        }
-        Ok((backup.count, backup.etag.to_string()))
     }
 }
 
@@ -195,7 +224,14 @@ impl Handler<DeleteBackup> for DeviceKeysActor {
     type Result = ResponseFuture<Result<(), KeyError>>;
 
     fn handle(&mut self, msg: DeleteBackup, _: &mut Context<Self>) -> Self::Result {
-        self.in_turn(async |links: DeviceKeysLinks| links.delete(msg).await)
+        let (links, mut turn) = (self.links.clone(), self.turn());
+        Box::pin(async move {
+            turn.wait().await;
+            let number = links.delete(&msg).await?;
+            // Nobody can ask for its keys any more: others have their turn while they go.
+            drop(turn);
+            links.purge(&msg.user_id, number).await
+        })
     }
 }
 

@@ -95,6 +95,14 @@ impl Keyring {
             }
             return Some((id, key));
         }
+        self.claim_fallback(algorithm)
+    }
+
+    /// Hands out the fallback key.
+    pub(super) fn claim_fallback(
+        &mut self,
+        algorithm: &str,
+    ) -> Option<(String, CanonicalJsonValue)> {
         let fallback = self.fallback.get_mut(algorithm)?;
         fallback.used = true;
         Some((fallback.id.clone(), fallback.key.clone()))

@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `list` | the devices and cross-signing keys of a user; what one signed of others |
 //! | `keyring` | one-time and fallback keys of a device |
+//! | `claim_shares` | how many one-time keys another server may claim |
 //! | `remote` | what other servers say, checked, and what they are told |
 //! | `backup` | backups of room keys |
 //! | `upload`, `query`, `serve`, `follow` | handlers: our clients upload, ask; other servers ask, tell |
@@ -22,6 +23,7 @@
 mod actor;
 mod backup;
 mod backup_handlers;
+mod claim_shares;
 mod follow;
 mod keyring;
 mod list;

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::{
     actor::{DeviceKeysActor, DeviceKeysLinks, Rows},
-    keyring::KeysById,
+    keyring::{Keyring, KeysById},
     list::{GivenSignatures, KeyList},
     messages::{ClaimKeys, ClaimedKeys, Claims, FoundKeys, KeyError, OneTimeKeys, QueryKeys},
     remote,
@@ -81,8 +81,10 @@ impl DeviceKeysLinks {
         timeout: Duration,
     ) -> Result<Asked, KeyError> {
         let (mut lists, mut others) = (BTreeMap::new(), BTreeMap::new());
-        for user_id in users {
-            let list = self.list(user_id).await?;
+        let users: Vec<OwnedUserId> = users.cloned().collect();
+        let mut known = self.lists_of(users.clone()).await?;
+        for user_id in &users {
+            let list = known.remove(user_id);
             if user_id.server_name() == by.server_name() {
                 lists.insert(user_id.clone(), list.unwrap_or_default());
             } else {
@@ -136,20 +138,32 @@ impl DeviceKeysLinks {
         Ok(Asked { lists, fetched })
     }
 
-    /// Claims keys of our own devices. Each is gone from the disk before it is handed out.
-    pub(super) async fn claim_own(&self, claims: &Claims) -> Result<OneTimeKeys, KeyError> {
+    /// Claims keys of our own devices. Each is gone from the disk before it is handed out; where
+    /// `whole` says no, the fallback key is.
+    pub(super) async fn claim_own(
+        &self,
+        claims: &Claims,
+        mut whole: impl FnMut(&OwnedUserId, &str) -> bool,
+    ) -> Result<OneTimeKeys, KeyError> {
+        let each = || {
+            let of_user = claims.iter().map(|(user_id, devices)| (user_id, devices.iter()));
+            of_user.flat_map(|(user_id, devices)| devices.map(move |(id, name)| (user_id, id, name)))
+        };
+        let devices = each().map(|(user_id, device_id, _)| (user_id.clone(), device_id.clone()));
+        let rings = self.keyrings(devices).await?;
         let (mut taken, mut rows) = (OneTimeKeys::new(), Rows::new());
-        for (user_id, devices) in claims {
-            for (device_id, algorithm) in devices {
-                let mut ring = self.keyring(user_id, device_id).await?;
-                let before = ring.clone();
-                let Some((id, key)) = ring.claim(algorithm) else { continue };
-                if ring != before {
-                    rows.extend(keyring_rows(user_id, device_id, &ring)?);
-                }
-                let of_user = taken.entry(user_id.clone()).or_default();
-                of_user.entry(device_id.clone()).or_default().insert(id, key);
+        for ((user_id, device_id, algorithm), mut ring) in each().zip(rings) {
+            let before = ring.clone();
+            let claimed = match whole(user_id, device_id) {
+                true => ring.claim(algorithm),
+                false => ring.claim_fallback(algorithm),
+            };
+            let Some((id, key)) = claimed else { continue };
+            if ring != before {
+                rows.extend(keyring_rows(user_id, device_id, &ring)?);
             }
+            let of_user = taken.entry(user_id.clone()).or_default();
+            of_user.entry(device_id.clone()).or_default().insert(id, key);
         }
         self.write(rows).await?;
         Ok(taken)
@@ -163,13 +177,10 @@ impl DeviceKeysLinks {
         claims: &Claims,
         timeout: Duration,
     ) -> (OneTimeKeys, Option<String>) {
-        let mut lists = BTreeMap::new();
-        for user_id in claims.keys() {
-            match self.list(user_id).await {
-                Ok(list) => lists.extend(list.map(|list| (user_id.clone(), list))),
-                Err(error) => return (OneTimeKeys::new(), Some(error.to_string())),
-            }
-        }
+        let lists = match self.lists_of(claims.keys().cloned().collect()).await {
+            Ok(lists) => lists,
+            Err(error) => return (OneTimeKeys::new(), Some(error.to_string())),
+        };
         let request = || {
             let content = to_canonical_value(json!({"one_time_keys": claims})).ok()?;
             Some(SendFederation {
@@ -317,7 +328,7 @@ impl Handler<ClaimKeys> for DeviceKeysActor {
             }
             turn.wait().await;
             let mut claimed = ClaimedKeys {
-                one_time_keys: links.claim_own(&own).await?,
+                one_time_keys: links.claim_own(&own, |_, _| true).await?,
                 ..ClaimedKeys::default()
             };
             // Others have their turn while other servers are asked.
@@ -347,9 +358,7 @@ pub(super) async fn fallbacks(
     user_id: &UserId,
     list: &KeyList,
 ) -> Result<BTreeMap<String, KeysById>, KeyError> {
-    let mut found = BTreeMap::new();
-    for device_id in list.devices.keys() {
-        found.insert(device_id.clone(), links.keyring(user_id, device_id).await?.fallbacks());
-    }
-    Ok(found)
+    let devices = list.devices.keys();
+    let rings = links.keyrings(devices.clone().map(|id| (user_id.to_owned(), id.clone()))).await?;
+    Ok(devices.cloned().zip(rings.iter().map(Keyring::fallbacks)).collect())
 }

@@ -3,10 +3,15 @@
 //! Who asks has to have something to do with the user: a server in one of the user's rooms, one that
 //! was invited there, or one that invited the user.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
-use actix::{Context, Handler, ResponseFuture};
-use ruma::{CanonicalJsonValue, OwnedServerName, UserId, canonical_json::to_canonical_value};
+use actix::{ActorFutureExt as _, Context, Handler, ResponseActFuture, WrapFuture as _};
+use ruma::{
+    CanonicalJsonValue, OwnedServerName, OwnedUserId, UserId, canonical_json::to_canonical_value,
+};
 use serde_json::json;
 
 use super::{
@@ -31,11 +36,14 @@ impl DeviceKeysLinks {
         Ok(Some(list).filter(|_| may_ask))
     }
 
-    async fn serve(&self, msg: ServeKeys) -> Result<serde_json::Value, KeyError> {
-        let ServeKeys { origin, query } = msg;
+    async fn serve(
+        &self,
+        origin: &OwnedServerName,
+        query: KeysQuery,
+    ) -> Result<serde_json::Value, KeyError> {
         match query {
             KeysQuery::Devices(user_id) => {
-                let Some(list) = self.list_for(&origin, &user_id).await? else {
+                let Some(list) = self.list_for(origin, &user_id).await? else {
                     return match self.list(&user_id).await? {
                         Some(list) if list.position.is_none() => {
                             Err(KeyError::Forbidden("you share no room with that user"))
@@ -52,7 +60,7 @@ impl DeviceKeysLinks {
                 let mut devices = BTreeMap::new();
                 let (mut master, mut self_signing) = (BTreeMap::new(), BTreeMap::new());
                 for (user_id, ids) in wanted {
-                    let Some(list) = self.list_for(&origin, &user_id).await? else { continue };
+                    let Some(list) = self.list_for(origin, &user_id).await? else { continue };
                     let shown = list.devices.into_iter();
                     let shown = shown.filter(|(id, _)| ids.is_empty() || ids.contains(id));
                     let shown = shown.map(|(id, one)| (id, shown_device(one.keys, one.name)));
@@ -65,36 +73,77 @@ impl DeviceKeysLinks {
                     "self_signing_keys": self_signing,
                 }))
             }
-            KeysQuery::Claim(wanted) => {
-                check_count(wanted.values().map(BTreeMap::len).sum::<usize>() + wanted.len())?;
-                let mut claims = Claims::new();
-                for (user_id, devices) in wanted {
-                    if self.list_for(&origin, &user_id).await?.is_some() {
-                        claims.insert(user_id, devices);
-                    }
-                }
-                Ok(json!({"one_time_keys": self.claim_own(&claims).await?}))
+            KeysQuery::Claim(_) => Err(KeyError::Forbidden("keys are claimed in turn")),
+        }
+    }
+
+    /// Returns what of a claim is about users with whom the server has to do.
+    async fn may_claim(&self, origin: &OwnedServerName, wanted: Claims) -> Result<Claims, KeyError> {
+        check_count(wanted.values().map(BTreeMap::len).sum::<usize>() + wanted.len())?;
+        let mut claims = Claims::new();
+        for (user_id, devices) in wanted {
+            if let Some(list) = self.list_for(origin, &user_id).await? {
+                let known = devices.into_iter().filter(|(id, _)| list.devices.contains_key(id));
+                claims.insert(user_id, known.collect());
             }
         }
+        Ok(claims)
+    }
+}
+
+impl DeviceKeysActor {
+    /// Hands one-time keys to another server, in turn, and out of its share of them.
+    fn serve_claim(
+        &mut self,
+        origin: OwnedServerName,
+        wanted: Claims,
+    ) -> ResponseActFuture<Self, Result<serde_json::Value, KeyError>> {
+        let (links, mut turn) = (self.links.clone(), self.turn());
+        let asker = origin.clone();
+        let may_claim = async move {
+            turn.wait().await;
+            (links.may_claim(&asker, wanted).await, turn)
+        };
+        Box::pin(may_claim.into_actor(self).then(move |(claims, turn), act, _| {
+            let now = Instant::now();
+            let mut beyond = BTreeSet::new();
+            for (user_id, devices) in claims.iter().flatten() {
+                for device_id in devices.keys() {
+                    if !act.shares.take(&origin, user_id, device_id, now) {
+                        beyond.insert((user_id.clone(), device_id.clone()));
+                    }
+                }
+            }
+            let links = act.links.clone();
+            let claimed = async move {
+                let _turn = turn;
+                let claims = claims?;
+                let whole = |user_id: &OwnedUserId, device_id: &str| {
+                    !beyond.contains(&(user_id.clone(), device_id.to_owned()))
+                };
+                Ok(json!({"one_time_keys": links.claim_own(&claims, whole).await?}))
+            };
+            claimed.into_actor(act)
+        }))
     }
 }
 
 impl Handler<ServeKeys> for DeviceKeysActor {
-    type Result = ResponseFuture<Result<CanonicalJsonValue, KeyError>>;
+    type Result = ResponseActFuture<Self, Result<CanonicalJsonValue, KeyError>>;
 
     /// What is only read takes no turn: others who ask for much do not keep our own clients waiting.
     fn handle(&mut self, msg: ServeKeys, _: &mut Context<Self>) -> Self::Result {
-        let served: ResponseFuture<Result<_, KeyError>> = match msg.query {
-            KeysQuery::Claim(_) => {
-                self.in_turn(async |links: DeviceKeysLinks| links.serve(msg).await)
-            }
-            KeysQuery::Devices(_) | KeysQuery::Keys(_) => {
+        let ServeKeys { origin, query } = msg;
+        let served = match query {
+            KeysQuery::Claim(wanted) => self.serve_claim(origin, wanted),
+            query => {
                 let links = self.links.clone();
-                Box::pin(async move { links.serve(msg).await })
+                let read = async move { links.serve(&origin, query).await };
+                Box::pin(read.into_actor(self))
             }
         };
-        Box::pin(async move {
-            to_canonical_value(served.await?).map_err(|error| KeyError::TooLarge(error.to_string()))
-        })
+        Box::pin(served.map(|served, _, _| {
+            to_canonical_value(served?).map_err(|error| KeyError::TooLarge(error.to_string()))
+        }))
     }
 }

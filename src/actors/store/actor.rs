@@ -21,8 +21,8 @@ use super::{
     DropToDevice, FindAnnotation, FindGap, FindGaps, FindLacking, FindRoommates, FindUnspread,
     GapsFound, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom,
     Lookup, MissingEvent, MissingWalk, NameOwner, ReadDepartures, ReadDeviceLists, ReadEvents,
-    ReadHeads, ReadMissing, ReadRow, ReadServersOf, ReadSync, ReadTimeline, ReceiptPlace,
-    RoomEvents, RoomGaps, RoomRow, Roommates, Row, ScanRows, SearchDirectory, SiftIds, SiftedIds,
+    ReadHeads, ReadMissing, ReadRow, ReadRows, ReadServersOf, ReadSync, ReadTimeline, ReceiptPlace,
+    RoomEvents, RoomGaps, RoomRow, Roommates, Row, RowPage, ScanPage, ScanRows, SearchDirectory, SiftIds, SiftedIds,
     StoreError, StoredEvent, SyncRows, TimelinePage, ToDeviceCount, WatchStream, WriteRows, commit,
     database::{Database, WriteSet},
     device_lists, directory, events,
@@ -449,6 +449,23 @@ impl Handler<ReadRow> for StoreActor {
 
     fn handle(&mut self, ReadRow(row): ReadRow, _: &mut Self::Context) -> Self::Result {
         rows::read(&self.open()?.database, &row)
+    }
+}
+
+impl Handler<ReadRows> for StoreActor {
+    type Result = Result<Vec<Option<Vec<u8>>>, StoreError>;
+
+    fn handle(&mut self, ReadRows(rows): ReadRows, _: &mut Self::Context) -> Self::Result {
+        let database = &self.open()?.database;
+        rows.iter().map(|row| rows::read(database, row)).collect()
+    }
+}
+
+impl Handler<ScanPage> for StoreActor {
+    type Result = Result<RowPage, StoreError>;
+
+    fn handle(&mut self, ask: ScanPage, _: &mut Self::Context) -> Self::Result {
+        rows::scan_page(&self.open()?.database, &ask)
     }
 }
 

@@ -9,7 +9,7 @@ use ruma::{OwnedServerName, OwnedUserId, UserId};
 use serde::Deserialize;
 
 use super::{
-    Row, RowKind, StoreError, ToDeviceCount,
+    Row, RowKind, RowPage, ScanPage, StoreError, ToDeviceCount,
     database::{Database, KeyValue, Rows as _, WriteSet},
     rooms::Counters,
     schema::{Change, Key, Parts, after, family},
@@ -231,6 +231,27 @@ pub(super) fn scan(database: &Database, kind: &RowKind) -> Result<Vec<(Row, Vec<
         }
         _ => database.scan_prefix(&prefix).map(read).collect(),
     }
+}
+
+/// Answers [`super::ScanPage`].
+pub(super) fn scan_page(database: &Database, ask: &ScanPage) -> Result<RowPage, StoreError> {
+    let prefix = prefix(&ask.kind);
+    let end = after(&prefix);
+    // The least key that is greater than the last one.
+    let start = match &ask.after {
+        Some(row) => [&key(row)[..], &[0]].concat(),
+        None => prefix,
+    };
+    let (mut rows, mut len) = (Vec::new(), 0_usize);
+    for row in database.scan(start, end) {
+        if len >= ask.len {
+            return Ok(RowPage { rows, is_last: false });
+        }
+        let (key, value) = row?;
+        len = len.saturating_add(value.len());
+        rows.push((row_of(&key)?, value));
+    }
+    Ok(RowPage { rows, is_last: true })
 }
 
 /// A device of one of our users.

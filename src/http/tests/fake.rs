@@ -78,7 +78,9 @@ async fn start_users(
     let device_keys = DeviceKeysActor::start_loaded(DeviceKeysLinks {
         write_rows: fake.clone().recipient(),
         read_row: fake.clone().recipient(),
+        read_rows: fake.clone().recipient(),
         scan_rows: fake.clone().recipient(),
+        scan_page: fake.clone().recipient(),
         roommates: fake.clone().recipient(),
         servers_of: fake.clone().recipient(),
         federation: fake.clone().recipient(),
@@ -233,6 +235,22 @@ impl Handler<ReadRow> for Fake {
     type Result = Result<Option<Vec<u8>>, StoreError>;
     fn handle(&mut self, msg: ReadRow, _: &mut Context<Self>) -> Self::Result {
         Ok(self.rows.get(&msg.0).cloned())
+    }
+}
+
+impl Handler<ReadRows> for Fake {
+    type Result = Result<Vec<Option<Vec<u8>>>, StoreError>;
+    fn handle(&mut self, msg: ReadRows, _: &mut Context<Self>) -> Self::Result {
+        Ok(msg.0.iter().map(|row| self.rows.get(row).cloned()).collect())
+    }
+}
+
+/// One page has all of it.
+impl Handler<ScanPage> for Fake {
+    type Result = Result<RowPage, StoreError>;
+    fn handle(&mut self, msg: ScanPage, ctx: &mut Context<Self>) -> Self::Result {
+        let rows = self.handle(ScanRows(msg.kind), ctx)?;
+        Ok(RowPage { rows, is_last: true })
     }
 }
 

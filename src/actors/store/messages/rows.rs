@@ -123,6 +123,33 @@ pub struct ReadRow(pub Row);
 #[rtype(result = "Result<Vec<(Row, Vec<u8>)>, StoreError>")]
 pub struct ScanRows(pub RowKind);
 
+/// Reads some rows, each as [`ReadRow`] does.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<Option<Vec<u8>>>, StoreError>")]
+pub struct ReadRows(pub Vec<Row>);
+
+/// Reads rows of a kind whose values are short, in key order, until there are so many bytes: what is left
+/// is read by the next page, so that no reader keeps all others waiting.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<RowPage, StoreError>")]
+pub struct ScanPage {
+    /// The kind.
+    pub kind: RowKind,
+    /// The last row of the page before.
+    pub after: Option<Row>,
+    /// Bytes of values after which the page ends.
+    pub len: usize,
+}
+
+/// Some rows of a kind.
+#[derive(Debug, Default)]
+pub struct RowPage {
+    /// The rows.
+    pub rows: Vec<(Row, Vec<u8>)>,
+    /// There are no more.
+    pub is_last: bool,
+}
+
 /// Counts the to-device messages that wait, by the server of their sender.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<HashMap<OwnedServerName, ToDeviceCount>, StoreError>")]

@@ -25,6 +25,40 @@ async fn rows_are_written_read_scanned_and_deleted() {
 }
 
 #[actix::test]
+async fn many_rows_are_read_at_once_and_a_kind_page_by_page() {
+    let mut world = World::new();
+    let room = ruma::room_id!("!r:x").to_owned();
+    let row = |version, n: u32| {
+        Row::BackedUp(user(OWN), version, room.clone(), format!("session {n:02}"))
+    };
+    let rows = |version| (0..20).map(move |n| (version, n));
+    let all = rows(7).chain(rows(8)).map(|(version, n)| (row(version, n), Some(json!([n]))));
+    world.write(all.collect()).await;
+    let some = vec![row(7, 3), row(7, 99), Row::KeyList(user(OWN)), row(8, 12)];
+    let read = world.ask(ReadRows(some)).await.unwrap();
+    assert_eq!(read, [Some(b"[3]".to_vec()), None, None, Some(b"[12]".to_vec())]);
+
+    for restarted in [false, true] {
+        if restarted {
+            world.restart().await;
+        }
+        let (mut found, mut pages, mut after) = (Vec::new(), 0, None);
+        loop {
+            let kind = RowKind::BackedUp(user(OWN), 7);
+            let page = world.ask(ScanPage { kind, after, len: 10 }).await.unwrap();
+            after = page.rows.last().map(|(row, _)| row.clone());
+            found.extend(page.rows.into_iter().map(|(row, _)| row));
+            pages += 1;
+            if page.is_last {
+                break;
+            }
+        }
+        assert_eq!(found, (0..20).map(|n| row(7, n)).collect::<Vec<_>>());
+        assert!(pages > 5, "{pages}");
+    }
+}
+
+#[actix::test]
 async fn what_is_owed_may_be_long_and_comes_back_in_its_order() {
     let mut world = World::new();
     let server = |name: &str| ServerName::parse(name).unwrap();
