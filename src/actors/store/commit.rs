@@ -176,7 +176,9 @@ fn write_events(
         {
             let in_force = StateRow::read(writes, room, (&kind.to_string(), &key))?;
             let in_force = in_force.map(|state| state.hash).filter(|before| *before != hash);
-            record.replaces = newest_state.insert((kind, key), hash).or(in_force);
+            let before = newest_state.insert((kind, key), hash).or(in_force);
+            record.replaces =
+                before.map_or_else(|| named_before(events, event), |it| Ok(Some(it)))?;
         }
         if let Some(order) = order.filter(|_| had.is_none()) {
             writes.put(timeline::key(room, order), hash.to_vec());
@@ -193,6 +195,16 @@ fn write_events(
         }
     }
     Ok(())
+}
+
+/// Finds what a state event replaces where nothing is in force yet: whoever comes in through others gets
+/// the state in the same step, and his membership names the one before it, as all memberships do.
+fn named_before(events: &[NewEvent], event: &NewEvent) -> Result<Option<Hash>, StoreError> {
+    let place = event.pdu.state_place();
+    let named = events.iter().map(|other| &other.pdu).find(|other| {
+        event.pdu.auth_events.contains(&other.event_id) && other.state_place() == place
+    });
+    named.map(|pdu| hash_to_store(&pdu.event_id)).transpose()
 }
 
 /// Whoever of us writes has read, and may have annotated something; the others are notified.

@@ -94,6 +94,24 @@ async fn an_incremental_sync_shows_what_came_since() {
 }
 
 #[actix::test]
+async fn who_comes_in_through_others_is_told_of_the_invite_that_the_join_replaced() {
+    let world = World::new();
+    let r = room("r");
+    let invite = member(&r, OWN, "invite");
+    let mut join = Pdu::clone(&member(&r, OWN, "join"));
+    join.auth_events = vec![id(&invite)];
+    let join = Arc::new(join);
+    let mut comes_in = live(&r, &[&join]);
+    comes_in.events.insert(0, new_event(&invite, Place::Outlier));
+    comes_in.memberships.insert(user(OWN), own(&join));
+    world.commit(comes_in).await;
+    let sync = world.sync(None).await;
+    let [room] = &sync.joined[..] else { panic!("{sync:?}") };
+    assert_eq!(ids(&room.timeline), [id(&join)]);
+    assert_eq!(room.replaced[&id(&join)].event_id, id(&invite));
+}
+
+#[actix::test]
 async fn state_that_changes_without_the_timeline_shows() {
     let world = World::new();
     let r = joined_room(&world, "r", 1).await;
