@@ -88,7 +88,10 @@ mod tests {
         }
         assert!(settled(rooms, r#"{"include_all_networks":true,"filter":{}}"#).is_ok());
         let keys = "/_matrix/client/v3/keys/device_signing/upload";
-        assert_eq!(settled(keys, r#"{"auth":{},"master_key":{}}"#).unwrap(), r#"{"master_key":{}}"#);
+        assert_eq!(
+            settled(keys, r#"{"auth":{},"master_key":{}}"#).unwrap(),
+            r#"{"master_key":{}}"#
+        );
         let proof = r#"{"auth":{"session":"x"}}"#;
         assert_eq!(settled(keys, proof).unwrap(), proof, "as it came");
     }

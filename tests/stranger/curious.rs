@@ -101,3 +101,38 @@ async fn attack_16_keys_of_devices_are_for_who_shares_a_room() {
         }
     }
 }
+
+/// One server gets a share of the one-time keys of a device, and the fallback key beyond it.
+#[tokio::test]
+async fn attack_16_one_server_does_not_take_all_one_time_keys() {
+    let ann = home(&[]).await;
+    let key = |n: usize| format!("{n:A>43}");
+    let one_time = (0..60).map(|n| (format!("curve25519:one{n}"), json!(key(n))));
+    let one_time: serde_json::Map<String, Value> = one_time.collect();
+    let fallback = json!({"curve25519:again": key(99)});
+    let keys = json!({"one_time_keys": one_time, "fallback_keys": fallback});
+    ann.me.post("v3/keys/upload", keys).await.ok();
+    let public = "A".repeat(43);
+    let master = json!({
+        "user_id": ann.me.user_id, "usage": ["master"],
+        "keys": {format!("ed25519:{public}"): public},
+    });
+    ann.me.post("v3/keys/device_signing/upload", json!({"master_key": master})).await.ok();
+    let room = ann.me.create(json!({"preset": "public_chat"})).await;
+    let mut eve = Eve::meet(&ann).await;
+    Pen::new(&mut eve, &ann, &room).await;
+    let user = ann.me.user_id.clone();
+    let claim = json!({"one_time_keys": {&user: {&ann.me.device_id: "curve25519"}}});
+    let mut given = Vec::new();
+    for _ in 0..45 {
+        let uri = "/_matrix/federation/v1/user/keys/claim";
+        let (status, answer) = eve.ask(&ann, "POST", uri, claim.clone()).await;
+        let keys = &answer["one_time_keys"][&user][&ann.me.device_id];
+        let id = keys.as_object().unwrap_or_else(|| panic!("{status} {answer}")).keys().next();
+        given.push(id.unwrap().clone());
+    }
+    let again = given.iter().filter(|id| *id == "curve25519:again").count();
+    assert_eq!(again, 5, "{given:?}");
+    let counts = ann.me.post("v3/keys/upload", json!({})).await.ok();
+    assert_eq!(counts["one_time_key_counts"]["curve25519"], 20, "{counts}");
+}

@@ -14,8 +14,8 @@ use ruma::{OwnedServerName, OwnedUserId, UserId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    keyring::Keyring,
     claim_shares::ClaimShares,
+    keyring::Keyring,
     list::{GivenSignatures, KeyList},
     messages::KeyError,
     remote::{self, Told},
@@ -100,7 +100,11 @@ impl DeviceKeysLinks {
     }
 
     /// Reads some rows of a kind, those after a row.
-    pub(super) async fn page(&self, kind: RowKind, after: Option<Row>) -> Result<RowPage, KeyError> {
+    pub(super) async fn page(
+        &self,
+        kind: RowKind,
+        after: Option<Row>,
+    ) -> Result<RowPage, KeyError> {
         let ask = ScanPage { kind, after, len: limits::ROWS_PAGE };
         let asked = self.scan_page.send(ask).timeout(ASK_WAIT).await;
         Ok(asked.map_err(AskError::from)??)

@@ -147,7 +147,8 @@ impl DeviceKeysLinks {
     ) -> Result<OneTimeKeys, KeyError> {
         let each = || {
             let of_user = claims.iter().map(|(user_id, devices)| (user_id, devices.iter()));
-            of_user.flat_map(|(user_id, devices)| devices.map(move |(id, name)| (user_id, id, name)))
+            of_user
+                .flat_map(|(user_id, devices)| devices.map(move |(id, name)| (user_id, id, name)))
         };
         let devices = each().map(|(user_id, device_id, _)| (user_id.clone(), device_id.clone()));
         let rings = self.keyrings(devices).await?;

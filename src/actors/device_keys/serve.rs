@@ -21,6 +21,7 @@ use super::{
     query::{check_count, fallbacks, shown_device},
     remote,
 };
+use crate::actors::store::Row;
 
 impl DeviceKeysLinks {
     /// Reads the list of a user of ours for another server; none where it may not have it, or there is
@@ -77,15 +78,24 @@ impl DeviceKeysLinks {
         }
     }
 
-    /// Returns what of a claim is about users with whom the server has to do.
-    async fn may_claim(&self, origin: &OwnedServerName, wanted: Claims) -> Result<Claims, KeyError> {
+    /// Returns what of a claim is about users with whom the server has to do, and devices that have keys.
+    async fn may_claim(
+        &self,
+        origin: &OwnedServerName,
+        wanted: Claims,
+    ) -> Result<Claims, KeyError> {
         check_count(wanted.values().map(BTreeMap::len).sum::<usize>() + wanted.len())?;
         let mut claims = Claims::new();
-        for (user_id, devices) in wanted {
-            if let Some(list) = self.list_for(origin, &user_id).await? {
-                let known = devices.into_iter().filter(|(id, _)| list.devices.contains_key(id));
-                claims.insert(user_id, known.collect());
+        for (user_id, mut devices) in wanted {
+            if self.list_for(origin, &user_id).await?.is_none() {
+                continue;
             }
+            // Names that were made up are counted nowhere.
+            let names = devices.keys().cloned();
+            let rows = names.map(|device_id| Row::Keyring(user_id.clone(), device_id)).collect();
+            let mut there = self.read_all(rows).await?.into_iter();
+            devices.retain(|_, _| there.next().flatten().is_some());
+            claims.insert(user_id, devices);
         }
         Ok(claims)
     }

@@ -59,7 +59,12 @@ impl MeetingActor {
     }
 
     /// Has heads compared with a server soon.
-    pub(super) fn compare_soon(&mut self, server: &OwnedServerName, why: Reason, ctx: &mut Context<Self>) {
+    pub(super) fn compare_soon(
+        &mut self,
+        server: &OwnedServerName,
+        why: Reason,
+        ctx: &mut Context<Self>,
+    ) {
         let Some(meeting) = self.online.get_mut(server) else { return };
         if meeting.reason >= Some(why) {
             return;
