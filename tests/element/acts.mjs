@@ -175,10 +175,26 @@ export async function makePoll({ page }, question, answers) {
     await button(page.locator(".mx_Dialog"), "Create Poll").click();
 }
 
-/** Sends a file of this folder. */
+/** Sends a file. */
 export async function sendFile({ page }, file) {
     await page.locator("input[type=file][multiple]").last().setInputFiles(file);
     await button(page.locator(".mx_Dialog"), "Upload").click();
+}
+
+/** Waits until the newest picture is shown, and tells how wide it is. */
+export async function seesPicture({ page }) {
+    const picture = page.locator(".mx_MImageBody img").last();
+    await picture.waitFor();
+    return until("the picture", () => picture.evaluate((one) => one.complete && one.naturalWidth));
+}
+
+/** Records what the microphone of the browser hears, which beeps, and sends it. */
+export async function sendVoice({ page }) {
+    await page.locator('.mx_MessageComposer [aria-label="More options"]').first().click();
+    await page.locator('[role=menuitem]:has-text("Voice Message")').click();
+    await page.waitForSelector(".mx_VoiceMessagePrimaryContainer");
+    await page.waitForTimeout(2000);
+    await page.locator('.mx_MessageComposer [aria-label="Send voice message"], .mx_MessageComposer_sendMessage').first().click();
 }
 
 /** Sets up secret storage and key backup by a recovery key; returns the key. */

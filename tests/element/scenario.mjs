@@ -102,6 +102,8 @@ try {
     await step("Bob accepts, and reads what she said", async () => {
         await people.accept(bob, "Ann");
         await people.reads(bob, "hello Bob");
+        // Else it is a room like any other.
+        await bob.page.waitForSelector('.mx_RoomSublist:has-text("People") .mx_RoomTile:has-text("Ann")');
     });
     await step("Bob answers", async () => {
         await people.say(bob, "hello Ann");
@@ -142,6 +144,20 @@ try {
         await people.makePoll(ann, "Which?", ["Tea", "Coffee"]);
         await bob.page.locator('.mx_PollOption:has-text("Tea")').first().click();
         await ann.page.waitForSelector("text=/1 vote/");
+    });
+    await stepWith(MEDIA, "Ann sends a picture", async () => {
+        await people.sendFile(ann, "picture.png");
+        const wide = await people.seesPicture(bob);
+        if (wide !== 64) throw new Error(`the picture is ${wide} wide`);
+    });
+    await stepWith(MEDIA, "Bob sends a file", async () => {
+        const buffer = Buffer.from("what is in the file");
+        await people.sendFile(bob, { name: "notes.txt", mimeType: "text/plain", buffer });
+        await ann.page.waitForSelector('.mx_MFileBody:has-text("notes.txt")');
+    });
+    await stepWith(MEDIA, "Bob sends what he says", async () => {
+        await people.sendVoice(bob);
+        await ann.page.waitForSelector(".mx_MVoiceMessageBody");
     });
     await step("Ann and Bob verify each other by emoji", async () => {
         await people.verifyPerson(ann, bob, "Bob");
