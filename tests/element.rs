@@ -2,8 +2,6 @@
 //!
 //! `tests/element/build` builds Element from npm, `tests/element/scenario.mjs` is what is done in it.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
-
 use std::{env, path::Path};
 
 use serde_json::json;
