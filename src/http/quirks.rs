@@ -14,25 +14,16 @@ enum Field {
     Optional(fn() -> Value),
     /// ruma takes any JSON type: these are right.
     Of(fn(&Value) -> bool, &'static str),
-    /// ruma cannot read an empty object; it says no more than none.
-    NotEmpty,
 }
 
 /// End of the path with its arguments unnamed, field, what is so about it.
-const FIELDS: [(&str, &str, Field); 11] = [
+const FIELDS: [(&str, &str, Field); 5] = [
     ("/rooms/{}/typing/{}", "timeout", Field::Optional(|| Value::from(30_000))),
     // A rule without conditions always matches.
     ("/pushrules/global/{}/{}", "conditions", Field::Optional(|| Value::Array(Vec::new()))),
     ("/publicRooms", "include_all_networks", Field::Of(Value::is_boolean, "a boolean")),
     ("/publicRooms", "third_party_instance_id", Field::Of(Value::is_string, "a string")),
     ("/publicRooms", "filter", Field::Of(Value::is_object, "an object")),
-    // Element sends it where it hopes that its login is proof enough.
-    ("/keys/device_signing/upload", "auth", Field::NotEmpty),
-    ("/delete_devices", "auth", Field::NotEmpty),
-    ("/devices/{}", "auth", Field::NotEmpty),
-    ("/account/password", "auth", Field::NotEmpty),
-    ("/account/deactivate", "auth", Field::NotEmpty),
-    ("/register", "auth", Field::NotEmpty),
 ];
 
 /// Makes a body what ruma's type for a path takes, or refuses it where that takes too much.
@@ -52,11 +43,7 @@ pub(super) fn settle<'a>(path: &str, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Ht
             (Field::Of(is_right, what), Some(value)) if !value.is_null() && !is_right(value) => {
                 return Err(HttpError::bad_json(format!("{name} has to be {what}")));
             }
-            (Field::NotEmpty, Some(Value::Object(object))) if object.is_empty() => {
-                fields.remove(*name);
-                changed = true;
-            }
-            (Field::Optional(_) | Field::Of(..) | Field::NotEmpty, _) => {}
+            (Field::Optional(_) | Field::Of(..), _) => {}
         }
     }
     if !changed {
@@ -87,12 +74,5 @@ mod tests {
             assert!(settled(rooms, bad).is_err(), "{bad}");
         }
         assert!(settled(rooms, r#"{"include_all_networks":true,"filter":{}}"#).is_ok());
-        let keys = "/_matrix/client/v3/keys/device_signing/upload";
-        assert_eq!(
-            settled(keys, r#"{"auth":{},"master_key":{}}"#).unwrap(),
-            r#"{"master_key":{}}"#
-        );
-        let proof = r#"{"auth":{"session":"x"}}"#;
-        assert_eq!(settled(keys, proof).unwrap(), proof, "as it came");
     }
 }
