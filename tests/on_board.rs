@@ -1,6 +1,8 @@
 //! Element on board: a real node fetches it from a stand-in for the release's host, also when it is killed
 //! while it does, and a person without the Internet gives it a file.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
 mod common;
 
 use std::{fs, process::Output, time::Duration};
@@ -44,10 +46,10 @@ fn sum(bytes: &[u8]) -> String {
 
 /// A host that gives a file slowly: a piece, and then the rest only from the second request on. Returns
 /// its address, and a count of the bytes that it was asked for from.
-async fn host(file: Vec<u8>) -> (String, tokio::sync::mpsc::UnboundedReceiver<usize>) {
+async fn host(file: Vec<u8>) -> (String, tokio::sync::mpsc::Receiver<usize>) {
     let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
     let url = format!("http://{}/element-v9.9.tar.gz", listener.local_addr().unwrap());
-    let (tell, asked) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, asked) = tokio::sync::mpsc::channel(64);
     tokio::spawn(async move {
         for number in 0.. {
             let (stream, _) = listener.accept().await.unwrap();
@@ -59,7 +61,7 @@ async fn host(file: Vec<u8>) -> (String, tokio::sync::mpsc::UnboundedReceiver<us
                 }
                 line.clear();
             }
-            let _ = tell.send(from);
+            let _ = tell.send(from).await;
             let (rest, all) = (&file[from..], file.len());
             let range = match from {
                 0 => "200 OK\r\n".to_owned(),

@@ -1,16 +1,13 @@
 //! Against a stand-in for the release's host that answers what it is told to.
 
-use std::{
-    fs,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::{cell::RefCell, fs, path::PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    sync::mpsc::{self, Receiver},
 };
 
 use super::{unpack::tests::archive_of, *};
@@ -22,15 +19,14 @@ type Answer = Box<dyn FnMut(&str) -> Vec<u8> + Send>;
 struct World {
     url: String,
     data: tempfile::TempDir,
-    asked: Arc<Mutex<Vec<String>>>,
+    heard: RefCell<Receiver<String>>,
 }
 
 impl World {
     async fn new(mut answer: Answer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/element.tar.gz", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let heard = Arc::clone(&asked);
+        let (tell, heard) = mpsc::channel(64);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = Vec::new();
@@ -42,12 +38,12 @@ impl World {
                     request.extend(byte);
                 }
                 let request = String::from_utf8(request).unwrap().to_lowercase();
-                heard.lock().unwrap().push(request.clone());
+                let _ = tell.send(request.clone()).await;
                 let _ = stream.write_all(&answer(&request)).await;
                 let _ = stream.shutdown().await;
             }
         });
-        Self { url, data: tempfile::tempdir().unwrap(), asked }
+        Self { url, data: tempfile::tempdir().unwrap(), heard: RefCell::new(heard) }
     }
 
     fn folder(&self) -> PathBuf {
@@ -60,13 +56,14 @@ impl World {
         bring(&release, None, &self.folder(), |_| ()).await
     }
 
-    /// What each request asked for, from which byte on.
+    /// What each request since the last look asked for, from which byte on.
     fn asked(&self) -> Vec<Option<u64>> {
-        let from = |request: &String| {
+        let from = |request: String| {
             let (_, range) = request.split_once("\r\nrange: bytes=")?;
             range.split_once('-')?.0.parse().ok()
         };
-        self.asked.lock().unwrap().iter().map(from).collect()
+        let mut heard = self.heard.borrow_mut();
+        std::iter::from_fn(|| heard.try_recv().ok()).map(from).collect()
     }
 }
 
