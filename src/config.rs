@@ -101,6 +101,16 @@ pub mod limits {
     pub const FEDERATION_WAIT: Duration = Duration::from_secs(30);
     /// How long a room without work stays in memory.
     pub const ROOM_IDLE: Duration = Duration::from_secs(10 * 60);
+    /// Bytes of a profile with all of its fields, as the specification has it.
+    pub const PROFILE_LEN: usize = 64 * 1024;
+    /// Pushers of a user: more than anybody has devices that are pushed to.
+    pub const PUSHERS: usize = 32;
+    /// Push gateways that are asked at once.
+    pub const PUSHES_AT_ONCE: usize = 8;
+    /// Bytes of a push; of a larger one the content is left out.
+    pub const PUSH_LEN: usize = 32 * 1024;
+    /// Events that notified a user, of which a list is kept.
+    pub const NOTIFIED: u64 = 1000;
     /// Largest value of a row in the Store; larger ones could brick the database.
     pub const ROW: usize = 100 * 1024;
     /// State groups between two full snapshots.
@@ -310,6 +320,9 @@ pub struct Config {
     /// Element.
     #[serde(default)]
     pub element: ElementConfig,
+    /// Notifications of devices.
+    #[serde(default)]
+    pub push: PushConfig,
     /// The network.
     #[serde(default)]
     pub libp2p: Libp2pConfig,
@@ -331,6 +344,15 @@ pub struct AccountsConfig {
     /// Who may register, besides the owner of the node.
     #[serde(default)]
     pub registration: Registration,
+}
+
+/// `push.*`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PushConfig {
+    /// Whether push gateways at home are asked too, not those of the Internet alone.
+    #[serde(default)]
+    pub allow_private_addresses: bool,
 }
 
 /// `libp2p.*`.

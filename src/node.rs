@@ -42,6 +42,7 @@ use crate::{
         meeting::{MeetingActor, MeetingLinks},
         network::{self, Network, NetworkParts},
         outbox::{OutboxActor, OutboxError, OutboxLinks, TellRooms},
+        pushers::{PusherError, PushersActor, PushersLinks},
         relay_request::{CarryWith, RelayRequestActor},
         rendezvous::RendezvousActor,
         room::{Carried, StoreLink},
@@ -53,9 +54,10 @@ use crate::{
     config::{Config, limits},
     control::{self, ControlLinks},
     data_folder::{self, FolderError},
-    http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
+    http::gateway::{EphemeraLinks, Gateway, PusherLinks, RoomLinks, StoreLinks},
     proto::server_name::{self, LOCALPART},
     status::{self, StatusLinks},
+    web_post::WebClient,
 };
 
 /// Exit code when a part of the node failed that cannot be restarted alone (`EX_SOFTWARE`).
@@ -89,6 +91,9 @@ pub enum StartError {
     /// The keys of devices cannot be read.
     #[error(transparent)]
     DeviceKeys(#[from] KeyError),
+    /// The pushers cannot be read.
+    #[error(transparent)]
+    Pushers(#[from] PusherError),
     /// What is owed to other servers cannot be read.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
@@ -170,6 +175,9 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             read_timeline: store.clone().recipient(),
             find_annotation: store.clone().recipient(),
             find_lacking: store.clone().recipient(),
+            read_bundles: store.clone().recipient(),
+            read_related: store.clone().recipient(),
+            read_threads: store.clone().recipient(),
             keep_receipt: store.clone().recipient(),
             write_rows: store.clone().recipient(),
             scan_rows: store.clone().recipient(),
@@ -257,6 +265,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         list_rooms: rooms.clone().recipient(),
         leave: rooms.clone().recipient(),
         user_gone: rooms.clone().recipient(),
+        listens: rooms.clone().recipient(),
         advertise: network.rendezvous.clone().recipient(),
         sharing: rooms.clone().recipient(),
         forget_devices: device_keys.clone().recipient(),
@@ -265,6 +274,17 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let owner = keys.as_deref().map(server_name::user_of);
     let registration = config.accounts.registration.clone();
     let accounts = AccountsActor::start_loaded(accounts, owner, registration).await?;
+    let pushers = PushersActor::start_loaded(
+        PushersLinks {
+            write_rows: store.clone().recipient(),
+            read_row: store.clone().recipient(),
+            scan_rows: store.clone().recipient(),
+            notifications: store.clone().recipient(),
+            watch: store.clone().recipient(),
+        },
+        WebClient::new(config.push.allow_private_addresses),
+    )
+    .await?;
     let federation = FederationActor::new(FederationLinks {
         serve: rooms.clone().recipient(),
         ingest: rooms.clone().recipient(),
@@ -293,7 +313,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     };
     network.bind(deliver, federation.clone().recipient());
 
-    let users = (&accounts, &device_keys);
+    let users = (&accounts, &device_keys, &pushers);
     let gateway = gateway(&store, users, &rooms, &ephemera, &identity, &outbox, &network);
     let to_fetch = bound.to_fetch(data);
     let begin = if to_fetch.is_some() { Work::Loading(Loaded::default()) } else { Work::None };
@@ -354,6 +374,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("Identity", identity.clone().recipient()),
         ("Accounts", accounts.clone().recipient()),
         ("DeviceKeys", device_keys.clone().recipient()),
+        ("Pushers", pushers.clone().recipient()),
         ("Ephemera", ephemera.clone().recipient()),
         ("Outbox", outbox.clone().recipient()),
         ("RoomState", rooms.clone().recipient()),
@@ -393,7 +414,11 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
 /// What http may do to the rest of the node.
 fn gateway(
     store: &Addr<StoreActor>,
-    (accounts, device_keys): (&Addr<AccountsActor>, &Addr<DeviceKeysActor>),
+    (accounts, device_keys, pushers): (
+        &Addr<AccountsActor>,
+        &Addr<DeviceKeysActor>,
+        &Addr<PushersActor>,
+    ),
     rooms: &Addr<RoomStateActor>,
     ephemera: &Addr<EphemeraActor>,
     identity: &Addr<IdentityActor>,
@@ -403,6 +428,11 @@ fn gateway(
     Gateway {
         accounts: accounts.clone(),
         device_keys: device_keys.clone(),
+        pushers: PusherLinks {
+            set: pushers.clone().recipient(),
+            delete: pushers.clone().recipient(),
+            list: pushers.clone().recipient(),
+        },
         rooms: RoomLinks {
             create: rooms.clone().recipient(),
             list: rooms.clone().recipient(),
@@ -419,10 +449,13 @@ fn gateway(
             read_members: rooms.clone().recipient(),
             read_messages: rooms.clone().recipient(),
             read_context: rooms.clone().recipient(),
+            read_relations: rooms.clone().recipient(),
+            read_threads: rooms.clone().recipient(),
         },
         store: StoreLinks {
             read_sync: store.clone().recipient(),
             read_device_lists: store.clone().recipient(),
+            read_notifications: store.clone().recipient(),
             watch: store.clone().recipient(),
             ack_to_device: store.clone().recipient(),
             search_directory: store.clone().recipient(),
@@ -490,6 +523,7 @@ beats!(
     IdentityActor,
     AccountsActor,
     DeviceKeysActor,
+    PushersActor,
     EphemeraActor,
     OutboxActor,
     RoomStateActor,

@@ -22,6 +22,7 @@ pub mod identity;
 pub mod meeting;
 pub mod network;
 pub mod outbox;
+pub mod pushers;
 pub mod rate;
 pub mod relay_request;
 pub mod rendezvous;

@@ -52,7 +52,7 @@ const COUNT: Kind = Kind::Number(u32::MAX as u64);
 const BYTES: Kind = Kind::Number(i64::MAX as u64);
 
 /// Every key.
-const KEYS: [(&str, Kind); 33] = [
+const KEYS: [(&str, Kind); 35] = [
     ("listenAddress", Kind::Socket),
     ("login", Kind::Folder),
     ("login.localAccounts", Kind::Accounts),
@@ -65,6 +65,8 @@ const KEYS: [(&str, Kind); 33] = [
     ("element.version", Kind::Text("1.12.24")),
     ("element.url", Kind::Text("https://releases.example/element.tar.gz")),
     ("element.sha256", Kind::Text("0123456789abcdef…")),
+    ("push", Kind::Folder),
+    ("push.allowPrivateAddresses", Kind::Bool),
     ("libp2p", Kind::Folder),
     ("libp2p.listenAddresses", Kind::Addresses),
     ("libp2p.mdns", Kind::Bool),
@@ -345,7 +347,8 @@ mod tests {
             ),
             (
                 json!({"listenAdress": "127.0.0.1:80"}),
-                "there is no key listenAdress: there are listenAddress, login, accounts, element, libp2p",
+                "there is no key listenAdress: there are listenAddress, login, accounts, element, \
+                 push, libp2p",
             ),
             (
                 json!({"libp2p": {"dht": {"advertize": true}}}),

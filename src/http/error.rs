@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use crate::{
     actors::{
         accounts::AccountError, device_keys::KeyError, error::AskError, identity::IdentityError,
-        outbox::OutboxError, room::RoomError, store::StoreError, upward::FederationError,
+        outbox::OutboxError, pushers::PusherError, room::RoomError, store::StoreError,
+        upward::FederationError,
     },
     proto::{ProtoError, json::Unsound},
 };
@@ -216,12 +217,29 @@ impl From<AccountError> for HttpError {
             },
             AccountError::NotFound(_) => Self::not_found(error.to_string()),
             AccountError::BadRequest(why) => Self::invalid_param(why),
+            AccountError::KeyTooLarge(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "M_KEY_TOO_LARGE", error.to_string())
+            }
+            AccountError::ProfileTooLarge(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "M_PROFILE_TOO_LARGE", error.to_string())
+            }
             AccountError::TooLarge(_) => Self::too_large(error.to_string()),
             AccountError::Full(_) => Self::limit_exceeded(error.to_string()),
             AccountError::Identity(error) => error.into(),
             AccountError::Store(error) => error.into(),
             AccountError::Ask(error) => error.into(),
             AccountError::Keys(error) => error.into(),
+        }
+    }
+}
+
+impl From<PusherError> for HttpError {
+    fn from(error: PusherError) -> Self {
+        match error {
+            PusherError::BadRequest(why) => Self::invalid_param(why),
+            PusherError::TooMany(_) => Self::limit_exceeded(error.to_string()),
+            PusherError::Store(error) => error.into(),
+            PusherError::Ask(error) => error.into(),
         }
     }
 }

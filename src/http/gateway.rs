@@ -21,13 +21,16 @@ use crate::{
         error::AskError,
         identity::ReadSigner,
         outbox::Owe,
+        pushers::{DeletePusher, ListPushers, SetPusher},
         rendezvous::SearchPeople,
         room::{
-            ChangeMembership, Join, Leave, ReadContext, ReadMembers, ReadMessages, ReadState,
-            RoomError, SendEvent, SetReceipt, SetTyping,
+            ChangeMembership, Join, Leave, ReadContext, ReadMembers, ReadMessages, ReadRelations,
+            ReadState, ReadThreadList, RoomError, SendEvent, SetReceipt, SetTyping,
         },
         room_state::{CreateRoom, ForgetRoom, KnowsRoom, ListRooms, ReadMembership, ToRoom},
-        store::{AckToDevice, ReadDeviceLists, ReadSync, SearchDirectory, WatchStream},
+        store::{
+            AckToDevice, ReadDeviceLists, ReadNotifications, ReadSync, SearchDirectory, WatchStream,
+        },
         upward::SendFederation,
     },
     config::ASK_WAIT,
@@ -40,6 +43,8 @@ pub struct Gateway {
     pub accounts: Addr<AccountsActor>,
     /// DeviceKeys.
     pub device_keys: Addr<DeviceKeysActor>,
+    /// Pushers.
+    pub pushers: PusherLinks,
     /// Rooms, through RoomState.
     pub rooms: RoomLinks,
     /// Store.
@@ -58,6 +63,17 @@ pub struct Gateway {
     pub admission: Admission,
     /// A number that no other start of this node had, for sync tokens.
     pub boot: u64,
+}
+
+/// What is asked of Pushers.
+#[derive(Debug, Clone)]
+pub struct PusherLinks {
+    /// A new one.
+    pub set: Recipient<SetPusher>,
+    /// One less.
+    pub delete: Recipient<DeletePusher>,
+    /// All of a user.
+    pub list: Recipient<ListPushers>,
 }
 
 /// What is asked of rooms.
@@ -93,6 +109,10 @@ pub struct RoomLinks {
     pub read_messages: Recipient<ToRoom<ReadMessages>>,
     /// An event and what is around it.
     pub read_context: Recipient<ToRoom<ReadContext>>,
+    /// What relates to an event.
+    pub read_relations: Recipient<ToRoom<ReadRelations>>,
+    /// Threads.
+    pub read_threads: Recipient<ToRoom<ReadThreadList>>,
 }
 
 /// What is asked of the Store.
@@ -102,6 +122,8 @@ pub struct StoreLinks {
     pub read_sync: Recipient<ReadSync>,
     /// Whose devices changed.
     pub read_device_lists: Recipient<ReadDeviceLists>,
+    /// What notified a user.
+    pub read_notifications: Recipient<ReadNotifications>,
     /// The watch of what changes.
     pub watch: Recipient<WatchStream>,
     /// To-device messages arrived.

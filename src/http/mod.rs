@@ -38,8 +38,8 @@ use ruma::api::client as api;
 
 use self::{
     client::{
-        account, account_data, backup, create, discovery, keys, membership, profile, push, read,
-        send, session, sync, to_device,
+        account, account_data, backup, create, discovery, initial, keys, membership, notifications,
+        profile, push, pushers, read, relations, send, session, sync, to_device,
     },
     error::HttpError,
     gateway::Place,
@@ -70,7 +70,6 @@ fn routes() -> Routes {
         .endpoint::<api::discovery::get_capabilities::v3::Request, _, _>(discovery::capabilities)
         .endpoint::<api::voip::get_turn_server_info::v3::Request, _, _>(discovery::turn_server)
         .endpoint::<api::thirdparty::get_protocols::v3::Request, _, _>(discovery::protocols)
-        .endpoint::<api::push::get_pushers::v3::Request, _, _>(discovery::pushers)
         .endpoint::<api::account::get_3pids::v3::Request, _, _>(discovery::third_party_ids)
         .endpoint::<api::directory::get_public_rooms::v3::Request, _, _>(discovery::public_rooms)
         .endpoint::<api::directory::get_public_rooms_filtered::v3::Request, _, _>(
@@ -154,6 +153,9 @@ fn routes() -> Routes {
         .endpoint::<api::push::set_pushrule_enabled::v3::Request, _, _>(push::set_enabled)
         .endpoint::<api::push::get_pushrule_actions::v3::Request, _, _>(push::actions)
         .endpoint::<api::push::set_pushrule_actions::v3::Request, _, _>(push::set_actions)
+        .endpoint::<api::push::get_notifications::v3::Request, _, _>(notifications::list)
+        .endpoint::<api::push::get_pushers::v3::Request, _, _>(pushers::list)
+        .endpoint::<api::push::set_pusher::v3::Request, _, _>(pushers::set)
         // rooms: membership
         .endpoint::<api::room::create_room::v3::Request, _, _>(create::create_room)
         .endpoint::<api::membership::joined_rooms::v3::Request, _, _>(membership::joined)
@@ -203,12 +205,23 @@ fn routes() -> Routes {
             backup::clear_session,
         )
         // rooms: reading
+        .endpoint::<api::peeking::get_current_state::v3::Request, _, _>(initial::snapshot)
         .endpoint::<api::state::get_state_events::v3::Request, _, _>(read::state)
         .endpoint::<api::state::get_state_event_for_key::v3::Request, _, _>(read::state_at)
         .endpoint::<api::membership::get_member_events::v3::Request, _, _>(read::members)
         .endpoint::<api::membership::joined_members::v3::Request, _, _>(read::joined)
         .endpoint::<api::room::get_room_event::v3::Request, _, _>(read::event)
         .endpoint::<api::context::get_context::v3::Request, _, _>(read::context)
+        .endpoint::<api::relations::get_relating_events::v1::Request, _, _>(relations::all)
+        .endpoint::<api::relations::get_relating_events_with_rel_type::v1::Request, _, _>(
+            relations::of_relation,
+        )
+        .endpoint::<
+            api::relations::get_relating_events_with_rel_type_and_event_type::v1::Request,
+            _,
+            _,
+        >(relations::of_type)
+        .endpoint::<api::threads::get_threads::v1::Request, _, _>(relations::threads)
 }
 
 /// Configures the homeserver. [`gateway::Gateway`], [`Place`] and [`sso::Desk`] have to be

@@ -30,6 +30,8 @@ pub struct Unsigned {
     pub prev_sender: Option<Box<RawValue>>,
     /// The redaction of the event, already in client form.
     pub redacted_because: Option<Box<RawValue>>,
+    /// What is added of the events that relate to it, already in client form.
+    pub relations: Option<Box<RawValue>>,
 }
 
 impl Unsigned {
@@ -41,13 +43,16 @@ impl Unsigned {
             replaces_state,
             prev_sender,
             redacted_because,
+            relations,
         } = self;
         let empty = age.is_none()
             && transaction_id.is_none()
             && prev_content.is_none()
-            && redacted_because.is_none();
+            && redacted_because.is_none()
+            && relations.is_none();
         (!empty).then_some(RenderedUnsigned {
             age: *age,
+            relations: relations.as_deref(),
             prev_content: prev_content.as_deref(),
             prev_sender: prev_sender.as_deref(),
             redacted_because: redacted_because.as_deref(),
@@ -95,6 +100,8 @@ struct Rendered<'a> {
 struct RenderedUnsigned<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     age: Option<u64>,
+    #[serde(rename = "m.relations", skip_serializing_if = "Option::is_none")]
+    relations: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prev_content: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]

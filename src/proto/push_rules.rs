@@ -1,7 +1,12 @@
 //! The push rules that everybody has.
 
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
 use ruma::{
-    UserId,
+    OwnedUserId, UserId,
     power_levels::NotificationPowerLevelsKey,
     push::{
         Action, ConditionalPushRule, ConditionalPushRuleInit, EventMatchConditionData,
@@ -9,6 +14,7 @@ use ruma::{
         SenderNotificationPermissionConditionData, SoundTweakValue, Tweak,
     },
 };
+use serde::{Deserialize, de::IgnoredAny};
 
 /// Returns the predefined rules of the specification, those for mentions by text included: clients
 /// that do not write `m.mentions` yet are answered by them.
@@ -28,6 +34,36 @@ pub fn predefined(user_id: &UserId) -> Ruleset {
     }
     rules.override_ = ordered.into_iter().collect();
     rules
+}
+
+/// What decides of a user of ours whether an event notifies.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// The user's push rules.
+    pub rules: Ruleset,
+    /// Whose events notify of nothing.
+    pub ignored: HashSet<OwnedUserId>,
+}
+
+/// The listeners by user.
+pub type Listeners = Arc<HashMap<OwnedUserId, Arc<Listener>>>;
+
+impl Listener {
+    /// Somebody who has changed nothing.
+    pub fn unchosen(user_id: &UserId) -> Self {
+        Self { rules: predefined(user_id), ignored: HashSet::new() }
+    }
+}
+
+/// Reads whom a user ignores out of `m.ignored_user_list`; nobody where it makes no sense.
+pub fn ignored(content: &[u8]) -> HashSet<OwnedUserId> {
+    #[derive(Deserialize)]
+    struct Content {
+        ignored_users: HashMap<String, IgnoredAny>,
+    }
+    let content = serde_json::from_slice::<Content>(content).ok();
+    let users = content.into_iter().flat_map(|content| content.ignored_users.into_keys());
+    users.filter_map(|user| OwnedUserId::try_from(user).ok()).collect()
 }
 
 fn mention(
@@ -66,6 +102,18 @@ mod tests {
     use ruma::user_id;
 
     use super::*;
+
+    #[test]
+    fn who_is_ignored_is_read_where_it_makes_sense() {
+        let content = br#"{"ignored_users":{"@a:x":{},"@b:x":7,"nobody":{}}}"#;
+        assert_eq!(
+            ignored(content),
+            HashSet::from(["@a:x", "@b:x"].map(|u| u.try_into().unwrap()))
+        );
+        for none in [&b"{}"[..], b"", b"7", br#"{"ignored_users":[]}"#] {
+            assert_eq!(ignored(none), HashSet::new());
+        }
+    }
 
     #[test]
     fn mentions_by_text_stand_where_the_specification_has_them() {

@@ -31,7 +31,7 @@ use crate::{
         identity::EnsureIdentity,
         rendezvous::Advertise,
         room::{Leave, ShownAs},
-        room_state::{ListRooms, ProfileUpdated, ToRoom, UserGone},
+        room_state::{ListRooms, Listens, ProfileUpdated, ToRoom, UserGone},
         store::{
             AckToDevice, CountToDevice, DropToDevice, ReadRow, Row, RowKind, ScanRows, StoreError,
             WriteRows,
@@ -40,7 +40,10 @@ use crate::{
         upward::FindSharing,
     },
     config::{ASK_WAIT, Registration, limits},
-    proto::server_name::LOCALPART,
+    proto::{
+        push_rules::{self, Listener},
+        server_name::LOCALPART,
+    },
 };
 
 /// Whom Accounts talks to.
@@ -68,6 +71,8 @@ pub struct AccountsLinks {
     pub leave: Recipient<ToRoom<Leave>>,
     /// RoomState: there is no such user any more.
     pub user_gone: Recipient<UserGone>,
+    /// RoomState: tells the rooms of what a user is notified.
+    pub listens: Recipient<Listens>,
     /// Rendezvous: tells the network of it.
     pub advertise: Recipient<Advertise>,
     /// RoomState: who shares a room with us.
@@ -155,6 +160,7 @@ impl AccountsActor {
             sessions.users().chain(&owner).chain(registered).collect();
         for user_id in users {
             renew_push_rules(&links, user_id).await?;
+            tell_listener(&links, user_id).await?;
         }
         let (txns, gone) = Txns::load(links.scan(RowKind::ToDeviceSeen).await?);
         links.write(gone.into_iter().map(|txn| (txn, None)).collect()).await?;
@@ -219,7 +225,7 @@ impl AccountsActor {
 
     /// Tells of a user's profile. The node is found by the name of its owner.
     pub(super) fn tell_profile(&self, user_id: &OwnedUserId, changed: bool) {
-        let Profile { displayname, avatar_url } = self.chosen(user_id);
+        let Profile { displayname, avatar_url, .. } = self.chosen(user_id);
         self.links.profile_updated.do_send(ProfileUpdated {
             user_id: user_id.clone(),
             shown: ShownAs { displayname, avatar_url },
@@ -320,6 +326,21 @@ async fn renew_push_rules(links: &AccountsLinks, user_id: &UserId) -> Result<(),
     links.write(vec![(row, Some(renewed))]).await
 }
 
+/// Tells the rooms of what a user is notified. Done when they know: what is judged after a change is
+/// judged by it.
+async fn tell_listener(links: &AccountsLinks, user_id: &UserId) -> Result<(), AccountError> {
+    let rules = links.read(push_rules_of(user_id)).await?;
+    let ignored = Row::AccountData(user_id.to_owned(), data::IGNORED.to_owned());
+    let ignored = links.read(ignored).await?;
+    let listener = Listener {
+        rules: data::push_rules(rules.as_deref(), user_id),
+        ignored: ignored.map(|content| push_rules::ignored(&content)).unwrap_or_default(),
+    };
+    let listens = Listens { user_id: user_id.to_owned(), listener };
+    links.listens.send(listens).timeout(ASK_WAIT).await.map_err(AskError::from)?;
+    Ok(())
+}
+
 impl Handler<ListDevices> for AccountsActor {
     type Result = MessageResult<ListDevices>;
 
@@ -399,7 +420,19 @@ impl Handler<SetAccountData> for AccountsActor {
         let links = self.links.clone();
         let row = data::account_data_row(msg.user_id, msg.room_id, msg.kind);
         let value = msg.content.get().as_bytes().to_vec();
-        Box::pin(async move { links.write(vec![(row, Some(value))]).await })
+        let ignores = match &row {
+            Row::AccountData(user_id, kind) if kind == data::IGNORED => Some(user_id.clone()),
+            _ => None,
+        };
+        let Some(user_id) = ignores else {
+            return Box::pin(async move { links.write(vec![(row, Some(value))]).await });
+        };
+        let mut turn = self.turn();
+        Box::pin(async move {
+            turn.wait().await;
+            links.write(vec![(row, Some(value))]).await?;
+            tell_listener(&links, &user_id).await
+        })
     }
 }
 
@@ -477,7 +510,8 @@ impl Handler<EditPushRules> for AccountsActor {
             let content = links.read(row.clone()).await?;
             let mut rules = data::push_rules(content.as_deref(), &msg.user_id);
             data::edit_push_rules(&mut rules, msg.edit)?;
-            links.write(vec![(row, Some(data::push_rules_row(rules)))]).await
+            links.write(vec![(row, Some(data::push_rules_row(rules)))]).await?;
+            tell_listener(&links, &msg.user_id).await
         })
     }
 }

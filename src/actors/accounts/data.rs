@@ -19,6 +19,8 @@ use crate::{
 
 /// The account data that holds the push rules.
 pub(super) const PUSH_RULES: &str = "m.push_rules";
+/// The account data that says whom the user ignores.
+pub(super) const IGNORED: &str = "m.ignored_user_list";
 /// The room account data that holds the tags.
 pub(super) const TAGS: &str = "m.tag";
 
@@ -37,7 +39,8 @@ pub(super) type Profiles = BTreeMap<OwnedUserId, Profile>;
 impl Profile {
     /// The profile of somebody who has not chosen anything.
     pub(super) fn unchosen(user_id: &UserId) -> Self {
-        Self { displayname: Some(user_id.localpart().to_owned()), avatar_url: None }
+        let displayname = Some(user_id.localpart().to_owned());
+        Self { displayname, avatar_url: None, fields: BTreeMap::new() }
     }
 
     fn field(&mut self, field: ProfileField) -> &mut Option<String> {
@@ -52,14 +55,16 @@ impl Profile {
         let mut profiles = Profiles::new();
         for (row, value) in rows {
             let Row::Profile(user_id, key) = row else { continue };
-            let value = serde_json::from_slice(&value).map_err(|_| "profile")?;
             let profile = profiles.entry(user_id).or_insert_with_key(|user| Self::unchosen(user));
-            for field in [ProfileField::Displayname, ProfileField::AvatarUrl] {
-                if key == field.key() {
-                    *profile.field(field) = value;
-                    break;
+            let own = [ProfileField::Displayname, ProfileField::AvatarUrl];
+            let read = match own.into_iter().find(|field| key == field.key()) {
+                Some(field) => {
+                    serde_json::from_slice(&value).map(|value| *profile.field(field) = value)
                 }
-            }
+                None => serde_json::from_slice(&value)
+                    .map(|value| drop(profile.fields.insert(key, value))),
+            };
+            read.map_err(|_| "profile")?;
         }
         Ok(profiles)
     }

@@ -7,7 +7,7 @@ use ruma::{
     OwnedRoomId, OwnedUserId,
     push::{Action, NewPushRule, RuleKind, Ruleset},
 };
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use tokio::sync::oneshot;
 
 use super::sessions::{Device, Session};
@@ -49,6 +49,12 @@ pub enum AccountError {
     /// What was asked for is not there.
     #[error("no such {0}")]
     NotFound(&'static str),
+    /// A field of a profile has too long a name.
+    #[error("a field has a name of {0} bytes at most")]
+    KeyTooLarge(usize),
+    /// A profile is too large.
+    #[error("a profile has {0} bytes at most")]
+    ProfileTooLarge(usize),
     /// The request makes no sense.
     #[error("{0}")]
     BadRequest(String),
@@ -130,6 +136,8 @@ pub struct Profile {
     pub displayname: Option<String>,
     /// The avatar, `mxc://`.
     pub avatar_url: Option<String>,
+    /// Other fields.
+    pub fields: BTreeMap<String, Value>,
 }
 
 /// A field of the profile.
@@ -157,6 +165,18 @@ pub struct SetProfile {
     pub field: ProfileField,
     /// The new value; none takes it away.
     pub value: Option<String>,
+}
+
+/// Sets another field of a profile.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), AccountError>")]
+pub struct SetProfileField {
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// Which.
+    pub name: String,
+    /// The new value; none takes it away.
+    pub value: Option<Value>,
 }
 
 /// Stores account data, of a room or global.

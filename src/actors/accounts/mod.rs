@@ -9,6 +9,7 @@ mod actor;
 mod confirm;
 mod credentials;
 mod data;
+mod fields;
 mod household;
 mod login;
 mod login_tokens;

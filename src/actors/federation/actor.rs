@@ -274,12 +274,17 @@ impl FederationLinks {
 
     async fn profile_of(&self, user_id: OwnedUserId) -> Result<CanonicalJsonValue, Refusal> {
         let known = self.profile.send(LocalProfile(user_id)).await.map_err(AskError::from)?;
-        let Profile { displayname, avatar_url } = known.ok_or(RoomError::NotFound)?;
+        let Profile { displayname, avatar_url, fields: others } =
+            known.ok_or(RoomError::NotFound)?;
+        // What canonical JSON cannot say (numbers with a point) is not said.
+        let others = others
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, CanonicalJsonValue::try_from(value).ok()?)));
         let fields = [("displayname", displayname), ("avatar_url", avatar_url)];
         let fields = fields
             .into_iter()
             .filter_map(|(key, value)| Some((key.to_owned(), CanonicalJsonValue::String(value?))));
-        Ok(CanonicalJsonValue::Object(fields.collect()))
+        Ok(CanonicalJsonValue::Object(others.chain(fields).collect()))
     }
 
     /// A transaction that was sent to this server alone.

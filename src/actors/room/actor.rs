@@ -207,6 +207,7 @@ impl RoomActor {
                 }
             }
             let Some(machine) = self.machine.as_mut() else { return };
+            machine.listen(&self.links.listeners.borrow());
             match next.operation.run(machine) {
                 Step::Done(change) => {
                     self.ended();

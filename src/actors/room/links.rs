@@ -21,7 +21,8 @@ use crate::{
         room::{Advanced, Carried, HeadsHeard, Said},
         store::{
             CommitRoom, FindAnnotation, FindLacking, KeepReceipt, LoadAuthChain, LoadEvents,
-            LoadRoom, LoadState, ReadTimeline, ScanRows, WriteRows,
+            LoadRoom, LoadState, ReadBundles, ReadRelated, ReadThreads, ReadTimeline, ScanRows,
+            WriteRows,
         },
         upward::SendFederation,
     },
@@ -29,6 +30,7 @@ use crate::{
         ProtoError,
         certificates::{Certificates, text_for},
         pdu::{self, Pdu, Received, Unverified},
+        push_rules::Listeners,
         server_keys::VerifiedServerKeys,
         signer::Signer,
     },
@@ -53,6 +55,12 @@ pub struct StoreLink {
     pub find_lacking: Recipient<FindLacking>,
     /// Reads.
     pub read_timeline: Recipient<ReadTimeline>,
+    /// Reads what is added to events.
+    pub read_bundles: Recipient<ReadBundles>,
+    /// Reads what relates to an event.
+    pub read_related: Recipient<ReadRelated>,
+    /// Reads threads.
+    pub read_threads: Recipient<ReadThreads>,
     /// Writes receipts.
     pub keep_receipt: Recipient<KeepReceipt>,
     /// Takes receipts away.
@@ -90,6 +98,8 @@ pub struct Links {
     pub said: Recipient<Said>,
     /// RoomState: the people of this node.
     pub people: watch::Receiver<People>,
+    /// RoomState: of what these are notified.
+    pub listeners: watch::Receiver<Listeners>,
     /// RoomState: servers that are reached through others alone.
     pub carried: watch::Receiver<Carried>,
     /// Signatures and state resolution.

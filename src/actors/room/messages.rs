@@ -19,7 +19,10 @@ use crate::{
         admission::Permit,
         error::AskError,
         outbox::OutboxError,
-        store::{ClientTxn, Direction, StoreError, StoredEvent},
+        store::{
+            Bundles, ClientTxn, Direction, ReadRelated, ReadThreads, RelatedPage, StoreError,
+            StoredEvent,
+        },
         upward::{FederationError, TransactionVerdict},
     },
     proto::{
@@ -296,7 +299,20 @@ pub struct Page {
     pub redactions: HashMap<OwnedEventId, StoredEvent>,
     /// Membership events of the senders, for lazy loading.
     pub members: Vec<StoredEvent>,
+    /// What is added to events.
+    pub bundles: Bundles,
 }
+
+/// Asks for a page of events that relate to one that a user of ours may see. The room, and up to
+/// where the reader sees it, are the room's to say.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<RelatedPage, RoomError>")]
+pub struct ReadRelations(pub ReadRelated);
+
+/// Asks for a page of the threads that a user of ours may see.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<RelatedPage, RoomError>")]
+pub struct ReadThreadList(pub ReadThreads);
 
 /// Asks for one event that a user of ours may see, with events around it.
 #[derive(Message, Debug)]
@@ -329,6 +345,8 @@ pub struct Context {
     pub state: Vec<StoredEvent>,
     /// Redaction events by id.
     pub redactions: HashMap<OwnedEventId, StoredEvent>,
+    /// What is added to events.
+    pub bundles: Bundles,
 }
 
 // ---------------------------------------------------------------- from RoomState, and itself

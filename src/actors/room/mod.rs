@@ -32,6 +32,7 @@ mod operate;
 mod reads;
 mod receipts;
 mod receive;
+mod related;
 mod sealing;
 mod serve;
 mod spoilt;

@@ -18,6 +18,7 @@ use super::{
     links::ask,
     machine::MemberContent,
     messages::{Context, Page, ReadContext, ReadMembers, ReadMessages, ReadState, RoomError},
+    related::without_ignored,
     worker::Worker,
 };
 use crate::{
@@ -34,7 +35,7 @@ const BACKFILL_ROUNDS: usize = 3;
 pub(super) const BACKFILL_WAIT: Duration = Duration::from_secs(10);
 
 /// What a user of ours may see of the room.
-enum Sight {
+pub(super) enum Sight {
     /// All that is here.
     Member,
     /// What was before the leave or ban, and the state at it.
@@ -48,7 +49,7 @@ enum Sight {
 
 impl Worker {
     /// Returns what a user of ours may see.
-    async fn sight(&self, user: OwnedUserId) -> Result<Sight, RoomError> {
+    pub(super) async fn sight(&self, user: OwnedUserId) -> Result<Sight, RoomError> {
         let left = self
             .operate(move |machine| {
                 let own = machine.membership(&user).ok_or(RoomError::NotFound)?;
@@ -174,18 +175,22 @@ impl Worker {
     async fn read_messages(&self, msg: ReadMessages) -> Result<Page, RoomError> {
         let limit = msg.limit.clamp(1, limits::PAGE);
         let (mut from, mut to) = (msg.from, msg.to);
-        if let Sight::Former { order, .. } = self.sight(msg.by.clone()).await? {
+        let sight = self.sight(msg.by.clone()).await?;
+        if let Sight::Former { order, .. } = sight {
             match msg.direction {
                 Direction::Backward => from = Some(from.map_or(order, |from| from.min(order))),
                 Direction::Forward => to = Some(to.map_or(order, |to| to.min(order))),
             }
         }
-        let page = self.page_with_history(from, to, msg.direction, limit).await?;
+        let mut page = self.page_with_history(from, to, msg.direction, limit).await?;
         let start = from.or_else(|| page.events.first().and_then(|event| event.order));
         let start = start.unwrap_or(Order::live(0));
+        let read = self.bundled(&sight, msg.by, &page.events).await?;
+        without_ignored(&mut page.events, &read);
         let redactions = self.redactions(page.events.iter()).await?;
         let members = self.members_of(&page.events).await?;
-        Ok(Page { events: page.events, start, next: page.next, redactions, members })
+        let (events, next, bundles) = (page.events, page.next, read.bundles);
+        Ok(Page { events, start, next, redactions, members, bundles })
     }
 
     /// Reads a page, and fetches what is missing of it. What nobody can give now is left out once
@@ -287,17 +292,15 @@ impl Worker {
                 self.state_at(group, is_shown).await?
             }
         };
+        let start = before.last().and_then(|event| event.order).unwrap_or(order).before();
+        let end = last.order.unwrap_or(order);
+        let around = before.iter().chain(&after).chain(std::iter::once(&event));
+        let read = self.bundled(&sight, msg.by, around).await?;
+        without_ignored(&mut before, &read);
+        without_ignored(&mut after, &read);
         let around = before.iter().chain(&after).chain(std::iter::once(&event));
         let redactions = self.redactions(around).await?;
-        Ok(Context {
-            start: before.last().and_then(|event| event.order).unwrap_or(order).before(),
-            end: last.order.unwrap_or(order),
-            event,
-            before,
-            after,
-            state,
-            redactions,
-        })
+        Ok(Context { start, end, event, before, after, state, redactions, bundles: read.bundles })
     }
 }
 

@@ -24,8 +24,8 @@ use super::{
     index::{Changed, Index, Indexed},
     invites::{Admitted, Invite, Invites},
     messages::{
-        Briefly, ForgetRoom, IngestIntoRoom, MeetWith, ProfileUpdated, ServeRoom, SharesTurned,
-        ToRoom, UserGone,
+        Briefly, ForgetRoom, IngestIntoRoom, Listens, MeetWith, ProfileUpdated, ServeRoom,
+        SharesTurned, ToRoom, UserGone,
     },
     presence::{self, OwnPresence},
 };
@@ -48,7 +48,7 @@ use crate::{
         upward::{FederationError, SendFederation, TransactionVerdict},
     },
     config::limits,
-    proto::signer::Signer,
+    proto::{push_rules::Listeners, signer::Signer},
 };
 
 /// How often idle rooms are looked for.
@@ -107,6 +107,7 @@ pub struct RoomStateActor {
     room_links: Option<Arc<Links>>,
     pub(super) signer: Option<Arc<Signer>>,
     people: watch::Sender<People>,
+    listeners: watch::Sender<Listeners>,
     slots: HashMap<OwnedRoomId, (u64, Slot)>,
     generation: u64,
     crashes: HashMap<OwnedRoomId, Vec<Instant>>,
@@ -129,6 +130,7 @@ impl RoomStateActor {
             room_links: None,
             signer: None,
             people: watch::channel(People::default()).0,
+            listeners: watch::channel(Listeners::default()).0,
             slots: HashMap::new(),
             generation: 0,
             crashes: HashMap::new(),
@@ -210,6 +212,7 @@ impl RoomStateActor {
                 heads_heard,
                 said,
                 people: self.people.subscribe(),
+                listeners: self.listeners.subscribe(),
                 carried,
                 cpu,
             })
@@ -595,6 +598,17 @@ impl Handler<Presence> for RoomStateActor {
             self.publish_presence(&msg, ctx);
         }
         self.links.presence.do_send(msg);
+    }
+}
+
+impl Handler<Listens> for RoomStateActor {
+    type Result = ();
+
+    fn handle(&mut self, msg: Listens, _: &mut Self::Context) {
+        let Listens { user_id, listener } = msg;
+        self.listeners.send_modify(|listeners| {
+            Arc::make_mut(listeners).insert(user_id, Arc::new(listener));
+        });
     }
 }
 

@@ -9,10 +9,13 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::actors::{
-    admission::Permit,
-    room::{HeadsHeard, IngestTransaction, RoomError, RoomRequest, Said, ShownAs},
-    upward::TransactionVerdict,
+use crate::{
+    actors::{
+        admission::Permit,
+        room::{HeadsHeard, IngestTransaction, RoomError, RoomRequest, Said, ShownAs},
+        upward::TransactionVerdict,
+    },
+    proto::push_rules::Listener,
 };
 
 /// Hands a message to the Room actor of a room, which is started if need be.
@@ -94,6 +97,16 @@ pub struct CreateRoom {
 #[derive(Message, Debug)]
 #[rtype(result = "Vec<(OwnedRoomId, MembershipState)>")]
 pub struct ListRooms(pub OwnedUserId);
+
+/// Tells of what a user of ours is notified from now on.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Listens {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// The user's push rules, and whom the user ignores.
+    pub listener: Listener,
+}
 
 /// Asks what a user of ours is in a room; none where he has nothing to do with it.
 #[derive(Message, Debug)]

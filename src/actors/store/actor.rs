@@ -17,20 +17,21 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, Serv
 use tokio::sync::watch;
 
 use super::{
-    AckToDevice, Close, CommitRoom, Committed, CountToDevice, DeviceLists, DirectoryEntry,
-    DropToDevice, FindAnnotation, FindGap, FindGaps, FindLacking, FindRoommates, FindUnspread,
-    GapsFound, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom, LoadState, LoadedRoom,
-    Lookup, MissingEvent, MissingWalk, NameOwner, ReadDepartures, ReadDeviceLists, ReadEvents,
-    ReadHeads, ReadMissing, ReadRow, ReadRows, ReadServersOf, ReadSync, ReadTimeline, ReceiptPlace,
-    RoomEvents, RoomGaps, RoomRow, Roommates, Row, RowPage, ScanPage, ScanRows, SearchDirectory,
-    SiftIds, SiftedIds, StoreError, StoredEvent, SyncRows, TimelinePage, ToDeviceCount,
-    WatchStream, WriteRows, commit,
+    AckToDevice, BundlesRead, Close, CommitRoom, Committed, CountToDevice, DeviceLists,
+    DirectoryEntry, DropToDevice, FindAnnotation, FindGap, FindGaps, FindLacking, FindRoommates,
+    FindUnspread, GapsFound, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom,
+    LoadState, LoadedRoom, Lookup, MissingEvent, MissingWalk, NameOwner, Notifications,
+    ReadBundles, ReadDepartures, ReadDeviceLists, ReadEvents, ReadHeads, ReadMissing,
+    ReadNotifications, ReadRelated, ReadRow, ReadRows, ReadServersOf, ReadSync, ReadThreads,
+    ReadTimeline, ReceiptPlace, RelatedPage, RoomEvents, RoomGaps, RoomRow, Roommates, Row,
+    RowPage, ScanPage, ScanRows, SearchDirectory, SiftIds, SiftedIds, StoreError, StoredEvent,
+    SyncRows, TimelinePage, ToDeviceCount, WatchStream, WriteRows, commit,
     database::{Database, WriteSet},
     device_lists, directory, events,
     flusher::{self, Flusher, Tell},
-    gaps, groups, inner_gaps, mark, migrations, missing_ids,
+    gaps, groups, inner_gaps, mark, migrations, missing_ids, notified,
     open::{Opened, open},
-    receipts,
+    receipts, relations,
     rooms::{self, Counters},
     rows, sync, timeline, unspread,
 };
@@ -289,6 +290,47 @@ impl Handler<ReadTimeline> for StoreActor {
             timeline::page(database, room, &ask)
         });
         self.when_durable(page)
+    }
+}
+
+impl Handler<ReadBundles> for StoreActor {
+    type Result = ResponseFuture<Result<BundlesRead, StoreError>>;
+
+    fn handle(&mut self, ask: ReadBundles, _: &mut Self::Context) -> Self::Result {
+        let read = self.in_room(&ask.room_id, BundlesRead::default(), |database, room| {
+            relations::bundles(database, room, &ask)
+        });
+        self.when_durable(read)
+    }
+}
+
+impl Handler<ReadRelated> for StoreActor {
+    type Result = ResponseFuture<Result<Option<RelatedPage>, StoreError>>;
+
+    fn handle(&mut self, ask: ReadRelated, _: &mut Self::Context) -> Self::Result {
+        let read = self
+            .in_room(&ask.room_id, None, |database, room| relations::page(database, room, &ask));
+        self.when_durable(read)
+    }
+}
+
+impl Handler<ReadThreads> for StoreActor {
+    type Result = ResponseFuture<Result<RelatedPage, StoreError>>;
+
+    fn handle(&mut self, ask: ReadThreads, _: &mut Self::Context) -> Self::Result {
+        let read = self.in_room(&ask.room_id, RelatedPage::default(), |database, room| {
+            relations::threads(database, room, &ask)
+        });
+        self.when_durable(read)
+    }
+}
+
+impl Handler<ReadNotifications> for StoreActor {
+    type Result = ResponseFuture<Result<Notifications, StoreError>>;
+
+    fn handle(&mut self, ask: ReadNotifications, _: &mut Self::Context) -> Self::Result {
+        let read = self.open().and_then(|open| notified::read(&open.database, &ask));
+        self.when_durable(read)
     }
 }
 

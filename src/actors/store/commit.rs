@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use ruma::{OwnedEventId, UserId, events::room::member::MembershipState};
+use ruma::{EventId, OwnedEventId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -17,6 +17,7 @@ use super::{
     events::{EventRecord, annotation_key, event_key, pending_key, read_event, read_known},
     groups,
     history::Placing,
+    notified, relations,
     rooms::{
         Counters, HeadsRow, InviteRow, MembershipRow, RoomInfo, StateRow, TXNS, endpoint_code,
         room_number, to_json, txn_key, write_backward,
@@ -26,7 +27,7 @@ use super::{
         state_key,
     },
     timeline,
-    unread::{self, Counts},
+    unread::{self, Counts, Scope},
 };
 use crate::proto::{
     annotation::Annotation,
@@ -138,8 +139,9 @@ fn write_events(
                 None => None,
             },
             (Place::Outlier | Place::SoftFailed | Place::Rejected, had) => {
-                if let Some(order) = had {
+                if let (Some(order), Some(stored)) = (had, &stored) {
                     writes.remove(timeline::key(room, order));
+                    relations::remove(writes, room, order, &stored.json)?;
                 }
                 None
             }
@@ -160,6 +162,7 @@ fn write_events(
             json: event.pdu.json.clone(),
         };
         let mut is_known_txn = false;
+        let before = stored.as_ref().map(|stored| stored.json.clone());
         if let Some(stored) = stored {
             is_known_txn = stored.txn.is_some();
             record.txn = record.txn.or(stored.txn);
@@ -182,9 +185,17 @@ fn write_events(
         }
         if let Some(order) = order.filter(|_| had.is_none()) {
             writes.put(timeline::key(room, order), hash.to_vec());
+            relations::add(writes, room, (&hash, order), &record.json)?;
             if place == Place::Live {
                 on_live(writes, room, step, event, &hash, order.position)?;
             }
+        }
+        // A whole copy takes the place of one that said nothing of what it relates to.
+        if let (Some(order), Some(before)) = (order.filter(|_| had.is_some()), before)
+            && before != record.json
+        {
+            relations::remove(writes, room, order, &before)?;
+            relations::add(writes, room, (&hash, order), &record.json)?;
         }
         if let Some(txn) = event.txn.as_ref().filter(|_| !is_known_txn) {
             write_txn(writes, room, counts, (&event.pdu.sender, txn), &hash)?;
@@ -220,8 +231,10 @@ fn on_live(
     let is_ours = event.txn.is_some()
         || step.memberships.contains_key(sender)
         || MembershipRow::exists(writes, room, sender)?;
+    let thread = relations::thread_of(writes, room, &event.pdu.json)?;
     if is_ours {
-        unread::clear(writes, room, sender, order)?;
+        let scope = Scope::of_thread(thread.as_deref().map(EventId::as_str));
+        unread::clear(writes, (room, sender), order, scope)?;
         let annotation = Annotation::of(&kind.to_string(), content.get());
         if let Some(annotation) = annotation
             && let Some(target) = hash_of(&annotation.target)
@@ -231,7 +244,8 @@ fn on_live(
         }
     }
     for (user_id, notify) in event.notify.iter().filter(|(user_id, _)| user_id != sender) {
-        unread::add(writes, room, user_id, order, *notify)?;
+        unread::add(writes, (room, user_id), order, notify.highlight, thread.as_deref())?;
+        notified::add(writes, user_id, (room, order, hash), notify)?;
     }
     Ok(())
 }
@@ -266,6 +280,10 @@ fn redact(writes: &mut WriteSet<'_>, room: u32, redaction: &Redaction) -> Result
                 return Ok(());
             };
             if let Some(mut record) = read_event(writes, room, &target)? {
+                if let Some(order) = record.order {
+                    relations::remove(writes, room, order, &record.json)?;
+                    unread::forget(writes, room, order.position)?;
+                }
                 record.json = redacted.json.clone();
                 record.redacted_because = Some(because);
                 writes.put(event_key(room, &target), record.encode()?);
@@ -379,7 +397,7 @@ fn change_membership(
         None => writes.remove_long(&InviteRow::key(room, user_id))?,
     }
     if own.membership != MembershipState::Join {
-        unread::clear(writes, room, user_id, i64::MAX)?;
+        unread::clear(writes, (room, user_id), i64::MAX, Scope::All)?;
     }
     Ok(())
 }

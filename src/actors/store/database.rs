@@ -366,6 +366,25 @@ impl<'a> WriteSet<'a> {
         Ok(rows.into_iter().collect())
     }
 
+    /// Reads the last of some rows by number as they will be.
+    pub(super) fn last<const LEN: usize>(
+        &self,
+        numbered: &Numbered<LEN>,
+    ) -> Result<Option<KeyValue>, StoreError> {
+        let range = numbered.range();
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let written = self.writes.range(range);
+        let written = written.filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+        let written = written.max();
+        let mut stored = self.database.scan_back(numbered);
+        let stored = stored
+            .find(|row| row.as_ref().map_or(true, |(key, _)| !self.writes.contains_key(key)))
+            .transpose()?;
+        Ok(written.max(stored))
+    }
+
     /// Returns the writes, for [`Database::add`].
     pub(super) fn finish(self) -> Result<Changes, StoreError> {
         for (key, value) in &self.writes {

@@ -17,6 +17,7 @@ use super::{
     BackwardExtremity, StoreError,
     database::WriteSet,
     events::{event_key, read_event},
+    relations,
     rooms::{BackwardRow, backward_key, read_backward, to_json},
     schema::{Hash, family, hash_of},
     timeline,
@@ -110,6 +111,8 @@ impl Placing {
             writes.remove(timeline::key(self.room, was));
             writes.put(timeline::key(self.room, order), hash.to_vec());
             record.order = Some(order);
+            relations::remove(writes, self.room, was, &record.json)?;
+            relations::add(writes, self.room, (&hash, order), &record.json)?;
             let parents: Parents = serde_json::from_str(&record.json)
                 .map_err(|_| StoreError::Corrupt { what: "event" })?;
             todo.extend(

@@ -6,11 +6,15 @@
 
 use ruma::OwnedServerName;
 
+mod notified;
+mod relations;
 mod room;
 mod rooms;
 mod rows;
 mod sync;
 
+pub use notified::*;
+pub use relations::*;
 pub use room::*;
 pub use rooms::*;
 pub use rows::*;

@@ -4,6 +4,7 @@
 //! that a crash leaves the database at one layout or the other, and the next start goes on there.
 
 mod forget_by_sender;
+mod index_relations;
 mod name_users;
 mod split_addresses;
 mod split_server_keys;
@@ -29,6 +30,7 @@ const STEPS: &[(u32, Change)] = &[
     (5, split_server_keys::step),
     (6, forget_by_sender::step),
     (7, split_addresses::step),
+    (8, index_relations::step),
 ];
 
 fn meta(name: &str) -> Vec<u8> {

@@ -23,6 +23,8 @@
 //! | `gaps`, `missing_ids` | what servers lack of each other's rooms |
 //! | `inner_gaps` | where history is missing in the middle |
 //! | `unspread` | what nobody else is known to have |
+//! | `relations` | which events relate to which: edits, threads, references |
+//! | `notified` | what notified our users lately |
 //! | `sync`, `sync_room`, `filter` | what changed since a position |
 //! | `device_lists` | who shares rooms with whom, and whose devices changed for a user |
 //! | `rows`, `directory`, `receipts` | small rows of others, the user directory, who read how far |
@@ -44,9 +46,11 @@ mod mark;
 mod messages;
 mod migrations;
 mod missing_ids;
+mod notified;
 mod open;
 mod owner;
 mod receipts;
+mod relations;
 mod rooms;
 mod rows;
 mod schema;

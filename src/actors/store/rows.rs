@@ -53,6 +53,7 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
         Row::Keyring(user, device) => own(family::KEYRING, user).text(device),
         Row::KeyCounts(user, device) => own(family::KEY_COUNTS, user).text(device),
         Row::KeySignatures(user) => own(family::KEY_SIGNATURES, user),
+        Row::Pusher(user, app, pushkey) => own(family::PUSHER, user).text(app).text(pushkey),
         Row::Backup(user, version) => own(family::BACKUP, user).number(*version),
         Row::BackedUp(user, version, room, session) => {
             own(family::BACKED_UP, user).number(*version).text(room.as_str()).text(session)
@@ -99,6 +100,7 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
             family::KEYRING => Row::Keyring(user(&first)?, parts.text()?),
             family::KEY_COUNTS => Row::KeyCounts(user(&first)?, parts.text()?),
             family::KEY_SIGNATURES => Row::KeySignatures(user(&first)?),
+            family::PUSHER => Row::Pusher(user(&first)?, parts.text()?, parts.text()?),
             family::BACKUP => Row::Backup(user(&first)?, parts.number()?),
             family::BACKED_UP => Row::BackedUp(
                 user(&first)?,
@@ -137,6 +139,7 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
         RowKind::Outbox => key(family::OUTBOX),
         RowKind::KeyLists => key(family::KEY_LIST),
         RowKind::Keyrings(user) => key(family::KEYRING).text(user.as_str()),
+        RowKind::Pushers => key(family::PUSHER),
         RowKind::Backups(user) => key(family::BACKUP).text(user.as_str()),
         RowKind::BackedUp(user, version) => {
             key(family::BACKED_UP).text(user.as_str()).number(*version)
@@ -199,6 +202,7 @@ pub(super) fn write(
             | Row::Spread(_)
             | Row::Issued
             | Row::KeyCounts(..)
+            | Row::Pusher(..)
             | Row::Backup(..)
             | Row::BackedUp(..) => {}
         }
@@ -412,6 +416,7 @@ mod tests {
             (Row::Keyring(user(), text()), Some(RowKind::Keyrings(user()))),
             (Row::KeyCounts(user(), text()), None),
             (Row::KeySignatures(user()), None),
+            (Row::Pusher(user(), text(), text()), Some(RowKind::Pushers)),
             (Row::Backup(user(), 7), Some(RowKind::Backups(user()))),
             (Row::BackedUp(user(), 7, room(), text()), Some(RowKind::BackedUp(user(), 7))),
             (

@@ -20,7 +20,7 @@ use super::StoreError;
 use crate::proto::pdu::StateKey;
 
 /// The layout that this program writes, and the newest that it reads.
-pub(super) const SCHEMA_VERSION: u32 = 7;
+pub(super) const SCHEMA_VERSION: u32 = 8;
 
 /// The first byte of each key.
 pub(super) mod family {
@@ -62,10 +62,28 @@ pub(super) mod family {
     pub(in super::super) const PENDING_REDACTION: u8 = b'p';
     /// `room, event hash, user, annotation` → hash of the annotation of the event by a user of ours.
     pub(in super::super) const ANNOTATION: u8 = b'n';
+    /// `room, event id, place` → an event that relates to another one, and how.
+    pub(in super::super) const RELATED: u8 = b'r';
+    /// `room, event id, user, place` → an edit of the event by this user.
+    pub(in super::super) const EDIT: u8 = b'E';
+    /// `room, event id, place` → what was said in the thread that begins with the event.
+    pub(in super::super) const THREAD: u8 = b'R';
+    /// `room, event id, user` → how much of it this user said.
+    pub(in super::super) const THREAD_SENDER: u8 = b'Q';
+    /// `room, place` → the thread of which the last was said there.
+    pub(in super::super) const THREAD_LATEST: u8 = b'q';
+    /// `room, event id` → what relates to the event, in short.
+    pub(in super::super) const RELATIONS: u8 = b'a';
     /// `room, number` → client transaction and event.
     pub(in super::super) const TXN: u8 = b'x';
-    /// `room, user, order` → whether the unread event is a highlight.
+    /// `room, user, order` → whether the unread event is a highlight, and its thread.
     pub(in super::super) const NOTIFY: u8 = b'y';
+    /// `room, user, event id` → unread counts of a thread.
+    pub(in super::super) const UNREAD_THREAD: u8 = b'U';
+    /// `user, number` → an event that notified, read or not.
+    pub(in super::super) const NOTIFIED: u8 = b'N';
+    /// `user` → how many there were so far.
+    pub(in super::super) const NOTIFIED_COUNT: u8 = b'm';
     /// `position` → what changed.
     pub(in super::super) const LOG: u8 = b'L';
     /// `user id` → entry of the user directory (JSON).
@@ -111,6 +129,8 @@ pub(super) mod family {
     pub(in super::super) const KEY_COUNTS: u8 = 0xa2;
     /// `user` → what the user signed of others (JSON, long).
     pub(in super::super) const KEY_SIGNATURES: u8 = 0xa3;
+    /// `user, app, push key` → a pusher (JSON).
+    pub(in super::super) const PUSHER: u8 = 0xb8;
     /// `user, version` → a backup of room keys (JSON).
     pub(in super::super) const BACKUP: u8 = 0xa4;
     /// `user, version, room id, session` → a room key in it (JSON).

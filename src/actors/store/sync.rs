@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     DeviceLists, KeyCounts, ReadDeviceLists, ReadSync, Row, RowKind, StoreError, SyncRows,
     database::Database,
-    device_lists,
+    device_lists, relations,
     rooms::{MembershipRow, RoomInfo, room_number},
     rows,
     schema::{Change, Key, family},
@@ -60,6 +60,7 @@ pub(super) fn read(
             }
         }
     }
+    let ignored = &relations::ignored(database, &ask.user_id)?;
     let mut answer = SyncRows { position, ..SyncRows::default() };
     if let Some(since) = ask.since {
         answer.device_lists =
@@ -71,7 +72,8 @@ pub(super) fn read(
         let is_wanted = ask.rooms.as_ref().is_none_or(|rooms| rooms.contains(&info.room_id))
             && !ask.not_rooms.contains(&info.room_id);
         if is_wanted {
-            RoomReader { database, ask, room, info, changes, position }.read(&mut answer)?;
+            RoomReader { database, ask, room, info, changes, ignored, position }
+                .read(&mut answer)?;
         }
     }
     answer.account_data = match ask.since {

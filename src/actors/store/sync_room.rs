@@ -15,6 +15,7 @@ use super::{
     SyncRows,
     database::{Database, Rows as _},
     events::{EventRecord, Head, read_event, read_known},
+    relations::Reading,
     rooms::{InviteRow, MembershipRow, RoomInfo, StateRow},
     rows,
     schema::{
@@ -64,6 +65,8 @@ pub(super) struct RoomReader<'a> {
     pub(super) room: u32,
     pub(super) info: RoomInfo,
     pub(super) changes: RoomChanges,
+    /// Whom the user ignores.
+    pub(super) ignored: &'a HashSet<OwnedUserId>,
     /// Up to where.
     pub(super) position: u64,
 }
@@ -85,6 +88,9 @@ impl RoomReader<'_> {
             }
             MembershipState::Invite if is_initial || membership_changed => {
                 let invite = InviteRow::read(self.database, self.room, &self.ask.user_id)?;
+                if self.is_of_ignored(invite.as_ref()) {
+                    return Ok(());
+                }
                 answer.invited.push(InvitedRoom {
                     room_id: self.info.room_id,
                     stripped_state: invite.map(|row| row.stripped_state).unwrap_or_default(),
@@ -104,6 +110,17 @@ impl RoomReader<'_> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Tells whether an invite is of somebody whom the user ignores.
+    fn is_of_ignored(&self, invite: Option<&InviteRow>) -> bool {
+        #[derive(Deserialize)]
+        struct Sent {
+            sender: OwnedUserId,
+        }
+        let sent = invite.filter(|_| !self.ignored.is_empty());
+        let sent = sent.and_then(|row| serde_json::from_str::<Sent>(row.event.get()).ok());
+        sent.is_some_and(|sent| self.ignored.contains(&sent.sender))
     }
 
     /// Tells whether the client knows nothing of the room yet.
@@ -170,11 +187,13 @@ impl RoomReader<'_> {
             account_data,
             receipts,
             unread: unread::read(self.database, self.room, &self.ask.user_id)?,
+            unread_threads: unread::read_threads(self.database, self.room, &self.ask.user_id)?,
+            bundles: HashMap::new(),
             summary,
             redactions: HashMap::new(),
             replaced: HashMap::new(),
         };
-        self.attach(window, &mut room)?;
+        self.attach(window, last, &mut room)?;
         Ok(Some(room))
     }
 
@@ -198,7 +217,9 @@ impl RoomReader<'_> {
             }
             let record = read_known(self.database, self.room, &hash)?;
             let head = record.head()?;
-            let is_shown = self.ask.timeline_filter.allows_head(&head, &record.json);
+            // State is always shown, whoever set it.
+            let is_ignored = head.state_key.is_none() && self.ignored.contains(&head.sender);
+            let is_shown = !is_ignored && self.ask.timeline_filter.allows_head(&head, &record.json);
             if scanned >= FILTERED || (is_shown && window.events.len() >= self.ask.timeline_limit) {
                 window.limited = true;
                 break;
@@ -514,8 +535,18 @@ impl RoomReader<'_> {
     }
 
     /// Adds the timeline, and the events that the shown ones refer to.
-    fn attach(&self, window: Window, room: &mut JoinedRoom) -> Result<(), StoreError> {
+    fn attach(&self, window: Window, last: i64, room: &mut JoinedRoom) -> Result<(), StoreError> {
+        let reading = Reading {
+            database: self.database,
+            room: self.room,
+            user_id: &self.ask.user_id,
+            ignored: self.ignored,
+            until: Order { position: last, history: u64::MAX },
+        };
         for (hash, record) in window.events {
+            if let Some(bundle) = reading.bundle(&hash, &record)? {
+                room.bundles.insert(event_id_of(&hash), bundle);
+            }
             if let Some(replaces) = &record.replaces
                 && let Some(replaced) = read_event(self.database, self.room, replaces)?
             {

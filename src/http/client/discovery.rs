@@ -6,7 +6,6 @@ use ruma::api::client::{
     alias::get_alias,
     directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility},
     discovery::{get_capabilities, get_supported_versions},
-    push::get_pushers,
     room::aliases,
     thirdparty::get_protocols,
     voip::get_turn_server_info,
@@ -62,7 +61,7 @@ pub async fn capabilities(
         "m.change_password": {"enabled": has_password},
         "m.set_displayname": {"enabled": true},
         "m.set_avatar_url": {"enabled": true},
-        "m.profile_fields": {"enabled": true, "allowed": ["displayname", "avatar_url"]},
+        "m.profile_fields": {"enabled": true},
         "m.3pid_changes": {"enabled": false},
         "m.get_login_token": {"enabled": false},
     }})))
@@ -83,11 +82,6 @@ pub async fn turn_server(_: Authed<get_turn_server_info::v3::Request>) -> impl R
 /// There are no bridges.
 pub async fn protocols(_: Authed<get_protocols::v3::Request>) -> impl Responder {
     Json(Empty {})
-}
-
-/// There are no pushers: clients are on this machine.
-pub async fn pushers(_: Authed<get_pushers::v3::Request>) -> impl Responder {
-    Json(json!({"pushers": []}))
 }
 
 /// There are no third-party identifiers.

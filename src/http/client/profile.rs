@@ -21,6 +21,7 @@ use crate::{
     actors::{
         accounts::{
             ListPeople, LocalPerson, LocalProfile, Profile, ProfileField, Session, SetProfile,
+            SetProfileField,
         },
         ephemera::{Presence, ReadPresence},
         rendezvous::SearchPeople,
@@ -64,7 +65,14 @@ async fn profile_of(
         Err(why) => return known_profile(gateway, user_id, why).await,
     };
     let field = |key: &str| answer.as_object()?.get(key)?.as_str();
-    Ok(shown(field("displayname"), field("avatar_url")))
+    let mut profile = shown(field("displayname"), field("avatar_url"));
+    if let Ok(Value::Object(fields)) = serde_json::to_value(&answer)
+        && answer.to_string().len() <= limits::PROFILE_LEN
+    {
+        profile.fields = fields.into_iter().collect();
+        profile.fields.retain(|key, _| !matches!(key.as_str(), "displayname" | "avatar_url"));
+    }
+    Ok(profile)
 }
 
 /// Returns what others call themselves as it is shown.
@@ -72,6 +80,7 @@ fn shown(displayname: Option<&str>, avatar_url: Option<&str>) -> Profile {
     Profile {
         displayname: displayname.map(|name| names::shown_name(name).into_owned()),
         avatar_url: avatar_url.and_then(names::shown_avatar).map(ToOwned::to_owned),
+        fields: BTreeMap::new(),
     }
 }
 
@@ -102,6 +111,8 @@ struct ShownProfile {
     avatar_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     displayname: Option<String>,
+    #[serde(flatten)]
+    fields: BTreeMap<String, Value>,
 }
 
 /// Shows a profile.
@@ -109,8 +120,9 @@ pub async fn profile(
     request: Authed<get_profile::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
-    let Profile { displayname, avatar_url } = profile_of(&gateway, &session, &body.user_id).await?;
-    Ok(Json(ShownProfile { avatar_url, displayname }))
+    let profile = profile_of(&gateway, &session, &body.user_id).await?;
+    let Profile { displayname, avatar_url, fields } = profile;
+    Ok(Json(ShownProfile { avatar_url, displayname, fields }))
 }
 
 /// Shows a field of a profile.
@@ -118,11 +130,11 @@ pub async fn profile_field(
     request: Authed<get_profile_field::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit: _permit } = request;
-    let profile = profile_of(&gateway, &session, &body.user_id).await?;
+    let mut profile = profile_of(&gateway, &session, &body.user_id).await?;
     let value = match &body.field {
-        ProfileFieldName::DisplayName => profile.displayname,
-        ProfileFieldName::AvatarUrl => profile.avatar_url,
-        _ => None,
+        ProfileFieldName::DisplayName => profile.displayname.map(Value::String),
+        ProfileFieldName::AvatarUrl => profile.avatar_url.map(Value::String),
+        name => profile.fields.remove(name.as_str()),
     };
     let value = value.ok_or_else(|| HttpError::not_found("no such profile field"))?;
     Ok(Json(BTreeMap::from([(body.field.to_string(), value)])))
@@ -137,7 +149,12 @@ pub async fn set_field(
     let (field, value) = match body.value {
         ProfileFieldValue::DisplayName(name) => (ProfileField::Displayname, name),
         ProfileFieldValue::AvatarUrl(url) => (ProfileField::AvatarUrl, url.to_string()),
-        _ => return Err(HttpError::forbidden("only displayname and avatar_url can be set")),
+        other => {
+            let (name, value) = (other.field_name().to_string(), other.value().into_owned());
+            let field = SetProfileField { user_id: body.user_id, name, value: Some(value) };
+            gateway.ask_accounts(field).await??;
+            return Ok(Json(Empty {}));
+        }
     };
     gateway.ask_accounts(SetProfile { user_id: body.user_id, field, value: Some(value) }).await??;
     Ok(Json(Empty {}))
@@ -152,8 +169,11 @@ pub async fn delete_field(
     let field = match body.field {
         ProfileFieldName::DisplayName => ProfileField::Displayname,
         ProfileFieldName::AvatarUrl => ProfileField::AvatarUrl,
-        // It is not there, as was asked for.
-        _ => return Ok(Json(Empty {})),
+        name => {
+            let (user_id, name) = (body.user_id, name.to_string());
+            gateway.ask_accounts(SetProfileField { user_id, name, value: None }).await??;
+            return Ok(Json(Empty {}));
+        }
     };
     gateway.ask_accounts(SetProfile { user_id: body.user_id, field, value: None }).await??;
     Ok(Json(Empty {}))
@@ -259,7 +279,7 @@ pub async fn search_people(
     // The people of this node know one another.
     for LocalPerson { user_id, profile, .. } in gateway.ask_accounts(ListPeople).await? {
         if here.means(&user_id, profile.displayname.as_deref()) {
-            let Profile { displayname: display_name, avatar_url } = profile;
+            let Profile { displayname: display_name, avatar_url, .. } = profile;
             add(ShownPerson { user_id, display_name, avatar_url });
         }
     }
@@ -276,7 +296,7 @@ pub async fn search_people(
         Err(why) => log::debug!(why:%; "the network was not searched"),
     }
     for (user_id, entry) in known? {
-        let Profile { displayname: display_name, avatar_url } =
+        let Profile { displayname: display_name, avatar_url, .. } =
             shown(entry.displayname.as_deref(), entry.avatar_url.as_deref());
         add(ShownPerson { user_id, display_name, avatar_url });
     }

@@ -35,7 +35,7 @@ use crate::{
         accounts::Session,
         clock::now_ms,
         room::{self, ReadContext, ReadMembers, ReadMessages, ReadState},
-        store::{Direction, StoredEvent},
+        store::{Bundles, Direction, StoredEvent},
     },
     config::limits,
     http::{
@@ -48,7 +48,12 @@ use crate::{
 
 type Redactions = HashMap<OwnedEventId, StoredEvent>;
 
-fn view<'a>(session: &'a Session, room_id: &'a RoomId, redactions: &'a Redactions) -> View<'a> {
+fn view<'a>(
+    session: &'a Session,
+    room_id: &'a RoomId,
+    redactions: &'a Redactions,
+    bundles: Option<&'a Bundles>,
+) -> View<'a> {
     View {
         now: now_ms(),
         user_id: &session.user_id,
@@ -56,6 +61,7 @@ fn view<'a>(session: &'a Session, room_id: &'a RoomId, redactions: &'a Redaction
         room_id: Some(room_id),
         redactions,
         replaced: None,
+        bundles,
         form: None,
     }
 }
@@ -76,7 +82,7 @@ pub async fn state(
     let room_id = body.room_id;
     let wanted = ReadState { by: session.user_id.clone(), wanted: None };
     let state = ask_room(&gateway.rooms.read_state, room_id.clone(), wanted).await?;
-    Ok(Json(view(&session, &room_id, &Redactions::new()).events(&state)))
+    Ok(Json(view(&session, &room_id, &Redactions::new(), None).events(&state)))
 }
 
 /// One place of the state: its content, or the event with `format=event`.
@@ -97,7 +103,7 @@ pub async fn state_at(
     let state = ask_room(&gateway.rooms.read_state, room_id.clone(), wanted).await?;
     let event = state.first().ok_or_else(|| HttpError::not_found("no such state"))?;
     if whole {
-        let shown = view(&session, &room_id, &Redactions::new()).event(event);
+        let shown = view(&session, &room_id, &Redactions::new(), None).event(event);
         return Ok(Json(shown.ok_or_else(|| HttpError::internal("unreadable state"))?));
     }
     Ok(Json(content_of(&event.json).map_err(HttpError::internal)?))
@@ -122,7 +128,7 @@ pub async fn members(
         at: token(body.at.as_deref())?,
     };
     let members = ask_room(&gateway.rooms.read_members, body.room_id.clone(), wanted).await?;
-    let chunk = view(&session, &body.room_id, &Redactions::new()).events(&members);
+    let chunk = view(&session, &body.room_id, &Redactions::new(), None).events(&members);
     Ok(Json(Members { chunk }))
 }
 
@@ -195,7 +201,7 @@ pub async fn messages(
     };
     let room_id = body.room_id;
     let page = ask_room(&gateway.rooms.read_messages, room_id.clone(), wanted).await?;
-    let view = view(&session, &room_id, &page.redactions);
+    let view = view(&session, &room_id, &page.redactions, Some(&page.bundles));
     let events = passing(&body.filter, &room_id, &page.events);
     Ok(Json(Page {
         start: TimelineToken(page.start).to_string(),
@@ -231,7 +237,7 @@ pub async fn event(
         false,
     )
     .await?;
-    let view = view(&session, &body.room_id, &context.redactions);
+    let view = view(&session, &body.room_id, &context.redactions, Some(&context.bundles));
     let shown = view.event(&context.event);
     Ok(Json(shown.ok_or_else(|| HttpError::internal("unreadable event"))?))
 }
@@ -257,7 +263,7 @@ pub async fn context(
     let lazy = is_lazy(&body.filter);
     let (by, room_id) = (session.user_id.clone(), body.room_id.clone());
     let context = read_context(&gateway, by, room_id, body.event_id, limit, lazy).await?;
-    let view = view(&session, &body.room_id, &context.redactions);
+    let view = view(&session, &body.room_id, &context.redactions, Some(&context.bundles));
     let filtered =
         |events: &[StoredEvent]| view.events(passing(&body.filter, &body.room_id, events));
     Ok(Json(Around {

@@ -1,19 +1,19 @@
 //! Stored events as clients get them, and which of them a filter lets through.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ruma::{
     OwnedEventId, OwnedUserId, RoomId, UserId,
     api::client::filter::{Filter, RoomEventFilter, UrlFilter},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{
-    Map, Value,
+    Map, Value, json,
     value::{RawValue, to_raw_value},
 };
 
 use crate::{
-    actors::store::{EventFilter, StoredEvent},
+    actors::store::{Bundle, Bundles, EventFilter, StoredEvent, Thread},
     proto::client_event::{Unsigned, render, render_federation, shown_content},
 };
 
@@ -124,6 +124,8 @@ pub(super) struct View<'a> {
     pub(super) redactions: &'a HashMap<OwnedEventId, StoredEvent>,
     /// Replaced state events by the id of the newer one.
     pub(super) replaced: Option<&'a HashMap<OwnedEventId, StoredEvent>>,
+    /// What is added to events of those that relate to them.
+    pub(super) bundles: Option<&'a Bundles>,
     /// The form of the events; none for that of clients, whole.
     pub(super) form: Option<&'a Form>,
 }
@@ -170,6 +172,9 @@ impl View<'_> {
             unsigned.prev_sender = sender_of(&older.json).ok();
             unsigned.replaces_state = Some(older.event_id.to_string());
         }
+        if let Some(bundle) = self.bundles.and_then(|bundles| bundles.get(&event.event_id)) {
+            unsigned.relations = self.relations(bundle);
+        }
         let shown = self.write(event, &unsigned)?;
         match self.form {
             Some(form) => form.only(shown),
@@ -183,6 +188,38 @@ impl View<'_> {
         events: impl IntoIterator<Item = &'e StoredEvent>,
     ) -> Vec<Box<RawValue>> {
         events.into_iter().filter_map(|event| self.event(event)).collect()
+    }
+
+    /// Renders what is added to an event.
+    fn relations(&self, bundle: &Bundle) -> Option<Box<RawValue>> {
+        let Bundle { edit, thread, references } = bundle;
+        let mut relations: BTreeMap<&str, Box<RawValue>> = BTreeMap::new();
+        if let Some(edit) = edit {
+            relations.insert("m.replace", self.write(edit, &self.bare(edit))?);
+        }
+        if let Some(Thread { latest, latest_edit, count, participated }) = thread {
+            let mut unsigned = self.bare(latest);
+            if let Some(edit) = latest_edit {
+                let edit = Bundle { edit: Some(edit.clone()), ..Bundle::default() };
+                unsigned.relations = self.relations(&edit);
+            }
+            #[derive(Serialize)]
+            struct Shown {
+                latest_event: Box<RawValue>,
+                count: u64,
+                current_user_participated: bool,
+            }
+            let latest_event = self.write(latest, &unsigned)?;
+            let (count, current_user_participated) = (*count, *participated);
+            let shown = Shown { latest_event, count, current_user_participated };
+            relations.insert("m.thread", to_raw_value(&shown).ok()?);
+        }
+        if !references.is_empty() {
+            let chunk = references.iter().map(|event_id| json!({"event_id": event_id}));
+            let chunk: Vec<Value> = chunk.collect();
+            relations.insert("m.reference", to_raw_value(&json!({"chunk": chunk})).ok()?);
+        }
+        to_raw_value(&relations).ok().filter(|_| !relations.is_empty())
     }
 
     fn bare(&self, event: &StoredEvent) -> Unsigned {
@@ -316,6 +353,7 @@ pub(super) mod tests {
             room_id: Some(room_id!("!r:x")),
             redactions: &redactions,
             replaced: Some(&replaced),
+            bundles: None,
             form: None,
         };
         let shown: serde_json::Value =
@@ -340,6 +378,7 @@ pub(super) mod tests {
             room_id: None,
             redactions: &HashMap::new(),
             replaced: None,
+            bundles: None,
             form: None,
         };
         assert_eq!(view.events(&[stored("$a", "{}"), stored("$b", TOPIC)]).len(), 1);

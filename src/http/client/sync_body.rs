@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, api::client::filter::FilterDefinition};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId, api::client::filter::FilterDefinition,
+};
 use serde::Serialize;
 use serde_json::{
     Map, Value, json,
@@ -65,6 +67,9 @@ struct Joined {
     /// Left out where the room was not looked at: a count is right, or it is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     unread_notifications: Option<ShownUnread>,
+    /// Where the client wants threads apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread_thread_notifications: Option<BTreeMap<OwnedEventId, ShownUnread>>,
 }
 
 /// State, under the name that says where it stands.
@@ -258,6 +263,7 @@ impl Reader<'_> {
             room_id: None,
             redactions: &room.redactions,
             replaced: Some(&room.replaced),
+            bundles: Some(&room.bundles),
             form: Some(&self.form),
         };
         let timeline = Timeline {
@@ -280,13 +286,24 @@ impl Reader<'_> {
         if !room.receipts.is_empty() && self.wants_ephemeral(&room.room_id, "m.receipt") {
             ephemeral.events.extend(event("m.receipt", receipts(&room.receipts)));
         }
+        let (mut unread, mut threads) = (room.unread, None);
+        if self.filter.room.timeline.unread_thread_notifications {
+            for (_, thread) in &room.unread_threads {
+                unread.notifications = unread.notifications.saturating_sub(thread.notifications);
+                unread.highlights = unread.highlights.saturating_sub(thread.highlights);
+            }
+            let shown = room.unread_threads.into_iter();
+            let shown: BTreeMap<_, _> = shown.map(|(root, unread)| (root, unread.into())).collect();
+            threads = Some(shown).filter(|shown| !shown.is_empty());
+        }
         let joined = Joined {
             summary: room.summary.map(Into::into).unwrap_or_default(),
             timeline,
             state,
             account_data: self.room_data(&room.room_id, room.account_data),
             ephemeral,
-            unread_notifications: Some(room.unread.into()),
+            unread_notifications: Some(unread.into()),
+            unread_thread_notifications: threads,
         };
         (room.room_id, joined)
     }

@@ -18,18 +18,20 @@ use crate::{
         ephemera::EphemeraActor,
         identity::{EnsureIdentity, IdentityError, ReadSigner},
         outbox::{Form, OutboxError, Owe},
+        pushers::{PushersActor, PushersLinks},
         rendezvous::{Advertise, FoundPerson, SearchPeople},
         room::*,
         room_state::{
-            CreateRoom, ForgetRoom, KnowsRoom, ListRooms, ProfileUpdated, ReadMembership, ToRoom,
-            UserGone,
+            CreateRoom, ForgetRoom, KnowsRoom, ListRooms, Listens, ProfileUpdated, ReadMembership,
+            ToRoom, UserGone,
         },
         store::*,
         upward::{FederationError, FindSharing, SendFederation, Sharing},
     },
     config::Registration,
-    http::gateway::{EphemeraLinks, Gateway, RoomLinks, StoreLinks},
+    http::gateway::{EphemeraLinks, Gateway, PusherLinks, RoomLinks, StoreLinks},
     proto::{endpoint::Endpoint, server_keys::tests::secret_keys, signer::Signer, stream::Order},
+    web_post::WebClient,
 };
 
 /// A server name of this network that is not ours.
@@ -99,6 +101,7 @@ async fn start_users(
         list_rooms: fake.clone().recipient(),
         leave: fake.clone().recipient(),
         user_gone: fake.clone().recipient(),
+        listens: fake.clone().recipient(),
         advertise: fake.clone().recipient(),
         sharing: fake.clone().recipient(),
         forget_devices: device_keys.clone().recipient(),
@@ -128,9 +131,22 @@ pub(super) async fn start_with(registration: Registration) -> (Addr<Fake>, Gatew
     let fake = fake.start();
     let ephemera = EphemeraActor::default().start();
     let (accounts, device_keys) = start_users(&fake, registration).await;
+    let links = PushersLinks {
+        write_rows: fake.clone().recipient(),
+        read_row: fake.clone().recipient(),
+        scan_rows: fake.clone().recipient(),
+        notifications: fake.clone().recipient(),
+        watch: fake.clone().recipient(),
+    };
+    let pushers = PushersActor::start_loaded(links, WebClient::new(false)).await.unwrap();
     let gateway = Gateway {
         accounts,
         device_keys,
+        pushers: PusherLinks {
+            set: pushers.clone().recipient(),
+            delete: pushers.clone().recipient(),
+            list: pushers.recipient(),
+        },
         rooms: RoomLinks {
             create: fake.clone().recipient(),
             list: fake.clone().recipient(),
@@ -147,10 +163,13 @@ pub(super) async fn start_with(registration: Registration) -> (Addr<Fake>, Gatew
             read_members: fake.clone().recipient(),
             read_messages: fake.clone().recipient(),
             read_context: fake.clone().recipient(),
+            read_relations: fake.clone().recipient(),
+            read_threads: fake.clone().recipient(),
         },
         store: StoreLinks {
             read_sync: fake.clone().recipient(),
             read_device_lists: fake.clone().recipient(),
+            read_notifications: fake.clone().recipient(),
             watch: fake.clone().recipient(),
             ack_to_device: fake.clone().recipient(),
             search_directory: fake.clone().recipient(),
@@ -391,6 +410,8 @@ impl Handler<ReadSync> for Fake {
                     ts: 9,
                 }],
                 unread: Unread::default(),
+                unread_threads: Vec::new(),
+                bundles: Bundles::new(),
                 summary: None,
                 redactions: HashMap::new(),
                 replaced: HashMap::new(),
@@ -495,6 +516,23 @@ impl Handler<ProfileUpdated> for Fake {
     }
 }
 
+impl Handler<Listens> for Fake {
+    type Result = ();
+    fn handle(&mut self, msg: Listens, _: &mut Context<Self>) {
+        let Listens { listener, .. } = msg;
+        let words: Vec<_> = listener.rules.content.iter().map(|rule| &*rule.pattern).collect();
+        self.told.push(format!("listens to {words:?}, ignores {:?}", listener.ignored));
+    }
+}
+
+impl Handler<ReadNotifications> for Fake {
+    type Result = Result<Notifications, StoreError>;
+    fn handle(&mut self, msg: ReadNotifications, _: &mut Context<Self>) -> Self::Result {
+        self.told.push(format!("{msg:?}"));
+        Ok(Notifications::default())
+    }
+}
+
 // ---------------------------------------------------------------- rooms
 
 impl Handler<CreateRoom> for Fake {
@@ -576,8 +614,11 @@ room!(ReadMessages, Page, || Ok(Page {
     next: Some(Order { position: -4, history: u64::MAX }),
     redactions: HashMap::new(),
     members: vec![stored("$m", "m.room.member", "{}")],
+    bundles: Bundles::new(),
 }));
 room!(ReadContext, crate::actors::room::Context, || Err(RoomError::EventNotFound));
+room!(ReadRelations, RelatedPage, || Ok(RelatedPage::default()));
+room!(ReadThreadList, RelatedPage, || Ok(RelatedPage::default()));
 
 /// Nobody shares a room with the fake's user.
 impl Handler<FindSharing> for Fake {

@@ -55,6 +55,7 @@ use crate::{
         acl::Acl,
         annotation::Annotation,
         pdu::{self, Draft, Pdu, StateKey},
+        push_rules::Listeners,
         server_name,
         state_res::EventMap,
     },
@@ -194,6 +195,8 @@ pub(crate) struct Machine {
     acl: Option<Arc<Acl>>,
     /// Those of our users who have to do with the room.
     locals: BTreeMap<OwnedUserId, OwnMembership>,
+    /// Of what our users are notified.
+    listeners: Listeners,
     /// What events of the timeline follow and is not here, with what follows it.
     backward: BTreeMap<OwnedEventId, BTreeSet<OwnedEventId>>,
     txns: HashMap<(OwnedUserId, ClientTxn), OwnedEventId>,
@@ -233,6 +236,7 @@ impl Machine {
             servers: BTreeSet::new(),
             acl: None,
             locals: BTreeMap::new(),
+            listeners: Listeners::default(),
             backward: BTreeMap::new(),
             txns: HashMap::new(),
             txn_order: VecDeque::new(),
@@ -287,6 +291,13 @@ impl Machine {
     }
 
     // ------------------------------------------------------------ what others ask
+
+    /// Takes note of what our users are notified of from now on.
+    pub(crate) fn listen(&mut self, listeners: &Listeners) {
+        if !Arc::ptr_eq(&self.listeners, listeners) {
+            self.listeners = Arc::clone(listeners);
+        }
+    }
 
     pub(crate) fn version(&self) -> &RoomVersionId {
         &self.version

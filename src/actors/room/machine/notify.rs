@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::Machine;
 use crate::{
     actors::store::Notify,
-    proto::{pdu::Pdu, push_rules},
+    proto::{pdu::Pdu, push_rules::Listener},
 };
 
 impl Machine {
@@ -29,10 +29,27 @@ impl Machine {
         }
         let Ok(raw) = RawValue::from_string(pdu.json.to_string()) else { return Vec::new() };
         let raw: Raw<AnySyncTimelineEvent> = Raw::from_json(raw);
-        told.filter_map(|user| Some((user.clone(), self.notify_one(user, &raw)?))).collect()
+        told.filter_map(|user| Some((user.clone(), self.notify_one(user, &pdu.sender, &raw)?)))
+            .collect()
     }
 
-    fn notify_one(&self, user: &UserId, raw: &Raw<AnySyncTimelineEvent>) -> Option<Notify> {
+    fn notify_one(
+        &self,
+        user: &UserId,
+        sender: &UserId,
+        raw: &Raw<AnySyncTimelineEvent>,
+    ) -> Option<Notify> {
+        let unchosen;
+        let listener = match self.listeners.get(user) {
+            Some(listener) => &**listener,
+            None => {
+                unchosen = Listener::unchosen(user);
+                &unchosen
+            }
+        };
+        if listener.ignored.contains(sender) {
+            return None;
+        }
         let name = self.member(user).and_then(|member| member.displayname);
         let members: usize = self.joined.values().sum();
         let mut context = PushConditionRoomCtx::new(
@@ -42,14 +59,12 @@ impl Machine {
             name.unwrap_or_else(|| user.localpart().to_owned()),
         );
         context.power_levels = self.push_power_levels();
-        // Made anew each time: it takes microseconds, and some KiB would be held by each room.
-        let rules = push_rules::predefined(user);
-        let actions = rules.get_actions(raw, &context).now_or_never()?;
+        let actions = listener.rules.get_actions(raw, &context).now_or_never()?;
         actions.iter().any(Action::should_notify).then(|| {
             let highlight = actions.iter().any(|action| {
                 matches!(action, Action::SetTweak(Tweak::Highlight(HighlightTweakValue::Yes)))
             });
-            Notify { highlight }
+            Notify { highlight, actions: serde_json::to_string(actions).unwrap_or_default() }
         })
     }
 

@@ -16,6 +16,7 @@ use crate::{
     proto::{
         annotation::Annotation,
         pdu::{self, Draft, MAX_PREV_EVENTS, Pdu, Position},
+        relation::Relation,
         server_name,
         signer::Author,
     },
@@ -91,6 +92,7 @@ impl Machine {
         }
         self.require(draft.redacts.as_slice())?;
         self.check_annotation(&draft, by)?;
+        self.check_thread(&draft)?;
         let pdu = self.compose(draft, author, now)?;
         self.check_redaction(&pdu)?;
         let event_id = pdu.event_id.clone();
@@ -133,6 +135,25 @@ impl Machine {
             Some(false) => Ok(()),
             None => Err(Stop::Need(Need::Annotation(wanted.0, wanted.1))),
         }
+    }
+
+    /// Refuses a thread that would begin with what is about something else.
+    fn check_thread(&self, draft: &Draft) -> Result<(), Stop> {
+        if !draft.content.contains_key("m.relates_to") {
+            return Ok(());
+        }
+        let content = serde_json::to_string(&draft.content)
+            .map_err(|error| RoomError::BadRequest(error.to_string()))?;
+        let Some(relation) = Relation::of_content(&content).filter(Relation::is_thread) else {
+            return Ok(());
+        };
+        self.require(std::slice::from_ref(&relation.event_id))?;
+        let root = self.known(&relation.event_id);
+        if root.is_some_and(|root| Relation::of_content(root.pdu.content.get()).is_some()) {
+            let why = "a thread begins with an event that is about no other one";
+            return Err(RoomError::BadRequest(why.to_owned()).into());
+        }
+        Ok(())
     }
 
     /// Tells whether a change fits somebody's membership. The auth rules take a leave of any kind

@@ -71,11 +71,13 @@ pub struct NewEvent {
     pub notify: Vec<(OwnedUserId, Notify)>,
 }
 
-/// How an event counts as unread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How an event notifies.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notify {
     /// It mentions the user.
     pub highlight: bool,
+    /// What the push rules say is to be done, as JSON.
+    pub actions: String,
 }
 
 /// A state group: a room state as changes against another one. Numbered by the room.

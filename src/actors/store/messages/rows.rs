@@ -57,6 +57,8 @@ pub enum Row {
     KeyCounts(OwnedUserId, String),
     /// DeviceKeys: what a user signed of others, as JSON.
     KeySignatures(OwnedUserId),
+    /// Pushers: a pusher of a user by app and key, as JSON.
+    Pusher(OwnedUserId, String, String),
     /// DeviceKeys: a backup of a user's room keys, by version, as JSON.
     Backup(OwnedUserId, u64),
     /// DeviceKeys: a room key of a backup, by room and session, as JSON.
@@ -100,6 +102,8 @@ pub enum RowKind {
     KeyLists,
     /// The one-time and fallback keys of all devices of a user.
     Keyrings(OwnedUserId),
+    /// All pushers.
+    Pushers,
     /// All backups of a user.
     Backups(OwnedUserId),
     /// The room keys of a backup.

@@ -7,7 +7,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use super::{StoreError, StoredEvent};
+use super::{Bundles, StoreError, StoredEvent};
 use crate::proto::stream::Order;
 
 /// Which events a filter lets through (Client-Server API, "Filtering"). `*` in `types` stands for
@@ -159,8 +159,12 @@ pub struct JoinedRoom {
     pub account_data: Vec<(String, Box<RawValue>)>,
     /// Receipts that changed.
     pub receipts: Vec<Receipt>,
-    /// Unread counts.
+    /// Unread counts, threads included.
     pub unread: Unread,
+    /// Those of threads, by root.
+    pub unread_threads: Vec<(OwnedEventId, Unread)>,
+    /// What is added to events of the timeline.
+    pub bundles: Bundles,
     /// Set when members or the name changed.
     pub summary: Option<Summary>,
     /// Redaction events by id, for `redacted_because` of the events above.

@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(Counts::read(&writes, 7).unwrap(), wanted);
         let wanted = Unread { notifications: 1, highlights: 1 };
         assert_eq!(unread::read(&writes, 7, &user).unwrap(), wanted);
-        unread::clear(&mut writes, 7, &user, 9).unwrap();
+        unread::clear(&mut writes, (7, &user), 9, unread::Scope::All).unwrap();
         assert_eq!(unread::read(&writes, 7, &user).unwrap(), Unread::default());
         for (family, left) in [(family::NOTIFY, 0), (family::MEMBERSHIP, 1)] {
             let rows = writes.scan(vec![family], after(&[family])).unwrap();

@@ -21,6 +21,7 @@ use crate::proto::{
 mod device_lists;
 mod gaps;
 mod life;
+mod relations;
 mod rooms;
 mod rows;
 mod sync;
@@ -197,10 +198,14 @@ fn own(pdu: &Arc<Pdu>) -> OwnMembership {
     OwnMembership { membership, event_id: Some(id(pdu)), invite: None, forgotten: false }
 }
 
+fn notify(highlight: bool) -> Notify {
+    Notify { highlight, actions: r#"["notify"]"#.to_owned() }
+}
+
 /// One message of somebody else that notifies.
 fn notifying(room_id: &OwnedRoomId, pdu: &Arc<Pdu>, highlight: bool) -> CommitRoom {
     let mut step = live(room_id, &[pdu]);
-    step.events[0].notify = vec![(user(OWN), Notify { highlight })];
+    step.events[0].notify = vec![(user(OWN), notify(highlight))];
     step
 }
 

@@ -218,7 +218,7 @@ async fn receipts_of_our_user_lower_the_counts() {
     let mut both = notifying(&r, &message(&r, "@ann:a.org", 10), true);
     both.events.push(new_event(&message(&r, OWN, 11), Place::Live));
     both.events.push(NewEvent {
-        notify: vec![(user(OWN), Notify { highlight: false })],
+        notify: vec![(user(OWN), notify(false))],
         ..new_event(&message(&r, "@ann:a.org", 12), Place::Live)
     });
     world.commit(both).await;
@@ -305,7 +305,7 @@ async fn each_user_has_memberships_and_unread_counts_of_their_own() {
     let since = world.commit(step).await;
     let text = message(&r, "@ann:a.org", 1);
     let mut step = notifying(&r, &text, true);
-    step.events[0].notify.push((bob.clone(), Notify { highlight: false }));
+    step.events[0].notify.push((bob.clone(), notify(false)));
     world.commit(step).await;
     world.restart().await;
     let of = async |world: &World, user_id: &OwnedUserId, since| {
