@@ -295,6 +295,42 @@ pub mod limits {
     pub const UIA_KEPT: usize = 1024;
     /// How long an access token of a client counts that refreshes its own, in milliseconds.
     pub const ACCESS_TOKEN_MS: u64 = 60 * 60 * 1000;
+    /// Pieces of media that are known, ours and others'.
+    pub const MEDIA: usize = 50_000;
+    /// Those of one user of ours.
+    pub const MEDIA_USER: usize = 20_000;
+    /// Ids of one user that were given out and wait for what is to be uploaded.
+    pub const MEDIA_CREATED: usize = 100;
+    /// How long they wait, in milliseconds: as the specification advises.
+    pub const MEDIA_CREATED_MS: u64 = 24 * 60 * 60 * 1000;
+    /// Uploads at once, of all our users.
+    pub const MEDIA_UPLOADS: usize = 16;
+    /// Those of one user.
+    pub const MEDIA_UPLOADS_USER: usize = 4;
+    /// How long an upload may bring nothing.
+    pub const MEDIA_UPLOAD_IDLE: Duration = Duration::from_secs(30);
+    /// Downloads at once: each takes half a MiB of memory.
+    pub const MEDIA_DOWNLOADS: usize = 64;
+    /// Pieces that are read for other servers at once, each time up to four.
+    pub const MEDIA_GIVEN: usize = 32;
+    /// Bytes of media that one other server gets in a burst: a film.
+    pub const MEDIA_GIVEN_BURST: f64 = 1024.0 * 1024.0 * 1024.0;
+    /// The same each second in the long run.
+    pub const MEDIA_GIVEN_PER_SECOND: f64 = 64.0 * 1024.0 * 1024.0;
+    /// Files of other servers that are fetched at once.
+    pub const MEDIA_FETCHES: usize = 8;
+    /// Servers, beside the one whose it is, that are asked for a file.
+    pub const MEDIA_SOURCES: usize = 8;
+    /// What is kept on disk of files that did not come whole: a share of what media may take.
+    pub const MEDIA_PARTS_SHARE: u64 = 16;
+    /// Pictures of which thumbnails are made at once: each can take hundreds of MiB.
+    pub const MEDIA_THUMBNAILS: usize = 1;
+    /// How long somebody may wait for media that are not here yet: less than http waits for an actor.
+    pub const MEDIA_WAIT: Duration = Duration::from_secs(50);
+    /// What media leave free on the disk: the database needs room to go on.
+    pub const MEDIA_DISK_LEFT: u64 = 512 * 1024 * 1024;
+    /// How much of what media may take those of one other server may.
+    pub const MEDIA_SERVER_SHARE: u64 = 4;
     /// How long a part of the node may leave unanswered whether it gets on, before the node ends.
     pub const SILENT: Duration = Duration::from_secs(60);
     /// Longest stop after Ctrl-C or SIGTERM.
@@ -320,12 +356,60 @@ pub struct Config {
     /// Element.
     #[serde(default)]
     pub element: ElementConfig,
+    /// Pictures and files.
+    #[serde(default)]
+    pub media: MediaConfig,
     /// Notifications of devices.
     #[serde(default)]
     pub push: PushConfig,
     /// The network.
     #[serde(default)]
     pub libp2p: Libp2pConfig,
+}
+
+/// `media.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct MediaConfig {
+    /// The largest file that is taken from our clients, or fetched for them.
+    pub max_upload_bytes: u64,
+    /// What media may take of the disk, ours and others' together.
+    pub max_bytes: u64,
+    /// What those of one user of ours may.
+    pub max_user_bytes: u64,
+    /// For how many days media of others are kept that nobody here looks at.
+    pub remote_days: u32,
+}
+
+impl Default for MediaConfig {
+    fn default() -> Self {
+        const GIB: u64 = 1024 * 1024 * 1024;
+        Self {
+            max_upload_bytes: GIB,
+            max_bytes: 20 * GIB,
+            max_user_bytes: 10 * GIB,
+            remote_days: 30,
+        }
+    }
+}
+
+impl MediaConfig {
+    /// The largest file that can be configured: the list of its pieces goes into one answer.
+    const UPLOAD_MOST: u64 = 8 * 1024 * 1024 * 1024;
+
+    fn check(&self) -> Result<(), String> {
+        if self.max_upload_bytes > Self::UPLOAD_MOST {
+            return Err(format!("media.maxUploadBytes is {} at most", Self::UPLOAD_MOST));
+        }
+        if self.max_upload_bytes > self.max_bytes {
+            let (one, all) = (self.max_upload_bytes, self.max_bytes);
+            return Err(format!(
+                "media.maxUploadBytes is {one}, which is more than all media may take: set \
+                 media.maxBytes, which is {all}, to more"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// `login.*`.
@@ -620,6 +704,7 @@ impl Config {
         }
         self.libp2p.relay.check().map_err(ConfigError::Key)?;
         self.element.release().map_err(ConfigError::Key)?;
+        self.media.check().map_err(ConfigError::Key)?;
         Ok(self)
     }
 

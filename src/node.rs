@@ -16,7 +16,7 @@ use actix::{
 use rustix::{fs::Mode, process::umask};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Semaphore, watch},
 };
 
 mod liveness;
@@ -39,6 +39,7 @@ use crate::{
             self, AskWith, EnsureIdentity, IdentityActor, IdentityError, IdentityParts,
             SignerIssued, SubscribeSigner, UsedElsewhere,
         },
+        media::{MediaActor, MediaError, MediaLinks},
         meeting::{MeetingActor, MeetingLinks},
         network::{self, Network, NetworkParts},
         outbox::{OutboxActor, OutboxError, OutboxLinks, TellRooms},
@@ -48,7 +49,7 @@ use crate::{
         room::{Carried, StoreLink},
         room_state::{MeetWith, RoomStateActor, RoomStateLinks},
         store::{self, Close, StoreActor, StoreError},
-        swarm::{self, SwarmError, SwarmFailed},
+        swarm::{self, GivePiecesWith, SwarmError, SwarmFailed},
         upward::{ServerOffline, ServerOnline},
     },
     config::{Config, limits},
@@ -91,6 +92,9 @@ pub enum StartError {
     /// The keys of devices cannot be read.
     #[error(transparent)]
     DeviceKeys(#[from] KeyError),
+    /// Media cannot be read.
+    #[error(transparent)]
+    Media(#[from] MediaError),
     /// The pushers cannot be read.
     #[error(transparent)]
     Pushers(#[from] PusherError),
@@ -164,6 +168,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     })
     .await?;
 
+    let media_cpu = cpu.clone();
     let carried = watch::Sender::new(Carried::default());
     let links = RoomStateLinks {
         store: StoreLink {
@@ -285,6 +290,23 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         WebClient::new(config.push.allow_private_addresses),
     )
     .await?;
+    let links = MediaLinks {
+        write_rows: store.clone().recipient(),
+        scan_rows: store.clone().recipient(),
+        read_row: store.clone().recipient(),
+        servers_of: store.clone().recipient(),
+        profile: accounts.clone().recipient(),
+        signer: identity.clone().recipient(),
+        sharing: rooms.clone().recipient(),
+        proven: network.rendezvous.clone().recipient(),
+        federation: network.relay_request.clone().recipient(),
+        cpu: media_cpu,
+        ask_pieces: network.swarm.clone().recipient(),
+        give_pieces: network.swarm.clone().recipient(),
+    };
+    let media = MediaActor::load(data.to_owned(), config.media.clone(), links).await?;
+    let media = MediaActor::start_in_arbiter(&Arbiter::new().handle(), move |_| media);
+    network.give_pieces(GivePiecesWith(media.clone().recipient()));
     let federation = FederationActor::new(FederationLinks {
         serve: rooms.clone().recipient(),
         ingest: rooms.clone().recipient(),
@@ -296,6 +318,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         to_device: accounts.clone().recipient(),
         serve_keys: device_keys.clone().recipient(),
         device_list_changed: device_keys.clone().recipient(),
+        offer_media: media.clone().recipient(),
+        read_piece: media.clone().recipient(),
         signer: identity.clone().recipient(),
         carry: network.relay_request.clone().recipient(),
         sharing: rooms.clone().recipient(),
@@ -313,7 +337,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     };
     network.bind(deliver, federation.clone().recipient());
 
-    let users = (&accounts, &device_keys, &pushers);
+    let users = (&accounts, &device_keys, &media, &pushers);
     let gateway = gateway(&store, users, &rooms, &ephemera, &identity, &outbox, &network);
     let to_fetch = bound.to_fetch(data);
     let begin = if to_fetch.is_some() { Work::Loading(Loaded::default()) } else { Work::None };
@@ -359,6 +383,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
                 clock: network.relay_request.clone().recipient(),
                 people: accounts.clone().recipient(),
                 count_owed: outbox.clone().recipient(),
+                media: media.clone().recipient(),
                 web: web.clone(),
             },
         },
@@ -374,6 +399,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("Identity", identity.clone().recipient()),
         ("Accounts", accounts.clone().recipient()),
         ("DeviceKeys", device_keys.clone().recipient()),
+        ("Media", media.recipient()),
         ("Pushers", pushers.clone().recipient()),
         ("Ephemera", ephemera.clone().recipient()),
         ("Outbox", outbox.clone().recipient()),
@@ -414,9 +440,10 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
 /// What http may do to the rest of the node.
 fn gateway(
     store: &Addr<StoreActor>,
-    (accounts, device_keys, pushers): (
+    (accounts, device_keys, media, pushers): (
         &Addr<AccountsActor>,
         &Addr<DeviceKeysActor>,
+        &Addr<MediaActor>,
         &Addr<PushersActor>,
     ),
     rooms: &Addr<RoomStateActor>,
@@ -470,6 +497,8 @@ fn gateway(
         send_federation: network.relay_request.clone().recipient(),
         owe: outbox.clone().recipient(),
         read_signer: identity.clone().recipient(),
+        media: media.into(),
+        downloads: Arc::new(Semaphore::new(limits::MEDIA_DOWNLOADS)),
         admission: Admission::new(limits::WORK_CLIENTS),
         boot: rand::random(),
     }
@@ -523,6 +552,7 @@ beats!(
     IdentityActor,
     AccountsActor,
     DeviceKeysActor,
+    MediaActor,
     PushersActor,
     EphemeraActor,
     OutboxActor,

@@ -13,6 +13,7 @@ use crate::{
         beat::{ReadSilent, Silent},
         http_gateway::{WebPlaces, WebStatus},
         identity::ReadSigner,
+        media::{MediaStatus, ReadMedia},
         outbox::{CountOwed, OwedCount},
         relay_request::ReadClock,
         rendezvous::ReadNetwork,
@@ -73,6 +74,9 @@ pub struct Status {
     /// What other servers are to get, once they are there.
     #[serde(default)]
     pub owed: OwedCount,
+    /// Pictures and files.
+    #[serde(default)]
+    pub media: MediaStatus,
 }
 
 /// Somebody who registered on the node.
@@ -107,6 +111,8 @@ pub struct StatusLinks {
     pub people: Recipient<ListPeople>,
     /// Outbox.
     pub count_owed: Recipient<CountOwed>,
+    /// Media.
+    pub media: Recipient<ReadMedia>,
     /// Where the http servers are.
     pub web: WebPlaces,
 }
@@ -124,6 +130,7 @@ pub async fn read(links: &StatusLinks) -> Result<Status, String> {
     let rooms = links.rooms.send(CountRooms).await.map_err(gone("RoomState"))?;
     let clock = links.clock.send(ReadClock).await.map_err(gone("RelayRequest"))?;
     let owed = links.count_owed.send(CountOwed).await.map_err(gone("Outbox"))?;
+    let media = links.media.send(ReadMedia).await.map_err(gone("Media"))?;
     let server_name = signer.as_ref().map(|signer| signer.server_name().clone());
     let user_id = server_name.as_deref().map(user_of);
     let people = links.people.send(ListPeople).await.map_err(gone("Accounts"))?;
@@ -146,5 +153,6 @@ pub async fn read(links: &StatusLinks) -> Result<Status, String> {
         rooms,
         clock,
         owed,
+        media,
     })
 }

@@ -19,6 +19,7 @@ pub mod federation;
 pub mod gossip;
 pub mod http_gateway;
 pub mod identity;
+pub mod media;
 pub mod meeting;
 pub mod network;
 pub mod outbox;

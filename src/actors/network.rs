@@ -15,7 +15,9 @@ use super::{
     relay_request::{AnswerWith, CarryWith, InboundRequest, RelayRequestActor, RelayRequestParts},
     rendezvous::{AskWith, RendezvousActor, RendezvousParts},
     store::{ScanRows, WriteRows},
-    swarm::{self, Bind, NodeKey, StopSwarm, SwarmActor, SwarmFailed, SwarmSettings},
+    swarm::{
+        self, Bind, GivePiecesWith, NodeKey, StopSwarm, SwarmActor, SwarmFailed, SwarmSettings,
+    },
 };
 use crate::{
     actors::{
@@ -156,6 +158,11 @@ impl Network {
     pub fn bind(&self, deliver: DeliverTo, answer: Recipient<InboundRequest>) {
         self.gossip.do_send(deliver);
         self.relay_request.do_send(AnswerWith(answer));
+    }
+
+    /// Sets who gives pieces of media to others.
+    pub fn give_pieces(&self, with: GivePiecesWith) {
+        self.swarm.do_send(with);
     }
 
     /// Sets who knows what carrying requests for others needs. Without it, nothing is carried.

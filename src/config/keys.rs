@@ -52,7 +52,7 @@ const COUNT: Kind = Kind::Number(u32::MAX as u64);
 const BYTES: Kind = Kind::Number(i64::MAX as u64);
 
 /// Every key.
-const KEYS: [(&str, Kind); 35] = [
+const KEYS: [(&str, Kind); 40] = [
     ("listenAddress", Kind::Socket),
     ("login", Kind::Folder),
     ("login.localAccounts", Kind::Accounts),
@@ -65,6 +65,11 @@ const KEYS: [(&str, Kind); 35] = [
     ("element.version", Kind::Text("1.12.24")),
     ("element.url", Kind::Text("https://releases.example/element.tar.gz")),
     ("element.sha256", Kind::Text("0123456789abcdef…")),
+    ("media", Kind::Folder),
+    ("media.maxUploadBytes", BYTES),
+    ("media.maxBytes", BYTES),
+    ("media.maxUserBytes", BYTES),
+    ("media.remoteDays", COUNT),
     ("push", Kind::Folder),
     ("push.allowPrivateAddresses", Kind::Bool),
     ("libp2p", Kind::Folder),
@@ -348,7 +353,7 @@ mod tests {
             (
                 json!({"listenAdress": "127.0.0.1:80"}),
                 "there is no key listenAdress: there are listenAddress, login, accounts, element, \
-                 push, libp2p",
+                 media, push, libp2p",
             ),
             (
                 json!({"libp2p": {"dht": {"advertize": true}}}),

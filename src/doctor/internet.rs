@@ -255,6 +255,7 @@ mod tests {
             rooms: RoomCounts { joined: 0, invited: 0, live: 0 },
             clock: None,
             owed: crate::actors::outbox::OwedCount::default(),
+            media: Default::default(),
         }
     }
 

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use crate::{
     actors::{
         accounts::AccountError, device_keys::KeyError, error::AskError, identity::IdentityError,
-        outbox::OutboxError, pushers::PusherError, room::RoomError, store::StoreError,
-        upward::FederationError,
+        media::MediaError, outbox::OutboxError, pushers::PusherError, room::RoomError,
+        store::StoreError, upward::FederationError,
     },
     proto::{ProtoError, json::Unsound},
 };
@@ -262,6 +262,36 @@ impl From<KeyError> for HttpError {
             KeyError::TooLarge(_) => Self::too_large(message),
             KeyError::Store(error) => error.into(),
             KeyError::Ask(error) => error.into(),
+        }
+    }
+}
+
+impl From<MediaError> for HttpError {
+    fn from(error: MediaError) -> Self {
+        let message = error.to_string();
+        match error {
+            MediaError::NotFound => Self::not_found(message),
+            // It may come with who has it, as what is yet to be uploaded.
+            MediaError::NotYet | MediaError::Unreachable => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED", message)
+            }
+            // The specification has 403 for who has used up a quota.
+            MediaError::Forbidden(_) | MediaError::UserFull => Self::forbidden(message),
+            MediaError::CannotOverwrite => {
+                Self::new(StatusCode::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA", message)
+            }
+            MediaError::TooLarge(_) => Self::too_large(message),
+            MediaError::Full | MediaError::DiskFull => {
+                log::warn!("media: {message}");
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "M_UNKNOWN", message)
+            }
+            MediaError::Busy(_) => {
+                Self { retry_after_ms: Some(RETRY_AFTER_MS), ..Self::limit_exceeded(message) }
+            }
+            MediaError::NoPicture(_) => Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", message),
+            MediaError::Files(_) => Self::internal(message),
+            MediaError::Store(error) => error.into(),
+            MediaError::Ask(error) => error.into(),
         }
     }
 }

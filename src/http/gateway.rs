@@ -2,14 +2,17 @@
 //!
 //! Whatever http can do to the rest of the node is a field here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use actix::{
     Addr, Message, Recipient,
     dev::{MessageResponse, ToEnvelope},
 };
 use actix_web::{HttpRequest, http::header::HOST};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::error::HttpError;
 use crate::{
@@ -20,6 +23,10 @@ use crate::{
         ephemera::{Presence, ReadEphemera, ReadPresence, WatchEphemera},
         error::AskError,
         identity::ReadSigner,
+        media::{
+            BeginUpload, CreateMedia, FindMedia, FinishUpload, MakeThumbnail, MediaActor,
+            ReadMediaLimit,
+        },
         outbox::Owe,
         pushers::{DeletePusher, ListPushers, SetPusher},
         rendezvous::SearchPeople,
@@ -59,6 +66,10 @@ pub struct Gateway {
     pub owe: Recipient<Owe>,
     /// Identity: our server_keys.
     pub read_signer: Recipient<ReadSigner>,
+    /// Media.
+    pub media: MediaDoor,
+    /// Places for downloads: each takes memory for as long as it lasts.
+    pub downloads: Arc<Semaphore>,
     /// The work budget of clients.
     pub admission: Admission,
     /// A number that no other start of this node had, for sync tokens.
@@ -74,6 +85,36 @@ pub struct PusherLinks {
     pub delete: Recipient<DeletePusher>,
     /// All of a user.
     pub list: Recipient<ListPushers>,
+}
+
+/// What is asked of Media.
+#[derive(Debug, Clone)]
+pub struct MediaDoor {
+    /// Place for an upload.
+    pub begin: Recipient<BeginUpload>,
+    /// It is there.
+    pub finish: Recipient<FinishUpload>,
+    /// An id for a later one.
+    pub create: Recipient<CreateMedia>,
+    /// Something that was uploaded.
+    pub find: Recipient<FindMedia>,
+    /// A thumbnail.
+    pub thumbnail: Recipient<MakeThumbnail>,
+    /// How large a file may be.
+    pub limit: Recipient<ReadMediaLimit>,
+}
+
+impl From<&Addr<MediaActor>> for MediaDoor {
+    fn from(media: &Addr<MediaActor>) -> Self {
+        Self {
+            begin: media.clone().recipient(),
+            finish: media.clone().recipient(),
+            create: media.clone().recipient(),
+            find: media.clone().recipient(),
+            thumbnail: media.clone().recipient(),
+            limit: media.clone().recipient(),
+        }
+    }
 }
 
 /// What is asked of rooms.

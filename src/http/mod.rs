@@ -9,6 +9,7 @@ pub mod auth;
 pub mod client;
 pub mod element;
 pub mod error;
+mod file_body;
 pub mod gateway;
 pub mod login;
 mod quirks;
@@ -38,8 +39,8 @@ use ruma::api::client as api;
 
 use self::{
     client::{
-        account, account_data, backup, create, discovery, initial, keys, membership, notifications,
-        profile, push, pushers, read, relations, send, session, sync, to_device,
+        account, account_data, backup, create, discovery, initial, keys, media, membership,
+        notifications, profile, push, pushers, read, relations, send, session, sync, to_device,
     },
     error::HttpError,
     gateway::Place,
@@ -204,6 +205,23 @@ fn routes() -> Routes {
         .endpoint::<api::backup::delete_backup_keys_for_session::v3::Request, _, _>(
             backup::clear_session,
         )
+        // media
+        .endpoint::<api::media::create_content::v3::Request, _, _>(media::upload)
+        .endpoint::<api::media::create_mxc_uri::v1::Request, _, _>(media::create)
+        .endpoint::<api::media::create_content_async::v3::Request, _, _>(media::upload_created)
+        .endpoint::<api::authenticated_media::get_media_config::v1::Request, _, _>(media::config)
+        .at("GET", "/_matrix/media/v3/config", media::config)
+        .at("GET", "/_matrix/media/r0/config", media::config)
+        .endpoint::<api::authenticated_media::get_content::v1::Request, _, _>(media::download)
+        .endpoint::<api::authenticated_media::get_content_as_filename::v1::Request, _, _>(
+            media::download_as,
+        )
+        .endpoint::<api::authenticated_media::get_content_thumbnail::v1::Request, _, _>(
+            media::thumbnail,
+        )
+        .at("GET", "/_matrix/media/{version}/download/{server}/{id}", media::without_token)
+        .at("GET", "/_matrix/media/{version}/download/{server}/{id}/{name}", media::without_token)
+        .at("GET", "/_matrix/media/{version}/thumbnail/{server}/{id}", media::without_token)
         // rooms: reading
         .endpoint::<api::peeking::get_current_state::v3::Request, _, _>(initial::snapshot)
         .endpoint::<api::state::get_state_events::v3::Request, _, _>(read::state)
@@ -255,7 +273,12 @@ pub async fn guard(
         }
         return Ok(answer);
     }
-    let mut answer = match read_body(request.take_payload()).await {
+    // A file is read by its handler, as it comes.
+    let body = match media::is_upload(request.method(), request.path()) {
+        true => Ok(request.take_payload()),
+        false => read_body(request.take_payload()).await,
+    };
+    let mut answer = match body {
         Ok(body) => {
             request.set_payload(body);
             // Called within the future, so that whatever panics is caught.

@@ -84,7 +84,8 @@ impl<T: IncomingRequest + 'static> FromRequest for Authed<T> {
     }
 }
 
-fn gateway(request: &HttpRequest) -> Result<web::Data<Gateway>, HttpError> {
+/// What the handlers of a request may use.
+pub(super) fn gateway(request: &HttpRequest) -> Result<web::Data<Gateway>, HttpError> {
     let gateway = request.app_data::<web::Data<Gateway>>().cloned();
     gateway.ok_or_else(|| HttpError::internal("the server is not wired up"))
 }
@@ -142,7 +143,7 @@ pub fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, HttpError
 }
 
 /// Returns the path arguments of a request, percent-decoded, in the order of the path.
-fn path_arguments(request: &HttpRequest) -> Result<Vec<String>, HttpError> {
+pub(super) fn path_arguments(request: &HttpRequest) -> Result<Vec<String>, HttpError> {
     let pattern = request.match_pattern().unwrap_or_default();
     let raw = request.uri().path().split('/');
     pattern

@@ -6,6 +6,7 @@ mod fake;
 mod fuzz;
 mod keys;
 mod login;
+mod media;
 mod served;
 
 use std::rc::Rc;

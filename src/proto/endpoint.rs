@@ -42,6 +42,10 @@ pub const MISSING_EVENTS: &str = "/_messagehub/federation/v1/missing_events";
 pub const SEND: &str = "/_matrix/federation/v1/send/";
 /// What the path of a request that is carried begins with.
 pub const CARRY: &str = "/_messagehub/federation/v1/carry/";
+/// What the path of a question for media begins with.
+pub const MEDIA: &str = "/_messagehub/federation/v1/media/";
+/// What the path of a request for a piece of media begins with.
+pub const MEDIA_PIECE: &str = "/_messagehub/federation/v1/media_piece/";
 const ANSWER: &str = "/_messagehub/federation/v1/answer/";
 
 /// A method, with a path and its query.
@@ -206,6 +210,16 @@ impl Endpoint {
     pub fn server_keys_of_key(server: &ServerName, verify_key_id: &str) -> Self {
         let Self { method, uri } = Self::server_keys(server);
         Self { method, uri: format!("{uri}?verify_key={}", arg(verify_key_id)) }
+    }
+
+    /// Asks whether a server has some media, and what it is. Any server may have it.
+    pub fn media(server: &ServerName, media_id: &str) -> Self {
+        Self::post(format!("{MEDIA}{}/{}", arg(server), arg(media_id)))
+    }
+
+    /// Asks for one piece of media: a way for those who are not connected.
+    pub fn media_piece(ticket: &str, piece: u64) -> Self {
+        Self::get(format!("{MEDIA_PIECE}{}?piece={piece}", arg(ticket)))
     }
 
     /// Hands a sealed request to a carrier, or to its destination.

@@ -8,6 +8,7 @@ use ruma::{OwnedServerName, ServerName};
 
 use super::{ProtoError, server_name};
 
+pub mod piece;
 mod pieces;
 mod statement;
 

@@ -12,6 +12,7 @@ use crate::{
     actors::{
         element::{Loaded, Work},
         http_gateway::WebStatus,
+        media::MediaStatus,
         outbox::{End, OutboxStatus, ServerOwed, Waiting},
         swarm::PeerStatus,
     },
@@ -146,6 +147,16 @@ pub fn status_in_words(status: &Status) -> String {
         let plural = if servers == 1 { "" } else { "s" };
         let text = format!("{items} to {servers} server{plural}; `messagehub outbox` says what");
         tell("owed", text);
+    }
+    if status.media.media > 0 || !status.media.fetching.is_empty() {
+        let MediaStatus { media, bytes, fetching } = &status.media;
+        tell("media", format!("{media}, {} MiB", bytes.div_ceil(1024 * 1024)));
+        for (server_name, came, all) in fetching {
+            let percent = came.saturating_mul(100).checked_div(*all);
+            let text =
+                percent.map_or("looked for".to_owned(), |percent| format!("{percent} % here"));
+            tell("", format!("one of {server_name}: {text}"));
+        }
     }
     tell("reachability", network.reachability.to_string());
     tell("router (NAT)", network.nat.to_string());
@@ -335,6 +346,7 @@ mod tests {
             rooms: RoomCounts { joined: 0, invited: 0, live: 0 },
             clock: None,
             owed: OwedCount::default(),
+            media: MediaStatus::default(),
         };
         let early = status_in_words(&status);
         assert!(early.starts_with("next          open http://127.84.48.1"), "{early}");

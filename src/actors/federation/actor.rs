@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use actix::{Actor, Context, Handler, Recipient, ResponseFuture};
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ruma::{
     CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId,
     canonical_json::to_canonical_value,
@@ -22,6 +23,7 @@ use crate::{
         error::AskError,
         gossip::GossipTransaction,
         identity::{FindServerKeys, ReadSigner},
+        media::{MediaError, MediaOffer, OfferMedia, ReadPiece},
         meeting::{CompareHeads, FindEvents, FindMissing, FindMissingIds},
         relay_request::{CarryRequest, InboundAnswer, InboundRequest},
         room::{Gossiped, IngestTransaction, RoomError, RoomRequest},
@@ -55,6 +57,10 @@ pub struct FederationLinks {
     pub serve_keys: Recipient<ServeKeys>,
     /// DeviceKeys: keys of others changed.
     pub device_list_changed: Recipient<DeviceListChanged>,
+    /// Media: what we have of it.
+    pub offer_media: Recipient<OfferMedia>,
+    /// Media: a piece of it.
+    pub read_piece: Recipient<ReadPiece>,
     /// Identity.
     pub signer: Recipient<ReadSigner>,
     /// RelayRequest: sealed requests.
@@ -153,6 +159,21 @@ impl From<KeyError> for Refusal {
     }
 }
 
+impl From<MediaError> for Refusal {
+    fn from(error: MediaError) -> Self {
+        let message = error.to_string();
+        match error {
+            MediaError::NotYet => Self { status: 504, errcode: "M_NOT_YET_UPLOADED", message },
+            MediaError::Busy(what) => RoomError::Full(what).into(),
+            MediaError::Store(error) => RoomError::Store(error).into(),
+            MediaError::Ask(error) => error.into(),
+            MediaError::Files(why) => RoomError::internal(why).into(),
+            // Whether it is not there or not for who asks is nobody's business.
+            _ => RoomError::NotFound.into(),
+        }
+    }
+}
+
 impl From<RouteError> for Refusal {
     fn from(error: RouteError) -> Self {
         match error {
@@ -207,6 +228,19 @@ impl FederationLinks {
             Query::Keys(query) => {
                 let served = self.serve_keys.send(ServeKeys { origin, query }).await;
                 served.map_err(AskError::from)??
+            }
+            Query::Media(name, pieces) => {
+                let offer = self.offer_media.send(OfferMedia { origin, name, pieces }).await;
+                let MediaOffer { statement, ticket, list } = offer.map_err(AskError::from)??;
+                let list = list.map(|list| STANDARD_NO_PAD.encode(list));
+                let offer = json!({"statement": statement, "ticket": ticket, "pieces": list});
+                to_canonical_value(offer).map_err(RoomError::internal)?
+            }
+            Query::MediaPiece(ticket, piece) => {
+                let read = self.read_piece.send(ReadPiece { origin, ticket, piece }).await;
+                let bytes = read.map_err(AskError::from)??;
+                let piece = json!({"bytes": STANDARD_NO_PAD.encode(bytes)});
+                to_canonical_value(piece).map_err(RoomError::internal)?
             }
             Query::ServerKeys => {
                 let signer = self.signer.send(ReadSigner).await.map_err(AskError::from)?;

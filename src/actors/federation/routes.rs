@@ -37,6 +37,7 @@ use crate::{
     proto::{
         endpoint,
         heads::Gap,
+        media::MediaName,
         room_key::KeyId,
         sealed::{self, Parcel},
         server_name,
@@ -51,6 +52,10 @@ pub(super) enum Query {
     Room(OwnedRoomId, RoomQuery),
     /// The profile of our user.
     Profile(OwnedUserId),
+    /// Whether we have some media; with the list of its pieces.
+    Media(MediaName, bool),
+    /// A piece of media, by ticket and number.
+    MediaPiece(String, u64),
     /// Keys of devices of our users.
     Keys(KeysQuery),
     /// Our server_keys.
@@ -162,6 +167,12 @@ struct KeysBody {
 #[derive(Deserialize)]
 struct KeysQueryBody {
     ids: Vec<KeyId>,
+}
+
+#[derive(Deserialize)]
+struct MediaBody {
+    #[serde(default)]
+    pieces: bool,
 }
 
 #[derive(Deserialize)]
@@ -359,6 +370,18 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
     if let Some(arguments) = is("GET", "/_messagehub/federation/v1/server_keys/{server_name}") {
         return Ok(Query::ServerKeysOf(server(arguments)?, of_query(request, "verify_key")));
     }
+    if let Some(arguments) = is("POST", "/_messagehub/federation/v1/media/{server}/{media_id}") {
+        let MediaBody { pieces } = body_as(body)?;
+        let argument = |at: usize| arguments.get(at).map(String::as_str).unwrap_or_default();
+        let name = MediaName::read(argument(0), argument(1));
+        let name = name.map_err(|error| RouteError::Malformed(error.to_string()))?;
+        return Ok(Query::Media(name, pieces));
+    }
+    if let Some(arguments) = is("GET", "/_messagehub/federation/v1/media_piece/{ticket}") {
+        let piece = of_query(request, "piece").and_then(|piece| piece.parse().ok());
+        let piece = piece.ok_or_else(|| RouteError::Malformed("no piece is named".to_owned()))?;
+        return Ok(Query::MediaPiece(arguments.into_iter().next().unwrap_or_default(), piece));
+    }
     if let Some(arguments) = is("PUT", "/_messagehub/federation/v1/carry/{destination}") {
         return Ok(Query::Carry(server(arguments)?, body_as(body)?));
     }
@@ -539,6 +562,14 @@ mod tests {
         assert!(matches!(
             found(Endpoint::server_keys_of_key(&name, "ed25519:12ab34cd"), nothing()),
             Query::ServerKeysOf(server, Some(id)) if server == name && id == "ed25519:12ab34cd"
+        ));
+        assert!(matches!(
+            found(Endpoint::media(&name, "a-b_c"), json!({"pieces": true})),
+            Query::Media(media, true) if media.server_name == name && media.media_id == "a-b_c"
+        ));
+        assert!(matches!(
+            found(Endpoint::media_piece("dGlja2V0", 7), nothing()),
+            Query::MediaPiece(ticket, 7) if ticket == "dGlja2V0"
         ));
         let parcel = json!({"hops": 1, "sealed": "AAAA", "expires_ts": 1, "wait_ms": 1});
         assert!(matches!(

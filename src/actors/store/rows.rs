@@ -58,6 +58,10 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
         Row::BackedUp(user, version, room, session) => {
             own(family::BACKED_UP, user).number(*version).text(room.as_str()).text(session)
         }
+        Row::Media(server, id) => key(family::MEDIA).text(server.as_str()).text(id),
+        Row::MediaStatement(server, id) => {
+            key(family::MEDIA_STATEMENT).text(server.as_str()).text(id)
+        }
     }
     .done()
 }
@@ -108,6 +112,8 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
                 parts.text()?.try_into().ok()?,
                 parts.text()?,
             ),
+            family::MEDIA => Row::Media(first.try_into().ok()?, parts.text()?),
+            family::MEDIA_STATEMENT => Row::MediaStatement(first.try_into().ok()?, parts.text()?),
             _ => return None,
         })
     };
@@ -147,6 +153,7 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
         RowKind::BackedUpOfRoom(user, version, room) => {
             key(family::BACKED_UP).text(user.as_str()).number(*version).text(room.as_str())
         }
+        RowKind::Media => key(family::MEDIA),
     }
     .done()
 }
@@ -204,7 +211,9 @@ pub(super) fn write(
             | Row::KeyCounts(..)
             | Row::Pusher(..)
             | Row::Backup(..)
-            | Row::BackedUp(..) => {}
+            | Row::BackedUp(..)
+            | Row::Media(..)
+            | Row::MediaStatement(..) => {}
         }
         match value {
             Some(value) => writes.put(key, value),
@@ -423,6 +432,8 @@ mod tests {
                 Row::BackedUp(user(), 7, room(), text()),
                 Some(RowKind::BackedUpOfRoom(user(), 7, room())),
             ),
+            (Row::Media(server(), text()), Some(RowKind::Media)),
+            (Row::MediaStatement(server(), text()), None),
         ] {
             assert_eq!(row_of(&key(&row)).unwrap(), row);
             assert!(kind.is_none_or(|kind| key(&row).starts_with(&prefix(&kind))), "{row:?}");

@@ -135,6 +135,10 @@ pub(super) mod family {
     pub(in super::super) const BACKUP: u8 = 0xa4;
     /// `user, version, room id, session` → a room key in it (JSON).
     pub(in super::super) const BACKED_UP: u8 = 0xa5;
+    /// `server, media id` → what is known of a piece of media (JSON).
+    pub(in super::super) const MEDIA: u8 = 0xb0;
+    /// `server, media id` → what its server signed of it (JSON).
+    pub(in super::super) const MEDIA_STATEMENT: u8 = 0xb1;
     /// `user` → password, and whether the account ended (JSON).
     pub(in super::super) const ACCOUNT: u8 = 0xd0;
     /// `hash` → whose refresh token it is (JSON).

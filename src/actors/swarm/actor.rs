@@ -15,10 +15,10 @@ use tokio::{
 };
 
 use super::{
-    Admit, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders, GossipReceived, Keep,
-    NetworkStatus, Provide, Publish, ReadSwarm, ReportVerdict, RequestFailed, RequestReceived,
-    SendReply, SendRequest, SetIdentity, StopSwarm, Subscribe, SwarmFailed, SwarmRestarted,
-    Unsubscribe,
+    Admit, AskPieces, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders,
+    GivePieces, GivePiecesWith, GossipReceived, Keep, NetworkStatus, PiecesAsked, Provide, Publish,
+    ReadSwarm, ReportVerdict, RequestFailed, RequestReceived, SendReply, SendRequest, SetIdentity,
+    StopSwarm, Subscribe, SwarmFailed, SwarmRestarted, Unsubscribe,
     behaviour::Choices,
     event_loop::{Answered, Command, Event, EventLoop},
     transport::{self, NetworkKey},
@@ -109,6 +109,7 @@ pub struct SwarmActor {
     backlog: VecDeque<Command>,
     identity: Option<Vec<u8>>,
     bound: Option<Bind>,
+    pieces: Option<Recipient<PiecesAsked>>,
     rebuild_wait: Option<Duration>,
     stopping: bool,
 }
@@ -129,6 +130,7 @@ impl SwarmActor {
             backlog: VecDeque::new(),
             identity: None,
             bound: None,
+            pieces: None,
             rebuild_wait: None,
             stopping: false,
         }
@@ -234,6 +236,11 @@ impl StreamHandler<Event> for SwarmActor {
         let Some(bound) = &self.bound else { return };
         match event {
             Event::Gossip(event) => send::<GossipReceived>(&bound.gossip, event),
+            Event::Pieces(event) => {
+                if let Some(pieces) = &self.pieces {
+                    send::<PiecesAsked>(pieces, event);
+                }
+            }
             Event::Request(event) => send::<RequestReceived>(&bound.requests, event),
             Event::Discovery(event) => send::<Discovery>(&bound.discovery, event),
         }
@@ -385,6 +392,37 @@ impl Handler<SendReply> for SwarmActor {
     fn handle(&mut self, SendReply { ticket, bytes }: SendReply, _: &mut Context<Self>) {
         // Lost, the stream closes and the asker learns it.
         let _ = self.tell(Command::Reply { ticket, bytes });
+    }
+}
+
+impl Handler<GivePiecesWith> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, GivePiecesWith(pieces): GivePiecesWith, _: &mut Context<Self>) {
+        self.pieces = Some(pieces);
+    }
+}
+
+impl Handler<AskPieces> for SwarmActor {
+    type Result = ResponseFuture<Answered>;
+
+    fn handle(
+        &mut self,
+        AskPieces { peer, bytes }: AskPieces,
+        _: &mut Context<Self>,
+    ) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.tell(Command::AskPieces { peer, bytes, reply });
+        Box::pin(async move { answer.await.unwrap_or(Err(RequestFailed::Offline)) })
+    }
+}
+
+impl Handler<GivePieces> for SwarmActor {
+    type Result = ();
+
+    fn handle(&mut self, GivePieces { ticket, bytes }: GivePieces, _: &mut Context<Self>) {
+        // Lost, the stream closes and the asker learns it.
+        let _ = self.tell(Command::GivePieces { ticket, bytes });
     }
 }
 

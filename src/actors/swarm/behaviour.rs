@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     config::{RelayConfig, RelayServe, limits},
-    proto::{server_keys, signed},
+    proto::{media::piece, server_keys, signed},
 };
 
 /// What identify calls our protocol family.
@@ -37,6 +37,8 @@ const FAMILY: &str = "/messagehub/1.0.0";
 pub(super) const IDENTITY: StreamProtocol = StreamProtocol::new("/messagehub/identity/1");
 /// Signed requests.
 const FEDERATION: StreamProtocol = StreamProtocol::new("/messagehub/federation/1");
+/// Pieces of media.
+const MEDIA: StreamProtocol = StreamProtocol::new("/messagehub/media/1");
 /// The DHT among MessageHub nodes.
 pub(super) const KAD_LAN: StreamProtocol = StreamProtocol::new("/messagehub/lan/kad/1.0.0");
 /// What a relay speaks (circuit relay v2).
@@ -60,6 +62,8 @@ const CONTROL_MAX: usize = 512 * 1024;
 const IDENTITY_WAIT: Duration = Duration::from_secs(10);
 /// Longer than any deadline of those who ask.
 const REQUEST_WAIT: Duration = Duration::from_secs(60);
+/// Four pieces through a slow link.
+const PIECES_WAIT: Duration = Duration::from_secs(60);
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const QUERY_WAIT: Duration = Duration::from_secs(30);
 /// How often the table of the public DHT is refreshed; strangers pay for each time.
@@ -88,6 +92,7 @@ pub(super) struct Behaviour {
     pub(super) gossip: Gate,
     pub(super) identity: request_response::Behaviour<FrameCodec>,
     pub(super) federation: request_response::Behaviour<FrameCodec>,
+    pub(super) media: request_response::Behaviour<FrameCodec>,
     pub(super) relay: relay::client::Behaviour,
     pub(super) relay_server: Toggle<RelayServer>,
     pub(super) observed: Toggle<observed::Behaviour>,
@@ -158,6 +163,7 @@ pub(super) fn build(
             signed::MAX_ANSWER_LEN,
             REQUEST_WAIT,
         ),
+        media: exchange(MEDIA, piece::REQUEST_LEN, piece::ANSWER_LEN, PIECES_WAIT),
         relay,
         relay_server: (choices.relay.serve != RelayServe::Off)
             .then(|| RelayServer::new(me, &choices.relay))

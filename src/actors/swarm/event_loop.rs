@@ -21,8 +21,8 @@ use tokio::{
 
 use self::adverts::Adverts;
 use super::{
-    DhtStatus, Discovery, GossipReceived, GossipTicket, NatKind, NetworkStatus, ReplyTicket,
-    RequestFailed, RequestReceived, SwarmFailed, SwarmSettings, address,
+    DhtStatus, Discovery, GossipReceived, GossipTicket, NatKind, NetworkStatus, PiecesAsked,
+    ReplyTicket, RequestFailed, RequestReceived, SwarmFailed, SwarmSettings, address,
     behaviour::Behaviour,
     good_peers::GoodPeer,
     listening,
@@ -42,6 +42,7 @@ mod dialling;
 mod discovery;
 mod mapping;
 mod measuring;
+mod pieces;
 mod reaching;
 mod relays;
 mod requests;
@@ -96,6 +97,15 @@ pub(super) enum Command {
         ticket: ReplyTicket,
         bytes: Vec<u8>,
     },
+    AskPieces {
+        peer: PeerId,
+        bytes: Vec<u8>,
+        reply: oneshot::Sender<Answered>,
+    },
+    GivePieces {
+        ticket: ReplyTicket,
+        bytes: Vec<u8>,
+    },
     Dial {
         peer: PeerId,
         addresses: Vec<Multiaddr>,
@@ -123,6 +133,7 @@ pub(super) type Answered = Result<Vec<u8>, RequestFailed>;
 pub(super) enum Event {
     Gossip(GossipReceived),
     Request(RequestReceived),
+    Pieces(PiecesAsked),
     Discovery(Discovery),
 }
 
@@ -164,6 +175,8 @@ pub(super) struct EventLoop {
     scores: Scores<PeerId>,
     scores_due: Instant,
     requests: HashMap<OutboundRequestId, oneshot::Sender<Answered>>,
+    /// Pieces of media that were asked for.
+    pieces: HashMap<OutboundRequestId, oneshot::Sender<Answered>>,
     /// Requests that wait until a circuit is gone.
     held_back: HashMap<PeerId, Held>,
     /// Dials to peers that called through a relay.
@@ -229,6 +242,7 @@ impl EventLoop {
             scores: Scores::default(),
             scores_due: now,
             requests: HashMap::new(),
+            pieces: HashMap::new(),
             queries: HashMap::new(),
             adverts_lan: Adverts::family(),
             adverts_wan: Adverts::world(),
@@ -324,6 +338,10 @@ impl EventLoop {
             Command::Request { peer, bytes, reply } => self.request(peer, bytes, reply),
             Command::Reply { ticket, bytes } => {
                 let _ = self.swarm.behaviour_mut().federation.send_response(ticket.0, bytes);
+            }
+            Command::AskPieces { peer, bytes, reply } => self.ask_pieces(peer, bytes, reply),
+            Command::GivePieces { ticket, bytes } => {
+                let _ = self.swarm.behaviour_mut().media.send_response(ticket.0, bytes);
             }
             Command::Dial { peer, addresses } => self.dial(peer, addresses),
             Command::FindProviders { ticket, keys } => self.find_providers(ticket, &keys),

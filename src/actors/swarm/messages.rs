@@ -90,6 +90,36 @@ pub struct SendReply {
     pub bytes: Vec<u8>,
 }
 
+// ---------------------------------------------------------------- from Media
+
+/// A node, for those who hand on whom they were told of.
+pub type NodeId = PeerId;
+
+/// Asks a node for pieces of media (`proto::media::piece`). Answered with what it gave.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<u8>, RequestFailed>")]
+pub struct AskPieces {
+    /// Whom.
+    pub peer: PeerId,
+    /// What is asked.
+    pub bytes: Vec<u8>,
+}
+
+/// Gives pieces of media to who asked.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct GivePieces {
+    /// Who.
+    pub ticket: ReplyTicket,
+    /// What is given.
+    pub bytes: Vec<u8>,
+}
+
+/// Sets who is told of [`PiecesAsked`]. Sent once.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct GivePiecesWith(pub actix::Recipient<PiecesAsked>);
+
 // ---------------------------------------------------------------- from Rendezvous
 
 /// Sets our server_keys, as canonical JSON. The first ones start the network: listening, dialling
@@ -210,6 +240,16 @@ pub struct RequestReceived {
     pub ticket: ReplyTicket,
     /// Place in the memory budget of requests that are not verified yet.
     pub budget: Option<OwnedSemaphorePermit>,
+}
+
+/// Pieces of media are asked for.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct PiecesAsked {
+    /// What is asked.
+    pub bytes: Vec<u8>,
+    /// For the answer.
+    pub ticket: ReplyTicket,
 }
 
 /// The Swarm was rebuilt: topics and provided keys have to be set again.

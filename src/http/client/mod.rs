@@ -7,6 +7,7 @@ pub mod create;
 pub mod discovery;
 pub mod initial;
 pub mod keys;
+pub mod media;
 pub mod membership;
 pub mod notifications;
 pub mod profile;

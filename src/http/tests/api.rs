@@ -20,7 +20,7 @@ async fn unknown_paths_and_methods_are_unrecognized_and_readable_everywhere() {
     let (app, _, token) = node().await;
     for (request, status) in [
         (get("/_matrix/client/v3/no_such_endpoint"), 404),
-        (post("/_matrix/media/v3/upload", &json!({})), 404),
+        (post("/_matrix/media/v3/no_such_endpoint", &json!({})), 404),
         (get("/_matrix/client/v1/auth_metadata"), 404),
         (get("/"), 404),
         (TestRequest::delete().uri("/_matrix/client/v3/login"), 405),

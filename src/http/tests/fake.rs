@@ -17,18 +17,20 @@ use crate::{
         device_keys::{DeviceKeysActor, DeviceKeysLinks},
         ephemera::EphemeraActor,
         identity::{EnsureIdentity, IdentityError, ReadSigner},
+        media::{MediaActor, MediaLinks},
         outbox::{Form, OutboxError, Owe},
         pushers::{PushersActor, PushersLinks},
-        rendezvous::{Advertise, FoundPerson, SearchPeople},
+        rendezvous::{Advertise, FoundPerson, ReadProven, SearchPeople},
         room::*,
         room_state::{
             CreateRoom, ForgetRoom, KnowsRoom, ListRooms, Listens, ProfileUpdated, ReadMembership,
             ToRoom, UserGone,
         },
         store::*,
+        swarm::{AskPieces, GivePieces, NodeId, RequestFailed},
         upward::{FederationError, FindSharing, SendFederation, Sharing},
     },
-    config::Registration,
+    config::{MediaConfig, Registration},
     http::gateway::{EphemeraLinks, Gateway, PusherLinks, RoomLinks, StoreLinks},
     proto::{endpoint::Endpoint, server_keys::tests::secret_keys, signer::Signer, stream::Order},
     web_post::WebClient,
@@ -112,6 +114,32 @@ async fn start_users(
     (accounts, device_keys)
 }
 
+/// Starts Media over the rows that the fake holds, in a folder that is left to the system.
+async fn start_media(fake: &Addr<Fake>, accounts: &Addr<AccountsActor>) -> Addr<MediaActor> {
+    let links = MediaLinks {
+        write_rows: fake.clone().recipient(),
+        scan_rows: fake.clone().recipient(),
+        read_row: fake.clone().recipient(),
+        servers_of: fake.clone().recipient(),
+        profile: accounts.clone().recipient(),
+        signer: fake.clone().recipient(),
+        sharing: fake.clone().recipient(),
+        proven: fake.clone().recipient(),
+        federation: fake.clone().recipient(),
+        cpu: crate::actors::cpu::Cpu::start().unwrap(),
+        ask_pieces: fake.clone().recipient(),
+        give_pieces: fake.clone().recipient(),
+    };
+    let data = tempfile::tempdir().unwrap().keep();
+    let config = MediaConfig {
+        max_upload_bytes: 1024 * 1024,
+        max_bytes: 8 * 1024 * 1024,
+        max_user_bytes: 4 * 1024 * 1024,
+        remote_days: 30,
+    };
+    MediaActor::load(data, config, links).await.unwrap().start()
+}
+
 /// Starts the fake, Accounts and Ephemera.
 pub(super) async fn start() -> (Addr<Fake>, Gateway) {
     start_with(Registration::Off).await
@@ -131,6 +159,7 @@ pub(super) async fn start_with(registration: Registration) -> (Addr<Fake>, Gatew
     let fake = fake.start();
     let ephemera = EphemeraActor::default().start();
     let (accounts, device_keys) = start_users(&fake, registration).await;
+    let media = start_media(&fake, &accounts).await;
     let links = PushersLinks {
         write_rows: fake.clone().recipient(),
         read_row: fake.clone().recipient(),
@@ -184,6 +213,8 @@ pub(super) async fn start_with(registration: Registration) -> (Addr<Fake>, Gatew
         send_federation: fake.clone().recipient(),
         owe: fake.clone().recipient(),
         read_signer: fake.clone().recipient(),
+        media: (&media).into(),
+        downloads: Arc::new(tokio::sync::Semaphore::new(4)),
         admission: Admission::new(64),
         boot: 7,
     };
@@ -285,6 +316,7 @@ impl Handler<ScanRows> for Fake {
             RowKind::Filters(ref user) => matches!(row, Row::Filter(of, _) if of == user),
             RowKind::Profiles => matches!(row, Row::Profile(..)),
             RowKind::KeyLists => matches!(row, Row::KeyList(_)),
+            RowKind::Media => matches!(row, Row::Media(..)),
             RowKind::Backups(_) => matches!(row, Row::Backup(..)),
             RowKind::BackedUp(_, version) => {
                 matches!(row, Row::BackedUp(_, of, ..) if *of == version)
@@ -627,4 +659,24 @@ impl Handler<FindSharing> for Fake {
     fn handle(&mut self, _: FindSharing, _: &mut Context<Self>) -> Self::Result {
         Vec::new()
     }
+}
+
+/// Nobody is connected.
+impl Handler<ReadProven> for Fake {
+    type Result = Vec<(OwnedServerName, NodeId)>;
+    fn handle(&mut self, _: ReadProven, _: &mut Context<Self>) -> Self::Result {
+        Vec::new()
+    }
+}
+
+impl Handler<AskPieces> for Fake {
+    type Result = Result<Vec<u8>, RequestFailed>;
+    fn handle(&mut self, _: AskPieces, _: &mut Context<Self>) -> Self::Result {
+        Err(RequestFailed::Offline)
+    }
+}
+
+impl Handler<GivePieces> for Fake {
+    type Result = ();
+    fn handle(&mut self, _: GivePieces, _: &mut Context<Self>) {}
 }

@@ -16,7 +16,7 @@ pub const PIECE: usize = 256 * 1024;
 const HASH_LEN: usize = 32;
 
 /// A BLAKE3 hash.
-pub type Hash = [u8; HASH_LEN];
+pub type Hash = [u8; 32];
 
 /// Returns how many pieces so many bytes make: at least one.
 pub fn count_of(size: u64) -> u64 {

@@ -1,4 +1,4 @@
-//! What a server says of its media, signed, so that anybody may hand it on (`docs/PROTOCOL.md` §8).
+//! What a server says of its media, signed, so that anybody may hand it on (`docs/PROTOCOL.md` §11).
 //!
 //! Invariants: a statement is of the server whose name its media has, and of nobody else; whoever holds
 //! it and the bytes that it is of is as good a source as that server itself.

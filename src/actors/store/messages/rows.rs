@@ -63,6 +63,10 @@ pub enum Row {
     Backup(OwnedUserId, u64),
     /// DeviceKeys: a room key of a backup, by room and session, as JSON.
     BackedUp(OwnedUserId, u64, OwnedRoomId, String),
+    /// Media: what is known of a piece of media, by its server and id, as JSON.
+    Media(OwnedServerName, String),
+    /// Media: what its server signed of it, as JSON.
+    MediaStatement(OwnedServerName, String),
 }
 
 /// Which rows to scan: all of a kind, or those with the first key part given.
@@ -110,6 +114,8 @@ pub enum RowKind {
     BackedUp(OwnedUserId, u64),
     /// Those of one room.
     BackedUpOfRoom(OwnedUserId, u64, OwnedRoomId),
+    /// All media.
+    Media,
 }
 
 /// Writes rows in one transaction; `None` deletes. Answered once durable.

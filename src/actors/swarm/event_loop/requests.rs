@@ -166,7 +166,7 @@ impl EventLoop {
 
 /// Why a request of ours got no answer. Where its connection broke, whoever asks sends the same bytes
 /// once more: whoever took them already answers as it did then.
-fn failure(error: &OutboundFailure) -> RequestFailed {
+pub(super) fn failure(error: &OutboundFailure) -> RequestFailed {
     match error {
         OutboundFailure::Timeout => RequestFailed::TimedOut,
         OutboundFailure::ConnectionClosed | OutboundFailure::Io(_) => RequestFailed::Broken,

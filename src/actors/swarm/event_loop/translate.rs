@@ -30,6 +30,7 @@ impl EventLoop {
             SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.on_identify(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identity(event)) => self.on_identity(event),
             SwarmEvent::Behaviour(BehaviourEvent::Federation(event)) => self.on_federation(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Media(event)) => self.on_pieces(event),
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => self.on_gossip(event),
             SwarmEvent::Behaviour(BehaviourEvent::KadLan(event)) => self.on_lan(event),
             SwarmEvent::Behaviour(BehaviourEvent::KadWan(event)) => self.on_wan(event),
