@@ -3,7 +3,7 @@
 //!
 //! `MESSAGEHUB_MEDIA_MIB` is how large it is (1,024). Nodes run on loopback alone.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a bench")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench")]
 
 use std::{
     fs,

@@ -187,7 +187,7 @@ mod tests {
             (Some("bytes=99-99"), Part::Some(99, 99)),
             (Some("bytes=18446744073709551615-"), Part::None),
             (Some("bytes=0-9,20-29"), Part::All),
-            (Some("bytes=9-0"), Part::None),
+            (Some("bytes=9-0"), Part::All),
             (Some("bytes=x"), Part::All),
             (Some("lines=0-9"), Part::All),
             (Some(""), Part::All),

@@ -1,6 +1,6 @@
 //! Against a stand-in for the release's host that answers what it is told to.
 
-use std::{cell::RefCell, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
@@ -19,7 +19,7 @@ type Answer = Box<dyn FnMut(&str) -> Vec<u8> + Send>;
 struct World {
     url: String,
     data: tempfile::TempDir,
-    heard: RefCell<Receiver<String>>,
+    heard: Receiver<String>,
 }
 
 impl World {
@@ -43,7 +43,7 @@ impl World {
                 let _ = stream.shutdown().await;
             }
         });
-        Self { url, data: tempfile::tempdir().unwrap(), heard: RefCell::new(heard) }
+        Self { url, data: tempfile::tempdir().unwrap(), heard }
     }
 
     fn folder(&self) -> PathBuf {
@@ -57,13 +57,12 @@ impl World {
     }
 
     /// What each request since the last look asked for, from which byte on.
-    fn asked(&self) -> Vec<Option<u64>> {
+    fn asked(&mut self) -> Vec<Option<u64>> {
         let from = |request: String| {
             let (_, range) = request.split_once("\r\nrange: bytes=")?;
             range.split_once('-')?.0.parse().ok()
         };
-        let mut heard = self.heard.borrow_mut();
-        std::iter::from_fn(|| heard.try_recv().ok()).map(from).collect()
+        std::iter::from_fn(|| self.heard.try_recv().ok()).map(from).collect()
     }
 }
 
@@ -114,7 +113,7 @@ fn shown(world: &World) -> String {
 async fn a_release_is_fetched_and_served() {
     let file = archive();
     let given = file.clone();
-    let world = World::new(Box::new(move |request| honest(&given, "1", request))).await;
+    let mut world = World::new(Box::new(move |request| honest(&given, "1", request))).await;
     world.bring(&file).await.unwrap();
     assert_eq!((shown(&world).as_str(), world.asked()), ("<title>9.9", vec![None]));
     assert!(matches!(look(&world.folder()), Found::Installed(release) if release.version == "9.9"));
@@ -130,7 +129,7 @@ async fn a_break_goes_on_where_it_was_also_in_another_process() {
     let half = file.len() / 2;
     let (given, mut count) = (file.clone(), 0);
     // It breaks off in the middle each time, with a few bytes more.
-    let world = World::new(Box::new(move |request| {
+    let mut world = World::new(Box::new(move |request| {
         count += 1;
         let mut answer = honest(&given, "1", request);
         if count <= 3 {
@@ -153,7 +152,7 @@ async fn a_break_goes_on_where_it_was_also_in_another_process() {
 async fn a_part_of_another_file_is_not_gone_on_with() {
     let file = archive();
     let (given, mut count) = (file.clone(), 0);
-    let world = World::new(Box::new(move |request| {
+    let mut world = World::new(Box::new(move |request| {
         count += 1;
         let etag = if count == 1 { "old" } else { "new" };
         let mut answer = honest(&given, etag, request);
@@ -172,7 +171,7 @@ async fn a_part_of_another_file_is_not_gone_on_with() {
 async fn what_was_all_there_is_not_fetched_again() {
     let file = archive();
     let given = file.clone();
-    let world = World::new(Box::new(move |request| honest(&given, "1", request))).await;
+    let mut world = World::new(Box::new(move |request| honest(&given, "1", request))).await;
     // Killed after the last byte, before it was unpacked.
     let part = install::part_of(&world.folder());
     fs::write(&part, &file).unwrap();
@@ -243,7 +242,7 @@ async fn a_hostile_archive_that_was_pinned_writes_nothing_outside() {
 
 #[tokio::test]
 async fn a_file_of_ones_own_has_to_be_the_release() {
-    let world = World::new(Box::new(|_| panic!("nobody is to be asked"))).await;
+    let mut world = World::new(Box::new(|_| panic!("nobody is to be asked"))).await;
     let (file, tarball) = (archive(), world.data.path().join("element.tar.gz"));
     fs::write(&tarball, &file).unwrap();
     let release = Release { sha256: sum(&file), ..Release::default() };

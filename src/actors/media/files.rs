@@ -48,6 +48,9 @@ fn remove(path: &Path) {
     }
 }
 
+/// What hashes are there, and how many bytes were made of each.
+type Swept = (HashSet<Hash>, Vec<(Hash, u64)>);
+
 impl Files {
     /// Makes the folders, and empties that of what was on its way.
     pub(super) fn open(data: &Path) -> io::Result<Self> {
@@ -62,12 +65,8 @@ impl Files {
         Ok(files)
     }
 
-    /// Removes what belongs to no hash of these; returns those that are there, and how many bytes were made
-    /// of each.
-    pub(super) fn sweep(
-        &self,
-        known: &HashSet<Hash>,
-    ) -> io::Result<(HashSet<Hash>, Vec<(Hash, u64)>)> {
+    /// Removes what belongs to no hash of these, and returns what is left.
+    pub(super) fn sweep(&self, known: &HashSet<Hash>) -> io::Result<Swept> {
         let (mut there, mut derived) = (HashSet::new(), Vec::new());
         for folder in fs::read_dir(&self.0)? {
             let folder = folder?;
