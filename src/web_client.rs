@@ -16,12 +16,7 @@ const REDIRECTS: usize = 5;
 /// Returns a client to be completed: TLS where the address says https, a time for connecting. It follows
 /// a few redirects, and none from https to anything else. Fails with a line.
 pub fn builder() -> Result<ClientBuilder, String> {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be used: {error}"))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let tls = tls()?;
     let redirects = redirect::Policy::custom(|attempt| {
         let begun = attempt.previous().first().map(|url| url.scheme().to_owned());
         if attempt.previous().len() > REDIRECTS {
@@ -38,4 +33,14 @@ pub fn builder() -> Result<ClientBuilder, String> {
         .redirect(redirects)
         .referer(false)
         .user_agent(concat!("messagehub/", env!("CARGO_PKG_VERSION"))))
+}
+
+/// Returns how TLS is spoken to web servers. Fails with a line.
+pub(crate) fn tls() -> Result<ClientConfig, String> {
+    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    Ok(ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS cannot be used: {error}"))?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }

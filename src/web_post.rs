@@ -15,7 +15,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
@@ -24,7 +24,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
-use crate::proto::public_address::is_public;
+use crate::{proto::public_address::is_public, web_client};
 
 /// Longest wait for a whole answer.
 const WAIT: Duration = Duration::from_secs(30);
@@ -174,16 +174,9 @@ impl WebClient {
         })
     }
 
-    /// The authorities are compiled in, as for all web servers; made when they are needed.
+    /// Made when it is needed.
     fn tls(&self) -> Result<Arc<ClientConfig>, String> {
-        let made = self.tls.get_or_init(|| {
-            let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-            let config = config.with_safe_default_protocol_versions();
-            let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            let config = config.map(|config| config.with_root_certificates(roots));
-            config.map(|config| Arc::new(config.with_no_client_auth())).map_err(|e| e.to_string())
-        });
-        made.clone()
+        self.tls.get_or_init(|| web_client::tls().map(Arc::new)).clone()
     }
 }
 
