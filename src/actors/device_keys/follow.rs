@@ -152,7 +152,7 @@ impl DeviceKeysActor {
             };
             let shared = roommates.since.contains_key(&user_id);
             let list = match shared {
-                true => links.fetch(&user_id, true, limits::FEDERATION_WAIT).await,
+                true => links.fetch(&user_id, limits::FEDERATION_WAIT).await,
                 false => Err("no room is shared any more".to_owned()),
             };
             (user_id, list, shared, roommates.position)

@@ -50,47 +50,13 @@ struct Asked {
     fetched: Vec<Fetched>,
 }
 
-/// How long a server that refuses to show somebody's devices has to learn of a room, doubling up to the
-/// second.
-const REFUSED_PAUSE: Duration = Duration::from_millis(250);
-const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(2);
-
 impl DeviceKeysLinks {
-    /// Asks a user's server for all devices of the user. Where a room is `shared` of which that server was
-    /// told only just now, it refuses until it knows of it, and is asked again. To who shares none with us
-    /// it shows nothing, as if there were no devices: a refusal is no failure, which clients would take as
-    /// a reason not to ask that server for a while.
+    /// Asks a user's server for all devices of the user.
     pub(super) async fn fetch(
         &self,
         user_id: &UserId,
-        shared: bool,
         timeout: Duration,
     ) -> Result<KeyList, String> {
-        let mut pause = REFUSED_PAUSE;
-        loop {
-            match self.ask_devices(user_id, timeout).await? {
-                Err(FederationError::Refused { status: 403, .. })
-                    if shared && pause <= REFUSED_PAUSE_MAX =>
-                {
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                }
-                Err(FederationError::Refused { status: 403, .. }) if !shared => {
-                    return Ok(KeyList::default());
-                }
-                // There is nobody of that name, who has no devices either.
-                Err(FederationError::Refused { status: 404, .. }) => return Ok(KeyList::default()),
-                Err(error) => return Err(error.to_string()),
-                Ok(answer) => return remote::list_of(user_id, answer),
-            }
-        }
-    }
-
-    async fn ask_devices(
-        &self,
-        user_id: &UserId,
-        timeout: Duration,
-    ) -> Result<Result<CanonicalJsonValue, FederationError>, String> {
         server_name::check_user(user_id).map_err(|error| error.to_string())?;
         let request = SendFederation {
             destination: user_id.server_name().to_owned(),
@@ -98,7 +64,13 @@ impl DeviceKeysLinks {
             content: CanonicalJsonValue::Object(CanonicalJsonObject::new()),
             timeout,
         };
-        self.federation.send(request).await.map_err(|error| error.to_string())
+        match self.federation.send(request).await {
+            Ok(Ok(answer)) => remote::list_of(user_id, answer),
+            // There is nobody of that name, who has no devices either.
+            Ok(Err(FederationError::Refused { status: 404, .. })) => Ok(KeyList::default()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// Finds the lists of users: those that are current, and those that are not after asking.
@@ -135,7 +107,7 @@ impl DeviceKeysLinks {
         }
         let names: Vec<_> = missing.clone();
         let asked = missing.into_iter().map(|(user_id, shared)| async move {
-            let list = self.fetch(&user_id, shared, timeout).await;
+            let list = self.fetch(&user_id, timeout).await;
             Fetched { user_id, list, shared, position: roommates.position, again: false }
         });
         let mut fetched = Vec::new();

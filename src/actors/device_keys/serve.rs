@@ -1,7 +1,9 @@
 //! What other servers ask of our users' keys.
 //!
-//! Who asks has to have something to do with the user: a server in one of the user's rooms, one that
-//! was invited there, or one that invited the user.
+//! The keys of devices are for every server, since clients look at them before they invite somebody: without
+//! them they would begin a chat that is not encrypted. Names of devices and one-time keys are for who has
+//! something to do with the user: a server in one of the user's rooms, one that was invited there, or one
+//! that invited the user.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,17 +26,21 @@ use super::{
 use crate::actors::store::Row;
 
 impl DeviceKeysLinks {
-    /// Reads the list of a user of ours for another server; none where it may not have it, or there is
-    /// none. A user without a list costs a look, so that names that were made up cost nothing more.
+    /// Reads the list of a user of ours for another server, if there is one, and whether that server has
+    /// something to do with the user; without names where it has not. A user without a list costs a look, so
+    /// that names that were made up cost nothing more.
     async fn list_for(
         &self,
         origin: &OwnedServerName,
         user_id: &UserId,
-    ) -> Result<Option<KeyList>, KeyError> {
+    ) -> Result<Option<(KeyList, bool)>, KeyError> {
         let list = self.list(user_id).await?.filter(|list| list.position.is_none());
-        let Some(list) = list else { return Ok(None) };
-        let may_ask = self.servers_of(user_id, true).await?.contains(origin);
-        Ok(Some(list).filter(|_| may_ask))
+        let Some(mut list) = list else { return Ok(None) };
+        let is_related = self.servers_of(user_id, true).await?.contains(origin);
+        if !is_related {
+            list.devices.values_mut().for_each(|device| device.name = None);
+        }
+        Ok(Some((list, is_related)))
     }
 
     async fn serve(
@@ -44,15 +50,13 @@ impl DeviceKeysLinks {
     ) -> Result<serde_json::Value, KeyError> {
         match query {
             KeysQuery::Devices(user_id) => {
-                let Some(list) = self.list_for(origin, &user_id).await? else {
-                    return match self.list(&user_id).await? {
-                        Some(list) if list.position.is_none() => {
-                            Err(KeyError::Forbidden("you share no room with that user"))
-                        }
-                        _ => Err(KeyError::NotFound("device with keys")),
-                    };
+                let Some((list, is_related)) = self.list_for(origin, &user_id).await? else {
+                    return Err(KeyError::NotFound("device with keys"));
                 };
-                let fallbacks = fallbacks(self, &user_id, &list).await?;
+                let fallbacks = match is_related {
+                    true => fallbacks(self, &user_id, &list).await?,
+                    false => BTreeMap::new(),
+                };
                 let answer = remote::devices_answer(&user_id, &list, &fallbacks);
                 answer.map(Into::into).map_err(KeyError::TooLarge)
             }
@@ -61,7 +65,7 @@ impl DeviceKeysLinks {
                 let mut devices = BTreeMap::new();
                 let (mut master, mut self_signing) = (BTreeMap::new(), BTreeMap::new());
                 for (user_id, ids) in wanted {
-                    let Some(list) = self.list_for(origin, &user_id).await? else { continue };
+                    let Some((list, _)) = self.list_for(origin, &user_id).await? else { continue };
                     let shown = list.devices.into_iter();
                     let shown = shown.filter(|(id, _)| ids.is_empty() || ids.contains(id));
                     let shown = shown.map(|(id, one)| (id, shown_device(one.keys, one.name)));
@@ -87,7 +91,7 @@ impl DeviceKeysLinks {
         check_count(wanted.values().map(BTreeMap::len).sum::<usize>() + wanted.len())?;
         let mut claims = Claims::new();
         for (user_id, mut devices) in wanted {
-            if self.list_for(origin, &user_id).await?.is_none() {
+            if !self.list_for(origin, &user_id).await?.is_some_and(|(_, is_related)| is_related) {
                 continue;
             }
             // Names that were made up are counted nowhere.
