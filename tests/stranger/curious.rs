@@ -79,7 +79,8 @@ async fn attack_16_one_time_keys_are_for_who_shares_a_room() {
         "keys": {format!("ed25519:{public}"): public},
     });
     ann.me.post("v3/keys/device_signing/upload", json!({"master_key": master})).await.ok();
-    let one_time = json!({"one_time_keys": {"curve25519:AAAA": public}});
+    let fallback = json!({"curve25519:again": public});
+    let one_time = json!({"one_time_keys": {"curve25519:once": public}, "fallback_keys": fallback});
     ann.me.post("v3/keys/upload", one_time).await.ok();
     let room = ann.me.create(json!({"preset": "public_chat"})).await;
     let mut eve = Eve::meet(&ann).await;
@@ -95,7 +96,9 @@ async fn attack_16_one_time_keys_are_for_who_shares_a_room() {
         assert!(answer["master_keys"][&user].is_object(), "{answer}");
         let uri = "/_matrix/federation/v1/user/keys/claim";
         let (_, answer) = eve.ask(&ann, "POST", uri, claim.clone()).await;
-        assert_eq!(answer["one_time_keys"][&user].is_object(), shares_a_room, "{answer}");
+        let given = &answer["one_time_keys"][&user][&ann.me.device_id];
+        let key = if shares_a_room { "curve25519:once" } else { "curve25519:again" };
+        assert!(given.get(key).is_some(), "{answer}");
         if !shares_a_room {
             Pen::new(&mut eve, &ann, &room).await;
         }

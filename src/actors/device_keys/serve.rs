@@ -1,9 +1,9 @@
 //! What other servers ask of our users' keys.
 //!
 //! The keys of devices are for every server, since clients look at them before they invite somebody: without
-//! them they would begin a chat that is not encrypted. Names of devices and one-time keys are for who has
-//! something to do with the user: a server in one of the user's rooms, one that was invited there, or one
-//! that invited the user.
+//! them they would begin a chat that is not encrypted, and claim a key, to share what was said before. Names of
+//! devices and one-time keys are for who has something to do with the user: a server in one of the user's
+//! rooms, one that was invited there, or one that invited the user. Everybody else gets the fallback key.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -82,17 +82,19 @@ impl DeviceKeysLinks {
         }
     }
 
-    /// Returns what of a claim is about users with whom the server has to do, and devices that have keys.
+    /// Returns what of a claim is about users and devices that have keys, and of which users the server has
+    /// nothing to do with.
     async fn may_claim(
         &self,
         origin: &OwnedServerName,
         wanted: Claims,
-    ) -> Result<Claims, KeyError> {
+    ) -> Result<(Claims, BTreeSet<OwnedUserId>), KeyError> {
         check_count(wanted.values().map(BTreeMap::len).sum::<usize>() + wanted.len())?;
-        let mut claims = Claims::new();
+        let (mut claims, mut unrelated) = (Claims::new(), BTreeSet::new());
         for (user_id, mut devices) in wanted {
-            if !self.list_for(origin, &user_id).await?.is_some_and(|(_, is_related)| is_related) {
-                continue;
+            let Some((_, is_related)) = self.list_for(origin, &user_id).await? else { continue };
+            if !is_related {
+                unrelated.insert(user_id.clone());
             }
             // Names that were made up are counted nowhere.
             let names = devices.keys().cloned();
@@ -101,7 +103,7 @@ impl DeviceKeysLinks {
             devices.retain(|_, _| there.next().flatten().is_some());
             claims.insert(user_id, devices);
         }
-        Ok(claims)
+        Ok((claims, unrelated))
     }
 }
 
@@ -121,9 +123,14 @@ impl DeviceKeysActor {
         Box::pin(may_claim.into_actor(self).then(move |(claims, turn), act, _| {
             let now = Instant::now();
             let mut beyond = BTreeSet::new();
-            for (user_id, devices) in claims.iter().flatten() {
-                for device_id in devices.keys() {
-                    if !act.shares.take(&origin, user_id, device_id, now) {
+            if let Ok((claims, unrelated)) = &claims {
+                let devices = claims.iter().flat_map(|(user_id, devices)| {
+                    devices.keys().map(move |device_id| (user_id, device_id))
+                });
+                for (user_id, device_id) in devices {
+                    if unrelated.contains(user_id)
+                        || !act.shares.take(&origin, user_id, device_id, now)
+                    {
                         beyond.insert((user_id.clone(), device_id.clone()));
                     }
                 }
@@ -131,7 +138,7 @@ impl DeviceKeysActor {
             let links = act.links.clone();
             let claimed = async move {
                 let _turn = turn;
-                let claims = claims?;
+                let (claims, _) = claims?;
                 let whole = |user_id: &OwnedUserId, device_id: &str| {
                     !beyond.contains(&(user_id.clone(), device_id.to_owned()))
                 };
