@@ -256,7 +256,7 @@ export async function verifyPerson(one, other, name) {
 export async function leave({ page }, name) {
     const tile = page.locator(`.mx_RoomTile:has-text("${name}")`).first();
     await tile.click({ button: "right" });
-    await page.locator('[role=menuitem]:has-text("Leave")').click();
+    await page.locator('[role=menuitem][aria-label="Leave"]').click();
     await button(page.locator(".mx_Dialog"), "Leave").click();
     await tile.waitFor({ state: "detached" });
 }
