@@ -9,11 +9,13 @@ export const REFUSED = [
     [/^GET \/_synapse\/admin\/v1\/users\/\{user\}\/admin: 404 M_UNRECOGNIZED$/, "this is not Synapse"],
     [/^GET .*\/rooms\/\{room\}\/members: 403 M_FORBIDDEN$/, "who is invited and not in the room yet sees nobody"],
     [/^GET .*\/dehydrated_device: 404 M_(UNRECOGNIZED|NOT_FOUND)$/, "no device is kept that is no device"],
-    [/^GET .*\/media\/v3\/config: 404 M_UNRECOGNIZED$/, "media are not there yet"],
+    [/^POST .*\/(receipt\/m\.read\/\{event\}|read_markers): 401 M_UNKNOWN_TOKEN$/, "sent behind the sign-out, of what was read just before"],
 ];
 
 /** Lines of the console, and why they are right. */
 export const COMPLAINTS = [
+    [/^Error sending (receipt|fully_read) .*M_UNKNOWN_TOKEN/, "of what was read just before the sign-out"],
+    [/^Unable to refresh token - no refresh token/, "of the same"],
     [/^Failed to load resource: the server responded with a status of 4/, "each is looked at as a refused request"],
     [/^not caught: ReferenceError: Cannot access '.*' before initialization/, "modules of the UI import each other in a circle"],
     [/^Warning! Not using an encryption key for rust crypto store/, "the app gives the engine no key for its database"],
