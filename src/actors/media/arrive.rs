@@ -10,7 +10,7 @@ use ruma::CanonicalJsonObject;
 use tokio::sync::watch;
 
 use super::{
-    actor::{MediaActor, row_of},
+    actor::{MediaActor, Rows, row_of},
     fetch::Fetch,
     library::{Entry, Party},
     messages::{BeginFetch, EndFetch, FetchOver, MediaError, Place, Progress},
@@ -71,15 +71,25 @@ impl MediaActor {
         let row = row_of(&name, &entry);
         let signed = serde_json::to_vec(signed)
             .map_err(|_| StoreError::Corrupt { what: "statement on media" });
+        let MediaName { server_name, media_id } = name.clone();
+        let statement = Row::MediaStatement(server_name, media_id);
+        let rows = row.and_then(|row| Ok(vec![row, (statement, Some(signed?))]));
+        self.settle(name, entry, rows, answer)
+    }
+
+    /// Takes a file that is here into the library, and answers when its rows are on disk; where they do not
+    /// get there, it is let go of again.
+    pub(super) fn settle<T: 'static>(
+        &mut self,
+        name: MediaName,
+        entry: Entry,
+        rows: Result<Rows, MediaError>,
+        answer: T,
+    ) -> Kept<T> {
         self.library.insert(name.clone(), entry);
         self.unsettled.insert(name.clone());
         let links = self.links.clone();
-        let MediaName { server_name, media_id } = name.clone();
-        let written = async move {
-            links
-                .write(vec![row?, (Row::MediaStatement(server_name, media_id), Some(signed?))])
-                .await
-        };
+        let written = async move { links.write(rows?).await };
         Box::pin(written.into_actor(self).map(move |written, act, _| {
             act.unsettled.remove(&name);
             if let Err(error) = written {

@@ -85,21 +85,8 @@ impl Handler<FinishUpload> for MediaActor {
             created: now,
             used: now,
         };
-        let row = row_of(&name, &entry);
-        self.library.insert(name.clone(), entry);
-        self.unsettled.insert(name.clone());
-        let links = self.links.clone();
-        let written = async move { links.write(vec![row?]).await };
-        Box::pin(written.into_actor(self).map(move |written, act, _| {
-            act.unsettled.remove(&name);
-            if let Err(error) = written {
-                let dropped = act.library.drop_all(vec![name]);
-                act.clear(&dropped);
-                return Err(error);
-            }
-            act.came.send_replace(());
-            Ok(name)
-        }))
+        let rows = row_of(&name, &entry).map(|row| vec![row]);
+        self.settle(name.clone(), entry, rows, name)
     }
 }
 
