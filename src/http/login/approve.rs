@@ -13,13 +13,12 @@ use actix_web::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
-use subtle::ConstantTimeEq as _;
 
 use super::{
     pages::{answer, escape, refused},
     presence::Visitor,
     source::Source,
-    sso::{Desk, cookie_of},
+    sso::Desk,
 };
 use crate::{
     actors::accounts::{AccountError, Approve, Matter, ReadMatter, RenewLoginToken},
@@ -69,13 +68,25 @@ pub async fn page(
         return HttpResponse::from_error(HttpError::not_found(why));
     }
     let session = query.into_inner().session.unwrap_or_default();
-    let matter = match gateway.ask_accounts(ReadMatter(session.clone())).await {
-        Ok(Some(matter)) => matter,
-        Ok(None) => return refused(&request, OVER),
-        Err(error) => return HttpResponse::from_error(error),
+    let matter = match matter_of(&request, &gateway, &session).await {
+        Ok(matter) => matter,
+        Err(over) => return over,
     };
     let visitor = desk.persons.visitor(&request).await;
     form(&desk, visitor, matter, &session, false)
+}
+
+/// Returns what a session is about; the answer, where it is over.
+async fn matter_of(
+    request: &HttpRequest,
+    gateway: &Gateway,
+    session: &str,
+) -> Result<Matter, HttpResponse> {
+    match gateway.ask_accounts(ReadMatter(session.to_owned())).await {
+        Ok(Some(matter)) => Ok(matter),
+        Ok(None) => Err(refused(request, OVER)),
+        Err(error) => Err(HttpResponse::from_error(error)),
+    }
 }
 
 /// The page with the button, or with the field for a token.
@@ -145,18 +156,13 @@ pub async fn approve(
     desk: web::Data<Desk>,
 ) -> HttpResponse {
     let Pressed { session, csrf, token } = form_data.into_inner();
-    let bound = cookie_of(&request, COOKIE).is_some_and(|cookie| {
-        let expected = desk.secret.token(cookie, &bound_to(&session));
-        !expected.is_empty() && bool::from(expected.as_bytes().ct_eq(csrf.as_bytes()))
-    });
-    if !bound || !Source::of(&request).may_confirm(&desk.place) {
+    if !desk.is_pressed(&request, COOKIE, &bound_to(&session), &csrf) {
         let why = "this did not come from the button of the page: open it again from your client";
         return refused(&request, why);
     }
-    let matter = match gateway.ask_accounts(ReadMatter(session.clone())).await {
-        Ok(Some(matter)) => matter,
-        Ok(None) => return refused(&request, OVER),
-        Err(error) => return HttpResponse::from_error(error),
+    let matter = match matter_of(&request, &gateway, &session).await {
+        Ok(matter) => matter,
+        Err(over) => return over,
     };
     let visitor = desk.persons.visitor(&request).await;
     let is_them = match token {

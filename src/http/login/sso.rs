@@ -35,12 +35,13 @@ impl PageSecret {
         Self(rand::random())
     }
 
-    pub(super) fn token(&self, cookie: &str, redirect_url: &str) -> String {
+    /// Returns the token of a form that is bound to a cookie, and to what the form is about.
+    pub(super) fn token(&self, cookie: &str, bound_to: &str) -> String {
         // Any key length fits HMAC.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return String::new() };
         mac.update(cookie.as_bytes());
         mac.update(b"\n");
-        mac.update(redirect_url.as_bytes());
+        mac.update(bound_to.as_bytes());
         URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
     }
 }
@@ -58,6 +59,22 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// Tells whether a form came from the button of its page: its token is that of the cookie, and no other
+    /// page sent it.
+    pub(super) fn is_pressed(
+        &self,
+        request: &HttpRequest,
+        cookie: &str,
+        bound_to: &str,
+        csrf: &str,
+    ) -> bool {
+        let bound = cookie_of(request, cookie).is_some_and(|cookie| {
+            let expected = self.secret.token(cookie, bound_to);
+            !expected.is_empty() && bool::from(expected.as_bytes().ct_eq(csrf.as_bytes()))
+        });
+        bound && Source::of(request).may_confirm(&self.place)
+    }
+
     /// Answers with the page that the visitor needs, and the cookie that its form is bound to.
     fn page(
         &self,
@@ -152,11 +169,7 @@ pub async fn confirm(
     desk: web::Data<Desk>,
 ) -> HttpResponse {
     let Confirm { redirect_url, csrf, token } = form.into_inner();
-    let bound = cookie_of(&request, COOKIE).is_some_and(|cookie| {
-        let expected = desk.secret.token(cookie, &redirect_url);
-        !expected.is_empty() && bool::from(expected.as_bytes().ct_eq(csrf.as_bytes()))
-    });
-    if !bound || !Source::of(&request).may_confirm(&desk.place) {
+    if !desk.is_pressed(&request, COOKIE, &redirect_url, &csrf) {
         let why = "this did not come from the button of the login page: begin again there";
         return refused(&request, why);
     }
@@ -178,7 +191,7 @@ pub async fn confirm(
     }
 }
 
-pub(super) fn cookie_of<'a>(request: &'a HttpRequest, wanted: &str) -> Option<&'a str> {
+fn cookie_of<'a>(request: &'a HttpRequest, wanted: &str) -> Option<&'a str> {
     let cookies = request.headers().get("cookie")?.to_str().ok()?;
     let mut cookies = cookies.split(';').filter_map(|cookie| cookie.trim().split_once('='));
     cookies.find(|(name, _)| *name == wanted).map(|(_, value)| value)
