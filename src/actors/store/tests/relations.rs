@@ -85,12 +85,13 @@ async fn an_event_shows_the_newest_edit_by_its_sender() {
     let (world, r) = joined("r").await;
     let said = message(&r, ANN, "one");
     let of_other = related(&r, BOB, "m.replace", &said, "not mine");
+    let of_neighbour = related(&r, "@eve:a.org", "m.replace", &said, "nor of my server");
     let mut content = json!({"m.relates_to": {"rel_type": "m.replace", "event_id": said.event_id}});
     let without = event(&r, ANN, "m.room.message", None, content.clone(), &[]);
     content["m.new_content"] = json!({});
     let of_type = event(&r, ANN, "m.sticker", None, content.clone(), &[]);
     let of_state = event(&r, ANN, "m.room.message", Some("x"), content, &[]);
-    world.commit(live(&r, &[&said, &of_other, &without, &of_type])).await;
+    world.commit(live(&r, &[&said, &of_other, &of_neighbour, &without, &of_type])).await;
     world.commit(live(&r, &[&of_state])).await;
     assert!(bundle(&world, &r, &said).await.edit.is_none());
     let (two, three) = (
