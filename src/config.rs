@@ -18,11 +18,13 @@ use serde_json::{Map, Value};
 mod element;
 mod keys;
 pub mod local_accounts;
+mod media;
 mod registration;
 mod secret;
 
 pub use self::element::{ElementConfig, Release};
 use self::local_accounts::LocalAccounts;
+pub use self::media::{MediaConfig, Previews};
 pub use self::registration::Registration;
 
 /// The key of the secret of a private network.
@@ -325,6 +327,14 @@ pub mod limits {
     pub const MEDIA_PARTS_SHARE: u64 = 16;
     /// Pictures of which thumbnails are made at once: each can take hundreds of MiB.
     pub const MEDIA_THUMBNAILS: usize = 1;
+    /// Previews of web pages that are made at once.
+    pub const PREVIEWS_AT_ONCE: usize = 8;
+    /// Previews that are known again.
+    pub const PREVIEWS: usize = 256;
+    /// Previews that are made for one user in a burst.
+    pub const PREVIEWS_BURST: f64 = 20.0;
+    /// The same each second in the long run.
+    pub const PREVIEWS_PER_SECOND: f64 = 0.5;
     /// How long somebody may wait for media that are not here yet: less than http waits for an actor.
     pub const MEDIA_WAIT: Duration = Duration::from_secs(50);
     /// What media leave free on the disk: the database needs room to go on.
@@ -365,51 +375,6 @@ pub struct Config {
     /// The network.
     #[serde(default)]
     pub libp2p: Libp2pConfig,
-}
-
-/// `media.*`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct MediaConfig {
-    /// The largest file that is taken from our clients, or fetched for them.
-    pub max_upload_bytes: u64,
-    /// What media may take of the disk, ours and others' together.
-    pub max_bytes: u64,
-    /// What those of one user of ours may.
-    pub max_user_bytes: u64,
-    /// For how many days media of others are kept that nobody here looks at.
-    pub remote_days: u32,
-}
-
-impl Default for MediaConfig {
-    fn default() -> Self {
-        const GIB: u64 = 1024 * 1024 * 1024;
-        Self {
-            max_upload_bytes: GIB,
-            max_bytes: 20 * GIB,
-            max_user_bytes: 10 * GIB,
-            remote_days: 30,
-        }
-    }
-}
-
-impl MediaConfig {
-    /// The largest file that can be configured: the list of its pieces goes into one answer.
-    const UPLOAD_MOST: u64 = 8 * 1024 * 1024 * 1024;
-
-    fn check(&self) -> Result<(), String> {
-        if self.max_upload_bytes > Self::UPLOAD_MOST {
-            return Err(format!("media.maxUploadBytes is {} at most", Self::UPLOAD_MOST));
-        }
-        if self.max_upload_bytes > self.max_bytes {
-            let (one, all) = (self.max_upload_bytes, self.max_bytes);
-            return Err(format!(
-                "media.maxUploadBytes is {one}, which is more than all media may take: set \
-                 media.maxBytes, which is {all}, to more"
-            ));
-        }
-        Ok(())
-    }
 }
 
 /// `login.*`.

@@ -13,7 +13,7 @@
 //! | [`network_secret`] | a secret for a private network |
 //! | [`web_client`] | asking web servers: what has to come from one |
 //! | [`new_password`] | reads a password from a terminal |
-//! | [`web_post`] | tells web servers something, at addresses that were checked |
+//! | [`web_ask`] | asking web servers that somebody else chose, at addresses that were checked |
 //! | [`log_lines`] | how a line of the log is written |
 //!
 //! ARCHITECTURE.md has the map; docs/walks.md walks a PDU in, a message out, a `/sync` and a join
@@ -31,8 +31,8 @@ pub mod new_password;
 pub mod node;
 pub mod proto;
 pub mod status;
+pub mod web_ask;
 pub mod web_client;
-pub mod web_post;
 
 #[cfg(test)]
 mod fuzz;

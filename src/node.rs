@@ -43,6 +43,7 @@ use crate::{
         meeting::{MeetingActor, MeetingLinks},
         network::{self, Network, NetworkParts},
         outbox::{OutboxActor, OutboxError, OutboxLinks, TellRooms},
+        previews::{PreviewsActor, PreviewsLinks},
         pushers::{PusherError, PushersActor, PushersLinks},
         relay_request::{CarryWith, RelayRequestActor},
         rendezvous::RendezvousActor,
@@ -52,13 +53,13 @@ use crate::{
         swarm::{self, GivePiecesWith, SwarmError, SwarmFailed},
         upward::{ServerOffline, ServerOnline},
     },
-    config::{Config, limits},
+    config::{Config, Previews, limits},
     control::{self, ControlLinks},
     data_folder::{self, FolderError},
     http::gateway::{EphemeraLinks, Gateway, PusherLinks, RoomLinks, StoreLinks},
     proto::server_name::{self, LOCALPART},
     status::{self, StatusLinks},
-    web_post::WebClient,
+    web_ask::WebClient,
 };
 
 /// Exit code when a part of the node failed that cannot be restarted alone (`EX_SOFTWARE`).
@@ -304,8 +305,21 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ask_pieces: network.swarm.clone().recipient(),
         give_pieces: network.swarm.clone().recipient(),
     };
+    let preview_cpu = links.cpu.clone();
     let media = MediaActor::load(data.to_owned(), config.media.clone(), links).await?;
     let media = MediaActor::start_in_arbiter(&Arbiter::new().handle(), move |_| media);
+    let previews = match config.media.previews {
+        Previews::Off => None,
+        wanted => {
+            let links = PreviewsLinks {
+                begin: media.clone().recipient(),
+                finish: media.clone().recipient(),
+                cpu: preview_cpu,
+            };
+            let client = WebClient::new(wanted == Previews::Everywhere);
+            Some(PreviewsActor::new(links, client).start())
+        }
+    };
     network.give_pieces(GivePiecesWith(media.clone().recipient()));
     let federation = FederationActor::new(FederationLinks {
         serve: rooms.clone().recipient(),
@@ -338,7 +352,10 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     network.bind(deliver, federation.clone().recipient());
 
     let users = (&accounts, &device_keys, &media, &pushers);
-    let gateway = gateway(&store, users, &rooms, &ephemera, &identity, &outbox, &network);
+    let gateway = Gateway {
+        read_preview: previews.as_ref().map(|previews| previews.clone().recipient()),
+        ..gateway(&store, users, &rooms, &ephemera, &identity, &outbox, &network)
+    };
     let to_fetch = bound.to_fetch(data);
     let begin = if to_fetch.is_some() { Work::Loading(Loaded::default()) } else { Work::None };
     let work = watch::Sender::new(begin);
@@ -394,7 +411,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             "{path}/control.sock: {error}; `status`, `login-token` and `password` cannot be used"
         );
     }
-    let parts: Vec<(&str, Recipient<Beat>)> = vec![
+    let mut parts: Vec<(&str, Recipient<Beat>)> = vec![
         ("Store", store.clone().recipient()),
         ("Identity", identity.clone().recipient()),
         ("Accounts", accounts.clone().recipient()),
@@ -412,6 +429,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("Rendezvous", network.rendezvous.clone().recipient()),
         ("RelayRequest", network.relay_request.clone().recipient()),
     ];
+    parts.extend(previews.map(|previews| ("Previews", previews.recipient())));
     let relay_request = network.relay_request.clone().recipient();
     let wired = Wired {
         network,
@@ -498,6 +516,7 @@ fn gateway(
         owe: outbox.clone().recipient(),
         read_signer: identity.clone().recipient(),
         media: media.into(),
+        read_preview: None,
         downloads: Arc::new(Semaphore::new(limits::MEDIA_DOWNLOADS)),
         admission: Admission::new(limits::WORK_CLIENTS),
         boot: rand::random(),
@@ -553,6 +572,7 @@ beats!(
     AccountsActor,
     DeviceKeysActor,
     MediaActor,
+    PreviewsActor,
     PushersActor,
     EphemeraActor,
     OutboxActor,

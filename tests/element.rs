@@ -1,4 +1,4 @@
-//! Element's user interface in a browser: people on nodes of their own who do what people do in a chat.
+//! Element's user interface in a browser: people on nodes of their own, and two of one node, who do what people do in a chat.
 //!
 //! `tests/element/build` builds Element from npm, `tests/element/scenario.mjs` is what is done in it.
 
@@ -43,6 +43,8 @@ async fn people_on_nodes_of_their_own_chat_in_element() {
         let element = format!("{}:{}", own_address(), free_port());
         let mut node = Node::new(&known);
         node.configure(|config| {
+            // The first is a household.
+            config["accounts"] = json!({"registration": known.is_empty()});
             config["element"] = json!({"listenAddress": element, "path": BUILT, "fetch": false});
         });
         node.start_again().await;

@@ -349,6 +349,20 @@ async fn a_phone_is_told_through_the_gateway_that_its_owner_chose() {
         gateway.told().iter().any(|told| told["event_id"] == *last).then_some(())
     })
     .await;
+    // An invite is told with what it says of the room, before anybody is in it.
+    let other = bob.me.create(json!({"preset": "private_chat", "name": "Tea"})).await;
+    bob.me.invite(&other, &ann.me.user_id).await.ok();
+    eventually("the invite", async || {
+        let told = gateway.told();
+        let told = told.iter().find(|told| told["room_id"] == *other)?;
+        assert_eq!(told["prio"], "high", "{told}");
+        Some(())
+    })
+    .await;
+    let listed = ann.me.get("v3/notifications?limit=1").await.ok();
+    let newest = &listed["notifications"][0];
+    assert_eq!(newest["event"]["content"]["membership"], "invite", "{newest}");
+    assert_eq!((&newest["room_id"], &newest["read"]), (&json!(other), &json!(false)));
     // Nobody has the key any more.
     *gateway.rejects.lock().unwrap() = vec!["key".to_owned()];
     say(&bob.me, &room, "three", json!({})).await;

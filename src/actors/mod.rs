@@ -23,6 +23,7 @@ pub mod media;
 pub mod meeting;
 pub mod network;
 pub mod outbox;
+pub mod previews;
 pub mod pushers;
 pub mod rate;
 pub mod relay_request;

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use serde_json::{Map, Value};
 
-use super::{PRIVATE_NETWORK_SECRET, local_accounts, registration};
+use super::{PRIVATE_NETWORK_SECRET, Previews, local_accounts, registration};
 
 /// The one key whose null is a choice: Element is not served.
 const NULL_MEANS_OFF: &str = "element.listenAddress";
@@ -52,7 +52,7 @@ const COUNT: Kind = Kind::Number(u32::MAX as u64);
 const BYTES: Kind = Kind::Number(i64::MAX as u64);
 
 /// Every key.
-const KEYS: [(&str, Kind); 40] = [
+const KEYS: [(&str, Kind); 41] = [
     ("listenAddress", Kind::Socket),
     ("login", Kind::Folder),
     ("login.localAccounts", Kind::Accounts),
@@ -70,6 +70,7 @@ const KEYS: [(&str, Kind); 40] = [
     ("media.maxBytes", BYTES),
     ("media.maxUserBytes", BYTES),
     ("media.remoteDays", COUNT),
+    ("media.previews", Kind::Word(&Previews::WORDS)),
     ("push", Kind::Folder),
     ("push.allowPrivateAddresses", Kind::Bool),
     ("libp2p", Kind::Folder),

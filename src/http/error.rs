@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use crate::{
     actors::{
         accounts::AccountError, device_keys::KeyError, error::AskError, identity::IdentityError,
-        media::MediaError, outbox::OutboxError, pushers::PusherError, room::RoomError,
-        store::StoreError, upward::FederationError,
+        media::MediaError, outbox::OutboxError, previews::PreviewError, pushers::PusherError,
+        room::RoomError, store::StoreError, upward::FederationError,
     },
     proto::{ProtoError, json::Unsound},
 };
@@ -292,6 +292,25 @@ impl From<MediaError> for HttpError {
             MediaError::Files(_) => Self::internal(message),
             MediaError::Store(error) => error.into(),
             MediaError::Ask(error) => error.into(),
+        }
+    }
+}
+
+impl From<PreviewError> for HttpError {
+    fn from(error: PreviewError) -> Self {
+        let message = error.to_string();
+        match error {
+            PreviewError::NoLink(_) => Self::invalid_param(message),
+            PreviewError::Web(_) | PreviewError::Refused(..) => {
+                Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
+            }
+            PreviewError::TimedOut(_) => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message)
+            }
+            PreviewError::Busy => {
+                Self { retry_after_ms: Some(RETRY_AFTER_MS), ..Self::limit_exceeded(message) }
+            }
+            PreviewError::Ask(error) => error.into(),
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::{
             ReadMediaLimit,
         },
         outbox::Owe,
+        previews::ReadPreview,
         pushers::{DeletePusher, ListPushers, SetPusher},
         rendezvous::SearchPeople,
         room::{
@@ -68,6 +69,8 @@ pub struct Gateway {
     pub read_signer: Recipient<ReadSigner>,
     /// Media.
     pub media: MediaDoor,
+    /// Previews, where they are wanted.
+    pub read_preview: Option<Recipient<ReadPreview>>,
     /// Places for downloads: each takes memory for as long as it lasts.
     pub downloads: Arc<Semaphore>,
     /// The work budget of clients.

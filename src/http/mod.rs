@@ -212,6 +212,9 @@ fn routes() -> Routes {
         .endpoint::<api::authenticated_media::get_media_config::v1::Request, _, _>(media::config)
         .at("GET", "/_matrix/media/v3/config", media::config)
         .at("GET", "/_matrix/media/r0/config", media::config)
+        .endpoint::<api::authenticated_media::get_media_preview::v1::Request, _, _>(media::preview)
+        .at("GET", "/_matrix/media/v3/preview_url", media::preview)
+        .at("GET", "/_matrix/media/r0/preview_url", media::preview)
         .endpoint::<api::authenticated_media::get_content::v1::Request, _, _>(media::download)
         .endpoint::<api::authenticated_media::get_content_as_filename::v1::Request, _, _>(
             media::download_as,

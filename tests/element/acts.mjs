@@ -18,6 +18,16 @@ export async function signIn({ page, element }) {
     return Date.now() - begun;
 }
 
+/** Registers somebody more at a node, by a password. */
+export async function register({ page, element }, name, password) {
+    await page.goto(`${element}/#/register`);
+    await page.fill("#mx_RegistrationForm_username", name);
+    await page.fill("#mx_RegistrationForm_password", password);
+    await page.fill("#mx_RegistrationForm_passwordConfirm", password);
+    await page.click(".mx_Login_submit");
+    await page.waitForSelector(".mx_LeftPanel");
+}
+
 /** Puts away what pops up in a corner. */
 export async function calm({ page }) {
     for (let n = 0; n < 6; n++) {
@@ -214,6 +224,34 @@ export async function secure(device) {
     await left.waitFor({ timeout: 1000 }).then(() => left.click(), () => {});
     return key;
 }
+
+/** The public key by which somebody's identity is known. */
+const identityKey = ({ page }) =>
+    page.evaluate(() => window.mxMatrixClientPeg.get().getCrypto().getCrossSigningKeyId());
+
+/** Makes a new identity, which the person confirms on a page of the node. */
+export async function resetKeys(device) {
+    const { page } = device;
+    const before = await identityKey(device);
+    await settings(device, "Security & Privacy");
+    await button(page.locator(".mx_CrossSigningPanel_buttonRow"), "Reset").click();
+    await button(page.locator(".mx_ConfirmDestroyCrossSigningDialog"), "Clear cross-signing keys").click();
+    const opened = page.waitForEvent("popup");
+    await button(page.locator(".mx_Dialog").last(), "Single Sign On").click();
+    const approval = await opened;
+    await device.picture("reset");
+    await approval.getByRole("button", { name: "Confirm" }).click();
+    await button(page.locator(".mx_Dialog").last(), "Confirm").click();
+    await until("a new identity", async () => (await identityKey(device)) !== before);
+    await close(device);
+}
+
+/** What a device thinks of somebody's identity. */
+export const trust = ({ page }, userId) =>
+    page.evaluate(async (of) => {
+        const status = await window.mxMatrixClientPeg.get().getCrypto().getUserVerificationStatus(of);
+        return { now: status.isCrossSigningVerified(), once: status.wasCrossSigningVerified() };
+    }, userId);
 
 /** Both press that the emoji are the same, when they are. */
 async function compareEmoji(one, other) {

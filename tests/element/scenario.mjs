@@ -181,6 +181,20 @@ try {
         }
         await cid.picture("group");
     });
+    await step("Dora registers at Ann's node, and Bob finds her and begins a chat", async () => {
+        const dora = await device("dora", "A");
+        await people.register(dora, "dora", "a password that nobody guesses");
+        Object.assign(dora, await people.identity(dora));
+        await people.calm(dora);
+        await people.beginChat(bob, `dora:${dora.userId.slice(-8)}`, dora.userId);
+        await people.say(bob, "hello Dora");
+        await people.accept(dora, "Bob");
+        await people.reads(dora, "hello Dora");
+        await people.say(dora, "hello from the household");
+        await people.reads(bob, "hello from the household");
+        await dora.picture("household");
+        await people.signOut(dora);
+    });
     await people.calm(ann);
     await step("Ann sets up her key backup", async () => {
         ann.recoveryKey = await people.secure(ann);
@@ -202,6 +216,19 @@ try {
         await people.reads(phone, "to both of you");
         await phone.picture("history");
         await people.signOut(phone);
+    });
+    await step("Bob begins anew with his keys, and Ann is told", async () => {
+        await people.open(ann, "Bob");
+        await until("Ann's trust", async () => (await people.trust(ann, bob.userId)).now);
+        await people.resetKeys(bob);
+        await until("Ann's doubt", async () => {
+            const { now, once } = await people.trust(ann, bob.userId);
+            return once && !now;
+        });
+        await people.open(bob, "Ann");
+        await people.say(bob, "with new keys");
+        await people.reads(ann, "with new keys");
+        for (const one of [ann, bob]) await one.picture("after the reset");
     });
     await stepWith(MEDIA, "Bob leaves the group", async () => {
         await people.leave(bob, "Three of us");

@@ -83,6 +83,17 @@ pub struct BeginUpload {
     pub announced: Option<u64>,
 }
 
+/// Asks to keep a picture of a web page. It is nobody's upload: it gives way as what others sent does, and
+/// no other server gets it. Answered with where it is to be written.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Upload, MediaError>")]
+pub struct BeginCopy {
+    /// Our server.
+    pub server_name: OwnedServerName,
+    /// Its bytes, where that was said.
+    pub announced: Option<u64>,
+}
+
 /// Place for what comes. Dropped before [`FinishUpload`], it is as if there had been none.
 #[derive(Debug)]
 pub struct Upload {

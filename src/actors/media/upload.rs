@@ -8,7 +8,9 @@ use actix::{
 use super::{
     actor::{MediaActor, row_of},
     library::{Entry, Party},
-    messages::{AbandonUpload, BeginUpload, CreateMedia, FinishUpload, MediaError, Upload},
+    messages::{
+        AbandonUpload, BeginCopy, BeginUpload, CreateMedia, FinishUpload, MediaError, Upload,
+    },
 };
 use crate::{
     actors::clock::now_ms,
@@ -26,16 +28,35 @@ impl Handler<BeginUpload> for MediaActor {
         }
         let name = name
             .unwrap_or_else(|| MediaName::new(user_id.server_name().to_owned(), rand::random()));
+        self.begin(Party::User(user_id), name, announced, ctx)
+    }
+}
+
+impl Handler<BeginCopy> for MediaActor {
+    type Result = Result<Upload, MediaError>;
+
+    fn handle(&mut self, msg: BeginCopy, ctx: &mut Context<Self>) -> Self::Result {
+        let BeginCopy { server_name, announced } = msg;
+        let name = MediaName::new(server_name.clone(), rand::random());
+        self.begin(Party::Server(server_name), name, announced, ctx)
+    }
+}
+
+impl MediaActor {
+    fn begin(
+        &mut self,
+        party: Party,
+        name: MediaName,
+        announced: Option<u64>,
+        ctx: &mut Context<Self>,
+    ) -> Result<Upload, MediaError> {
         let free = self.files.free();
-        let party = Party::User(user_id);
         let (number, most, dropped) = self.library.reserve(party, Some(name), announced, free)?;
         self.clear(&dropped);
         let abandon = Some(ctx.address().recipient());
         Ok(Upload { number, path: self.files.coming(number), most, abandon })
     }
-}
 
-impl MediaActor {
     /// An id is filled once, by whom it was given to.
     fn check_created(&self, name: &MediaName, user_id: &ruma::UserId) -> Result<(), MediaError> {
         if name.server_name != user_id.server_name() {
@@ -68,8 +89,12 @@ impl Handler<FinishUpload> for MediaActor {
     fn handle(&mut self, msg: FinishUpload, _: &mut Context<Self>) -> Self::Result {
         let FinishUpload { mut upload, pieces, content_type: declared, file_name: called } = msg;
         upload.abandon = None;
-        let Some((Party::User(owner), Some(name))) = self.library.release(upload.number) else {
+        let Some((party, Some(name))) = self.library.release(upload.number) else {
             return Box::pin(fut::ready(Err(MediaError::NotFound)));
+        };
+        let owner = match party {
+            Party::User(user_id) => Some(user_id),
+            Party::Server(_) => None,
         };
         if let Err(error) = self.files.keep(&upload.path, &pieces) {
             self.files.abandon(upload.number);
@@ -81,7 +106,7 @@ impl Handler<FinishUpload> for MediaActor {
             size: pieces.size,
             content_type: content_type(Some(&declared)),
             file_name: file_name(called.as_deref()),
-            owner: Some(owner),
+            owner,
             created: now,
             used: now,
         };

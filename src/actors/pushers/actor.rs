@@ -26,7 +26,7 @@ use crate::{
         },
     },
     config::{ASK_WAIT, limits},
-    web_post::WebClient,
+    web_ask::{WebClient, WebError},
 };
 
 /// How long changes gather before they are looked at.
@@ -115,6 +115,16 @@ enum Tried {
     Gone,
     /// To be tried again.
     Failed,
+}
+
+/// What is to be done where a gateway cannot be asked.
+fn in_words(error: WebError) -> String {
+    match error {
+        WebError::Private(_) => {
+            format!("{error}; if it is your own gateway, set push.allowPrivateAddresses")
+        }
+        error => error.to_string(),
+    }
 }
 
 /// Something may have changed.
@@ -267,7 +277,7 @@ async fn try_once(
         Ok(answer) => answer,
         Err(why) => {
             if failures == 0 {
-                log::warn!("a notification waits: {why}");
+                log::warn!("a notification waits: {}", in_words(why));
             }
             return Ok(Tried::Failed);
         }
@@ -340,7 +350,7 @@ impl Handler<SetPusher> for PushersActor {
         let mut kept =
             Kept { pusher: *pusher, user_id, device_id, set_ts, pushed: u64::MAX, badge: 0 };
         let checked = check(&kept)
-            .and_then(|url| self.client.check(&url).map_err(|why| why.to_string()))
+            .and_then(|url| self.client.check(&url).map_err(in_words))
             .map_err(PusherError::BadRequest);
         let most = limits::PUSHERS;
         let is_full =

@@ -376,7 +376,8 @@ impl Worker {
         shown.push(client_event::stripped(&signed.json)?);
         via.retain(|server| server != origin && server != self.signer.server_name());
         via.insert(0, origin.clone());
-        let invite = InviteData { event: Arc::clone(&signed), stripped_state: shown, via };
+        let invite =
+            InviteData { event: Arc::clone(&signed), stripped_state: shown, via, notify: None };
         // Who invites one of us may not see those in the room any more who are in it here.
         let _ = self.ask_for_departure(origin).await;
         operate_for(Whose::Theirs, &self.room, Some(version.clone()), move |machine| {

@@ -393,6 +393,12 @@ fn change_membership(
                 via: invite.via.clone(),
             };
             writes.put_long(&InviteRow::key(room, user_id), &to_json(&row)?)?;
+            if was != Some(code)
+                && let Some(notify) = &invite.notify
+                && let Some(hash) = hash_of(&row.event_id)
+            {
+                notified::add(writes, user_id, (room, notified::INVITE, &hash), notify)?;
+            }
         }
         None => writes.remove_long(&InviteRow::key(room, user_id))?,
     }

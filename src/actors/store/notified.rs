@@ -3,20 +3,22 @@
 //!
 //! Invariant: of each user the rows are numbered without a gap, and the oldest give way.
 
-use ruma::UserId;
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 
 use super::{
-    Notifications, Notified, Notify, ReadNotifications, StoreError, Unread,
+    Notifications, Notified, Notify, Place, ReadNotifications, StoreError, StoredEvent, Unread,
     backwards::Numbered,
     database::{Database, Rows, WriteSet},
     events::read_event,
-    rooms::{MembershipRow, RoomInfo, StateRow},
-    schema::{Hash, Key, Parts, family, put_text, take_text},
+    rooms::{InviteRow, MembershipRow, RoomInfo, StateRow},
+    schema::{Hash, Key, Parts, family, hash_of, put_text, take_text},
     unread,
 };
 use crate::{actors::clock::now_ms, config::limits, proto::names};
 
+/// The place of an invite, which is in no timeline of ours.
+pub(super) const INVITE: i64 = i64::MIN;
 /// Rows that are looked at for one page.
 const LOOKED_AT: usize = 1000;
 
@@ -105,23 +107,19 @@ pub(super) fn read(
         if ask.only_highlights && !row.highlight {
             continue;
         }
-        let is_read = !unread::is_unread(database, row.room, &ask.user_id, row.order)?;
+        let is_read =
+            row.order != INVITE && !unread::is_unread(database, row.room, &ask.user_id, row.order)?;
         if ask.only_unread && is_read {
             continue;
         }
-        let own = MembershipRow::read(database, row.room, &ask.user_id)?;
-        let is_in = own
-            .is_some_and(|own| own.membership == ruma::events::room::member::MembershipState::Join);
-        let Some(event) = read_event(database, row.room, &row.hash)?.filter(|_| is_in) else {
+        let Some(Shown { event, sender_name, room_name }) = shown(database, &ask.user_id, &row)?
+        else {
             continue;
         };
-        let sender = event.head()?.sender;
-        let sender_name = name_in(database, row.room, ("m.room.member", sender.as_str()))?;
-        let room_name = name_in(database, row.room, ("m.room.name", ""))?;
         page.notified.push(Notified {
             number,
             room_id: RoomInfo::read(database, row.room)?.room_id,
-            event: event.into_stored(&row.hash),
+            event,
             ts: row.ts,
             is_read,
             highlight: row.highlight,
@@ -133,6 +131,83 @@ pub(super) fn read(
     Ok(page)
 }
 
+/// What is told of a notification.
+struct Shown {
+    event: StoredEvent,
+    sender_name: Option<String>,
+    room_name: Option<String>,
+}
+
+/// Reads what is told, as far as the user may see it today: an invite while it waits for an answer, what
+/// was said while the user is in the room.
+fn shown(database: &Database, user_id: &UserId, row: &Row) -> Result<Option<Shown>, StoreError> {
+    let own = MembershipRow::read(database, row.room, user_id)?;
+    match own.map(|own| own.membership) {
+        Some(MembershipState::Join) if row.order != INVITE => {
+            let Some(event) = read_event(database, row.room, &row.hash)? else { return Ok(None) };
+            let sender = event.head()?.sender;
+            Ok(Some(Shown {
+                event: event.into_stored(&row.hash),
+                sender_name: name_in(database, row.room, ("m.room.member", sender.as_str()))?,
+                room_name: name_in(database, row.room, ("m.room.name", ""))?,
+            }))
+        }
+        Some(MembershipState::Invite) if row.order == INVITE => {
+            let invite = InviteRow::read(database, row.room, user_id)?;
+            let waits = |invite: &InviteRow| hash_of(&invite.event_id) == Some(row.hash);
+            Ok(invite.filter(waits).map(shown_invite))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Reads what an invite tells: before anybody is in a room, its names are those that the invite has.
+fn shown_invite(invite: InviteRow) -> Shown {
+    #[derive(Deserialize)]
+    struct Sent {
+        sender: OwnedUserId,
+    }
+    #[derive(Deserialize)]
+    struct Stripped {
+        #[serde(rename = "type")]
+        kind: String,
+        state_key: String,
+        content: Named,
+    }
+    let sender = serde_json::from_str::<Sent>(invite.event.get()).ok().map(|sent| sent.sender);
+    let stripped: Vec<Stripped> = invite
+        .stripped_state
+        .iter()
+        .filter_map(|event| serde_json::from_str(event.get()).ok())
+        .collect();
+    let named = |kind: &str, key: &str| {
+        let event = stripped.iter().find(|event| event.kind == kind && event.state_key == key);
+        let name = event.and_then(|event| event.content.name.as_deref());
+        name.map(|name| names::shown_name(name).into_owned())
+    };
+    Shown {
+        sender_name: sender.and_then(|sender| named("m.room.member", sender.as_str())),
+        room_name: named("m.room.name", ""),
+        event: StoredEvent {
+            event_id: invite.event_id,
+            json: invite.event.get().into(),
+            place: Place::Outlier,
+            state_group: None,
+            order: None,
+            spoilt: false,
+            txn: None,
+            redacted_because: None,
+        },
+    }
+}
+
+/// What something is called.
+#[derive(Deserialize)]
+struct Named {
+    #[serde(alias = "displayname")]
+    name: Option<String>,
+}
+
 /// Reads how somebody, or a room, is called at a place of the current state.
 fn name_in(
     database: &Database,
@@ -141,12 +216,7 @@ fn name_in(
 ) -> Result<Option<String>, StoreError> {
     #[derive(Deserialize)]
     struct Event {
-        content: Content,
-    }
-    #[derive(Deserialize)]
-    struct Content {
-        #[serde(alias = "displayname")]
-        name: Option<String>,
+        content: Named,
     }
     let Some(row) = StateRow::read(database, room, place)? else { return Ok(None) };
     let Some(record) = read_event(database, room, &row.hash)? else { return Ok(None) };

@@ -267,6 +267,7 @@ fn load_memberships(
                 event: event.map_err(|_| corrupt())?.into(),
                 stripped_state: invite.stripped_state,
                 via: invite.via,
+                notify: None,
             });
         }
         memberships.insert(user_id, own);

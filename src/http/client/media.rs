@@ -19,6 +19,7 @@ use ruma::{
     api::client::{
         authenticated_media::{
             get_content, get_content_as_filename, get_content_thumbnail, get_media_config,
+            get_media_preview,
         },
         media::create_mxc_uri,
     },
@@ -34,6 +35,7 @@ use crate::{
             BeginUpload, CreateMedia, FindMedia, FinishUpload, FoundMedia, MakeThumbnail,
             MediaError, ReadMediaLimit, ThumbnailSize, Writer,
         },
+        previews::{Preview, ReadPreview},
     },
     config::limits,
     http::{
@@ -219,6 +221,18 @@ pub async fn thumbnail(
     let made = ask(&gateway.media.thumbnail, make).await??;
     drop(permit);
     file_body::answer(&http, &gateway, made, None)
+}
+
+/// Tells what is behind a link, where the person wants that.
+pub async fn preview(
+    request: Authed<get_media_preview::v1::Request>,
+) -> Result<impl Responder, HttpError> {
+    let Authed { body, session, gateway, permit: _permit } = request;
+    let Some(previews) = &gateway.read_preview else { return Err(HttpError::unrecognized()) };
+    let url = body.url.parse().map_err(|_| HttpError::invalid_param("url is no link"))?;
+    let read = ReadPreview { url, user_id: session.user_id };
+    let preview = ask(previews, read).await??;
+    Ok(Json(Preview::clone(&preview)))
 }
 
 /// What needed no access token once: from v1.11 of the specification on, nothing is found there.

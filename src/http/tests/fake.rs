@@ -33,7 +33,7 @@ use crate::{
     config::{MediaConfig, Registration},
     http::gateway::{EphemeraLinks, Gateway, PusherLinks, RoomLinks, StoreLinks},
     proto::{endpoint::Endpoint, server_keys::tests::secret_keys, signer::Signer, stream::Order},
-    web_post::WebClient,
+    web_ask::WebClient,
 };
 
 /// A server name of this network that is not ours.
@@ -135,7 +135,7 @@ async fn start_media(fake: &Addr<Fake>, accounts: &Addr<AccountsActor>) -> Addr<
         max_upload_bytes: 1024 * 1024,
         max_bytes: 8 * 1024 * 1024,
         max_user_bytes: 4 * 1024 * 1024,
-        remote_days: 30,
+        ..MediaConfig::default()
     };
     MediaActor::load(data, config, links).await.unwrap().start()
 }
@@ -214,6 +214,7 @@ pub(super) async fn start_with(registration: Registration) -> (Addr<Fake>, Gatew
         owe: fake.clone().recipient(),
         read_signer: fake.clone().recipient(),
         media: (&media).into(),
+        read_preview: None,
         downloads: Arc::new(tokio::sync::Semaphore::new(4)),
         admission: Admission::new(64),
         boot: 7,

@@ -11,7 +11,12 @@ const DAY: u64 = USED_EVERY_MS;
 const FREE: u64 = u64::MAX;
 
 fn config() -> MediaConfig {
-    MediaConfig { max_upload_bytes: 100, max_bytes: 400, max_user_bytes: 250, remote_days: 30 }
+    MediaConfig {
+        max_upload_bytes: 100,
+        max_bytes: 400,
+        max_user_bytes: 250,
+        ..MediaConfig::default()
+    }
 }
 
 fn name(server: u8, id: u32) -> MediaName {

@@ -425,6 +425,7 @@ impl Machine {
         if !self.locals.contains_key(&user) && self.locals.len() >= limits::ROOM_USERS_OF_SERVER {
             return Err(RoomError::Full("people of this server are in the room"));
         }
+        invite.notify = self.notify_invited(&user, &invite.event);
         let waits = self.locals.get(&user).cloned();
         let waits = waits.filter(|own| own.membership == MembershipState::Invite);
         if let Some(mut first) = waits.and_then(|own| own.invite) {

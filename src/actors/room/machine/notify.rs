@@ -33,6 +33,12 @@ impl Machine {
             .collect()
     }
 
+    /// Evaluates the push rules of a user of ours for an invite of him.
+    pub(super) fn notify_invited(&self, user: &UserId, invite: &Pdu) -> Option<Notify> {
+        let raw = RawValue::from_string(invite.json.to_string()).ok()?;
+        self.notify_one(user, &invite.sender, &Raw::from_json(raw))
+    }
+
     fn notify_one(
         &self,
         user: &UserId,

@@ -331,7 +331,8 @@ impl Machine {
             let (event, stripped_state) = (Arc::clone(pdu), stripped.collect());
             let from = pdu.sender.server_name();
             let via = (*from != self.server).then(|| from.to_owned()).into_iter().collect();
-            InviteData { event, stripped_state, via }
+            let notify = self.notify_invited(&user, pdu);
+            InviteData { event, stripped_state, via, notify }
         });
         let event_id = pdu.map(|pdu| pdu.event_id.clone());
         let own = OwnMembership { membership, event_id, invite, forgotten: false };

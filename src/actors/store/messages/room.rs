@@ -164,6 +164,8 @@ pub struct InviteData {
     pub stripped_state: Vec<Box<RawValue>>,
     /// Servers that can be asked to join, the inviter's first.
     pub via: Vec<OwnedServerName>,
+    /// How it notifies who is invited, where nothing waited for an answer before. It is not given back.
+    pub notify: Option<Notify>,
 }
 
 /// One step of one room: events, groups, heads, current state and all that hangs on them, in one

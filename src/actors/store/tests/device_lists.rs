@@ -136,6 +136,7 @@ async fn room_mates_and_their_servers() {
         event: Arc::clone(&invited),
         stripped_state: Vec::new(),
         via: vec!["c.org".try_into().unwrap(), "d.org".try_into().unwrap()],
+        notify: None,
     };
     let membership = OwnMembership { invite: Some(data), ..own(&invited) };
     step.memberships = [(user(OWN), membership)].into();

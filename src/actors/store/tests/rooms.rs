@@ -377,6 +377,7 @@ async fn an_invite_comes_back_until_it_is_answered() {
         event: Arc::clone(&pdu),
         stripped_state: stripped.clone(),
         via: vec!["a.org".try_into().unwrap()],
+        notify: None,
     };
     let membership = OwnMembership { invite: Some(invite), ..own(&pdu) };
     world.commit(CommitRoom { memberships: [(user(OWN), membership)].into(), ..step(&r) }).await;
@@ -398,6 +399,69 @@ async fn an_invite_comes_back_until_it_is_answered() {
     world.commit(CommitRoom { memberships: [(user(OWN), refused)].into(), ..step(&r) }).await;
     let loaded = world.ask(LoadRoom { room_id: r.clone() }).await.unwrap().unwrap();
     assert!(loaded.memberships[&user(OWN)].invite.clone().is_none());
+}
+
+#[actix::test]
+async fn an_invite_notifies_once_and_for_as_long_as_it_waits() {
+    let mut world = World::new();
+    let r = room("r");
+    let ann = "@ann:a.org";
+    let invites = |n: u64| {
+        let content = json!({"membership": "invite", "n": n});
+        event(&r, ann, "m.room.member", Some(OWN), content, &[])
+    };
+    let raw = |json| serde_json::value::to_raw_value(&json).unwrap();
+    let stripped = vec![
+        raw(json!({"type": "m.room.name", "state_key": "", "content": {"name": "Tea"}})),
+        raw(json!({"type": "m.room.member", "state_key": ann, "content": {"displayname": "Ann"}})),
+        raw(json!({"type": "m.room.name", "state_key": "x", "content": {"name": "not it"}})),
+    ];
+    let invite = |pdu: &Arc<Pdu>| {
+        let data = InviteData {
+            event: Arc::clone(pdu),
+            stripped_state: stripped.clone(),
+            via: Vec::new(),
+            notify: Some(Notify { highlight: false, actions: "[\"notify\"]".to_owned() }),
+        };
+        let membership = OwnMembership { invite: Some(data), ..own(pdu) };
+        CommitRoom { memberships: [(user(OWN), membership)].into(), ..step(&r) }
+    };
+    let read = async |world: &World| {
+        let ask = ReadNotifications {
+            user_id: user(OWN),
+            up_to: None,
+            after: 0,
+            only_highlights: false,
+            only_unread: true,
+            count: true,
+            limit: 9,
+        };
+        let page = world.ask(ask).await.unwrap();
+        let told = |one: Notified| (one.event.event_id, one.sender_name, one.room_name);
+        page.notified.into_iter().map(told).collect::<Vec<_>>()
+    };
+    let first = invites(1);
+    world.commit(invite(&first)).await;
+    world.commit(invite(&first)).await;
+    let told = [(id(&first), Some("Ann".to_owned()), Some("Tea".to_owned()))];
+    assert_eq!(read(&world).await, told, "said twice, told once");
+    world.restart().await;
+    assert_eq!(read(&world).await, told);
+    let refused = OwnMembership {
+        membership: MembershipState::Leave,
+        event_id: None,
+        invite: None,
+        forgotten: false,
+    };
+    world.commit(CommitRoom { memberships: [(user(OWN), refused)].into(), ..step(&r) }).await;
+    assert_eq!(read(&world).await, []);
+    let second = invites(2);
+    world.commit(invite(&second)).await;
+    let told = read(&world).await;
+    assert_eq!(told.iter().map(|one| &one.0).collect::<Vec<_>>(), [&id(&second)]);
+    // Who came in has read it.
+    world.commit(live(&r, &[&member(&r, OWN, "join")])).await;
+    assert_eq!(read(&world).await, []);
 }
 
 #[actix::test]

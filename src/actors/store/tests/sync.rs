@@ -186,6 +186,7 @@ async fn memberships_move_a_room_between_the_sections() {
             event: Arc::clone(&invited),
             stripped_state: vec![stripped.clone()],
             via: vec![],
+            notify: None,
         };
         let membership = OwnMembership { invite: Some(data), ..own(&invited) };
         CommitRoom { memberships: [(user(OWN), membership)].into(), ..step(&r) }

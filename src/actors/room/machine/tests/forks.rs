@@ -142,7 +142,7 @@ fn whoever_invites_second_takes_no_invite_away() {
         let name = serde_json::value::to_raw_value(&json!({"name": name})).unwrap();
         let others = via.iter().map(|name| OwnedServerName::try_from(*name).unwrap());
         let via = std::iter::once(by.server_name().clone()).chain(others).collect();
-        InviteData { event: Arc::new(event), stripped_state: vec![name], via }
+        InviteData { event: Arc::new(event), stripped_state: vec![name], via, notify: None }
     };
     let mut machine = Machine::new(room_id.clone(), RoomVersionId::V11, own_of(&me)).unwrap();
     let mut shown = |by: &Arc<Signer>, name: &str, version, via: &[&str]| {

@@ -1,8 +1,8 @@
-//! Posts to web servers of others over HTTP: who is asked is somebody else's choice, so each address is
+//! Asks web servers of others over HTTP: who is asked is somebody else's choice, so each address is
 //! checked, and connected to as it was checked.
 //!
-//! Invariants: nothing at home is asked, unless the person wants it; no redirect is followed; an
-//! answer takes a bounded time and a bounded number of bytes.
+//! Invariants: nothing at home is asked, unless the person wants it, and no redirect leads there; an answer
+//! takes a bounded time, and in memory a bounded number of bytes.
 
 use std::{
     io,
@@ -11,14 +11,18 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, header};
+use http::{HeaderMap, Request, header, request};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{body::Bytes, client::conn::http1};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
+    task::JoinSet,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -32,8 +36,10 @@ const WAIT: Duration = Duration::from_secs(30);
 const CONNECT_WAIT: Duration = Duration::from_secs(8);
 /// Addresses of one name that are tried.
 const ADDRESSES: usize = 4;
-/// Largest answer.
+/// Largest answer to a post.
 const ANSWER: usize = 64 * 1024;
+/// How many redirects are followed, each checked as the first address.
+const REDIRECTS: usize = 5;
 
 /// Why a server was not asked, or did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -45,10 +51,7 @@ pub enum WebError {
     #[error("{0} is not found")]
     NotFound(String),
     /// It leads home.
-    #[error(
-        "{0} is at an address of a home or a machine, not of the Internet; if it is your own \
-         gateway, set push.allowPrivateAddresses"
-    )]
+    #[error("{0} is at an address of a home or a machine, not of the Internet")]
     Private(String),
     /// No connection.
     #[error("{0} cannot be reached: {1}")]
@@ -71,6 +74,78 @@ pub struct WebAnswer {
     pub status: u16,
     /// The body.
     pub body: Vec<u8>,
+}
+
+/// An answer that comes bit by bit. Dropped, its connection ends.
+#[derive(Debug)]
+pub struct WebStream {
+    /// Who answered: after redirects another than was asked.
+    pub url: Url,
+    /// The status.
+    pub status: u16,
+    headers: HeaderMap,
+    body: Incoming,
+    _connection: JoinSet<()>,
+}
+
+impl WebStream {
+    /// Returns a header where it is text.
+    pub fn header(&self, name: &header::HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Returns the next bytes.
+    pub async fn next(&mut self) -> Option<Result<Bytes, WebError>> {
+        loop {
+            let frame = self.body.frame().await?;
+            match frame.map(hyper::body::Frame::into_data) {
+                Ok(Ok(bytes)) => return Some(Ok(bytes)),
+                // What follows the body is nothing to us.
+                Ok(Err(_)) => {}
+                Err(error) => {
+                    return Some(Err(WebError::Http(name_of(&self.url), error.to_string())));
+                }
+            }
+        }
+    }
+
+    /// Returns the body, up to so many bytes; what is longer is cut there.
+    pub async fn beginning(mut self, most: usize) -> Result<Vec<u8>, WebError> {
+        let mut all = Vec::new();
+        while let Some(bytes) = self.next().await {
+            all.extend_from_slice(&bytes?);
+            if all.len() >= most {
+                all.truncate(most);
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Returns the whole body, where it is not too large.
+    async fn all(self) -> Result<WebAnswer, WebError> {
+        let body = Limited::new(self.body, ANSWER).collect().await;
+        let body = body.map_err(|error| WebError::Http(name_of(&self.url), error.to_string()))?;
+        Ok(WebAnswer { status: self.status, body: body.to_bytes().to_vec() })
+    }
+
+    /// Where a redirect leads; nowhere, where it would give up what https proves.
+    fn redirect(&self) -> Result<Option<Url>, WebError> {
+        if !matches!(self.status, 301 | 302 | 303 | 307 | 308) {
+            return Ok(None);
+        }
+        let wrong = |why: &str| WebError::Http(name_of(&self.url), why.to_owned());
+        let to = self.header(&header::LOCATION).ok_or_else(|| wrong("it redirects nowhere"))?;
+        let to = self.url.join(to).map_err(|_| wrong("it redirects to what is no address"))?;
+        if self.url.scheme() == "https" && to.scheme() != "https" {
+            return Err(wrong("it redirects to an address that is not https"));
+        }
+        Ok(Some(to))
+    }
+}
+
+fn name_of(url: &Url) -> String {
+    url.host_str().unwrap_or_default().to_owned()
 }
 
 /// Asks web servers.
@@ -106,43 +181,61 @@ impl WebClient {
         }
     }
 
-    /// Posts JSON to a URL.
+    /// Posts JSON to a URL. No redirect is followed.
     pub async fn post(&self, url: &Url, json: Vec<u8>) -> Result<WebAnswer, WebError> {
-        self.check(url)?;
-        let name = url.host_str().unwrap_or_default().to_owned();
-        let asked = timeout(WAIT, self.post_to(url, &name, json)).await;
-        asked.unwrap_or(Err(WebError::TimedOut(name)))
+        let request =
+            Request::post(target_of(url)).header(header::CONTENT_TYPE, "application/json");
+        let asked = async { self.open(url.clone(), request, json).await?.all().await };
+        let asked = timeout(WAIT, asked).await;
+        asked.unwrap_or_else(|_| Err(WebError::TimedOut(name_of(url))))
     }
 
-    async fn post_to(&self, url: &Url, name: &str, json: Vec<u8>) -> Result<WebAnswer, WebError> {
-        let stream = self.connect(url, name).await?;
-        let request = Request::post(match url.query() {
-            Some(query) => format!("{}?{query}", url.path()),
-            None => url.path().to_owned(),
-        });
+    /// Asks for what is at a URL, and follows redirects. How long all of it may take is up to the caller.
+    pub async fn get(&self, url: Url, accept: &str) -> Result<WebStream, WebError> {
+        let mut next = url;
+        for _ in 0..=REDIRECTS {
+            let request = Request::get(target_of(&next)).header(header::ACCEPT, accept);
+            let answer = self.open(next, request, Vec::new()).await?;
+            match answer.redirect()? {
+                None => return Ok(answer),
+                Some(to) => next = to,
+            }
+        }
+        Err(WebError::Http(name_of(&next), "it redirects without end".to_owned()))
+    }
+
+    /// Connects and asks.
+    async fn open(
+        &self,
+        url: Url,
+        request: request::Builder,
+        body: Vec<u8>,
+    ) -> Result<WebStream, WebError> {
+        self.check(&url)?;
+        let name = name_of(&url);
+        let stream = self.connect(&url, &name).await?;
         let host = match url.port() {
             Some(port) => format!("{name}:{port}"),
-            None => name.to_owned(),
+            None => name.clone(),
         };
         let request = request
             .header(header::HOST, host)
-            .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, concat!("messagehub/", env!("CARGO_PKG_VERSION")))
             .header(header::CONNECTION, "close")
-            .body(Full::new(Bytes::from(json)))
-            .map_err(|error| WebError::Http(name.to_owned(), error.to_string()))?;
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| WebError::Http(name.clone(), error.to_string()))?;
         if url.scheme() == "http" {
-            return ask(stream, request, name).await;
+            return ask(stream, request, url).await;
         }
-        let unsafe_ = |why: String| WebError::Tls(name.to_owned(), why);
+        let unsafe_ = |why: String| WebError::Tls(name.clone(), why);
         let server = match url.host() {
             Some(Host::Ipv4(ip)) => ServerName::from(IpAddr::V4(ip)),
             Some(Host::Ipv6(ip)) => ServerName::from(IpAddr::V6(ip)),
-            _ => ServerName::try_from(name.to_owned()).map_err(|why| unsafe_(why.to_string()))?,
+            _ => ServerName::try_from(name.clone()).map_err(|why| unsafe_(why.to_string()))?,
         };
         let tls = TlsConnector::from(self.tls().map_err(unsafe_)?);
         let stream = tls.connect(server, stream).await.map_err(|why| unsafe_(why.to_string()))?;
-        ask(stream, request, name).await
+        ask(stream, request, url).await
     }
 
     /// Resolves the name and connects to one of its addresses: to just what was checked.
@@ -180,25 +273,31 @@ impl WebClient {
     }
 }
 
+/// What is asked of a server for a URL.
+fn target_of(url: &Url) -> String {
+    match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    }
+}
+
 async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
-    name: &str,
-) -> Result<WebAnswer, WebError> {
-    let wrong = |why: &dyn std::fmt::Display| WebError::Http(name.to_owned(), why.to_string());
-    let (mut sender, connection) =
+    url: Url,
+) -> Result<WebStream, WebError> {
+    let wrong = |why: &dyn std::fmt::Display| WebError::Http(name_of(&url), why.to_string());
+    let (mut sender, connected) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|why| wrong(&why))?;
-    let connection = tokio::spawn(connection);
-    let answer = async {
-        let answer = sender.send_request(request).await.map_err(|why| wrong(&why))?;
-        let status = answer.status().as_u16();
-        let body = Limited::new(answer.into_body(), ANSWER).collect().await;
-        let body = body.map_err(|why| wrong(&why))?.to_bytes().to_vec();
-        Ok(WebAnswer { status, body })
-    };
-    let answer = answer.await;
-    connection.abort();
-    answer
+    let mut connection = JoinSet::new();
+    connection.spawn(async move {
+        // What went wrong is told by the body.
+        let _ = connected.await;
+    });
+    let answer = sender.send_request(request).await.map_err(|why| wrong(&why))?;
+    let (head, body) = answer.into_parts();
+    let status = head.status.as_u16();
+    Ok(WebStream { url, status, headers: head.headers, body, _connection: connection })
 }
 
 #[cfg(test)]
@@ -273,5 +372,57 @@ mod tests {
         let (address, _) = server(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()).await;
         let refused = client.post(&url(&format!("https://{address}/")), Vec::new()).await;
         assert!(matches!(refused, Err(WebError::Tls(..))), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn each_hop_of_a_redirect_is_checked() {
+        let client = WebClient::new(true);
+        let page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\npage";
+        let (last, asked) = server(page.to_vec()).await;
+        let to = |location: &str| {
+            format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n")
+        };
+        let (first, _) = server(to(&format!("http://{last}/there?x")).into_bytes()).await;
+        let answer = client.get(url(&format!("http://{first}/")), "text/html").await.unwrap();
+        assert_eq!((answer.status, answer.url.path()), (200, "/there"));
+        assert_eq!(answer.header(&header::CONTENT_TYPE), Some("text/html"));
+        assert_eq!(answer.beginning(3).await.unwrap(), b"pag");
+        let asked = asked.await.unwrap();
+        assert!(asked.starts_with("GET /there?x HTTP/1.1\r\n"), "{asked}");
+        for nowhere in ["http://224.0.0.1/", "ftp://example.org/", "http://[", "file:///etc/passwd"]
+        {
+            let (first, _) = server(to(nowhere).into_bytes()).await;
+            let answer = client.get(url(&format!("http://{first}/")), "*/*").await;
+            assert!(answer.is_err(), "{nowhere}");
+        }
+        // Where only the Internet may be asked, a redirect home is refused as a link there is.
+        let home = WebStream::redirect;
+        let (first, _) = server(to("http://127.0.0.1/").into_bytes()).await;
+        let request = Request::get("/");
+        let answer = client.open(url(&format!("http://{first}/")), request, Vec::new()).await;
+        let to = home(&answer.unwrap()).unwrap().unwrap();
+        assert!(matches!(WebClient::new(false).check(&to), Err(WebError::Private(_))));
+    }
+
+    #[tokio::test]
+    async fn who_redirects_without_end_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = tokio::spawn(async move {
+            let mut asked = 0;
+            while let Ok((mut stream, _)) = listener.accept().await {
+                asked += 1;
+                let _ = stream.read(&mut [0; 4096]).await;
+                let again = b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n";
+                let _ = stream.write_all(again).await;
+                if asked == REDIRECTS + 1 {
+                    break;
+                }
+            }
+            asked
+        });
+        let answer = WebClient::new(true).get(url(&format!("http://{address}/")), "*/*").await;
+        assert!(matches!(answer, Err(WebError::Http(_, why)) if why.contains("without end")));
+        assert_eq!(asked.await.unwrap(), REDIRECTS + 1);
     }
 }
