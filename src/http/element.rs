@@ -44,6 +44,8 @@ pub struct ElementFiles {
     pub release: Release,
     /// What is done so that they are there.
     pub work: watch::Receiver<Work>,
+    /// Whether others may register on this node.
+    pub is_household: bool,
 }
 
 /// Configures the server of Element. [`Place`] and [`ElementFiles`] have to be there as app data,
@@ -70,9 +72,10 @@ async fn serve(
     };
     // `config.<host>.json` goes before `config.json` where Element runs under several names.
     if name.starts_with("config.") && name.ends_with(".json") && !name.contains('/') {
-        return HttpResponse::Ok()
-            .insert_header((CACHE_CONTROL, REVALIDATE))
-            .json(client_config(&place.url_seen_by(&request, place.homeserver)));
+        return HttpResponse::Ok().insert_header((CACHE_CONTROL, REVALIDATE)).json(client_config(
+            &place.url_seen_by(&request, place.homeserver),
+            files.is_household,
+        ));
     }
     let Some(file) = locate(&files.folder, name) else {
         if name == "index.html" {
@@ -119,8 +122,8 @@ fn caching(name: &str) -> &'static str {
     if hashed || name.starts_with("bundles/") { FOR_EVER } else { REVALIDATE }
 }
 
-/// Returns Element's `config.json`.
-fn client_config(homeserver: &str) -> Value {
+/// Returns Element's `config.json`. Who registers may end the account; the owner's is the node's.
+fn client_config(homeserver: &str, is_household: bool) -> Value {
     json!({
         "default_server_config": {"m.homeserver": {"base_url": homeserver}},
         "brand": "Element",
@@ -137,9 +140,9 @@ fn client_config(homeserver: &str) -> Value {
         "integrations_ui_url": "",
         "integrations_rest_url": "",
         "setting_defaults": {
-            "UIFeature.registration": false,
+            "UIFeature.registration": is_household,
             "UIFeature.passwordReset": false,
-            "UIFeature.deactivate": false,
+            "UIFeature.deactivate": is_household,
             "UIFeature.identityServer": false,
             "UIFeature.thirdPartyId": false,
             "UIFeature.feedback": false,
@@ -148,7 +151,7 @@ fn client_config(homeserver: &str) -> Value {
 }
 
 fn missing(files: &ElementFiles, homeserver: &str) -> HttpResponse {
-    let ElementFiles { folder, release, work } = files;
+    let ElementFiles { folder, release, work, .. } = files;
     let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
     let (state, comes) = match &*work.borrow() {
         Work::None => ("It is not fetched by itself here.".to_owned(), false),
@@ -246,6 +249,17 @@ mod tests {
             ("welcome/feedback.png", REVALIDATE),
         ] {
             assert_eq!(caching(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn people_register_in_element_where_they_may() {
+        for is_household in [false, true] {
+            let config = client_config("http://127.84.48.2", is_household);
+            let settings = &config["setting_defaults"];
+            for feature in ["UIFeature.registration", "UIFeature.deactivate"] {
+                assert_eq!(settings[feature], is_household, "{feature}");
+            }
         }
     }
 }

@@ -65,7 +65,8 @@ pub fn start(
     let place = Place { homeserver: bound.homeserver(), element: bound.element(), stopping: stops };
     let homeserver_url = place.homeserver_url();
     let folder = bound.element_folder(data);
-    let files = ElementFiles { folder, release: bound.release, work };
+    let (release, is_household) = (bound.release, bound.is_household);
+    let files = ElementFiles { folder, release, work, is_household };
 
     let desk = Desk {
         place: place.clone(),

@@ -11,7 +11,9 @@ use tokio::sync::watch;
 
 use crate::{
     actors::element::{self, ElementParts, Found, Work},
-    config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT, Release},
+    config::{
+        Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT, Registration, Release,
+    },
     http::{gateway::url_of, login::presence::Persons},
 };
 
@@ -80,6 +82,7 @@ pub struct Bound {
     pub(super) element_path: Option<PathBuf>,
     pub(super) release: Release,
     pub(super) fetch: bool,
+    pub(super) is_household: bool,
     pub(super) persons: Persons,
 }
 
@@ -160,7 +163,17 @@ pub fn bind(config: &Config) -> Result<Bound, BindError> {
     let persons = Persons::at(homeserver_address, &config.login.local_accounts);
     let (release, fetch) =
         (config.element.release().map_err(BindError::Release)?, config.element.fetch);
-    Ok(Bound { homeserver, homeserver_address, element, element_path, release, fetch, persons })
+    let is_household = config.accounts.registration != Registration::Off;
+    Ok(Bound {
+        homeserver,
+        homeserver_address,
+        element,
+        element_path,
+        release,
+        fetch,
+        is_household,
+        persons,
+    })
 }
 
 fn listen(
