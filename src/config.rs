@@ -56,6 +56,24 @@ pub const DEFAULT_BOOTSTRAP: [&str; 5] = [
 pub mod limits {
     use std::time::Duration;
 
+    /// Windows that may show the status page at once: each gets all of it, each second at most.
+    pub const STATUS_WINDOWS: usize = 8;
+    /// Doctors who look at the node at once, called from the page.
+    pub const DOCTORS: usize = 1;
+    /// Rooms that it shows; of more it says how many.
+    pub const STATUS_ROOMS: usize = 50;
+    /// Pause between two looks at all that it shows, while anybody looks at it.
+    pub const STATUS_EVERY: Duration = Duration::from_secs(1);
+    /// Pause between two readings of the counters, for its plots.
+    pub const STATUS_SAMPLE: Duration = Duration::from_secs(10);
+    /// These readings: an hour of them.
+    pub const STATUS_SAMPLES: usize = 360;
+    /// How long a browser that opened it with a login token may look at it.
+    pub const STATUS_PASS: Duration = Duration::from_secs(12 * 60 * 60);
+    /// Members of a room who are named where a list of rooms is shown.
+    pub const FACE_PEOPLE: usize = 50;
+    /// Servers of a room of which it is kept how much of it they have.
+    pub const HELD_SERVERS: usize = 64;
     /// Servers that an invite names beside the inviter's: as many as a join asks.
     pub const INVITE_VIA: usize = 8;
     /// Members' servers with which heads are compared when we have come into a room.

@@ -26,6 +26,7 @@ pub mod data_folder;
 pub mod doctor;
 pub mod http;
 pub mod log_lines;
+pub mod meters;
 pub mod network_secret;
 pub mod new_password;
 pub mod node;

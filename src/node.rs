@@ -49,6 +49,7 @@ use crate::{
         rendezvous::RendezvousActor,
         room::{Carried, StoreLink},
         room_state::{MeetWith, RoomStateActor, RoomStateLinks},
+        status_page::{StatusPageActor, StatusPageLinks, WatchStatus},
         store::{self, Close, StoreActor, StoreError},
         swarm::{self, GivePiecesWith, SwarmError, SwarmFailed},
         upward::{ServerOffline, ServerOnline},
@@ -57,6 +58,7 @@ use crate::{
     control::{self, ControlLinks},
     data_folder::{self, FolderError},
     http::gateway::{EphemeraLinks, Gateway, PusherLinks, RoomLinks, StoreLinks},
+    meters::Meters,
     proto::server_name::{self, LOCALPART},
     status::{self, StatusLinks},
     web_ask::WebClient,
@@ -125,6 +127,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let keys = identity::read_server_name(data)?;
     let store = store::start_for(data, keys.as_deref())?;
     let keypair = swarm::load_or_create_key(data, config.libp2p.fresh_peer_id)?;
+    let meters = Meters::default();
     let cpu = Cpu::start().map_err(|error| refused(&error))?;
 
     data_folder::forget_last_word(data);
@@ -148,6 +151,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         data: Some(data.to_owned()),
         cpu: cpu.clone(),
         admission: Admission::new(limits::WORK_NODE),
+        meters: meters.clone(),
         write_rows: store.clone().recipient(),
         scan_rows: store.clone().recipient(),
         keys_seen: identity.clone().recipient(),
@@ -352,14 +356,39 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     network.bind(deliver, federation.clone().recipient());
 
     let users = (&accounts, &device_keys, &media, &pushers);
-    let gateway = Gateway {
-        read_preview: previews.as_ref().map(|previews| previews.clone().recipient()),
-        ..gateway(&store, users, &rooms, &ephemera, &identity, &outbox, &network)
-    };
     let to_fetch = bound.to_fetch(data);
     let begin = if to_fetch.is_some() { Work::Loading(Loaded::default()) } else { Work::None };
     let work = watch::Sender::new(begin);
     let web = bound.places(data, work.subscribe());
+    let status_links = StatusLinks {
+        silent: node.clone().recipient(),
+        signer: identity.clone().recipient(),
+        network: network.rendezvous.clone().recipient(),
+        rooms: rooms.clone().recipient(),
+        clock: network.relay_request.clone().recipient(),
+        people: accounts.clone().recipient(),
+        count_owed: outbox.clone().recipient(),
+        media: media.clone().recipient(),
+        web: web.clone(),
+    };
+    let links = StatusPageLinks {
+        status: status_links.clone(),
+        outbox: outbox.clone().recipient(),
+        list_rooms: rooms.clone().recipient(),
+        read_servers: rooms.clone().recipient(),
+        read_heads: store.clone().recipient(),
+        read_faces: store.clone().recipient(),
+        holders: meeting.clone().recipient(),
+        meshes: network.gossip.clone().recipient(),
+        data: data.to_owned(),
+    };
+    let settings = status::settings_in_words(config);
+    let status_page = StatusPageActor::new(links, meters.clone(), settings).start();
+    let watching = (meters, status_page.clone().recipient());
+    let gateway = Gateway {
+        read_preview: previews.as_ref().map(|previews| previews.clone().recipient()),
+        ..gateway(&store, users, &rooms, &ephemera, &identity, &outbox, &network, watching)
+    };
     // Before anybody is answered, so that whoever is finds it in the log.
     if let Some(web) = web.look().await {
         for line in status::banner(&web, config.file.as_deref(), data, keys.is_some()) {
@@ -392,17 +421,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             set_password: accounts.clone().recipient(),
             ensure: identity.clone().recipient(),
             outbox: outbox.clone().recipient(),
-            status: StatusLinks {
-                silent: node.clone().recipient(),
-                signer: identity.clone().recipient(),
-                network: network.rendezvous.clone().recipient(),
-                rooms: rooms.clone().recipient(),
-                clock: network.relay_request.clone().recipient(),
-                people: accounts.clone().recipient(),
-                count_owed: outbox.clone().recipient(),
-                media: media.clone().recipient(),
-                web: web.clone(),
-            },
+            status: status_links,
         },
     );
     if let Err(error) = control {
@@ -420,6 +439,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         ("Pushers", pushers.clone().recipient()),
         ("Ephemera", ephemera.clone().recipient()),
         ("Outbox", outbox.clone().recipient()),
+        ("StatusPage", status_page.recipient()),
         ("RoomState", rooms.clone().recipient()),
         ("Meeting", meeting.clone().recipient()),
         ("Federation", federation.clone().recipient()),
@@ -469,6 +489,7 @@ fn gateway(
     identity: &Addr<IdentityActor>,
     outbox: &Addr<OutboxActor>,
     network: &Network,
+    (meters, watch_status): (Meters, Recipient<WatchStatus>),
 ) -> Gateway {
     Gateway {
         accounts: accounts.clone(),
@@ -518,6 +539,8 @@ fn gateway(
         media: media.into(),
         read_preview: None,
         downloads: Arc::new(Semaphore::new(limits::MEDIA_DOWNLOADS)),
+        meters,
+        watch_status,
         admission: Admission::new(limits::WORK_CLIENTS),
         boot: rand::random(),
     }
@@ -576,6 +599,7 @@ beats!(
     PushersActor,
     EphemeraActor,
     OutboxActor,
+    StatusPageActor,
     RoomStateActor,
     MeetingActor,
     FederationActor,

@@ -1,6 +1,7 @@
 //! What a node is at this moment, put together once for all who show it: `messagehub status`, the
 //! doctor, the log.
 
+mod settings;
 mod words;
 
 use actix::Recipient;
@@ -27,7 +28,8 @@ use crate::{
 };
 
 pub use crate::actors::{outbox::OutboxStatus, relay_request::ClockStatus};
-pub use words::{banner, found_as, outbox_in_words, status_in_words};
+pub use settings::settings_in_words;
+pub use words::{banner, ended_in_words, found_as, next_try, outbox_in_words, status_in_words};
 
 /// After how many seconds without an answer a part of the node is told of instead of asked.
 const SILENT_S: u32 = 5;

@@ -131,6 +131,22 @@ async fn attack_02_another_account_of_the_machine_cannot_become_the_user() {
     let entered = ask(account(STRANGER), &at, &fill(&page, &at, &node.login_token().await));
     assert!(is_in(&entered), "with a token everybody is the person: {entered}");
 
+    // The same of the status page, and of what it is told.
+    let show = |path: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: {at}\r\nAccept: text/html\r\nConnection: close\r\n\r\n"
+        )
+    };
+    for (path, only_the_person) in [("/", "id=\"doctor\""), ("/_messagehub/status/qr.svg", "<svg")]
+    {
+        assert!(ask(me(), &at, &show(path)).contains(only_the_person), "{path}");
+        let stranger = ask(account(STRANGER), &at, &show(path));
+        assert!(stranger.starts_with("HTTP/1.1 403"), "{stranger}");
+        assert!(!stranger.contains(only_the_person), "{stranger}");
+    }
+    let events = ask(account(STRANGER), &at, &show("/_messagehub/status/events"));
+    assert!(events.starts_with("HTTP/1.1 403") && !events.contains("event:"), "{events}");
+
     // Who calls himself root in a namespace of his own is still who he is.
     let mut namespace = account(STRANGER);
     namespace.args(["unshare", "--user", "--map-root-user"]);

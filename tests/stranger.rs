@@ -334,6 +334,9 @@ async fn attack_01_a_signed_request_cannot_reach_the_client_api() {
         ("GET", "/_matrix/client/v3/sync"),
         ("POST", "/_matrix/client/v3/createRoom"),
         ("GET", "/"),
+        ("GET", "/_messagehub/status/events"),
+        ("GET", "/_messagehub/status/qr.svg"),
+        ("POST", "/_messagehub/status/doctor"),
         ("GET", "/_matrix/federation/../client/versions"),
     ] {
         let answer = stranger.request(&ann, method, uri).await;

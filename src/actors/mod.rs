@@ -31,6 +31,7 @@ pub mod rendezvous;
 pub mod replay;
 pub mod room;
 pub mod room_state;
+pub mod status_page;
 pub mod store;
 pub mod swarm;
 pub mod turn;

@@ -25,6 +25,7 @@ use crate::{
         upward::{ServerOffline, ServerOnline},
     },
     config::Config,
+    meters::Meters,
     proto::{delegation::Generations, signer::Signer},
 };
 use tokio::sync::watch;
@@ -44,6 +45,8 @@ pub struct NetworkParts<'a> {
     pub cpu: Cpu,
     /// The work budget for what others send.
     pub admission: Admission,
+    /// What is counted.
+    pub meters: Meters,
     /// Store.
     pub write_rows: Recipient<WriteRows>,
     /// Store.
@@ -89,6 +92,7 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
     let handle = arbiter.handle();
 
     let settings = SwarmSettings::new(config, keypair, parts.failed).with_data(parts.data);
+    let settings = settings.with_meters(parts.meters.clone());
     let swarm = Supervisor::start_in_arbiter(&handle, move |_| SwarmActor::new(settings));
 
     let gossip_parts = GossipParts {
@@ -100,6 +104,8 @@ pub fn start(parts: NetworkParts<'_>) -> std::io::Result<Network> {
         unsubscribe: swarm.clone().recipient(),
         publish: swarm.clone().recipient(),
         report: swarm.clone().recipient(),
+        meshes: swarm.clone().recipient(),
+        meters: parts.meters,
     };
     let gossip = Supervisor::start_in_arbiter(&handle, move |_| GossipActor::new(gossip_parts));
 

@@ -300,6 +300,8 @@ mod tests {
             address: LAN.parse().unwrap(),
             way,
             relayed: way == Way::Relayed,
+            relay: None,
+            near: false,
             gossips: true,
             answers: true,
             rtt_ms: None,

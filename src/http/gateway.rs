@@ -36,12 +36,14 @@ use crate::{
             ReadState, ReadThreadList, RoomError, SendEvent, SetReceipt, SetTyping,
         },
         room_state::{CreateRoom, ForgetRoom, KnowsRoom, ListRooms, ReadMembership, ToRoom},
+        status_page::WatchStatus,
         store::{
             AckToDevice, ReadDeviceLists, ReadNotifications, ReadSync, SearchDirectory, WatchStream,
         },
         upward::SendFederation,
     },
     config::ASK_WAIT,
+    meters::Meters,
 };
 
 /// Everything that a handler may use.
@@ -73,6 +75,10 @@ pub struct Gateway {
     pub read_preview: Option<Recipient<ReadPreview>>,
     /// Places for downloads: each takes memory for as long as it lasts.
     pub downloads: Arc<Semaphore>,
+    /// What is counted.
+    pub meters: Meters,
+    /// The status page.
+    pub watch_status: Recipient<WatchStatus>,
     /// The work budget of clients.
     pub admission: Admission,
     /// A number that no other start of this node had, for sync tokens.

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod login;
 mod quirks;
 pub mod ruma_glue;
+pub mod status_page;
 mod uia;
 
 use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, time::Duration};
@@ -44,7 +45,7 @@ use self::{
     },
     error::HttpError,
     gateway::Place,
-    login::{approve, pages, sso},
+    login::{approve, sso},
     ruma_glue::Routes,
 };
 use crate::config::limits;
@@ -64,7 +65,12 @@ fn routes() -> Routes {
         .endpoint::<api::sync::sync_events::v3::Request, _, _>(sync::sync)
         .endpoint::<api::message::get_message_events::v3::Request, _, _>(read::messages)
         // discovery
-        .at("GET", "/", pages::home)
+        .at("GET", "/", status_page::home)
+        .at("POST", status_page::OPEN_PATH, status_page::open)
+        .at("GET", "/_messagehub/status/events", status_page::events)
+        .at("GET", "/_messagehub/status/qr.svg", status_page::qr)
+        .at("POST", "/_messagehub/status/doctor", status_page::examine)
+        .at("GET", "/_messagehub/status/files/{name}", status_page::file)
         .endpoint::<api::discovery::get_supported_versions::Request, _, _>(discovery::versions)
         .at("GET", "/.well-known/matrix/client", discovery::well_known)
         .at("GET", "/_matrix/key/v2/server", discovery::server_keys)
@@ -353,11 +359,12 @@ fn is_for_us(request: &ServiceRequest) -> bool {
     host.is_some_and(|host| Place::is_our_host(host, place.homeserver))
 }
 
-/// Tells whether a path is one of the login pages; no other origin reads those. Decoded, since
-/// routes match decoded paths.
+/// Tells whether a path is one of the login pages or the status page; no other origin reads those.
+/// Decoded, since routes match decoded paths.
 fn is_page(path: &str) -> bool {
     let path = percent_decode_str(path).decode_utf8_lossy();
-    path.contains("/login/sso")
+    path == "/"
+        || path.contains("/login/sso")
         || path.contains("/fallback/web")
         || path.starts_with("/_messagehub/")
 }

@@ -8,6 +8,7 @@ mod keys;
 mod login;
 mod media;
 mod served;
+mod status;
 
 use std::rc::Rc;
 
@@ -31,7 +32,7 @@ use super::{
     login::{
         pages::TokenCommand,
         presence::Persons,
-        sso::{Desk, PageSecret},
+        sso::{Desk, PageSecret, Patient},
     },
 };
 
@@ -86,7 +87,12 @@ fn desk() -> Desk {
     let persons =
         Persons::for_test(place.homeserver, &[ME.into()], |of, _| Ok(Some(of.port().into())));
     let command = TokenCommand("messagehub login-token".to_owned());
-    Desk { place, persons, command, secret: PageSecret::random() }
+    let patient = Patient {
+        config: None,
+        data: "/nowhere".into(),
+        place: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),
+    };
+    Desk { place, persons, command, secret: PageSecret::random(), patient }
 }
 
 /// A homeserver that requests can be sent to.

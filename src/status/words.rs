@@ -13,7 +13,7 @@ use crate::{
         element::{Loaded, Work},
         http_gateway::WebStatus,
         media::MediaStatus,
-        outbox::{End, OutboxStatus, ServerOwed, Waiting},
+        outbox::{End, Ended, OutboxStatus, ServerOwed, Waiting},
         swarm::PeerStatus,
     },
     config::{DEFAULT_LISTEN, FALLBACK_PORT},
@@ -196,11 +196,7 @@ pub fn outbox_in_words(outbox: &OutboxStatus, now: u64) -> String {
     }
     for server in &outbox.servers {
         let ServerOwed { server_name, items, bytes, in_flight, next_try_ms, waiting, .. } = server;
-        let next = match (in_flight, next_try_ms) {
-            (true, _) => "being tried now".to_owned(),
-            (false, 0) => "tried next".to_owned(),
-            (false, ms) => format!("tried again in {}", span(*ms)),
-        };
+        let next = next_try(*in_flight, *next_try_ms);
         let kib = bytes.div_ceil(1024);
         lines.push(format!("{server_name}  {items} owed, {kib} KiB, {next}"));
         for Waiting { matter, made_ts, expires_ts, tries, .. } in waiting {
@@ -220,7 +216,22 @@ pub fn outbox_in_words(outbox: &OutboxStatus, now: u64) -> String {
     if !outbox.ended.is_empty() {
         lines.push("lately:".to_owned());
     }
-    for ended in &outbox.ended {
+    lines.extend(ended_in_words(outbox, now).into_iter().map(|line| format!("    {line}")));
+    lines.join("\n")
+}
+
+/// Says when what a server is owed is tried again.
+pub fn next_try(in_flight: bool, next_try_ms: u64) -> String {
+    match (in_flight, next_try_ms) {
+        (true, _) => "being tried now".to_owned(),
+        (false, 0) => "tried next".to_owned(),
+        (false, ms) => format!("tried again in {}", span(ms)),
+    }
+}
+
+/// Says what became of what was owed. `now` is in milliseconds since 1970.
+pub fn ended_in_words(outbox: &OutboxStatus, now: u64) -> Vec<String> {
+    let line = |ended: &Ended| {
         let how = match &ended.end {
             End::Delivered => "delivered".to_owned(),
             End::Refused { status, errcode } => format!("refused ({status} {errcode})"),
@@ -228,9 +239,9 @@ pub fn outbox_in_words(outbox: &OutboxStatus, now: u64) -> String {
             End::GaveWay => "given up, since the server is owed too much".to_owned(),
         };
         let ago = span(now.saturating_sub(ended.ended_ts));
-        lines.push(format!("    {} for {}: {how}, {ago} ago", ended.matter, ended.server_name));
-    }
-    lines.join("\n")
+        format!("{} for {}: {how}, {ago} ago", ended.matter, ended.server_name)
+    };
+    outbox.ended.iter().map(line).collect()
 }
 
 /// Says how long something is, in the largest unit of which it has one.
@@ -264,7 +275,7 @@ mod tests {
 
     use super::*;
     use crate::actors::{
-        outbox::{Ended, Matter, OwedCount},
+        outbox::{Matter, OwedCount},
         room_state::RoomCounts,
         swarm::NetworkStatus,
     };

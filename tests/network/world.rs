@@ -377,6 +377,7 @@ impl Start {
             data: None,
             cpu: Cpu::start().unwrap(),
             admission: Admission::new(self.places),
+            meters: messagehub::meters::Meters::default(),
             write_rows: world.clone().recipient(),
             scan_rows: world.clone().recipient(),
             keys_seen: world.clone().recipient(),

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     DeliverTo, FindRoomKey, GossipLost, GossipTransaction, JoinTopic, LeaveTopic, PeerForgotten,
-    PeerVerified, PublishTransaction,
+    PeerVerified, PublishTransaction, ReadRoomMeshes,
     backlog::Backlog,
     keyring::Keyring,
     machine::{self, Cut, Machine, Refusal, Transaction},
@@ -23,12 +23,13 @@ use crate::{
         cpu::Cpu,
         identity::{KeysSeen, UseSigner},
         swarm::{
-            GossipReceived, GossipTicket, PeerKey, Publish, ReportVerdict, Subscribe,
+            GossipReceived, GossipTicket, PeerKey, Publish, ReadMeshes, ReportVerdict, Subscribe,
             SwarmRestarted, Unsubscribe,
         },
         upward::TransactionVerdict,
     },
     config::limits,
+    meters::{Meters, Verdict},
     proto::{
         ProtoError,
         delegation::Generations,
@@ -58,6 +59,10 @@ pub struct GossipParts {
     pub publish: Recipient<Publish>,
     /// Swarm.
     pub report: Recipient<ReportVerdict>,
+    /// Swarm.
+    pub meshes: Recipient<ReadMeshes>,
+    /// What is counted.
+    pub meters: Meters,
 }
 
 /// Gossips rooms.
@@ -106,6 +111,12 @@ impl GossipActor {
         {
             deliver.lost.do_send(GossipLost(server.clone()));
         }
+        self.parts.meters.judged(match verdict {
+            Some(TransactionVerdict::Accept) => Verdict::Accepted,
+            Some(TransactionVerdict::Ignore) => Verdict::Ignored,
+            Some(TransactionVerdict::Reject) => Verdict::Rejected,
+            None => Verdict::NotLookedAt,
+        });
         let verdict = verdict.unwrap_or(TransactionVerdict::Ignore);
         self.parts.report.do_send(ReportVerdict { ticket, verdict });
     }
@@ -340,6 +351,18 @@ impl Handler<PublishTransaction> for GossipActor {
             });
             ctx.spawn(published);
         }
+    }
+}
+
+impl Handler<ReadRoomMeshes> for GossipActor {
+    type Result = ResponseFuture<Vec<Vec<String>>>;
+
+    fn handle(&mut self, ask: ReadRoomMeshes, _: &mut Context<Self>) -> Self::Result {
+        // Nobody is on a topic without a name.
+        let topic = |room: &OwnedRoomId| self.machine.topic_of(room).unwrap_or_default();
+        let topics: Vec<String> = ask.0.iter().map(topic).collect();
+        let asked = self.parts.meshes.send(ReadMeshes(topics));
+        Box::pin(async move { asked.await.unwrap_or_default() })
     }
 }
 

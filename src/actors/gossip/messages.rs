@@ -80,6 +80,12 @@ pub struct GossipTransaction {
 #[rtype(result = "()")]
 pub struct GossipLost(pub OwnedServerName);
 
+/// Asks for the PeerIds of those to whom we hand on what is said in each of some rooms; of a room
+/// that is not joined, nobody.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<Vec<String>>")]
+pub struct ReadRoomMeshes(pub Vec<OwnedRoomId>);
+
 /// Sets who takes transactions, who knows the keys of rooms, and who is told that gossip was lost.
 /// Sent once by `node.rs`.
 #[derive(Message, Clone)]

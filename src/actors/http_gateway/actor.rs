@@ -1,6 +1,6 @@
 //! The shell of HttpGateway: it holds the handles of the servers.
 
-use std::{io, net::TcpListener, path::Path};
+use std::{io, net::TcpListener, path::Path, sync::Arc};
 
 use actix::{
     Actor, Addr, AsyncContext as _, Context, Handler, Message, ResponseFuture, System,
@@ -13,7 +13,7 @@ use actix_web::{
     web,
 };
 use log::{debug, error};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::bind::Bound;
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         gateway::{Gateway, Place},
         login::{
             pages::TokenCommand,
-            sso::{Desk, PageSecret},
+            sso::{Desk, PageSecret, Patient},
         },
     },
 };
@@ -73,6 +73,11 @@ pub fn start(
         persons: bound.persons,
         command: TokenCommand(format!("messagehub login-token --data {}", data.display())),
         secret: PageSecret::random(),
+        patient: Patient {
+            config: bound.config_file,
+            data: data.to_owned(),
+            place: Arc::new(Semaphore::new(limits::DOCTORS)),
+        },
     };
     let mut servers = vec![homeserver(bound.homeserver, gateway, place.clone(), desk)];
     if let Some((listener, _)) = bound.element {

@@ -84,6 +84,7 @@ pub struct Bound {
     pub(super) fetch: bool,
     pub(super) is_household: bool,
     pub(super) persons: Persons,
+    pub(super) config_file: Option<PathBuf>,
 }
 
 impl Bound {
@@ -164,6 +165,7 @@ pub fn bind(config: &Config) -> Result<Bound, BindError> {
     let (release, fetch) =
         (config.element.release().map_err(BindError::Release)?, config.element.fetch);
     let is_household = config.accounts.registration != Registration::Off;
+    let config_file = config.file.clone();
     Ok(Bound {
         homeserver,
         homeserver_address,
@@ -173,6 +175,7 @@ pub fn bind(config: &Config) -> Result<Bound, BindError> {
         fetch,
         is_household,
         persons,
+        config_file,
     })
 }
 

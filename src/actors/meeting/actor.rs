@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::{
     distant::{AFTER_CHANGE, AFTER_START, Distant, LOOK_EVERY},
     heard::Heard,
+    held::Held,
     meetings::{Meetings, Reason},
     unspread::Unspread,
 };
@@ -100,6 +101,8 @@ pub struct MeetingActor {
     pub(super) heard: Heard,
     /// Rooms with something of ours that nobody else is known to have.
     pub(super) unspread: Unspread,
+    /// What servers told of their heads last.
+    pub(super) held: Held,
     /// Servers for which it is being looked what they lack.
     pub(super) walking: HashSet<OwnedServerName>,
     /// Fetches what is missing here.
@@ -117,6 +120,7 @@ impl MeetingActor {
             distant: Distant::new(carried),
             heard: Heard::default(),
             unspread: Unspread::default(),
+            held: Held::default(),
             walking: HashSet::new(),
             catch_up: None,
         }
@@ -184,6 +188,7 @@ impl Handler<SharesTurned> for MeetingActor {
         let SharesTurned { gained, lost, at_start, entered } = msg;
         for server in &lost {
             self.shared.remove(server);
+            self.held.forget(server);
         }
         self.shared.extend(gained.iter().cloned());
         for server in &gained {

@@ -81,7 +81,8 @@ impl Exchange {
             same.clear();
         }
         let others = theirs.clone();
-        self.meeting.do_send(Compared { asked_at, same, others });
+        let server = self.server.clone();
+        self.meeting.do_send(Compared { server, asked_at, same, others });
         self.fetch(theirs).await
     }
 

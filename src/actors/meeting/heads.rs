@@ -236,7 +236,8 @@ impl Handler<CompareHeads> for MeetingActor {
                     is_same
                 });
             let count = same.len();
-            this.do_send(Compared { asked_at, same, others: Vec::new() });
+            let server = origin.clone();
+            this.do_send(Compared { server, asked_at, same, others: Vec::new() });
             let differ: BTreeMap<_, _> =
                 differ.into_iter().map(|(room_id, heads)| (room_id, told(heads))).collect();
             let departures = match signer {

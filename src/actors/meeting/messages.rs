@@ -65,3 +65,19 @@ pub struct FindEvents {
     /// Place in the work budget.
     pub permit: Permit,
 }
+
+/// Asks how many servers are known to have all that we have of each of some rooms: the fingerprint of our
+/// heads, and the servers that are in it.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<Holders>")]
+pub struct CountHolders(pub Vec<(OwnedRoomId, String, Vec<OwnedServerName>)>);
+
+/// Of one room of [`CountHolders`]: how many of its servers are known to have all of it, and how many
+/// are met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holders {
+    /// Have what we have.
+    pub have: usize,
+    /// Are met, connected or through others.
+    pub met: usize,
+}

@@ -12,6 +12,7 @@ mod exchange;
 mod given;
 mod heads;
 mod heard;
+mod held;
 mod meetings;
 mod messages;
 mod missing;

@@ -9,6 +9,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
 
 use super::{
     actor::MeetingActor,
+    messages::{CountHolders, Holders},
     unspread::{Has, Todo},
 };
 use crate::{
@@ -26,6 +27,8 @@ use crate::{
 #[derive(actix::Message, Debug)]
 #[rtype(result = "()")]
 pub(super) struct Compared {
+    /// Which server.
+    pub(super) server: OwnedServerName,
     /// When ours were read, by the uptime.
     pub(super) asked_at: u64,
     /// Rooms of which it has the heads that we have: these.
@@ -166,12 +169,30 @@ impl Handler<Compared> for MeetingActor {
     type Result = ();
 
     fn handle(&mut self, msg: Compared, _: &mut Self::Context) {
+        for (room_id, heads) in msg.same.iter().chain(&msg.others) {
+            self.held.told(&msg.server, room_id, heads);
+        }
         for (room_id, heads) in msg.same {
             self.is_known(room_id, Has::Ours(msg.asked_at), &heads);
         }
         for (room_id, heads) in msg.others {
             self.is_known(room_id, Has::Heads(&heads), &heads);
         }
+    }
+}
+
+impl Handler<CountHolders> for MeetingActor {
+    type Result = Vec<Holders>;
+
+    fn handle(&mut self, CountHolders(rooms): CountHolders, _: &mut Self::Context) -> Self::Result {
+        let count = |(room_id, heads, servers): (OwnedRoomId, String, Vec<OwnedServerName>)| {
+            let have = self.held.holders(&room_id, &heads, servers.iter());
+            Holders {
+                have,
+                met: servers.iter().filter(|server| self.online.is_met(server)).count(),
+            }
+        };
+        rooms.into_iter().map(count).collect()
     }
 }
 

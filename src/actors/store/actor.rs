@@ -21,13 +21,13 @@ use super::{
     DirectoryEntry, DropToDevice, FindAnnotation, FindGap, FindGaps, FindLacking, FindRoommates,
     FindUnspread, GapsFound, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom,
     LoadState, LoadedRoom, Lookup, MissingEvent, MissingWalk, NameOwner, Notifications,
-    ReadBundles, ReadDepartures, ReadDeviceLists, ReadEvents, ReadHeads, ReadMissing,
+    ReadBundles, ReadDepartures, ReadDeviceLists, ReadEvents, ReadFaces, ReadHeads, ReadMissing,
     ReadNotifications, ReadRelated, ReadRow, ReadRows, ReadServersOf, ReadSync, ReadThreads,
-    ReadTimeline, ReceiptPlace, RelatedPage, RoomEvents, RoomGaps, RoomRow, Roommates, Row,
-    RowPage, ScanPage, ScanRows, SearchDirectory, SiftIds, SiftedIds, StoreError, StoredEvent,
+    ReadTimeline, ReceiptPlace, RelatedPage, RoomEvents, RoomFace, RoomGaps, RoomRow, Roommates,
+    Row, RowPage, ScanPage, ScanRows, SearchDirectory, SiftIds, SiftedIds, StoreError, StoredEvent,
     SyncRows, TimelinePage, ToDeviceCount, WatchStream, WriteRows, commit,
     database::{Database, WriteSet},
-    device_lists, directory, events,
+    device_lists, directory, events, faces,
     flusher::{self, Flusher, Tell},
     gaps, groups, inner_gaps, mark, migrations, missing_ids, notified,
     open::{Opened, open},
@@ -397,6 +397,15 @@ impl Handler<ReadHeads> for StoreActor {
     fn handle(&mut self, ReadHeads(room_ids): ReadHeads, _: &mut Self::Context) -> Self::Result {
         let heads = self.open().and_then(|open| rooms::heads(&open.database, room_ids));
         self.when_durable(heads)
+    }
+}
+
+impl Handler<ReadFaces> for StoreActor {
+    type Result = ResponseFuture<Result<Vec<RoomFace>, StoreError>>;
+
+    fn handle(&mut self, ReadFaces(room_ids): ReadFaces, _: &mut Self::Context) -> Self::Result {
+        let read = self.open().and_then(|open| faces::read(&open.database, room_ids));
+        self.when_durable(read)
     }
 }
 

@@ -36,6 +36,7 @@ mod database;
 mod device_lists;
 mod directory;
 mod events;
+mod faces;
 mod filter;
 mod flusher;
 mod gaps;

@@ -17,8 +17,8 @@ use tokio::{
 use super::{
     Admit, AskPieces, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders,
     GivePieces, GivePiecesWith, GossipReceived, Keep, NetworkStatus, PiecesAsked, Provide, Publish,
-    ReadSwarm, ReportVerdict, RequestFailed, RequestReceived, SendReply, SendRequest, SetIdentity,
-    StopSwarm, Subscribe, SwarmFailed, SwarmRestarted, Unsubscribe,
+    ReadMeshes, ReadSwarm, ReportVerdict, RequestFailed, RequestReceived, SendReply, SendRequest,
+    SetIdentity, StopSwarm, Subscribe, SwarmFailed, SwarmRestarted, Unsubscribe,
     behaviour::Choices,
     event_loop::{Answered, Command, Event, EventLoop},
     transport::{self, NetworkKey},
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     actors::beat::Beat,
     config::{Config, RelayConfig, limits},
+    meters::{Dropped, Flow, Meters},
 };
 
 /// Commands that must not be lost and wait for room.
@@ -50,6 +51,8 @@ pub struct SwarmSettings {
     pub(super) failed: Recipient<SwarmFailed>,
     /// Where good nodes of the public DHT are written down.
     pub(super) data: Option<PathBuf>,
+    /// What is counted.
+    pub(super) meters: Meters,
 }
 
 impl fmt::Debug for SwarmSettings {
@@ -76,7 +79,14 @@ impl SwarmSettings {
             network: secret.map(NetworkKey::derive),
             failed,
             data: None,
+            meters: Meters::default(),
         }
+    }
+
+    /// Sets what is counted.
+    pub fn with_meters(mut self, meters: Meters) -> Self {
+        self.meters = meters;
+        self
     }
 
     /// Sets the folder in which good nodes of the public DHT are written down.
@@ -176,6 +186,31 @@ impl SwarmActor {
         }
     }
 
+    /// Sends what may be lost, and counts it.
+    fn send_counted(&self, flow: Flow, len: usize, command: Command) {
+        self.settings.meters.sent(flow, len);
+        // Without a Swarm nobody was to get it.
+        if self.tell(command).is_err() && self.commands.is_some() {
+            self.settings.meters.dropped(Dropped::RequestBehind);
+        }
+    }
+
+    /// Waits for an answer, and counts it.
+    fn count_answer(
+        &self,
+        flow: Flow,
+        answer: oneshot::Receiver<Answered>,
+    ) -> ResponseFuture<Answered> {
+        let meters = self.settings.meters.clone();
+        Box::pin(async move {
+            let answer = answer.await.unwrap_or(Err(RequestFailed::Offline));
+            if let Ok(bytes) = &answer {
+                meters.received(flow, bytes.len());
+            }
+            answer
+        })
+    }
+
     /// Sends what must not be lost, in order.
     fn must(&mut self, command: Command, ctx: &mut Context<Self>) {
         let command = match self.backlog.is_empty() {
@@ -234,14 +269,22 @@ impl Supervised for SwarmActor {
 impl StreamHandler<Event> for SwarmActor {
     fn handle(&mut self, event: Event, _: &mut Context<Self>) {
         let Some(bound) = &self.bound else { return };
+        let meters = &self.settings.meters;
         match event {
-            Event::Gossip(event) => send::<GossipReceived>(&bound.gossip, event),
+            Event::Gossip(event) => {
+                meters.received(Flow::Gossip, event.bytes.len());
+                send::<GossipReceived>(&bound.gossip, event);
+            }
             Event::Pieces(event) => {
+                meters.received(Flow::Media, event.bytes.len());
                 if let Some(pieces) = &self.pieces {
                     send::<PiecesAsked>(pieces, event);
                 }
             }
-            Event::Request(event) => send::<RequestReceived>(&bound.requests, event),
+            Event::Request(event) => {
+                meters.received(Flow::Requests, event.bytes.len());
+                send::<RequestReceived>(&bound.requests, event);
+            }
             Event::Discovery(event) => send::<Discovery>(&bound.discovery, event),
         }
     }
@@ -359,7 +402,9 @@ impl Handler<Publish> for SwarmActor {
     type Result = ();
 
     fn handle(&mut self, Publish { topic, bytes }: Publish, _: &mut Context<Self>) {
+        self.settings.meters.sent(Flow::Gossip, bytes.len());
         if self.tell(Command::Publish { topic, bytes }).is_err() {
+            self.settings.meters.dropped(Dropped::PublishBehind);
             log::debug!("gossip was dropped: the network is overloaded");
         }
     }
@@ -371,7 +416,9 @@ impl Handler<ReportVerdict> for SwarmActor {
     fn handle(&mut self, report: ReportVerdict, _: &mut Context<Self>) {
         let ReportVerdict { ticket, verdict } = report;
         // Lost, the message counts as ignored.
-        let _ = self.tell(Command::ReportVerdict { ticket, verdict });
+        if self.tell(Command::ReportVerdict { ticket, verdict }).is_err() {
+            self.settings.meters.dropped(Dropped::VerdictBehind);
+        }
     }
 }
 
@@ -381,8 +428,8 @@ impl Handler<SendRequest> for SwarmActor {
     fn handle(&mut self, request: SendRequest, _: &mut Context<Self>) -> Self::Result {
         let SendRequest { peer, bytes } = request;
         let (reply, answer) = oneshot::channel();
-        let _ = self.tell(Command::Request { peer, bytes, reply });
-        Box::pin(async move { answer.await.unwrap_or(Err(RequestFailed::Offline)) })
+        self.send_counted(Flow::Requests, bytes.len(), Command::Request { peer, bytes, reply });
+        self.count_answer(Flow::Requests, answer)
     }
 }
 
@@ -391,7 +438,7 @@ impl Handler<SendReply> for SwarmActor {
 
     fn handle(&mut self, SendReply { ticket, bytes }: SendReply, _: &mut Context<Self>) {
         // Lost, the stream closes and the asker learns it.
-        let _ = self.tell(Command::Reply { ticket, bytes });
+        self.send_counted(Flow::Requests, bytes.len(), Command::Reply { ticket, bytes });
     }
 }
 
@@ -412,8 +459,8 @@ impl Handler<AskPieces> for SwarmActor {
         _: &mut Context<Self>,
     ) -> Self::Result {
         let (reply, answer) = oneshot::channel();
-        let _ = self.tell(Command::AskPieces { peer, bytes, reply });
-        Box::pin(async move { answer.await.unwrap_or(Err(RequestFailed::Offline)) })
+        self.send_counted(Flow::Media, bytes.len(), Command::AskPieces { peer, bytes, reply });
+        self.count_answer(Flow::Media, answer)
     }
 }
 
@@ -422,7 +469,7 @@ impl Handler<GivePieces> for SwarmActor {
 
     fn handle(&mut self, GivePieces { ticket, bytes }: GivePieces, _: &mut Context<Self>) {
         // Lost, the stream closes and the asker learns it.
-        let _ = self.tell(Command::GivePieces { ticket, bytes });
+        self.send_counted(Flow::Media, bytes.len(), Command::GivePieces { ticket, bytes });
     }
 }
 
@@ -471,6 +518,16 @@ impl Handler<ReadSwarm> for SwarmActor {
         let (reply, status) = oneshot::channel();
         let _ = self.tell(Command::Status(reply));
         Box::pin(async move { status.await.unwrap_or_default() })
+    }
+}
+
+impl Handler<ReadMeshes> for SwarmActor {
+    type Result = ResponseFuture<Vec<Vec<String>>>;
+
+    fn handle(&mut self, ReadMeshes(topics): ReadMeshes, _: &mut Context<Self>) -> Self::Result {
+        let (reply, meshes) = oneshot::channel();
+        let _ = self.tell(Command::Meshes { topics, reply });
+        Box::pin(async move { meshes.await.unwrap_or_default() })
     }
 }
 

@@ -122,6 +122,19 @@ pub(super) fn without_peer(address: &Multiaddr) -> Multiaddr {
     address
 }
 
+/// Returns the relay that an address goes through.
+pub(super) fn relay_of(address: &Multiaddr) -> Option<PeerId> {
+    let mut relay = None;
+    for part in address {
+        match part {
+            Protocol::P2p(peer) => relay = Some(peer),
+            Protocol::P2pCircuit => return relay,
+            _ => {}
+        }
+    }
+    None
+}
+
 /// Returns the peer that an address ends with.
 pub(super) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
     match address.iter().last() {

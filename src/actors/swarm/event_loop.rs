@@ -34,7 +34,7 @@ use super::{
     schedule::Backoff,
     score::Scores,
 };
-use crate::{actors::upward::TransactionVerdict, config::limits};
+use crate::{actors::upward::TransactionVerdict, config::limits, meters::Dropped};
 
 mod adverts;
 mod alive;
@@ -120,6 +120,11 @@ pub(super) enum Command {
     },
     Provide(Vec<Vec<u8>>),
     Status(oneshot::Sender<NetworkStatus>),
+    /// Asks who is in the meshes of some topics.
+    Meshes {
+        topics: Vec<String>,
+        reply: oneshot::Sender<Vec<Vec<String>>>,
+    },
     /// Asks whether the task gets on.
     Beat(oneshot::Sender<()>),
     #[cfg(test)]
@@ -351,6 +356,11 @@ impl EventLoop {
                 let status = self.status();
                 let _ = reply.send(status);
             }
+            Command::Meshes { topics, reply } => {
+                let gate = &self.swarm.behaviour().gossip;
+                let meshes = topics.into_iter().map(|topic| gate.mesh(topic)).collect();
+                let _ = reply.send(meshes);
+            }
             Command::Beat(reply) => drop(reply.send(())),
             #[cfg(test)]
             Command::Fail => {}
@@ -448,9 +458,13 @@ impl EventLoop {
 
     /// Hands work on; returns it where less than this share of the channel is free.
     fn work(&mut self, event: Event, share: usize) -> Option<Event> {
-        if self.events.capacity() < limits::SWARM_EVENTS / share {
-            return Some(event);
+        let lost = match self.events.capacity() < limits::SWARM_EVENTS / share {
+            true => Some(event),
+            false => self.events.try_send(event).err().map(mpsc::error::TrySendError::into_inner),
+        };
+        if lost.is_some() {
+            self.settings.meters.dropped(Dropped::ReceiveBehind);
         }
-        self.events.try_send(event).err().map(mpsc::error::TrySendError::into_inner)
+        lost
     }
 }

@@ -96,6 +96,12 @@ impl Gate {
         }
     }
 
+    /// Returns the PeerIds of those to whom we hand on what is said on a topic.
+    pub(super) fn mesh(&self, topic: String) -> Vec<String> {
+        let topic = gossipsub::IdentTopic::new(topic).hash();
+        self.inner.mesh_peers(&topic).map(PeerId::to_string).collect()
+    }
+
     /// Returns the admitted peers of which no topic is known, though we have some: they do not hear us.
     pub(super) fn deaf(&self) -> HashSet<PeerId> {
         if self.inner.topics().next().is_none() {

@@ -191,6 +191,11 @@ pub struct Provide(pub Vec<Vec<u8>>);
 #[rtype(result = "NetworkStatus")]
 pub struct ReadSwarm;
 
+/// Asks for the PeerIds of those to whom we hand on what is said on each of some topics.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<Vec<String>>")]
+pub struct ReadMeshes(pub Vec<String>);
+
 // ---------------------------------------------------------------- from node.rs
 
 /// Sets who is told what. Sent once.

@@ -238,6 +238,12 @@ pub struct PeerStatus {
     pub way: Way,
     /// Whether the connection goes through a relay.
     pub relayed: bool,
+    /// The PeerId of that relay.
+    #[serde(default)]
+    pub relay: Option<String>,
+    /// Whether it is connected at an address of this machine or of its own network.
+    #[serde(default)]
+    pub near: bool,
     /// Whether it shares a room with us, so that gossip is open to it.
     pub gossips: bool,
     /// Whether it answered in time when it was last asked whether it is there.

@@ -1,5 +1,7 @@
 //! What the user does in a room: events, state, redactions, typing and reading.
 
+use std::time::Instant;
+
 use actix_web::Responder;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId,
@@ -27,6 +29,7 @@ use crate::{
         gateway::{Gateway, ask_room},
         ruma_glue::{Authed, Empty, Json},
     },
+    meters::Timed,
     proto::names,
 };
 
@@ -42,6 +45,7 @@ pub async fn event(
     request: Authed<send_message_event::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit } = request;
+    let since = Instant::now();
     let kind = TimelineEventType::from(body.event_type.to_string());
     let mut content = canonical_of(&body.body)?;
     let redacts = match kind {
@@ -62,7 +66,9 @@ pub async fn event(
         txn: Some(txn),
         permit,
     };
-    Ok(sent(&ask_room(&gateway.rooms.send, body.room_id, message).await?))
+    let event_id = ask_room(&gateway.rooms.send, body.room_id, message).await?;
+    gateway.meters.took(Timed::Send, since.elapsed());
+    Ok(sent(&event_id))
 }
 
 /// Checks what a client calls somebody in a membership: as it would be in a profile.

@@ -36,6 +36,7 @@ use crate::{
         gateway::{Gateway, Place, ask},
         ruma_glue::{Authed, Json},
     },
+    meters::Timed,
     proto::stream::SyncToken,
 };
 
@@ -205,14 +206,18 @@ impl<Wanted: Fn() -> ReadSync> Wait<'_, Wanted> {
         let mut stream = ask(&self.gateway.store.watch, WatchStream).await?;
         let mut typing = ask(&self.gateway.ephemera.watch, WatchEphemera).await?;
         loop {
+            let since = Instant::now();
             stream.borrow_and_update();
             typing.borrow_and_update();
             let rows = ask(&self.gateway.store.read_sync, (self.wanted)()).await??;
-            let since = self.ephemeral_since.unwrap_or(0);
-            let ephemeral = ask(&self.gateway.ephemera.read, ReadEphemera { since }).await?;
+            let read = ReadEphemera { since: self.ephemeral_since.unwrap_or(0) };
+            let ephemeral = ask(&self.gateway.ephemera.read, read).await?;
             let stopping = *self.stopping.borrow_and_update();
             let news =
                 !rows.is_empty() || !ephemeral.typing.is_empty() || !ephemeral.presence.is_empty();
+            if news {
+                self.gateway.meters.took(Timed::Sync, since.elapsed());
+            }
             if news || stopping || Instant::now() >= deadline {
                 return Ok((rows, ephemeral));
             }

@@ -16,6 +16,6 @@
 pub mod approve;
 pub mod pages;
 pub mod presence;
-mod source;
+pub(in crate::http) mod source;
 pub mod sso;
 mod target;

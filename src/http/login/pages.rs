@@ -3,14 +3,11 @@
 use std::borrow::Cow;
 
 use actix_web::{
-    HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError as _,
+    HttpRequest, HttpResponse, HttpResponseBuilder,
     http::{StatusCode, header::ACCEPT},
-    web,
 };
 
 use super::target::Target;
-use crate::http::{error::HttpError, gateway::Place};
-
 const CONFIRM: &str = include_str!("../../../assets/login.html");
 const TOKEN: &str = include_str!("../../../assets/login-token.html");
 const NOTICE: &str = include_str!("../../../assets/notice.html");
@@ -66,35 +63,8 @@ impl Form<'_> {
     }
 }
 
-/// `/`, where somebody looks who typed the address into a browser: what this is, and where to go.
-pub async fn home(request: HttpRequest, place: web::Data<Place>) -> HttpResponse {
-    if !is_browser(&request) {
-        return HttpError::unrecognized().error_response();
-    }
-    let here = place.url_seen_by(&request, place.homeserver);
-    let element = place.element.map(|element| place.url_seen_by(&request, element));
-    let more = match element {
-        Some(element) => {
-            let element = escape(&element).into_owned();
-            format!(
-                "<p>To read and write messages, open <a href=\"{element}\">{element}</a>: Element is \
-                 there.</p>\n<p>Any other Matrix client works too: give it the homeserver address \
-                 <code>{}</code>.</p>",
-                escape(&here)
-            )
-        }
-        None => format!(
-            "<p>To read and write messages, give a Matrix client the homeserver address \
-             <code>{}</code>, and log in by single sign-on (SSO).</p>",
-            escape(&here)
-        ),
-    };
-    let text = "This is a Matrix homeserver: an address for programs, not for people.";
-    notice(StatusCode::OK, "MessageHub is running", text, &more)
-}
-
 /// Refuses: a page for people, and an error of the Client-Server API for programs.
-pub(super) fn refused(request: &HttpRequest, why: &'static str) -> HttpResponse {
+pub(in crate::http) fn refused(request: &HttpRequest, why: &'static str) -> HttpResponse {
     if is_browser(request) {
         let more = "<p>Go back to your Matrix client, and begin to log in once more.</p>";
         let text = format!("Nobody was logged in: {why}.");
@@ -105,7 +75,7 @@ pub(super) fn refused(request: &HttpRequest, why: &'static str) -> HttpResponse 
 }
 
 /// Tells whether somebody would look at the answer.
-fn is_browser(request: &HttpRequest) -> bool {
+pub(in crate::http) fn is_browser(request: &HttpRequest) -> bool {
     let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
     accept.is_some_and(|accept| accept.contains("text/html"))
 }
@@ -124,7 +94,7 @@ fn html(status: StatusCode, policy: &str, page: String) -> HttpResponse {
 }
 
 /// Begins an answer that no other page may read, frame or learn of.
-pub(super) fn answer(status: StatusCode, policy: &str) -> HttpResponseBuilder {
+pub(in crate::http) fn answer(status: StatusCode, policy: &str) -> HttpResponseBuilder {
     let mut answer = HttpResponse::build(status);
     answer
         .insert_header(("Content-Security-Policy", policy.to_owned()))

@@ -30,7 +30,7 @@ pub type FindAccount = fn(of: SocketAddr, connected_to: SocketAddr) -> io::Resul
 
 /// Who asks for a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Visitor {
+pub(in crate::http) enum Visitor {
     /// Somebody at this machine, in an account that may log in.
     Person,
     /// Somebody at this machine, in another account.
@@ -73,7 +73,7 @@ impl Persons {
     }
 
     /// Tells by presence whether somebody may log in.
-    pub(super) async fn visitor(&self, request: &HttpRequest) -> Visitor {
+    pub(in crate::http) async fn visitor(&self, request: &HttpRequest) -> Visitor {
         let Some(peer) = request.peer_addr().map(plain) else { return Visitor::Elsewhere };
         let listen = plain(self.listen);
         if !(peer.ip().is_loopback() && listen.ip().is_loopback()) {
@@ -98,7 +98,7 @@ impl Persons {
     }
 
     /// Returns what the account is called whose node this is.
-    pub(super) fn owner(&self) -> String {
+    pub(in crate::http) fn owner(&self) -> String {
         name_of(self.owner)
     }
 }

@@ -5,7 +5,7 @@ use actix_web::HttpRequest;
 use crate::http::gateway::Place;
 
 /// What a browser says about where a request comes from.
-pub(super) struct Source<'a> {
+pub(in crate::http) struct Source<'a> {
     site: Option<&'a str>,
     mode: Option<&'a str>,
     dest: Option<&'a str>,
@@ -14,7 +14,7 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn of(request: &'a HttpRequest) -> Self {
+    pub(in crate::http) fn of(request: &'a HttpRequest) -> Self {
         let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok());
         Self {
             site: header("sec-fetch-site"),
@@ -32,18 +32,24 @@ impl<'a> Source<'a> {
             && self.dest.is_none_or(|dest| dest == "document")
     }
 
-    pub(super) fn may_begin(&self, place: &Place) -> bool {
+    pub(in crate::http) fn may_begin(&self, place: &Place) -> bool {
         // A navigation by GET has no Origin; whatever has a foreign one is a script.
         self.is_navigation()
             && self.origin.is_none_or(|origin| place.is_homeserver(origin, self.host))
     }
 
-    pub(super) fn may_confirm(&self, place: &Place) -> bool {
+    pub(in crate::http) fn may_confirm(&self, place: &Place) -> bool {
         // The page forbids referrers, and then a browser writes `null` for its own origin too.
         let own = match self.origin {
             None | Some("null") => true,
             Some(origin) => place.is_homeserver(origin, self.host),
         };
         own && self.is_navigation() && self.site.is_none_or(|site| site == "same-origin")
+    }
+    /// Tells whether a page of our own fetches something, or a program that is no browser: with a foreign
+    /// page comes its origin, or the site that it is of.
+    pub(in crate::http) fn is_own_page(&self, place: &Place) -> bool {
+        self.origin.is_none_or(|origin| place.is_homeserver(origin, self.host))
+            && self.site.is_none_or(|site| site == "same-origin")
     }
 }

@@ -1,11 +1,14 @@
 //! Single sign-on: from a client to a page here, and back to the client with a login token.
 
+use std::{path::PathBuf, sync::Arc};
+
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::Deserialize;
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
+use tokio::sync::Semaphore;
 
 use super::{
     pages::{Form, TokenCommand, answer, refused},
@@ -36,7 +39,7 @@ impl PageSecret {
     }
 
     /// Returns the token of a form that is bound to a cookie, and to what the form is about.
-    pub(super) fn token(&self, cookie: &str, bound_to: &str) -> String {
+    pub(in crate::http) fn token(&self, cookie: &str, bound_to: &str) -> String {
         // Any key length fits HMAC.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return String::new() };
         mac.update(cookie.as_bytes());
@@ -56,12 +59,25 @@ pub struct Desk {
     pub command: TokenCommand,
     /// What binds forms to cookies.
     pub secret: PageSecret,
+    /// What the doctor looks at.
+    pub patient: Patient,
+}
+
+/// What the doctor looks at, one of whom may be at work.
+#[derive(Debug, Clone)]
+pub struct Patient {
+    /// The configuration that was read; none where there is no file.
+    pub config: Option<PathBuf>,
+    /// The folder with keys and rooms.
+    pub data: PathBuf,
+    /// One place.
+    pub place: Arc<Semaphore>,
 }
 
 impl Desk {
     /// Tells whether a form came from the button of its page: its token is that of the cookie, and no other
     /// page sent it.
-    pub(super) fn is_pressed(
+    pub(in crate::http) fn is_pressed(
         &self,
         request: &HttpRequest,
         cookie: &str,
@@ -191,7 +207,7 @@ pub async fn confirm(
     }
 }
 
-fn cookie_of<'a>(request: &'a HttpRequest, wanted: &str) -> Option<&'a str> {
+pub(in crate::http) fn cookie_of<'a>(request: &'a HttpRequest, wanted: &str) -> Option<&'a str> {
     let cookies = request.headers().get("cookie")?.to_str().ok()?;
     let mut cookies = cookies.split(';').filter_map(|cookie| cookie.trim().split_once('='));
     cookies.find(|(name, _)| *name == wanted).map(|(_, value)| value)

@@ -8,7 +8,7 @@ use std::{
 use actix::{Actor, Addr, Context, Handler, Message, MessageResult};
 use ruma::{OwnedEventId, OwnedServerName, event_id, room_id, user_id};
 use serde_json::value::RawValue;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     actors::{
@@ -26,6 +26,7 @@ use crate::{
             CreateRoom, ForgetRoom, KnowsRoom, ListRooms, Listens, ProfileUpdated, ReadMembership,
             ToRoom, UserGone,
         },
+        status_page::{WatchStatus, Watched, WindowsFull},
         store::*,
         swarm::{AskPieces, GivePieces, NodeId, RequestFailed},
         upward::{FederationError, FindSharing, SendFederation, Sharing},
@@ -52,6 +53,8 @@ pub(super) struct Fake {
     watch: watch::Sender<u64>,
     signer: Option<Arc<Signer>>,
     told: Vec<String>,
+    /// Places for windows with the status page.
+    windows: Arc<Semaphore>,
 }
 
 /// Asks what the fake was told.
@@ -155,6 +158,7 @@ pub(super) async fn start_with(registration: Registration) -> (Addr<Fake>, Gatew
         watch: watch::channel(10).0,
         signer: None,
         told: Vec::new(),
+        windows: Arc::new(Semaphore::new(1)),
     };
     let fake = fake.start();
     let ephemera = EphemeraActor::default().start();
@@ -216,6 +220,8 @@ pub(super) async fn start_with(registration: Registration) -> (Addr<Fake>, Gatew
         media: (&media).into(),
         read_preview: None,
         downloads: Arc::new(tokio::sync::Semaphore::new(4)),
+        meters: crate::meters::Meters::default(),
+        watch_status: fake.clone().recipient(),
         admission: Admission::new(64),
         boot: 7,
     };
@@ -680,4 +686,17 @@ impl Handler<AskPieces> for Fake {
 impl Handler<GivePieces> for Fake {
     type Result = ();
     fn handle(&mut self, _: GivePieces, _: &mut Context<Self>) {}
+}
+
+/// The page shows the same all the time, and its node ends.
+impl Handler<WatchStatus> for Fake {
+    type Result = MessageResult<WatchStatus>;
+
+    fn handle(&mut self, _: WatchStatus, _: &mut Context<Self>) -> Self::Result {
+        let Ok(place) = Arc::clone(&self.windows).try_acquire_owned() else {
+            return MessageResult(Err(WindowsFull));
+        };
+        let shown = watch::channel(Arc::from(r#"{"headline":"secret"}"#)).1;
+        MessageResult(Ok(Watched { history: "[]".to_owned(), shown, place }))
+    }
 }

@@ -19,6 +19,24 @@ pub struct ReadHeads(pub Vec<OwnedRoomId>);
 /// Rooms, each with ids of events.
 pub type RoomEvents = Vec<(OwnedRoomId, Vec<OwnedEventId>)>;
 
+/// Reads what rooms look like to a person, started or not; those that are not known are left out.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<RoomFace>, StoreError>")]
+pub struct ReadFaces(pub Vec<OwnedRoomId>);
+
+/// What a room looks like to a person who sees a list of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomFace {
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// Its name; none where it was given none.
+    pub name: Option<String>,
+    /// How many people have joined it.
+    pub joined: u64,
+    /// The first of them, [`crate::config::limits::FACE_PEOPLE`] at most, each with the shown name.
+    pub people: Vec<(OwnedUserId, Option<String>)>,
+}
+
 /// Finds in each of some rooms the last events of ours that nobody followed and that no other server is
 /// known to have (`Row::Spread`), the oldest first: `limits::OWED_EVENTS` and
 /// `limits::OWED_EVENTS_LEN` at most. Rooms without any are left out.

@@ -25,6 +25,8 @@ impl EventLoop {
                 address: best.address.clone(),
                 way: best.way,
                 relayed: best.relayed(),
+                relay: address::relay_of(&best.address).map(|relay| relay.to_string()),
+                near: matches!(address::reach(&best.address), Reach::Private | Reach::Loopback),
                 gossips: gate.is_admitted(id),
                 answers: !peer.is_silent(now),
                 rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
