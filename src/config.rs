@@ -390,9 +390,21 @@ pub struct Config {
     /// Notifications of devices.
     #[serde(default)]
     pub push: PushConfig,
+    /// Figures for who watches the node.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// The network.
     #[serde(default)]
     pub libp2p: Libp2pConfig,
+}
+
+/// `metrics.*`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Where Prometheus may ask for figures; nowhere where it is missing.
+    #[serde(default)]
+    pub listen_address: Option<SocketAddr>,
 }
 
 /// `login.*`.

@@ -27,6 +27,7 @@ pub mod doctor;
 pub mod http;
 pub mod log_lines;
 pub mod meters;
+pub mod metrics;
 pub mod network_secret;
 pub mod new_password;
 pub mod node;

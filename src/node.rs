@@ -49,7 +49,7 @@ use crate::{
         rendezvous::RendezvousActor,
         room::{Carried, StoreLink},
         room_state::{MeetWith, RoomStateActor, RoomStateLinks},
-        status_page::{StatusPageActor, StatusPageLinks, WatchStatus},
+        status_page::{StatusPageActor, StatusPageLinks},
         store::{self, Close, StoreActor, StoreError},
         swarm::{self, GivePiecesWith, SwarmError, SwarmFailed},
         upward::{ServerOffline, ServerOnline},
@@ -129,6 +129,8 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     let keypair = swarm::load_or_create_key(data, config.libp2p.fresh_peer_id)?;
     let meters = Meters::default();
     let cpu = Cpu::start().map_err(|error| refused(&error))?;
+    let (of_clients, of_others) =
+        (Admission::new(limits::WORK_CLIENTS), Admission::new(limits::WORK_NODE));
 
     data_folder::forget_last_word(data);
     let folder = data.to_owned();
@@ -150,7 +152,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         keypair,
         data: Some(data.to_owned()),
         cpu: cpu.clone(),
-        admission: Admission::new(limits::WORK_NODE),
+        admission: of_others.clone(),
         meters: meters.clone(),
         write_rows: store.clone().recipient(),
         scan_rows: store.clone().recipient(),
@@ -380,14 +382,17 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         read_faces: store.clone().recipient(),
         holders: meeting.clone().recipient(),
         meshes: network.gossip.clone().recipient(),
+        queues: network.swarm.clone().recipient(),
+        of_clients: of_clients.clone(),
+        of_others,
         data: data.to_owned(),
     };
     let settings = status::settings_in_words(config);
     let status_page = StatusPageActor::new(links, meters.clone(), settings).start();
-    let watching = (meters, status_page.clone().recipient());
+    let watching = (meters, of_clients, &status_page);
     let gateway = Gateway {
         read_preview: previews.as_ref().map(|previews| previews.clone().recipient()),
-        ..gateway(&store, users, &rooms, &ephemera, &identity, &outbox, &network, watching)
+        ..gateway(&store, users, &rooms, &ephemera, &identity, &outbox, (&network, watching))
     };
     // Before anybody is answered, so that whoever is finds it in the log.
     if let Some(web) = web.look().await {
@@ -408,6 +413,14 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             }
             Ok(Err(error)) => log::warn!("the rooms are not there yet: {error}"),
             Err(error) => return Err(refused(&error)),
+        }
+    }
+    if let Some(address) = bound.metrics() {
+        log::info!("figures for Prometheus are at http://{address}/metrics");
+        if !address.ip().is_loopback() {
+            log::warn!(
+                "whoever reaches {address} reads them; metrics.listenAddress can be one of 127.0.0.1"
+            );
         }
     }
     let http = http_gateway::start(bound, gateway, data, work.subscribe());
@@ -475,6 +488,9 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
+/// What is counted of clients, the places for their work, and who shows it.
+type Watching<'a> = (Meters, Admission, &'a Addr<StatusPageActor>);
+
 /// What http may do to the rest of the node.
 fn gateway(
     store: &Addr<StoreActor>,
@@ -488,8 +504,7 @@ fn gateway(
     ephemera: &Addr<EphemeraActor>,
     identity: &Addr<IdentityActor>,
     outbox: &Addr<OutboxActor>,
-    network: &Network,
-    (meters, watch_status): (Meters, Recipient<WatchStatus>),
+    (network, (meters, admission, status_page)): (&Network, Watching<'_>),
 ) -> Gateway {
     Gateway {
         accounts: accounts.clone(),
@@ -540,8 +555,9 @@ fn gateway(
         read_preview: None,
         downloads: Arc::new(Semaphore::new(limits::MEDIA_DOWNLOADS)),
         meters,
-        watch_status,
-        admission: Admission::new(limits::WORK_CLIENTS),
+        watch_status: status_page.clone().recipient(),
+        figures: status_page.clone().recipient(),
+        admission,
         boot: rand::random(),
     }
 }

@@ -76,7 +76,11 @@ async fn it_shows_rooms_with_who_is_there_and_who_has_all_of_it() {
         let rooms = shown["rooms"].as_array().unwrap();
         // Heads are compared after two minutes at the latest, and sooner where somebody comes.
         let Some(garden) = rooms.iter().find(|room| room["name"] == "Garden") else { continue };
-        if garden["people"] == 2 && garden["here"] == 2 && garden["nodes"] == 1 && garden["met"] == 1 {
+        if garden["people"] == 2
+            && garden["here"] == 2
+            && garden["nodes"] == 1
+            && garden["met"] == 1
+        {
             assert_eq!(garden["mesh"].as_array().unwrap().len(), 1, "{garden}");
             assert_eq!(shown["headline"]["level"], "good", "{shown}");
             break;

@@ -52,7 +52,7 @@ const COUNT: Kind = Kind::Number(u32::MAX as u64);
 const BYTES: Kind = Kind::Number(i64::MAX as u64);
 
 /// Every key.
-const KEYS: [(&str, Kind); 41] = [
+const KEYS: [(&str, Kind); 43] = [
     ("listenAddress", Kind::Socket),
     ("login", Kind::Folder),
     ("login.localAccounts", Kind::Accounts),
@@ -73,6 +73,8 @@ const KEYS: [(&str, Kind); 41] = [
     ("media.previews", Kind::Word(&Previews::WORDS)),
     ("push", Kind::Folder),
     ("push.allowPrivateAddresses", Kind::Bool),
+    ("metrics", Kind::Folder),
+    ("metrics.listenAddress", Kind::Socket),
     ("libp2p", Kind::Folder),
     ("libp2p.listenAddresses", Kind::Addresses),
     ("libp2p.mdns", Kind::Bool),

@@ -36,7 +36,7 @@ use crate::{
             ReadState, ReadThreadList, RoomError, SendEvent, SetReceipt, SetTyping,
         },
         room_state::{CreateRoom, ForgetRoom, KnowsRoom, ListRooms, ReadMembership, ToRoom},
-        status_page::WatchStatus,
+        status_page::{ReadFigures, WatchStatus},
         store::{
             AckToDevice, ReadDeviceLists, ReadNotifications, ReadSync, SearchDirectory, WatchStream,
         },
@@ -79,6 +79,8 @@ pub struct Gateway {
     pub meters: Meters,
     /// The status page.
     pub watch_status: Recipient<WatchStatus>,
+    /// StatusPage: figures for Prometheus.
+    pub figures: Recipient<ReadFigures>,
     /// The work budget of clients.
     pub admission: Admission,
     /// A number that no other start of this node had, for sync tokens.

@@ -12,6 +12,7 @@ pub mod error;
 mod file_body;
 pub mod gateway;
 pub mod login;
+pub mod metrics;
 mod quirks;
 pub mod ruma_glue;
 pub mod status_page;

@@ -29,6 +29,7 @@ pub(crate) struct Node {
     address: String,
     libp2p: Vec<String>,
     child: Option<Child>,
+    log_as: Option<String>,
 }
 
 /// Returns a loopback address that no other test process uses, so that ports picked on it are
@@ -82,7 +83,14 @@ impl Node {
                 "dht": {"bootstrapPeers": known},
             },
         });
-        let node = Self { folder: TempDir::new().unwrap(), config, address, libp2p, child: None };
+        let node = Self {
+            folder: TempDir::new().unwrap(),
+            config,
+            address,
+            libp2p,
+            child: None,
+            log_as: None,
+        };
         node.write_config();
         node
     }
@@ -102,6 +110,11 @@ impl Node {
     pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Value)) {
         change(&mut self.config);
         self.write_config();
+    }
+
+    /// Sets how much is logged (`RUST_LOG`); it counts from the next start.
+    pub(crate) fn log_as(&mut self, filter: &str) {
+        self.log_as = Some(filter.to_owned());
     }
 
     fn write_config(&self) {
@@ -138,6 +151,7 @@ impl Node {
             .arg(self.config_file())
             .arg("--data")
             .arg(self.data())
+            .envs(self.log_as.iter().map(|filter| ("RUST_LOG", filter)))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()

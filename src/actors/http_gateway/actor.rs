@@ -27,6 +27,7 @@ use crate::{
             pages::TokenCommand,
             sso::{Desk, PageSecret, Patient},
         },
+        metrics::{self, MetricsDesk},
     },
 };
 
@@ -34,6 +35,8 @@ use crate::{
 const WORKERS: usize = 2;
 /// Most connections of each thread: a client has a few, and each takes a file descriptor.
 const CONNECTIONS: usize = 256;
+/// Most connections of who reads figures.
+const METRICS_CONNECTIONS: usize = 8;
 /// Exit code of a process that is to be started again (`EX_SOFTWARE`).
 const EXIT_FAILED: i32 = 70;
 /// Seconds that requests have to end in when the node stops.
@@ -79,9 +82,14 @@ pub fn start(
             place: Arc::new(Semaphore::new(limits::DOCTORS)),
         },
     };
+    let figures = gateway.figures.clone();
     let mut servers = vec![homeserver(bound.homeserver, gateway, place.clone(), desk)];
     if let Some((listener, _)) = bound.element {
         servers.push(element_server(listener, files, place));
+    }
+    if let Some((listener, listen)) = bound.metrics {
+        let looks = Arc::new(Semaphore::new(1));
+        servers.push(metrics_server(listener, MetricsDesk { figures, listen, looks }));
     }
     HttpGatewayActor::create(|ctx| {
         let handles = servers.iter().flatten().map(Server::handle).collect();
@@ -131,6 +139,14 @@ fn element_server(listener: TcpListener, files: ElementFiles, place: Place) -> i
             .configure(element::configure)
     });
     let server = server.workers(WORKERS).max_connections(CONNECTIONS);
+    Ok(server.disable_signals().shutdown_timeout(DRAIN_SECS).listen(listener)?.run())
+}
+
+fn metrics_server(listener: TcpListener, desk: MetricsDesk) -> io::Result<Server> {
+    let desk = web::Data::new(desk);
+    let server =
+        HttpServer::new(move || App::new().app_data(desk.clone()).configure(metrics::configure));
+    let server = server.workers(1).max_connections(METRICS_CONNECTIONS);
     Ok(server.disable_signals().shutdown_timeout(DRAIN_SECS).listen(listener)?.run())
 }
 

@@ -85,6 +85,7 @@ pub struct Bound {
     pub(super) is_household: bool,
     pub(super) persons: Persons,
     pub(super) config_file: Option<PathBuf>,
+    pub(super) metrics: Option<(TcpListener, SocketAddr)>,
 }
 
 impl Bound {
@@ -112,6 +113,11 @@ impl Bound {
         let parts =
             || ElementParts { release: self.release.clone(), folder: element::folder_in(data) };
         wanted.then(parts)
+    }
+
+    /// Returns where figures are served.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|(_, address)| *address)
     }
 
     /// Returns where Element is served.
@@ -166,6 +172,11 @@ pub fn bind(config: &Config) -> Result<Bound, BindError> {
         (config.element.release().map_err(BindError::Release)?, config.element.fetch);
     let is_household = config.accounts.registration != Registration::Off;
     let config_file = config.file.clone();
+    let metrics = config.metrics.listen_address;
+    let metrics = metrics.map(|address| {
+        listen("metrics.listenAddress", Some(address), DEFAULT_LISTEN, TcpListener::bind)
+    });
+    let metrics = metrics.transpose()?;
     Ok(Bound {
         homeserver,
         homeserver_address,
@@ -176,6 +187,7 @@ pub fn bind(config: &Config) -> Result<Bound, BindError> {
         is_household,
         persons,
         config_file,
+        metrics,
     })
 }
 

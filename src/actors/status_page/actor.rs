@@ -3,18 +3,19 @@
 use std::{sync::Arc, time::Instant};
 
 use actix::{
-    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, MessageResult, WrapFuture as _,
+    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, MessageResult, ResponseFuture,
+    WrapFuture as _,
 };
 use tokio::sync::{Semaphore, watch};
 
 pub use super::gather::StatusPageLinks;
 use super::{
-    WatchStatus, Watched, WindowsFull,
+    ReadFigures, WatchStatus, Watched, WindowsFull,
     gather::{self, Known},
     history::History,
     view,
 };
-use crate::{actors::clock::now_ms, config::limits, meters::Meters};
+use crate::{actors::clock::now_ms, config::limits, meters::Meters, metrics::Figures};
 
 /// Owns what the status page shows.
 pub struct StatusPageActor {
@@ -110,5 +111,14 @@ impl Handler<WatchStatus> for StatusPageActor {
             self.look(ctx);
         }
         MessageResult(Ok(watched))
+    }
+}
+
+impl Handler<ReadFigures> for StatusPageActor {
+    type Result = ResponseFuture<Result<Box<Figures>, String>>;
+
+    fn handle(&mut self, _: ReadFigures, _: &mut Self::Context) -> Self::Result {
+        let figures = gather::figures(self.links.clone(), self.meters.clone());
+        Box::pin(async move { figures.await.map(Box::new) })
     }
 }

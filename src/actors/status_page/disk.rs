@@ -27,6 +27,11 @@ impl Disk {
     }
 }
 
+/// Returns the bytes of the database in a folder with a node's data. Blocks.
+pub(super) fn database_bytes(data: &Path) -> u64 {
+    size_of(data.join("db"))
+}
+
 /// Adds up the files of a folder, and of those in it; links are not followed.
 fn size_of(folder: PathBuf) -> u64 {
     let (mut bytes, mut looked, mut folders) = (0_u64, 0, vec![folder]);

@@ -12,16 +12,21 @@ use std::{
 use actix::Recipient;
 use ruma::{OwnedRoomId, OwnedServerName, events::room::member::MembershipState};
 
-use super::disk::Disk;
+use super::disk::{Disk, database_bytes};
 use crate::{
     actors::{
+        admission::Admission,
+        clock::uptime_ms,
         gossip::ReadRoomMeshes,
         meeting::{CountHolders, Holders},
         outbox::{OutboxStatus, ReadOutbox},
         room_state::{ListRooms, ReadServers, ServersIn},
         store::{ReadFaces, ReadHeads, RoomFace},
+        swarm::ReadQueues,
     },
     config::limits,
+    meters::Meters,
+    metrics::Figures,
     proto::heads::fingerprint,
     status::{self, Status, StatusLinks},
 };
@@ -48,6 +53,12 @@ pub struct StatusPageLinks {
     pub holders: Recipient<CountHolders>,
     /// Gossip: through whom it is said.
     pub meshes: Recipient<ReadRoomMeshes>,
+    /// Swarm: what waits there.
+    pub queues: Recipient<ReadQueues>,
+    /// The work of clients.
+    pub of_clients: Admission,
+    /// The work of others.
+    pub of_others: Admission,
     /// The folder with the node's data.
     pub data: PathBuf,
 }
@@ -109,6 +120,23 @@ pub(super) async fn look(
         }
     };
     Ok(Look { status, outbox, rooms, disk })
+}
+
+/// Reads all figures.
+pub(super) async fn figures(links: StatusPageLinks, meters: Meters) -> Result<Figures, String> {
+    let status = status::read(&links.status).await?;
+    let queues = links.queues.send(ReadQueues).await.map_err(gone("Swarm"))?;
+    let data = links.data;
+    let store_bytes = tokio::task::spawn_blocking(move || database_bytes(&data)).await;
+    Ok(Figures {
+        status,
+        reading: meters.read(),
+        clients: links.of_clients.count(),
+        others: links.of_others.count(),
+        queues,
+        store_bytes: store_bytes.map_err(|error| error.to_string())?,
+        uptime_ms: uptime_ms(),
+    })
 }
 
 fn gone<E>(part: &'static str) -> impl Fn(E) -> String {

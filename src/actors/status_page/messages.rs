@@ -5,6 +5,8 @@ use std::sync::Arc;
 use actix::Message;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use crate::metrics::Figures;
+
 /// Asks to be shown what a node is at, for one window.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Watched, WindowsFull>")]
@@ -25,3 +27,9 @@ pub struct Watched {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many windows show this page already: close one of them")]
 pub struct WindowsFull;
+
+/// Asks for all figures, as Prometheus is told them. Fails with a line that names the part which does not
+/// answer.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Box<Figures>, String>")]
+pub struct ReadFigures;

@@ -14,4 +14,7 @@ mod view;
 mod words;
 
 pub use actor::{StatusPageActor, StatusPageLinks};
-pub use messages::{WatchStatus, Watched, WindowsFull};
+pub use messages::{ReadFigures, WatchStatus, Watched, WindowsFull};
+
+#[cfg(test)]
+mod tests;

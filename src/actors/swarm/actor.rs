@@ -17,8 +17,9 @@ use tokio::{
 use super::{
     Admit, AskPieces, Bind, Dial, Discovery, Dismiss, Exchange, FindNode, FindProviders,
     GivePieces, GivePiecesWith, GossipReceived, Keep, NetworkStatus, PiecesAsked, Provide, Publish,
-    ReadMeshes, ReadSwarm, ReportVerdict, RequestFailed, RequestReceived, SendReply, SendRequest,
-    SetIdentity, StopSwarm, Subscribe, SwarmFailed, SwarmRestarted, Unsubscribe,
+    QueueCounts, ReadMeshes, ReadQueues, ReadSwarm, ReportVerdict, RequestFailed, RequestReceived,
+    SendReply, SendRequest, SetIdentity, StopSwarm, Subscribe, SwarmFailed, SwarmRestarted,
+    Unsubscribe,
     behaviour::Choices,
     event_loop::{Answered, Command, Event, EventLoop},
     transport::{self, NetworkKey},
@@ -115,6 +116,8 @@ impl SwarmSettings {
 pub struct SwarmActor {
     settings: SwarmSettings,
     commands: Option<mpsc::Sender<Command>>,
+    /// The other way, to see how full it is; it does not keep it open.
+    events: Option<mpsc::WeakSender<Event>>,
     task: Option<JoinHandle<()>>,
     backlog: VecDeque<Command>,
     identity: Option<Vec<u8>>,
@@ -136,6 +139,7 @@ impl SwarmActor {
         Self {
             settings,
             commands: None,
+            events: None,
             task: None,
             backlog: VecDeque::new(),
             identity: None,
@@ -161,6 +165,7 @@ impl SwarmActor {
         };
         let (commands, receiver) = mpsc::channel(limits::SWARM_COMMANDS);
         let (sender, mut events) = mpsc::channel(limits::SWARM_EVENTS);
+        self.events = Some(sender.downgrade());
         let task = EventLoop::new(swarm, settings, receiver, sender).run();
         self.task = Some(tokio::spawn(Box::pin(task)));
         ctx.add_stream(futures::stream::poll_fn(move |cx| events.poll_recv(cx)));
@@ -518,6 +523,22 @@ impl Handler<ReadSwarm> for SwarmActor {
         let (reply, status) = oneshot::channel();
         let _ = self.tell(Command::Status(reply));
         Box::pin(async move { status.await.unwrap_or_default() })
+    }
+}
+
+impl Handler<ReadQueues> for SwarmActor {
+    type Result = QueueCounts;
+
+    fn handle(&mut self, _: ReadQueues, _: &mut Context<Self>) -> QueueCounts {
+        fn waits<T>(sender: &mpsc::Sender<T>) -> usize {
+            sender.max_capacity().saturating_sub(sender.capacity())
+        }
+        let events = self.events.as_ref().and_then(mpsc::WeakSender::upgrade);
+        QueueCounts {
+            commands: self.commands.as_ref().map_or(0, waits),
+            events: events.as_ref().map_or(0, waits),
+            backlog: self.backlog.len(),
+        }
     }
 }
 

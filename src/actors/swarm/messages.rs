@@ -191,6 +191,22 @@ pub struct Provide(pub Vec<Vec<u8>>);
 #[rtype(result = "NetworkStatus")]
 pub struct ReadSwarm;
 
+/// Asks what waits between the task that owns libp2p and its actor.
+#[derive(Message, Debug)]
+#[rtype(result = "QueueCounts")]
+pub struct ReadQueues;
+
+/// What waits between the task that owns libp2p and its actor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, actix::dev::MessageResponse)]
+pub struct QueueCounts {
+    /// Commands for the task.
+    pub commands: usize,
+    /// Events of it.
+    pub events: usize,
+    /// Commands that may not be lost, and for which there was no room.
+    pub backlog: usize,
+}
+
 /// Asks for the PeerIds of those to whom we hand on what is said on each of some topics.
 #[derive(Message, Debug)]
 #[rtype(result = "Vec<Vec<String>>")]

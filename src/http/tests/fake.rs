@@ -26,7 +26,7 @@ use crate::{
             CreateRoom, ForgetRoom, KnowsRoom, ListRooms, Listens, ProfileUpdated, ReadMembership,
             ToRoom, UserGone,
         },
-        status_page::{WatchStatus, Watched, WindowsFull},
+        status_page::{ReadFigures, WatchStatus, Watched, WindowsFull},
         store::*,
         swarm::{AskPieces, GivePieces, NodeId, RequestFailed},
         upward::{FederationError, FindSharing, SendFederation, Sharing},
@@ -222,6 +222,7 @@ pub(super) async fn start_with(registration: Registration) -> (Addr<Fake>, Gatew
         downloads: Arc::new(tokio::sync::Semaphore::new(4)),
         meters: crate::meters::Meters::default(),
         watch_status: fake.clone().recipient(),
+        figures: fake.clone().recipient(),
         admission: Admission::new(64),
         boot: 7,
     };
@@ -686,6 +687,14 @@ impl Handler<AskPieces> for Fake {
 impl Handler<GivePieces> for Fake {
     type Result = ();
     fn handle(&mut self, _: GivePieces, _: &mut Context<Self>) {}
+}
+
+impl Handler<ReadFigures> for Fake {
+    type Result = MessageResult<ReadFigures>;
+
+    fn handle(&mut self, _: ReadFigures, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(Err("a fake has no figures".to_owned()))
+    }
 }
 
 /// The page shows the same all the time, and its node ends.
