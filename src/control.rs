@@ -1,12 +1,11 @@
 //! How `messagehub status`, `outbox`, `login-token` and `password` speak to the running node.
 //!
-//! The node listens on `<data>/control.sock`. The folder and the socket can be used by their owner
-//! only, which is all the authentication there is: whoever may read the keys beside it may ask for
-//! a login token, and set a password. One line of JSON each way, one request a connection.
+//! The node listens in the data folder (`src/platform/control_socket.rs`), for its owner only, which is all
+//! the authentication there is: whoever may read the keys beside it may ask for a login token, and set a
+//! password. One line of JSON each way, one request a connection.
 
 use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt as _,
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,8 +13,10 @@ use std::{
 use actix::Recipient;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{UnixListener, UnixStream},
+    io::{
+        AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+        BufReader,
+    },
     task::JoinHandle,
     time::timeout,
 };
@@ -26,11 +27,10 @@ use crate::{
         identity::EnsureIdentity,
         outbox::ReadOutbox,
     },
+    platform::control_socket::{self, Listener},
     status::{self, StatusLinks},
 };
 
-/// Name of the socket in the data folder.
-const SOCKET: &str = "control.sock";
 /// Longest request or answer, in bytes.
 const LINE_MAX: u64 = 1024 * 1024;
 /// Longest wait for the other side.
@@ -80,18 +80,11 @@ pub struct ControlLinks {
 
 /// Serves the socket until the handle is aborted.
 pub fn serve(data: &Path, links: ControlLinks) -> io::Result<JoinHandle<()>> {
-    let path = data.join(SOCKET);
-    // The data folder is locked, so a socket that is there is left over.
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let mut listener = Listener::bind(data)?;
     Ok(actix::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     let links = links.clone();
                     actix::spawn(async move {
                         if let Ok(Err(error)) = timeout(WAIT, answer(stream, links)).await {
@@ -108,10 +101,11 @@ pub fn serve(data: &Path, links: ControlLinks) -> io::Result<JoinHandle<()>> {
     }))
 }
 
-async fn answer(stream: UnixStream, links: ControlLinks) -> io::Result<()> {
-    let (read, mut write) = stream.into_split();
+async fn answer(stream: impl AsyncRead + AsyncWrite, links: ControlLinks) -> io::Result<()> {
+    let (read, mut write) = tokio::io::split(stream);
+    let mut read = BufReader::new(read.take(LINE_MAX));
     let mut line = String::new();
-    BufReader::new(read.take(LINE_MAX)).read_line(&mut line).await?;
+    read.read_line(&mut line).await?;
     let reply = match serde_json::from_str(&line) {
         Ok(Command::Status) => match status::read(&links.status).await {
             Ok(status) => serde_json::to_string(&Reply::Ok(status)),
@@ -139,7 +133,10 @@ async fn answer(stream: UnixStream, links: ControlLinks) -> io::Result<()> {
     let mut reply = reply.map_err(io::Error::other)?;
     reply.push('\n');
     write.write_all(reply.as_bytes()).await?;
-    write.shutdown().await
+    write.shutdown().await?;
+    // A pipe of Windows takes with it what was not read yet: the other side hangs up.
+    let _ = read.read_u8().await;
+    Ok(())
 }
 
 async fn login_token(links: &ControlLinks) -> Result<String, String> {
@@ -171,16 +168,15 @@ pub async fn ask<T: serde::de::DeserializeOwned>(
     data: &Path,
     command: Command,
 ) -> Result<T, ControlError> {
-    let path = data.join(SOCKET);
     let failed = |error: &dyn std::fmt::Display| ControlError::Failed(error.to_string());
-    let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
+    let stream = control_socket::connect(data).await.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ControlError::NotRunning(data.to_owned())
         }
-        io::ErrorKind::PermissionDenied => ControlError::NotPermitted(path.clone()),
+        io::ErrorKind::PermissionDenied => ControlError::NotPermitted(control_socket::place(data)),
         _ => failed(&error),
     })?;
-    let (read, mut write) = stream.into_split();
+    let (read, mut write) = tokio::io::split(stream);
     let mut line = serde_json::to_string(&command).map_err(|error| failed(&error))?;
     line.push('\n');
     let exchange = async {

@@ -3,23 +3,17 @@
 //! A folder that was there before, made by `mkdir` or as a volume, is closed to others at each
 //! start, with what this program keeps in it. What cannot be closed is not used.
 
-use std::{
-    fs::{self, DirBuilder, Permissions},
-    io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
-    path::Path,
-};
+use std::{fs, io, path::Path};
+
+use crate::platform::files;
 
 /// What this program keeps in the folder; nothing else in it is touched.
 const OURS: [&str; 7] =
-    ["db", "db.lock", "db.mark", "db.trial", "keys.json", "libp2p.key", "dht-peers.json"];
+    ["db", LOCK, "db.mark", "db.trial", "keys.json", "libp2p.key", "dht-peers.json"];
+/// The file that whoever uses the folder holds locked.
+pub const LOCK: &str = "db.lock";
 /// Why the node ended, where that is for its person to decide; gone at the next start.
 const LAST_WORD: &str = "stopped.txt";
-/// What group and others may do.
-const OTHERS: u32 = 0o077;
-/// A folder in which everybody may make files, like `/tmp`.
-const STICKY: u32 = 0o1000;
-
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
@@ -30,6 +24,20 @@ pub enum FolderError {
         folder: String,
         /// What it said.
         why: String,
+    },
+    /// It belongs to another account, and lets this one not in: a folder that was mounted.
+    #[error(
+        "the data folder {folder} belongs to uid {owner}, and this program runs as uid {me}: run \
+         `chown -R {me} {folder}` as root (of a container: on the folder that is mounted there), or \
+         choose another with --data"
+    )]
+    Foreign {
+        /// The folder.
+        folder: String,
+        /// Whose it is.
+        owner: u32,
+        /// Who runs.
+        me: u32,
     },
     /// Many share it.
     #[error(
@@ -74,17 +82,36 @@ pub fn prepare(data: &Path) -> Result<(), FolderError> {
         folder: data.display().to_string(),
         why: error.to_string(),
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(unusable)?;
-    let mode = fs::metadata(data).map_err(unusable)?.mode();
-    if mode & STICKY != 0 {
+    files::make_private_folder(data).map_err(unusable)?;
+    if files::is_shared_by_all(&fs::metadata(data).map_err(unusable)?) {
         return Err(FolderError::Shared(data.display().to_string()));
     }
-    fs::read_dir(data).map_err(unusable)?;
+    if let Err(error) = fs::read_dir(data).map(drop).and_then(|()| try_to_write(data)) {
+        return Err(match files::foreign_owner(data) {
+            Some((owner, me)) => {
+                FolderError::Foreign { folder: data.display().to_string(), owner, me }
+            }
+            None => unusable(error),
+        });
+    }
     close(data)?;
+    if !files::is_private_by_place(data) {
+        log::warn!(
+            "the data folder {} is outside of your own folders: whether other accounts of this machine \
+             can read it is up to you (Properties, Security)",
+            data.display()
+        );
+    }
     for name in OURS {
         close_all(&data.join(name))?;
     }
     Ok(())
+}
+
+/// A folder that can be read and not written to is of no use, and better named now than by whoever fails
+/// to write first.
+fn try_to_write(data: &Path) -> io::Result<()> {
+    if files::may_write_in(data) { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
 /// Closes a file, or a folder with all that is in it. Links are not followed.
@@ -105,21 +132,23 @@ fn close_all(path: &Path) -> Result<(), FolderError> {
 fn close(path: &Path) -> Result<(), FolderError> {
     let refused = |mode: u32, error: io::Error| FolderError::Open {
         file: path.display().to_string(),
-        mode: mode & 0o7777,
+        mode,
         why: error.to_string(),
     };
-    let mode = fs::metadata(path).map_err(|error| refused(0, error))?.mode();
-    if mode & OTHERS == 0 {
-        return Ok(());
-    }
-    let closed = Permissions::from_mode(mode & 0o7777 & !OTHERS);
-    fs::set_permissions(path, closed).map_err(|error| refused(mode, error))?;
+    let meta = fs::metadata(path).map_err(|error| refused(0, error))?;
+    let Some(mode) = files::open_mode(&meta) else { return Ok(()) };
+    files::close_to_others(path).map_err(|error| refused(mode, error))?;
     log::warn!(path:% = path.display(); "others could read this; they cannot any more");
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    };
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {

@@ -10,6 +10,7 @@
 //! | [`control`] | how the command line speaks to the running node |
 //! | [`status`] | what a person is told of a node: the first lines of its log, `messagehub status` |
 //! | [`doctor`] | what is wrong with this machine, configuration or network |
+//! | [`platform`] | all that differs from one operating system to another |
 //! | [`network_secret`] | a secret for a private network |
 //! | [`web_client`] | asking web servers: what has to come from one |
 //! | [`new_password`] | reads a password from a terminal |
@@ -31,6 +32,7 @@ pub mod metrics;
 pub mod network_secret;
 pub mod new_password;
 pub mod node;
+pub mod platform;
 pub mod proto;
 pub mod status;
 pub mod web_ask;

@@ -19,6 +19,7 @@ use messagehub::{
     data_folder,
     doctor::{self, Step},
     log_lines, network_secret, new_password, node,
+    platform::{desktop, folders},
     status::{self, OutboxStatus, Status},
 };
 
@@ -30,8 +31,11 @@ struct Arguments {
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// The folder with keys and database.
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, env = "MESSAGEHUB_DATA")]
     data: Option<PathBuf>,
+    /// Opens no browser when the node is there.
+    #[arg(long)]
+    no_browser: bool,
     #[command(subcommand)]
     ask: Option<Ask>,
 }
@@ -86,15 +90,6 @@ enum ElementCommand {
     },
 }
 
-/// Returns where keys and database are unless `--data` says so.
-fn default_data() -> Option<PathBuf> {
-    let absolute =
-        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let share = absolute("XDG_DATA_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))?;
-    Some(share.join("messagehub"))
-}
-
 fn main() -> ExitCode {
     log_lines::start();
     let arguments = Arguments::parse();
@@ -102,19 +97,30 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(why) => {
             let _ = writeln!(io::stderr(), "messagehub: {why}");
+            if desktop::has_own_console() {
+                // Else the window would be gone with what it says.
+                let _ = writeln!(io::stderr(), "Press Enter to close this window.");
+                let _ = io::stdin().read_line(&mut String::new());
+            }
             ExitCode::FAILURE
         }
     }
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode, String> {
-    let data =
-        arguments.data.or_else(default_data).ok_or("HOME is not set: name a folder with --data")?;
+    let data = arguments
+        .data
+        .or_else(folders::data)
+        .ok_or("this account has no home: name a folder with --data")?;
     let config = arguments.config.as_deref();
     match arguments.ask {
         None => {
+            let browse = !arguments.no_browser && desktop::Surroundings::look().is_desktop();
+            if let Some(running) = running(&data) {
+                return show_running(&data, &running, browse);
+            }
             let config = Config::load(config).map_err(|error| error.to_string())?;
-            let code = node::run(&config, &data).map_err(|error| error.to_string())?;
+            let code = node::run(&config, &data, browse).map_err(|error| error.to_string())?;
             Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
         }
         Some(Ask::Doctor { json }) => examine(config, &data, json),
@@ -145,6 +151,27 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
             }
         }
     }
+}
+
+/// Asks for the node that has this data folder already.
+fn running(data: &Path) -> Option<Status> {
+    actix::System::new().block_on(control::ask(data, Command::Status)).ok()
+}
+
+/// One folder is one node: whoever starts a second one wants to see the first.
+fn show_running(data: &Path, running: &Status, browse: bool) -> Result<ExitCode, String> {
+    let shown = data.display();
+    let web = running.web.as_ref();
+    let page = web.map(|web| web.element_url.as_ref().unwrap_or(&web.homeserver_url));
+    let page = page.map_or("an unknown address", String::as_str);
+    if !browse {
+        return Err(format!(
+            "the data folder {shown} is in use by another messagehub, which is at {page}; stop it or \
+             choose another with --data"
+        ));
+    }
+    desktop::open(page).map_err(|error| format!("{page} cannot be opened: {error}"))?;
+    print(&format!("messagehub runs already with the data folder {shown}: opened {page}"))
 }
 
 fn ask<T: serde::de::DeserializeOwned>(data: &Path, command: Command) -> Result<T, String> {

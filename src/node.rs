@@ -13,11 +13,7 @@ use actix::{
     Actor as _, ActorFutureExt as _, Addr, Arbiter, AsyncContext as _, Context, Handler, Recipient,
     System, WrapFuture as _, fut::wrap_future,
 };
-use rustix::{fs::Mode, process::umask};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{Semaphore, watch},
-};
+use tokio::sync::{Semaphore, watch};
 
 mod liveness;
 
@@ -57,8 +53,9 @@ use crate::{
     config::{Config, Previews, limits},
     control::{self, ControlLinks},
     data_folder::{self, FolderError},
-    http::gateway::{EphemeraLinks, Gateway, PusherLinks, RoomLinks, StoreLinks},
+    http::gateway::{EphemeraLinks, Gateway, PusherLinks, RoomLinks, StoreLinks, url_of},
     meters::Meters,
+    platform,
     proto::server_name::{self, LOCALPART},
     status::{self, StatusLinks},
     web_ask::WebClient,
@@ -109,18 +106,19 @@ pub enum StartError {
     System(String),
 }
 
-/// Runs a node until it is told to stop. Returns its exit code.
-pub fn run(config: &Config, data: &Path) -> Result<i32, StartError> {
+/// Runs a node until it is told to stop. Returns its exit code. `browse` opens Element in the browser of
+/// whoever sits here, once it is served.
+pub fn run(config: &Config, data: &Path, browse: bool) -> Result<i32, StartError> {
     // Whatever is made from here on is for the owner of the process alone.
-    umask(Mode::RWXG | Mode::RWXO);
+    platform::files::make_private_from_here();
     let system = System::new();
-    system.block_on(start(config, data))?;
+    system.block_on(start(config, data, browse))?;
     let code = system.run_with_code().map_err(|error| StartError::System(error.to_string()))?;
     log::info!("stopped");
     Ok(code)
 }
 
-async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
+async fn start(config: &Config, data: &Path, browse: bool) -> Result<(), StartError> {
     let refused = |error: &dyn std::fmt::Display| StartError::System(error.to_string());
     let bound = http_gateway::bind(config)?;
     data_folder::prepare(data)?;
@@ -423,7 +421,11 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
             );
         }
     }
+    let page = bound.element().filter(|_| browse).map(url_of);
     let http = http_gateway::start(bound, gateway, data, work.subscribe());
+    if let Some(page) = page {
+        show(page);
+    }
     if let Some(parts) = to_fetch {
         ElementActor::new(parts, work).start();
     }
@@ -438,10 +440,9 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
         },
     );
     if let Err(error) = control {
-        let path = data.display();
-        log::warn!(
-            "{path}/control.sock: {error}; `status`, `login-token` and `password` cannot be used"
-        );
+        let path = platform::control_socket::place(data);
+        let path = path.display();
+        log::warn!("{path}: {error}; `status`, `login-token` and `password` cannot be used");
     }
     let mut parts: Vec<(&str, Recipient<Beat>)> = vec![
         ("Store", store.clone().recipient()),
@@ -482,7 +483,7 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
     identity.do_send(AskWith(relay_request));
     identity.do_send(SubscribeSigner(node.clone().recipient()));
     actix::spawn(async move {
-        stop_signal().await;
+        platform::signals::told_to_stop().await;
         node.do_send(Stop { code: 0 });
     });
     Ok(())
@@ -490,6 +491,21 @@ async fn start(config: &Config, data: &Path) -> Result<(), StartError> {
 
 /// What is counted of clients, the places for their work, and who shows it.
 type Watching<'a> = (Meters, Admission, &'a Addr<StatusPageActor>);
+/// Opens a page in the browser of whoever sits here; starting one takes a moment.
+fn show(page: String) {
+    if platform::desktop::has_own_console() {
+        log::info!("this window is MessageHub: it runs until you close it");
+    }
+    actix::spawn(async move {
+        let opened = tokio::task::spawn_blocking({
+            let page = page.clone();
+            move || platform::desktop::open(&page)
+        });
+        if !matches!(opened.await, Ok(Ok(()))) {
+            log::info!("no browser could be started: open {page} in one");
+        }
+    });
+}
 
 /// What http may do to the rest of the node.
 fn gateway(
@@ -559,20 +575,6 @@ fn gateway(
         figures: status_page.clone().recipient(),
         admission,
         boot: rand::random(),
-    }
-}
-
-/// Resolves on Ctrl-C or SIGTERM.
-async fn stop_signal() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        log::error!("cannot listen for signals; only SIGKILL stops this node");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
     }
 }
 

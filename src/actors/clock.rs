@@ -5,7 +5,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, clock_gettime};
+pub use crate::platform::clock::uptime_ms;
 
 /// A smaller step of the clock concerns nobody: what is signed counts for minutes either way.
 const STEP_MS: u64 = 1000;
@@ -14,13 +14,6 @@ const STEP_MS: u64 = 1000;
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Returns the milliseconds since this machine was started, those included in which it slept.
-pub fn uptime_ms() -> u64 {
-    let at = clock_gettime(ClockId::Boottime);
-    let ms = at.tv_sec.saturating_mul(1000).saturating_add(at.tv_nsec / 1_000_000);
-    u64::try_from(ms).unwrap_or_default()
 }
 
 /// Notices when the clock of this machine is set.

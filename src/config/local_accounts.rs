@@ -8,6 +8,8 @@ use std::fs;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
+use crate::platform::accounts::{own_name, this_account};
+
 /// Says "whoever uses this machine".
 const ANY: &str = "any";
 
@@ -74,7 +76,8 @@ fn uid_of(name: &str) -> Option<u32> {
 /// Returns what an account is called: its name, or `uid 1000` where it has none here.
 pub fn name_of(uid: u32) -> String {
     let name = in_passwd(|name, known| (known == uid).then(|| name.to_owned()));
-    name.unwrap_or_else(|| format!("uid {uid}"))
+    let own = || own_name().filter(|_| uid == this_account() && cfg!(windows));
+    name.or_else(own).unwrap_or_else(|| format!("uid {uid}"))
 }
 
 /// Returns the first thing that `look` finds in name and uid of an account.

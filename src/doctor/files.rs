@@ -2,10 +2,15 @@
 
 use std::{fs, io, path::Path};
 
-use rustix::fs::{Access, access, statvfs};
-
 use super::Finding;
-use crate::{config::Config, data_folder};
+use crate::{
+    config::Config,
+    data_folder,
+    platform::{
+        files::{free_space, may_write_in},
+        words::System,
+    },
+};
 
 /// Below this the node cannot keep what comes in an evening of pictures: 100 MiB.
 const SPACE_MIN: u64 = 100 * 1024 * 1024;
@@ -51,10 +56,9 @@ pub(super) fn data_folder(data: &Path) -> Vec<Finding> {
             return vec![Finding::problem(CHECK, text, "run this as the user who runs messagehub")];
         }
     };
-    if access(place, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK).is_err() {
+    if !may_write_in(place) {
         let text = format!("{} cannot be written to by you", place.display());
-        let advice = "make it yours (chown), or name another folder with --data";
-        return vec![Finding::problem(CHECK, text, advice)];
+        return vec![Finding::problem(CHECK, text, System::HERE.take_folder())];
     }
     let text = match place == data {
         true => format!("{shown} can be written to"),
@@ -72,11 +76,11 @@ pub(super) fn last_word(data: &Path) -> Option<Finding> {
 
 fn space(place: &Path) -> Finding {
     const CHECK: &str = "disk space";
-    match statvfs(place) {
-        Ok(disk) => judge_space(disk.f_bavail.saturating_mul(disk.f_frsize)),
+    match free_space(place) {
+        Ok(free) => judge_space(free),
         Err(error) => {
             let text = format!("{} does not tell its space: {error}", place.display());
-            Finding::not_tested(CHECK, text, "look at it by `df`")
+            Finding::not_tested(CHECK, text, System::HERE.look_at_space())
         }
     }
 }

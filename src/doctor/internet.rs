@@ -6,6 +6,7 @@ use super::{Finding, Level, router::list};
 use crate::{
     actors::swarm::{NatKind, PortMapping, Probed, Reachability, Way, probe},
     config::Config,
+    platform::words::System,
     status::{ClockStatus, Status},
 };
 
@@ -40,11 +41,9 @@ pub(super) async fn bootstrap(config: &Config, online: bool) -> Finding {
     }
     match probe(&addresses, secret, BOOTSTRAP_WAIT).await {
         Ok(probed) => judge_bootstrap(&probed),
-        Err(error) => Finding::problem(
-            CHECK,
-            error.to_string(),
-            "look at /etc/resolv.conf: names of nodes are looked up as it says",
-        ),
+        Err(error) => {
+            Finding::problem(CHECK, error.to_string(), System::HERE.names_are_looked_up())
+        }
     }
 }
 

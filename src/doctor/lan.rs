@@ -6,19 +6,19 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
     time::Duration,
 };
 
 use libp2p::PeerId;
-use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::{Instant, timeout_at};
 
 use super::Finding;
 use crate::{
-    actors::swarm::{Link, links},
     config::Config,
+    platform::network::{Link, links, own_addresses, share_port},
 };
 
 const CHECK: &str = "mDNS";
@@ -42,7 +42,9 @@ pub(super) async fn mdns(config: &Config, own_peer_id: Option<&str>) -> Finding 
     if !config.libp2p.mdns {
         return Finding::ok(CHECK, "it is turned off (libp2p.mdns): the LAN is not searched");
     }
-    let (interfaces, links) = (own_addresses(), links());
+    let mut links = links();
+    links.truncate(INTERFACES_MAX);
+    let interfaces: Vec<_> = own_addresses().into_iter().take(INTERFACES_MAX).collect();
     if interfaces.is_empty() && links.is_empty() {
         return Finding::warning(
             CHECK,
@@ -96,40 +98,38 @@ fn judge(peers: &BTreeSet<String>, own_peer_id: Option<&str>) -> Finding {
 }
 
 /// Makes a socket for answers that go to the group.
-fn listening(family: AddressFamily, at: SocketAddr) -> io::Result<UdpSocket> {
-    let fd = socket(family, SocketType::DGRAM, None)?;
-    sockopt::set_socket_reuseaddr(&fd, true)?;
-    sockopt::set_socket_reuseport(&fd, true)?;
+fn listening(at: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM, None)?;
+    share_port(&socket)?;
     if at.is_ipv6() {
-        sockopt::set_ipv6_v6only(&fd, true)?;
+        socket.set_only_v6(true)?;
     }
-    bind(&fd, &at)?;
-    let socket = UdpSocket::from(fd);
+    socket.bind(&at.into())?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
 /// Sends the query from each address.
 fn ask(interfaces: &[Ipv4Addr]) -> io::Result<UdpSocket> {
-    let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
-    let socket = listening(AddressFamily::INET, at)?;
+    let socket = listening(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)))?;
+    let to = SockAddr::from(SocketAddr::from((GROUP, PORT)));
     let sent = interfaces.iter().map(|interface| {
-        sockopt::set_ip_add_membership(&socket, &GROUP, interface)?;
-        sockopt::set_ip_multicast_if(&socket, interface)?;
-        socket.send_to(&query(), (GROUP, PORT))
+        socket.join_multicast_v4(&GROUP, interface)?;
+        socket.set_multicast_if_v4(interface)?;
+        socket.send_to(&query(), &to)
     });
-    any_sent(sent.collect()).map(|()| socket)
+    any_sent(sent.collect()).map(|()| socket.into())
 }
 
 /// The same on each link.
 fn ask_six(links: &[Link]) -> io::Result<UdpSocket> {
-    let at = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
-    let socket = listening(AddressFamily::INET6, at)?;
+    let socket = listening(SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)))?;
     let sent = links.iter().map(|link| {
-        sockopt::set_ipv6_add_membership(&socket, &GROUP_SIX, link.index)?;
-        socket.send_to(&query(), SocketAddrV6::new(GROUP_SIX, PORT, 0, link.index))
+        socket.join_multicast_v6(&GROUP_SIX, link.index)?;
+        let to = SocketAddrV6::new(GROUP_SIX, PORT, 0, link.index);
+        socket.send_to(&query(), &SockAddr::from(to))
     });
-    any_sent(sent.collect()).map(|()| socket)
+    any_sent(sent.collect()).map(|()| socket.into())
 }
 
 /// One way is enough.
@@ -179,42 +179,12 @@ fn answer(packet: &[u8]) -> Vec<String> {
     ids.filter(|id| id.parse::<PeerId>().is_ok()).map(str::to_owned).collect()
 }
 
-/// Returns the IPv4 addresses of this machine, loopback aside, as the kernel's table has them.
-fn own_addresses() -> Vec<Ipv4Addr> {
-    let table = fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-    let mut addresses = read_table(&table);
-    addresses.truncate(INTERFACES_MAX);
-    addresses
-}
-
-/// An address stands on one line, and `host LOCAL` on the next.
-fn read_table(table: &str) -> Vec<Ipv4Addr> {
-    let mut last = None;
-    let mut addresses = BTreeSet::new();
-    for line in table.lines().map(str::trim) {
-        if let Some(address) = line.strip_prefix("|-- ") {
-            last = address.parse::<Ipv4Addr>().ok();
-        } else if line.ends_with("host LOCAL") {
-            addresses.extend(last.filter(|address| !address.is_loopback()));
-        }
-    }
-    addresses.into_iter().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::doctor::Level;
 
     const PEER: &str = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
-
-    #[test]
-    fn the_kernels_table_of_addresses() {
-        let table = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n\
-            Local:\n     |-- 10.84.48.1\n        /32 host LOCAL\n     |-- 10.84.48.255\n        \
-            /32 link BROADCAST\n     |-- 127.0.0.1\n        /32 host LOCAL\n";
-        assert_eq!(read_table(table), [Ipv4Addr::new(10, 84, 48, 1)]);
-    }
 
     #[test]
     fn only_answers_of_libp2p_nodes_count() {

@@ -3,13 +3,12 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr, TcpListener},
-    os::fd::OwnedFd,
     time::Duration,
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -20,6 +19,10 @@ use super::Finding;
 use crate::{
     actors::{element::Work, http_gateway::WebStatus},
     config::{Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT, is_default_listen},
+    platform::{
+        network::{no_such_family, take_port_anew},
+        words::System,
+    },
     status::Status,
 };
 
@@ -124,18 +127,15 @@ impl Port {
                     return Finding::ok(self.check, format!("the node serves on http://{address}"));
                 }
                 let text = format!("{address} is taken by another program");
-                let advice = format!("stop that program, or set {} to another address", self.key);
-                Finding::problem(self.check, text, advice)
+                Finding::problem(self.check, text, System::HERE.port_taken(address, self.key))
             }
             io::ErrorKind::PermissionDenied => {
                 let text = format!("you may not listen on {address}");
-                let advice = format!("set {} to a port of 1024 or more", self.key);
-                Finding::problem(self.check, text, advice)
+                Finding::problem(self.check, text, System::HERE.port_refused(address, self.key))
             }
             _ => {
                 let text = format!("{address}: {error}");
-                let advice = format!("set {} to an address of this machine", self.key);
-                Finding::problem(self.check, text, advice)
+                Finding::problem(self.check, text, System::HERE.address_missing(address, self.key))
             }
         }
     }
@@ -195,20 +195,20 @@ impl Listen {
 
     /// Takes the port and lets it go again.
     fn try_out(&self) -> io::Result<()> {
-        let family = if self.ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let kind = if self.tcp { SocketType::STREAM } else { SocketType::DGRAM };
-        let socket: OwnedFd = socket(family, kind, None)?;
+        let at = SocketAddr::new(self.ip, self.port);
+        let kind = if self.tcp { Type::STREAM } else { Type::DGRAM };
+        let socket = Socket::new(Domain::for_address(at), kind, None)?;
         if self.ip.is_ipv6() {
             // Else the port of IPv4 would be taken as well.
-            sockopt::set_ipv6_v6only(&socket, true)?;
+            socket.set_only_v6(true)?;
         }
         if self.tcp {
             // Connections that were closed a moment ago do not count.
-            sockopt::set_socket_reuseaddr(&socket, true)?;
+            take_port_anew(&socket)?;
         }
-        bind(&socket, &SocketAddr::new(self.ip, self.port))?;
+        socket.bind(&at.into())?;
         if self.tcp {
-            listen(&socket, 1)?;
+            socket.listen(1)?;
         }
         Ok(())
     }
@@ -294,8 +294,9 @@ fn free(wanted: &[Listen], is_default: bool) -> Vec<Finding> {
 }
 
 fn is_no_ipv6(error: &io::Error) -> bool {
-    let error = rustix::io::Errno::from_io_error(error);
-    matches!(error, Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL))
+    // What a socket of a kind that the system does not have is refused with has no name in std.
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || no_such_family(error)
 }
 
 #[cfg(test)]

@@ -62,6 +62,9 @@ pub(crate) fn command(folder: &Path) -> Command {
     command
         .current_dir(folder)
         .env("HOME", folder)
+        // No browser for anybody's tests.
+        .env_remove("DISPLAY")
+        .env_remove("WAYLAND_DISPLAY")
         .env("XDG_DATA_HOME", folder.join("share"))
         .stdin(Stdio::null());
     command

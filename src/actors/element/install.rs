@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::unpack::{self, UnpackError};
-use crate::config::Release;
+use crate::{config::Release, platform::files::sync_all_in};
 
 /// What says that all of a release is in a folder. It is hidden, so it is not served.
 const NOTE: &str = ".release.json";
@@ -128,10 +128,10 @@ pub(super) fn install(
         return Err(InstallError::Unpack { folder: folder.display().to_string(), why });
     }
     // All of it is on disk before the note says so.
-    sync_all(&new).map_err(fault)?;
+    sync_all_in(&new).map_err(fault)?;
     let note = serde_json::to_vec(release).map_err(|error| fault(error.into()))?;
     fs::write(new.join(NOTE), note).map_err(fault)?;
-    sync_all(&new).map_err(fault)?;
+    sync_all_in(&new).map_err(fault)?;
     if folder.exists() {
         fs::rename(folder, &old).map_err(fault)?;
     }
@@ -147,26 +147,6 @@ fn remove(folder: &Path) -> Result<(), InstallError> {
         Err(why) if why.kind() != io::ErrorKind::NotFound => Err(refused(folder, why)),
         _ => Ok(()),
     }
-}
-
-/// Writes all of a folder to its disk: at once where the system can, since it has thousands of files.
-#[cfg(target_os = "linux")]
-fn sync_all(folder: &Path) -> io::Result<()> {
-    rustix::fs::syncfs(File::open(folder)?)?;
-    Ok(())
-}
-
-/// Writes all of a folder to its disk.
-#[cfg(not(target_os = "linux"))]
-fn sync_all(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        match path.is_dir() {
-            true => sync_all(&path)?,
-            false => fs::OpenOptions::new().write(true).open(&path)?.sync_all()?,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::{
         Config, DEFAULT_ELEMENT_LISTEN, DEFAULT_LISTEN, FALLBACK_PORT, Registration, Release,
     },
     http::{gateway::url_of, login::presence::Persons},
+    platform::{low_ports, words::System},
 };
 
 /// Where the http servers of a node are.
@@ -37,10 +38,7 @@ pub struct WebStatus {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody listens there already.
-    #[error(
-        "{address} is in use, perhaps by another MessageHub: stop it, or set {key} to another \
-         address"
-    )]
+    #[error("{address} is in use, {}", System::HERE.port_taken(*address, key))]
     InUse {
         /// The address.
         address: SocketAddr,
@@ -48,10 +46,7 @@ pub enum BindError {
         key: &'static str,
     },
     /// The system does not let us.
-    #[error(
-        "listening on {address} is not permitted: set {key} to a port of 1024 or more, or allow \
-         the program to use low ports"
-    )]
+    #[error("listening on {address} is not permitted: {}", System::HERE.port_refused(*address, key))]
     NotPermitted {
         /// The address.
         address: SocketAddr,
@@ -62,7 +57,7 @@ pub enum BindError {
     #[error("{0}")]
     Release(String),
     /// This machine does not have the address, or something else.
-    #[error("cannot listen on {address}: {why}: set {key} to an address of this machine")]
+    #[error("cannot listen on {address}: {why}: {}", System::HERE.address_missing(*address, key))]
     Other {
         /// The address.
         address: SocketAddr,
@@ -155,6 +150,7 @@ impl WebPlaces {
 /// Listens where the configuration says, or at the default addresses. Where those are refused
 /// because their port is below 1024, port 8480 of the same address takes its place.
 pub fn bind(config: &Config) -> Result<Bound, BindError> {
+    low_ports::allow();
     let (homeserver, homeserver_address) =
         listen("listenAddress", config.listen_address, DEFAULT_LISTEN, TcpListener::bind)?;
     let element = match config.element.listen_address {

@@ -6,9 +6,8 @@
 //! renamed into place after an fsync.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -20,7 +19,7 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 
 use super::{IdentityError, encryption::EncryptionKeys};
-use crate::proto::signer::SecretKeys;
+use crate::{platform::files, proto::signer::SecretKeys};
 
 /// Name of the file in the data folder.
 const FILE: &str = "keys.json";
@@ -172,20 +171,18 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let mut file = files::owner_only(OpenOptions::new().write(true).create_new(true)).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
     if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
+        files::sync_folder(folder)?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     const NOW: u64 = 1_790_000_000_000;
@@ -201,7 +198,7 @@ mod tests {
         let keys = create(data.path(), NOW).unwrap();
         assert!(read(data.path()).unwrap() == Some(keys));
         let path = data.path().join(FILE);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(files::open_mode(&fs::metadata(&path).unwrap()), None);
     }
 
     #[test]
@@ -225,7 +222,7 @@ mod tests {
         assert_eq!(again.former_encryption(), [[3; 32]]);
         assert!(!data.path().join("keys.new").exists());
         let path = data.path().join(FILE);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(files::open_mode(&fs::metadata(&path).unwrap()), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{
     messages::{FoundMedia, MakeThumbnail, MediaError},
     thumbnail::{self, Kind, ThumbnailSize},
 };
-use crate::{actors::cpu::Cpu, config::limits, proto::media::Hash};
+use crate::{actors::cpu::Cpu, config::limits, platform::files::open_to_sync, proto::media::Hash};
 
 /// Files that are known to be no pictures.
 const REFUSED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
@@ -59,7 +59,7 @@ fn write(files: &Files, hash: &Hash, what: &str, bytes: &[u8]) -> std::io::Resul
     let path = files.made(hash, what);
     let coming = files.coming_thumbnail(hash);
     fs::write(&coming, bytes)?;
-    fs::File::open(&coming)?.sync_data()?;
+    open_to_sync(&coming)?.sync_data()?;
     fs::rename(&coming, &path)?;
     fs::File::open(path)
 }

@@ -12,15 +12,14 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File},
-    io,
-    os::unix::fs::MetadataExt as _,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::statvfs;
-
-use crate::proto::media::{Hash, Pieces};
+use crate::{
+    platform::files::{allocated, free_space, open_to_sync, sync_folder},
+    proto::media::{Hash, Pieces},
+};
 
 const COMING: &str = "coming";
 const PARTS: &str = "parts";
@@ -33,10 +32,6 @@ pub(super) struct Files(PathBuf);
 /// A hash as files are called.
 pub(super) fn hex(hash: &Hash) -> String {
     blake3::Hash::from_bytes(*hash).to_hex().to_string()
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 /// Removes a file, if it is there.
@@ -128,11 +123,7 @@ impl Files {
             let Ok(about) = part.metadata() else { continue };
             if hash.is_none_or(|hash| !wanted.contains(hash.as_bytes())) {
                 // Of a file with holes, what it takes.
-                found.push((
-                    about.modified().ok(),
-                    about.blocks().saturating_mul(512),
-                    part.path(),
-                ));
+                found.push((about.modified().ok(), allocated(&about), part.path()));
             }
         }
         found.sort();
@@ -156,7 +147,7 @@ impl Files {
         if !pieces.list().is_empty() {
             let made = coming.with_extension(PIECES);
             fs::write(&made, pieces.list())?;
-            File::open(&made)?.sync_all()?;
+            open_to_sync(&made)?.sync_all()?;
             fs::rename(&made, self.made(&pieces.hash, PIECES))?;
         }
         fs::rename(coming, self.path(&pieces.hash))?;
@@ -202,7 +193,7 @@ impl Files {
 
     /// How many bytes the disk has left for us.
     pub(super) fn free(&self) -> u64 {
-        statvfs(&self.0).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+        free_space(&self.0).unwrap_or(u64::MAX)
     }
 }
 

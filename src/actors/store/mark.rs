@@ -11,13 +11,13 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use sha2::{Digest as _, Sha256};
 
 use super::StoreError;
+use crate::platform::files;
 
 /// Name of the file in the data folder.
 const FILE: &str = "db.mark";
@@ -100,16 +100,17 @@ impl Marked {
 
 /// Names a state of the files of a folder: their names, lengths and times.
 fn state_of(folder: &Path) -> io::Result<String> {
-    let mut files = Vec::new();
+    let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let meta = entry.metadata()?;
         if meta.is_file() {
-            files.push((entry.file_name(), meta.len(), meta.mtime(), meta.mtime_nsec()));
+            let (seconds, nanoseconds) = files::changed_at(&meta);
+            found.push((entry.file_name(), meta.len(), seconds, nanoseconds));
         }
     }
-    files.sort();
-    let digest = Sha256::digest(format!("{files:?}").as_bytes());
+    found.sort();
+    let digest = Sha256::digest(format!("{found:?}").as_bytes());
     Ok(digest.iter().take(STATE_LEN / 2).map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -122,13 +123,13 @@ impl Mark {
     pub(super) fn open(data: &Path, position: u64) -> Result<Self, StoreError> {
         let path = path(data);
         let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600);
-        let opened = options.open(&path).and_then(|file| {
+        options.create(true).truncate(false).write(true);
+        let opened = files::owner_only(&mut options).open(&path).and_then(|file| {
             let text = text(position, None);
-            file.write_all_at(text.as_bytes(), 0)?;
+            files::write_all_at(&file, text.as_bytes(), 0)?;
             file.set_len(text.len() as u64)?;
             file.sync_all()?;
-            File::open(data)?.sync_all()?;
+            files::sync_folder(data)?;
             Ok(Self(file))
         });
         opened.map_err(|error| failed(&path, &error))
@@ -136,7 +137,7 @@ impl Mark {
 
     /// A group up to this position is durable.
     pub(super) fn advance(&self, position: u64) {
-        if let Err(error) = self.0.write_all_at(text(position, None).as_bytes(), 0) {
+        if let Err(error) = files::write_all_at(&self.0, text(position, None).as_bytes(), 0) {
             // It lags, and the next one is tried again.
             log::debug!(error:%; "the mark of the database was not written");
         }
@@ -147,7 +148,7 @@ impl Mark {
 pub(super) fn close(data: &Path, position: u64) {
     let closed = state_of(&data.join("db")).and_then(|state| {
         let file = OpenOptions::new().write(true).open(path(data))?;
-        file.write_all_at(text(position, Some(&state)).as_bytes(), 0)
+        files::write_all_at(&file, text(position, Some(&state)).as_bytes(), 0)
     });
     if let Err(error) = closed {
         log::debug!(error:%; "the mark of the database was not closed");

@@ -6,9 +6,8 @@
 
 use std::{
     cell::Cell,
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
     path::Path,
     sync::Once,
@@ -27,6 +26,7 @@ use super::{
     schema::{Change, Parts, family},
     timeline, trial,
 };
+use crate::{data_folder, platform::files};
 
 /// Segment of the log. Rows of up to 100 KiB stay inside, and so survive a power cut; fixed when
 /// the database is made.
@@ -85,12 +85,11 @@ pub(super) fn open(data: &Path, keys: Option<&ServerName>) -> Result<Opened, Sto
     database.group_written();
     // A file whose name is not on disk is lost with all that is in it.
     for folder in [folder.as_path(), data] {
-        let handle = File::open(folder).and_then(|handle| handle.sync_all());
-        handle.map_err(|error| disk(folder, &error))?;
+        files::sync_folder(folder).map_err(|error| disk(folder, &error))?;
     }
     if let Some(parent) = data.canonicalize().ok().as_deref().and_then(Path::parent) {
         // The parent may be closed to us; then it is not we who made the folder.
-        let _ = File::open(parent).and_then(|handle| handle.sync_all());
+        let _ = files::sync_folder(parent);
     }
     let room = last_number(&database, family::ROOM_INFO)?.map_or(0, u32::from_be_bytes);
     Ok(Opened { database, disk: writer, lock, position: found.position, room })
@@ -109,7 +108,7 @@ fn examine(
     let looked = quietly(|| {
         let sled = open_sled(folder).map_err(|error| disk_error(&name, &error))?;
         let file = folder.join("db");
-        let file = File::open(&file).map_err(|error| disk(&file, &error))?;
+        let file = files::open_to_sync(&file).map_err(|error| disk(&file, &error))?;
         let (database, writer) = Database::new(sled, file, name.clone());
         let layout = migrations::layout(&database)?;
         let owner = migrations::owner(&database)?;
@@ -156,15 +155,14 @@ fn disk(file: &Path, error: &io::Error) -> StoreError {
 }
 
 fn make_folder(data: &Path) -> Result<(), StoreError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(data);
-    made.map_err(|error| disk(data, &error))
+    files::make_private_folder(data).map_err(|error| disk(data, &error))
 }
 
 fn lock(data: &Path) -> Result<File, StoreError> {
-    let path = data.join("db.lock");
+    let path = data.join(data_folder::LOCK);
     let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true).mode(0o600);
-    let file = options.open(&path).map_err(|error| disk(&path, &error))?;
+    options.create(true).truncate(false).write(true);
+    let file = files::owner_only(&mut options).open(&path).map_err(|error| disk(&path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {

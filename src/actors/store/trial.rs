@@ -6,16 +6,10 @@
 //! database whose files are as they were when it was closed needs no such look, and of one that
 //! has no room for a copy beside it there is none.
 
-use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt as _,
-    path::Path,
-};
-
-use rustix::fs::statvfs;
+use std::{fs, io, path::Path};
 
 use super::StoreError;
+use crate::platform::files;
 
 /// Name of the copy in the data folder. It is gone when the start is over.
 pub(super) const COPY: &str = "db.trial";
@@ -50,7 +44,7 @@ pub(super) fn remove(data: &Path) -> Result<(), StoreError> {
 
 /// Returns how much room is left on the disk of a folder.
 pub(super) fn free(folder: &Path) -> u64 {
-    statvfs(folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    files::free_space(folder).unwrap_or(u64::MAX)
 }
 
 fn size(folder: &Path) -> io::Result<u64> {
@@ -63,7 +57,7 @@ fn size(folder: &Path) -> io::Result<u64> {
 
 /// Copies the files of a folder. (sled has a folder of its own for large values; there are none.)
 fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(to)?;
+    files::make_private_folder(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {

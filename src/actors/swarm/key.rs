@@ -2,11 +2,12 @@
 //! a restart. Invariant: the file is never readable by others (`data_folder.rs` closes one that is) and
 //! never half written.
 
-use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{fs, io::Write as _, path::Path};
 
 use libp2p::identity::Keypair;
 
 use super::SwarmError;
+use crate::platform::files;
 
 const FILE: &str = "libp2p.key";
 
@@ -42,18 +43,17 @@ pub fn peer_id(key: &Keypair) -> String {
 fn write(data: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::create_dir_all(data)?;
     let draft = path.with_extension("key.new");
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    let mut file = files::owner_only(&mut options).open(&draft)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
-    fs::File::open(data)?.sync_all()
+    files::sync_folder(data)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
@@ -63,7 +63,7 @@ mod tests {
         let again = load_or_create_key(data.path(), false).unwrap();
         assert_eq!(peer_id(&first), peer_id(&again));
         let path = data.path().join(FILE);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(files::open_mode(&fs::metadata(&path).unwrap()), None);
         let fresh = load_or_create_key(data.path(), true).unwrap();
         assert_ne!(peer_id(&first), peer_id(&fresh));
     }

@@ -45,7 +45,6 @@ pub use messages::*;
 pub use network_status::*;
 pub use probe::{Probed, Reached, probe};
 pub use transport::SwarmError;
-pub use zone::{Link, links};
 
 /// A libp2p node, for those who only compare and hand it on.
 pub type PeerKey = libp2p::PeerId;

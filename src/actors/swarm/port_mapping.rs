@@ -35,7 +35,6 @@ use super::{
 
 use pcp::{Carrier, Order, Port, Told};
 
-mod gateway;
 mod pcp;
 
 /// Orders that wait for the task, and news of it: there are never more than a few ports.

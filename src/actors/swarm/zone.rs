@@ -5,8 +5,8 @@
 //! are dialled over TCP. Invariants: only addresses of a link are touched; few links are tried.
 
 use std::{
-    fs, io,
-    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
+    io,
+    net::{SocketAddr, SocketAddrV6},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -19,42 +19,10 @@ use libp2p::{
     tcp::tokio::TcpStream,
 };
 
-/// Where the system tells its IPv6 addresses.
-const TABLE: &str = "/proc/net/if_inet6";
-/// How it marks an address of one link there.
-const LINK_SCOPE: &str = "20";
+use crate::platform::network::{Link, links};
+
 /// Links that are tried.
 const LINKS_MAX: usize = 4;
-
-/// A network card, or what looks like one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// Its name.
-    pub name: String,
-    /// Its number, for the system.
-    pub index: u32,
-    /// The address of this machine on it.
-    pub address: Ipv6Addr,
-}
-
-/// Returns the links on which this machine has an IPv6 address.
-pub fn links() -> Vec<Link> {
-    read_table(&fs::read_to_string(TABLE).unwrap_or_default())
-}
-
-/// Each line is an address, the number of its link, the length of its prefix, its scope, flags, and the
-/// name of the link; all but the last in hexadecimal.
-fn read_table(table: &str) -> Vec<Link> {
-    let links = table.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        let address = u128::from_str_radix(words.next()?, 16).ok()?;
-        let index = u32::from_str_radix(words.next()?, 16).ok()?;
-        let scope = words.nth(1)?;
-        let name = words.nth(1)?.to_owned();
-        (scope == LINK_SCOPE).then(|| Link { name, index, address: Ipv6Addr::from_bits(address) })
-    });
-    links.take(LINKS_MAX).collect()
-}
 
 /// Tells whether an address is one of a link, and which link is not said.
 fn lacks_zone(at: &Multiaddr) -> bool {
@@ -75,7 +43,9 @@ pub(super) fn with_zones(
         let zones: Vec<Multiaddr> = match (lacks_zone(&at), tcp) {
             (false, _) => vec![at],
             (true, false) => Vec::new(),
-            (true, true) => links.iter().map(|link| with_zone(&at, &link.name)).collect(),
+            (true, true) => {
+                links.iter().take(LINKS_MAX).map(|link| with_zone(&at, &link.name)).collect()
+            }
         };
         zones
     };
@@ -161,30 +131,24 @@ where
 mod tests {
     use super::*;
 
-    const IF_INET6: &str = "\
-        fe80000000000000a4bb6dfffe1c2233 02 40 20 80     eth0\n\
-        20010db8000000000000000000000007 02 40 00 00     eth0\n\
-        00000000000000000000000000000001 01 80 10 80       lo\n\
-        fe800000000000000000000000000005 0b 40 20 80    wlan0\n";
+    fn two_links() -> Vec<Link> {
+        let link = |name: &str, index, address: &str| Link {
+            name: name.to_owned(),
+            index,
+            address: address.parse().unwrap(),
+        };
+        vec![link("eth0", 2, "fe80::a4bb:6dff:fe1c:2233"), link("wlan0", 11, "fe80::5")]
+    }
 
     fn at(text: &str) -> Multiaddr {
         text.parse().unwrap()
     }
 
     #[test]
-    fn links_are_read_from_the_systems_table() {
-        let links = read_table(IF_INET6);
-        let found: Vec<_> = links.iter().map(|link| (link.name.as_str(), link.index)).collect();
-        assert_eq!(found, [("eth0", 2), ("wlan0", 11)]);
-        assert_eq!(links[1].address, "fe80::5".parse::<Ipv6Addr>().unwrap());
-        assert!(read_table("nonsense\n\nfe80 x").is_empty());
-    }
-
-    #[test]
     fn only_addresses_of_a_link_get_one_and_over_tcp_alone() {
         let told =
             ["/ip6/fe80::9/tcp/4848", "/ip6/fe80::9/udp/4848/quic-v1", "/ip4/10.0.0.1/tcp/1"];
-        let zoned = with_zones(told.map(at).to_vec(), || read_table(IF_INET6));
+        let zoned = with_zones(told.map(at).to_vec(), two_links);
         let expected = [
             "/ip6zone/eth0/ip6/fe80::9/tcp/4848",
             "/ip6zone/wlan0/ip6/fe80::9/tcp/4848",
@@ -197,7 +161,7 @@ mod tests {
 
     #[test]
     fn an_address_with_its_link_can_be_dialled() {
-        let links = read_table(IF_INET6);
+        let links = two_links();
         let peer = libp2p::PeerId::random();
         let to = read(&at(&format!("/ip6zone/wlan0/ip6/fe80::9/tcp/4848/p2p/{peer}")), &links);
         assert_eq!(to, Some("[fe80::9%11]:4848".parse().unwrap()));

@@ -15,10 +15,11 @@ use libp2p::{
 };
 
 use super::{
-    super::zone::{links, with_zones},
+    super::zone::with_zones,
     Discovery, EventLoop, Peer, WANTED_MAX,
     address::{self, Reach},
 };
+use crate::platform::network::links;
 
 /// Dials that wait for a relay.
 const THROUGH_MAX: usize = 256;

@@ -21,7 +21,8 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{super::MappingProtocol, gateway};
+use super::super::MappingProtocol;
+use crate::platform::network::{Router, router};
 
 /// How long a router keeps a port open for us: an hour, so that none stays open for long after a
 /// crash.
@@ -244,11 +245,11 @@ impl From<MappingFailure> for Denied {
 }
 
 async fn request(port: Port, known: Option<PortMapping>) -> Asked {
-    // Systems that are no Linux.
-    let Ok(routes) = std::fs::read_to_string(gateway::ROUTES) else {
-        return Asked::Denied(Denied::Silent);
+    let router = match tokio::task::spawn_blocking(router).await {
+        Ok(Router::At(router)) => router,
+        Ok(Router::None) => return Asked::Elsewhere,
+        Ok(Router::Unknown) | Err(_) => return Asked::Denied(Denied::Silent),
     };
-    let Some(router) = gateway::default_gateway(&routes) else { return Asked::Elsewhere };
     if local_address(router).await != Some(port.ip) {
         return Asked::Elsewhere;
     }

@@ -1,14 +1,14 @@
-//! The router of this machine, from the kernel's table of routes. Pure.
+//! The router of this machine, from Linux' table of routes. Pure.
 
 use std::net::Ipv4Addr;
 
 /// Where Linux tells its IPv4 routes.
-pub(super) const ROUTES: &str = "/proc/net/route";
+pub(super) const TABLE: &str = "/proc/net/route";
 /// Flags of a route that is up and leads to a router (`RTF_UP`, `RTF_GATEWAY`).
 const UP_AND_GATEWAY: u32 = 0b11;
 
 /// Returns the router behind the default route, that of the smallest metric where there are
-/// several. `routes` is the text of [`ROUTES`].
+/// several. `routes` is the text of [`TABLE`].
 pub(super) fn default_gateway(routes: &str) -> Option<Ipv4Addr> {
     let routes = routes.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
