@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`proto`] | bytes and rules, pure: names, keys, PDUs, signed requests, state resolution |
 //! | [`actors`] | the actors: each alone owns its state, all talk by typed messages |
+//! | [`arguments`] | what the program can be told |
 //! | [`http`] | the Client-Server API and Element, as messages to the actors |
 //! | [`config`] | configuration, and every limit by name |
 //! | [`node`] | the only wiring, and the end of the node |
@@ -21,6 +22,7 @@
 //! through this tree.
 
 pub mod actors;
+pub mod arguments;
 pub mod config;
 pub mod control;
 pub mod data_folder;

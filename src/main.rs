@@ -1,19 +1,20 @@
-//! Parses the arguments, starts the node or asks the running one, and turns the end into an exit
+//! Starts the node or asks the running one, and turns the end into an exit
 //! code.
 
 use std::{
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use messagehub::{
     actors::{
         clock::now_ms,
         element::{self, Loaded, Work},
     },
+    arguments::{Arguments, Ask, ElementCommand},
     config::{self, Config},
     control::{self, Command},
     data_folder,
@@ -22,73 +23,6 @@ use messagehub::{
     platform::{desktop, folders},
     status::{self, OutboxStatus, Status},
 };
-
-/// A Matrix homeserver with no server in the middle: it runs here, for you, and finds the others.
-#[derive(Parser)]
-#[command(version, about)]
-struct Arguments {
-    /// The configuration file; `config.json` of the working folder where there is one.
-    #[arg(long, value_name = "FILE", global = true)]
-    config: Option<PathBuf>,
-    /// The folder with keys and database.
-    #[arg(long, value_name = "DIR", global = true, env = "MESSAGEHUB_DATA")]
-    data: Option<PathBuf>,
-    /// Opens no browser when the node is there.
-    #[arg(long)]
-    no_browser: bool,
-    #[command(subcommand)]
-    ask: Option<Ask>,
-}
-
-#[derive(Subcommand)]
-enum Ask {
-    /// Tells who the running node is and whom it is connected to.
-    Status {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Tells what waits for servers that are off, and what became of what waited.
-    Outbox {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Tells what is wrong here and what to change. Exit code: 0 all well, 1 warnings, 2 problems.
-    Doctor {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Prints a new secret for libp2p.privateNetworkSecret.
-    NetworkSecret,
-    /// Puts Element into its folder: fetches the release that is pinned, or takes a file.
-    Element {
-        #[command(subcommand)]
-        what: ElementCommand,
-    },
-    /// Prints a login token of the running node: for one use, within two minutes.
-    LoginToken,
-    /// Sets a password, by which clients can log in that know nothing else. It is asked for twice, or
-    /// read from standard input where that is no terminal.
-    Password {
-        /// Whose: a name of somebody who registered here. Left out, your own.
-        user: Option<String>,
-        /// Logs all devices of that person out.
-        #[arg(long)]
-        log_out: bool,
-    },
-}
-
-#[derive(Subcommand)]
-enum ElementCommand {
-    /// Gets Element, or replaces it. The node may run; what it serves changes at once.
-    Install {
-        /// The release's archive, where it was brought here by other means.
-        #[arg(long, value_name = "TARBALL")]
-        file: Option<PathBuf>,
-    },
-}
 
 fn main() -> ExitCode {
     log_lines::start();

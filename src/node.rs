@@ -24,6 +24,7 @@ use crate::{
         accounts::{AccountError, AccountsActor, AccountsLinks, LeaveRooms, LocalProfile},
         admission::Admission,
         beat::{Beat, ReadSilent, Silent},
+        clock::uptime_ms,
         cpu::Cpu,
         device_keys::{DeviceKeysActor, DeviceKeysLinks, KeyError},
         element::{ElementActor, Loaded, Work},
@@ -55,7 +56,10 @@ use crate::{
     data_folder::{self, FolderError},
     http::gateway::{EphemeraLinks, Gateway, PusherLinks, RoomLinks, StoreLinks, url_of},
     meters::Meters,
-    platform,
+    platform::{
+        self,
+        service::{self, Watchdog},
+    },
     proto::server_name::{self, LOCALPART},
     status::{self, StatusLinks},
     web_ask::WebClient,
@@ -132,7 +136,12 @@ async fn start(config: &Config, data: &Path, browse: bool) -> Result<(), StartEr
 
     data_folder::forget_last_word(data);
     let folder = data.to_owned();
-    let node = NodeActor::create(|_| NodeActor { data: folder, wired: None, greeted: false });
+    let node = NodeActor::create(|_| NodeActor {
+        data: folder,
+        wired: None,
+        greeted: false,
+        watchdog: Watchdog::asked_for(),
+    });
     let identity = IdentityActor::load(IdentityParts {
         data: data.to_owned(),
         peer_id: swarm::peer_id(&keypair),
@@ -421,6 +430,7 @@ async fn start(config: &Config, data: &Path, browse: bool) -> Result<(), StartEr
             );
         }
     }
+    let homeserver = url_of(bound.homeserver());
     let page = bound.element().filter(|_| browse).map(url_of);
     let http = http_gateway::start(bound, gateway, data, work.subscribe());
     if let Some(page) = page {
@@ -480,6 +490,7 @@ async fn start(config: &Config, data: &Path, browse: bool) -> Result<(), StartEr
         parts,
     };
     node.send(Wire(wired)).await.map_err(|error| refused(&error))?;
+    service::ready(&format!("the homeserver is at {homeserver}"));
     identity.do_send(AskWith(relay_request));
     identity.do_send(SubscribeSigner(node.clone().recipient()));
     actix::spawn(async move {
@@ -633,6 +644,7 @@ struct NodeActor {
     wired: Option<Wired>,
     /// Whether the log says already how others find us.
     greeted: bool,
+    watchdog: Watchdog,
 }
 
 #[derive(actix::Message)]
@@ -669,8 +681,9 @@ impl NodeActor {
         if let Some(name) = liveness.hung() {
             let silent = limits::SILENT.as_secs();
             log::error!("{name} has not answered for {silent} s; this node ends");
-            ctx.notify(Stop { code: EXIT_SOFTWARE });
+            return ctx.notify(Stop { code: EXIT_SOFTWARE });
         }
+        self.watchdog.gets_on(uptime_ms());
     }
 }
 
@@ -773,6 +786,7 @@ impl Handler<Stop> for NodeActor {
 
     fn handle(&mut self, msg: Stop, _: &mut Self::Context) {
         let Some(Wired { network, store, http, .. }) = self.wired.take() else { return };
+        service::stopping();
         let system = System::current();
         actix::spawn(async move {
             let ended = tokio::time::timeout(limits::STOP_WAIT, async {

@@ -11,6 +11,7 @@
 //! | `low_ports.rs` | who may listen on port 80 |
 //! | `accounts.rs` | which account holds a connection |
 //! | `desktop.rs` | whether somebody sits in front of a screen, and their browser |
+//! | `service.rs` | what a service manager is told |
 //! | `words.rs` | what a person does about a refusal, on this system |
 //!
 //! Each function stands there once for each system, under one name. Where a system has no counterpart it
@@ -24,5 +25,6 @@ pub mod files;
 pub mod folders;
 pub mod low_ports;
 pub mod network;
+pub mod service;
 pub mod signals;
 pub mod words;
