@@ -24,6 +24,10 @@ use messagehub::{
     status::{self, OutboxStatus, Status},
 };
 
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     log_lines::start();
     let arguments = Arguments::parse();

@@ -148,6 +148,22 @@ fn libp2p_stays_in_the_swarm() {
 }
 
 #[test]
+fn what_differs_between_systems_is_in_one_place() {
+    let words = ["rustix", "libc", "fs4", "netdev", "sd_notify", "target_os", "/proc"];
+    let why = "no system but through src/platform";
+    // It measures its own process, as a test.
+    let except = ["platform/", "actors/swarm/event_loop/swarms.rs"];
+    nobody_names(&words, &[], &except, why);
+    for source in sources().iter().filter(|source| !source.within(&except)) {
+        for (number, line) in &source.code {
+            let apart = ["std::os::", "cfg(unix)", "cfg(windows)", "cfg!(unix)", "cfg!(windows)"];
+            let named = apart.iter().any(|word| line.contains(word));
+            assert!(!named, "{why}: src/{}:{number}: {line}", source.path);
+        }
+    }
+}
+
+#[test]
 fn the_protocol_is_pure() {
     let why = "proto does no I/O, reads no clock, logs nothing and knows no framework";
     let words = ["actix", "tokio", "libp2p", "sled", "SystemTime", "Instant", "log", "std::fs"];

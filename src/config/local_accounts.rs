@@ -76,7 +76,7 @@ fn uid_of(name: &str) -> Option<u32> {
 /// Returns what an account is called: its name, or `uid 1000` where it has none here.
 pub fn name_of(uid: u32) -> String {
     let name = in_passwd(|name, known| (known == uid).then(|| name.to_owned()));
-    let own = || own_name().filter(|_| uid == this_account() && cfg!(windows));
+    let own = || own_name().filter(|_| uid == this_account());
     name.or_else(own).unwrap_or_else(|| format!("uid {uid}"))
 }
 

@@ -30,9 +30,9 @@ pub fn this_account() -> u32 {
 #[cfg(windows)]
 const ANOTHER: u32 = u32::MAX;
 
-/// Returns the name of this account where the system has no table of them.
+/// Returns the name of this account, on systems that have no table of all (`/etc/passwd`).
 pub fn own_name() -> Option<String> {
-    std::env::var(if cfg!(windows) { "USERNAME" } else { "USER" }).ok()
+    std::env::var("USERNAME").ok().filter(|_| cfg!(windows))
 }
 
 /// Finds the account that holds the socket `of`, which is connected to the other one. Blocks.

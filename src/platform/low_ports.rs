@@ -4,6 +4,12 @@
 //! everybody, also where it is not given (a container without it, a mount with `nosuid`); the program then
 //! raises it by itself. (With `+ep` the system would refuse to run the file there.)
 
+/// Returns where this program is, for a command that allows it something.
+pub fn this_program() -> String {
+    let program = std::env::current_exe().map(|program| program.display().to_string());
+    program.unwrap_or_else(|_| "PROGRAM".to_owned())
+}
+
 /// Takes the leave to listen on low ports, where this process was given it and does not use it. Has to be
 /// called before the first thread starts: each has its own.
 #[cfg(target_os = "linux")]

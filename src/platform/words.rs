@@ -28,9 +28,8 @@ impl System {
         let port = address.port();
         match self {
             Self::Linux => format!(
-                "set {key} to a port of 1024 or more, or allow low ports: `sudo setcap \
-                 cap_net_bind_service=+p <this program>`, or `sudo sysctl \
-                 net.ipv4.ip_unprivileged_port_start={port}` for all programs"
+                "set {key} to a port of 1024 or more, or allow low ones: {}",
+                self.allow_port(port, "PROGRAM")
             ),
             Self::Mac => {
                 format!("set {key} to a port of 1024 or more: macOS keeps lower ones for root")
@@ -41,6 +40,18 @@ impl System {
                  `netsh interface ipv4 show excludedportrange tcp` tell; end that program, or set \
                  {key} to another port"
             ),
+        }
+    }
+
+    /// Says how this program is allowed to listen on a low port.
+    pub fn allow_port(self, port: u16, program: &str) -> String {
+        match self {
+            Self::Linux => format!(
+                "`sudo setcap cap_net_bind_service=+p {program}` allows it to this program, `sudo sysctl \
+                 net.ipv4.ip_unprivileged_port_start={port}` to all"
+            ),
+            Self::Mac => "macOS keeps those for root".to_owned(),
+            Self::Windows => "another program has it, or Windows set it aside".to_owned(),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::{
         swarm::PeerStatus,
     },
     config::{DEFAULT_LISTEN, FALLBACK_PORT},
+    platform::{low_ports, words::System},
     proto::rendezvous,
 };
 
@@ -72,8 +73,9 @@ impl WebStatus {
         fell_back.then(|| {
             format!(
                 "the port is {FALLBACK_PORT} because this account may not listen on {}, as most \
-                 may not",
-                usual.port()
+                 may not: {}",
+                usual.port(),
+                System::HERE.allow_port(usual.port(), &low_ports::this_program())
             )
         })
     }
