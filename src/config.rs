@@ -265,6 +265,31 @@ pub mod limits {
     pub const KEY_LIST_LEN: usize = 512 * 1024;
     /// Users of other servers whose keys are kept.
     pub const KEY_LISTS: usize = 4096;
+    /// How long a key bundle counts, in milliseconds: as long as what is sent to who is off is kept.
+    pub const KEY_BUNDLE_MS: u64 = OWED_MS;
+    /// After which a bundle of a user of ours is signed anew, in milliseconds: so that who goes off is known for
+    /// most of that time.
+    pub const KEY_BUNDLE_RENEWED_MS: u64 = 3 * 24 * 60 * 60 * 1000;
+    /// Key bundles in one answer, and users of one other server whose bundles are kept.
+    pub const KEY_BUNDLES_SERVER: usize = 32;
+    /// Bytes of the bundles in one answer, of which the last may go beyond.
+    pub const KEY_BUNDLES_LEN: usize = 512 * 1024;
+    /// Bytes of the bundles of users of one other server that are kept.
+    pub const KEY_BUNDLES_SERVER_LEN: usize = 2 * 1024 * 1024;
+    /// Bytes of all of them.
+    pub const KEY_BUNDLES_ALL_LEN: usize = 64 * 1024 * 1024;
+    /// Servers that are to be asked for bundles; whoever comes beyond them is asked when met again.
+    pub const KEY_BUNDLES_WANTED: usize = 4096;
+    /// Room-mates of somebody who is off that are asked for the keys, one after another.
+    pub const KEY_BUNDLE_ASKED: usize = 8;
+    /// Users in one request for keys of whom room-mates are asked.
+    pub const KEY_BUNDLES_LOOKED: usize = 100;
+    /// After which room-mates are asked beside the user's own server, which has not answered.
+    pub const KEY_BUNDLE_AFTER: Duration = Duration::from_secs(1);
+    /// How long one of them has for its answer.
+    pub const KEY_BUNDLE_WAIT: Duration = Duration::from_secs(4);
+    /// How often they are asked for the keys of the same user.
+    pub const KEY_BUNDLE_EVERY: Duration = Duration::from_secs(10 * 60);
     /// Users, and devices, in one request for keys.
     pub const KEYS_ASKED: usize = 5000;
     /// Other servers that are asked for keys at once, for one request or by ourselves.

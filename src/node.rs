@@ -37,7 +37,7 @@ use crate::{
             SignerIssued, SubscribeSigner, UsedElsewhere,
         },
         media::{MediaActor, MediaError, MediaLinks},
-        meeting::{MeetingActor, MeetingLinks},
+        meeting::{MeetingActor, MeetingLinks, TellKeys},
         network::{self, Network, NetworkParts},
         outbox::{OutboxActor, OutboxError, OutboxLinks, TellRooms},
         previews::{PreviewsActor, PreviewsLinks},
@@ -268,10 +268,16 @@ async fn start(config: &Config, data: &Path, browse: bool) -> Result<(), StartEr
         scan_page: store.clone().recipient(),
         roommates: store.clone().recipient(),
         servers_of: store.clone().recipient(),
+        servers_with: store.clone().recipient(),
+        find_keys: identity.clone().recipient(),
+        proven: network.rendezvous.clone().recipient(),
+        keys_issued: meeting.clone().recipient(),
+        cpu: media_cpu.clone(),
         federation: network.relay_request.clone().recipient(),
         owe: outbox.clone().recipient(),
     })
     .await?;
+    meeting.do_send(TellKeys(device_keys.clone().recipient()));
     let accounts = AccountsLinks {
         write_rows: store.clone().recipient(),
         read_row: store.clone().recipient(),
@@ -729,6 +735,7 @@ impl Handler<SignerIssued> for NodeActor {
         }
         // Rooms first, and until they know each other: from the network on, others may ask.
         wired.meeting.do_send(identity::UseSigner(Arc::clone(&msg.0)));
+        wired.device_keys.do_send(identity::UseSigner(Arc::clone(&msg.0)));
         let ready = wired.rooms.send(identity::UseSigner(Arc::clone(&msg.0)));
         ctx.spawn(ready.into_actor(self).map(move |_, act, _| {
             if let Some(wired) = &act.wired {

@@ -44,6 +44,8 @@ pub const SEND: &str = "/_matrix/federation/v1/send/";
 pub const CARRY: &str = "/_messagehub/federation/v1/carry/";
 /// What the path of a question for media begins with.
 pub const MEDIA: &str = "/_messagehub/federation/v1/media/";
+/// What the path of a question for key bundles begins with.
+pub const KEY_BUNDLES: &str = "/_messagehub/federation/v1/keys/";
 /// What the path of a request for a piece of media begins with.
 pub const MEDIA_PIECE: &str = "/_messagehub/federation/v1/media_piece/";
 const ANSWER: &str = "/_messagehub/federation/v1/answer/";
@@ -158,6 +160,12 @@ impl Endpoint {
     /// `user/devices`: the keys of all devices of somebody.
     pub fn user_devices(user_id: &UserId) -> Self {
         Self::get(format!("/_matrix/federation/v1/user/devices/{}", arg(user_id)))
+    }
+
+    /// Asks for the key bundles of users of a server: any server may have them.
+    pub fn key_bundles(server: &ServerName, user_id: Option<&UserId>) -> Self {
+        let query = user_id.map(|user_id| format!("?user_id={}", arg(user_id)));
+        Self::get(format!("{KEY_BUNDLES}{}{}", arg(server), query.unwrap_or_default()))
     }
 
     /// `user/keys/claim`: one-time keys of devices.

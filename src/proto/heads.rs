@@ -68,6 +68,9 @@ pub struct ComparedHeads {
     /// says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub same: Option<usize>,
+    /// When the newest key bundle of ours was signed ([`super::key_bundle`]), where a room is shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys_ts: Option<u64>,
     /// Rooms in which no user of the other server is any more: an event by which one of them is out,
     /// which they may have missed.
     #[serde(default)]

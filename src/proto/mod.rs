@@ -17,6 +17,7 @@ pub mod endpoint;
 pub mod error;
 pub mod heads;
 pub mod json;
+pub mod key_bundle;
 pub mod media;
 pub mod names;
 pub mod pdu;

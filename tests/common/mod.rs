@@ -13,6 +13,7 @@
 )]
 
 pub(crate) mod client;
+pub(crate) mod device;
 pub(crate) mod netns;
 pub(crate) mod node;
 pub(crate) mod scenario;

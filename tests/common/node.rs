@@ -149,7 +149,8 @@ impl Node {
         assert!(self.child.is_none(), "the node runs already");
         let mut log = OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
         writeln!(log, "--- start").unwrap();
-        let child = command(self.folder.path())
+        let mut command = command(self.folder.path());
+        let child = command
             .arg("--config")
             .arg(self.config_file())
             .arg("--data")

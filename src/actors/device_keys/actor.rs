@@ -3,7 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use actix::{
@@ -14,25 +15,31 @@ use ruma::{OwnedServerName, OwnedUserId, UserId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
+    bundle_handlers::{OwnBundle, Wanted},
+    bundles::{Bundles, Kept as KeptBundle},
     claim_shares::ClaimShares,
     keyring::Keyring,
     list::{GivenSignatures, KeyList},
-    messages::KeyError,
+    messages::{KeyError, KeysIssued},
     remote::{self, Told},
 };
 use crate::{
     actors::{
         clock::now_ms,
+        cpu::Cpu,
         error::AskError,
+        identity::FindServerKeys,
         outbox::{Debt, Form, Matter, Owe},
+        rendezvous::ReadProven,
         store::{
-            FindRoommates, ReadRow, ReadRows, ReadServersOf, Roommates, Row, RowKind, RowPage,
-            ScanPage, ScanRows, StoreError, WriteRows,
+            FindRoommates, ReadRow, ReadRows, ReadServersOf, ReadServersWith, Roommates, Row,
+            RowKind, RowPage, ScanPage, ScanRows, StoreError, WriteRows,
         },
         turn::{Turn, Turns},
         upward::SendFederation,
     },
     config::{ASK_WAIT, limits},
+    proto::{key_bundle, signer::Signer},
 };
 
 /// How often it is looked what other servers have not been told, and whose lists may be old.
@@ -58,6 +65,16 @@ pub struct DeviceKeysLinks {
     pub roommates: Recipient<FindRoommates>,
     /// Store: which servers have to do with a user.
     pub servers_of: Recipient<ReadServersOf>,
+    /// Store: which servers are in a room with somebody.
+    pub servers_with: Recipient<ReadServersWith>,
+    /// Identity: server_keys of others.
+    pub find_keys: Recipient<FindServerKeys>,
+    /// Rendezvous: who is connected.
+    pub proven: Recipient<ReadProven>,
+    /// Meeting: when keys of our users were signed.
+    pub keys_issued: Recipient<KeysIssued>,
+    /// Signatures of bundles.
+    pub cpu: Cpu,
     /// RelayRequest: asking other servers.
     pub federation: Recipient<SendFederation>,
     /// Outbox: telling them.
@@ -205,6 +222,20 @@ pub struct DeviceKeysActor {
     pub(super) asking: BTreeSet<OwnedUserId>,
     /// What other servers may claim.
     pub(super) shares: ClaimShares,
+    /// Signs bundles.
+    pub(super) signer: Option<Arc<Signer>>,
+    /// Users of ours that have keys, and when these were signed for others to hand on.
+    pub(super) own: BTreeMap<OwnedUserId, OwnBundle>,
+    /// What other servers signed of their users' keys.
+    pub(super) bundles: Bundles,
+    /// When they said that they signed the newest one, as far as it was asked for.
+    pub(super) heard: BTreeMap<OwnedServerName, u64>,
+    /// Who is to be asked for bundles.
+    pub(super) wanted: BTreeSet<Wanted>,
+    /// How many are being asked.
+    pub(super) fetching: usize,
+    /// Users of whom room-mates handed a bundle on, and when.
+    pub(super) told_by_others: BTreeMap<OwnedUserId, Instant>,
 }
 
 impl DeviceKeysActor {
@@ -219,6 +250,7 @@ impl DeviceKeysActor {
             .collect();
         let (mut untold, mut kept) = (BTreeSet::new(), BTreeSet::new());
         let (mut stale, mut rows) = (BTreeMap::new(), Rows::new());
+        let (mut own, mut bundles) = (BTreeMap::new(), Bundles::default());
         for (row, value) in links.scan(RowKind::KeyLists).await? {
             let Row::KeyList(user_id) = row else { continue };
             let mut list: KeyList = parse(&value)?;
@@ -236,13 +268,41 @@ impl DeviceKeysActor {
                 rows.extend(forget_rows(&user_id, &gone, &list)?);
             }
             if list.untold {
-                untold.insert(user_id);
+                untold.insert(user_id.clone());
             }
+            own.insert(user_id, (OwnBundle { issued_ts: None, due: true }, list.stream_id));
+        }
+        for (row, text) in links.scan(RowKind::KeyBundles).await? {
+            let Row::KeyBundle(user_id) = row else { continue };
+            let dates = key_bundle::dates(&text).ok_or(StoreError::Corrupt { what: "keys" })?;
+            let (issued_ts, stream_id) = dates;
+            if let Some((own, listed)) = own.get_mut(&user_id) {
+                *own = OwnBundle { issued_ts: Some(issued_ts), due: stream_id != *listed };
+                continue;
+            }
+            let bundle = KeptBundle { issued_ts, stream_id, len: text.len() };
+            let gone = bundles.put(&user_id, bundle).unwrap_or_default().into_iter();
+            rows.extend(gone.map(|user_id| (Row::KeyBundle(user_id), None)));
         }
         links.write(rows).await?;
-        let (turns, asking) = (Turns::default(), BTreeSet::new());
-        let shares = ClaimShares::default();
-        Ok(Self { links, turns, untold, kept, stale, asking, shares }.start())
+        let own = own.into_iter().map(|(user_id, (own, _))| (user_id, own)).collect();
+        let actor = Self {
+            links,
+            turns: Turns::default(),
+            untold,
+            kept,
+            stale,
+            asking: BTreeSet::new(),
+            shares: ClaimShares::default(),
+            signer: None,
+            own,
+            bundles,
+            heard: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            fetching: 0,
+            told_by_others: BTreeMap::new(),
+        };
+        Ok(actor.start())
     }
 
     pub(super) fn turn(&mut self) -> Turn {
@@ -337,9 +397,14 @@ impl Actor for DeviceKeysActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::MAILBOX);
         self.tell_all(ctx);
+        if let Some(newest) = self.own.values().filter_map(|own| own.issued_ts).max() {
+            self.links.keys_issued.do_send(KeysIssued(newest));
+        }
         ctx.run_interval(LOOK_EVERY, |act, ctx| {
             act.tell_all(ctx);
             act.follow_some(ctx);
+            act.issue_due(ctx);
+            act.forget_old_bundles(ctx);
         });
     }
 }

@@ -12,6 +12,7 @@ use ruma::{OwnedServerName, OwnedUserId};
 
 use super::{
     actor::{DeviceKeysActor, DeviceKeysLinks, Rows, bytes},
+    bundles::learned as learned_by,
     list::KeyList,
     messages::{DeviceListChanged, KeyError},
     query::Fetched,
@@ -22,12 +23,13 @@ use crate::{
 };
 
 impl DeviceKeysLinks {
-    /// Keeps what servers answered, or that they did not. What changed for clients is logged with it.
-    async fn keep(&self, fetched: &[Fetched]) -> Result<(), KeyError> {
-        let mut rows = Rows::new();
-        for Fetched { user_id, list, shared, position, again } in fetched {
+    /// Keeps what servers answered, or that they did not, and what was handed on then. What changed for clients
+    /// is logged with it.
+    async fn keep(&self, fetched: &mut [Fetched], gone: Vec<OwnedUserId>) -> Result<(), KeyError> {
+        let mut rows: Rows = gone.into_iter().map(|user| (Row::KeyBundle(user), None)).collect();
+        for Fetched { user_id, list, shared, position, again, bundle, learned, .. } in fetched {
             // Nobody tells us of changes of those with whom no room is shared.
-            if !shared {
+            if !*shared {
                 continue;
             }
             let known = self.list(user_id).await?;
@@ -49,12 +51,25 @@ impl DeviceKeysLinks {
                     let kept = KeyList { position, stale, ..list.clone() };
                     rows.push((row, bytes(&kept)?));
                 }
+                (Err(_), known)
+                    if let Some(list) =
+                        bundle.as_ref().and_then(|one| learned_by(known.as_ref(), &one.bundle)) =>
+                {
+                    if !known.unwrap_or_default().shows_same(&list) {
+                        rows.push((Row::DeviceList(user_id.clone()), Some(Vec::new())));
+                    }
+                    rows.push((row, bytes(&list)?));
+                    *learned = Some(list);
+                }
                 (Err(_), Some(known)) if known.stale => {}
                 (Err(_), known) => {
                     let known = known.unwrap_or_default();
                     let position = Some(known.position.unwrap_or(0));
                     rows.push((row, bytes(&KeyList { stale: true, position, ..known })?));
                 }
+            }
+            if let Some(one) = bundle.take().filter(|one| one.is_new) {
+                rows.push(one.row());
             }
         }
         self.write(rows).await
@@ -105,15 +120,23 @@ impl DeviceKeysActor {
             if !one.shared {
                 continue;
             }
-            match one.list {
-                Ok(_) => drop(self.stale.remove(&one.user_id)),
+            match &one.list {
+                Ok(list) => {
+                    self.stale.remove(&one.user_id);
+                    let signed = self.bundles.get(&one.user_id);
+                    if signed.is_none_or(|signed| signed.stream_id < list.stream_id) {
+                        let server = one.user_id.server_name().to_owned();
+                        self.want_bundles((server, Some(one.user_id.clone())), ctx);
+                    }
+                }
                 Err(_) => drop(self.stale.entry(one.user_id.clone()).or_default()),
             }
         }
+        let gone = self.take_bundles(&mut fetched);
         let (links, mut turn) = (self.links.clone(), self.turn());
         async move {
             turn.wait().await;
-            links.keep(&fetched).await?;
+            links.keep(&mut fetched, gone).await?;
             Ok(fetched)
         }
         .boxed_local()
@@ -135,6 +158,13 @@ impl DeviceKeysActor {
             }
             Err(error) => log::warn!("old lists of devices cannot be forgotten: {error}"),
         }));
+    }
+
+    /// A list is another by now: it is asked for when its server is there.
+    pub(super) fn is_old(&mut self, user_id: OwnedUserId, ctx: &mut Context<Self>) {
+        let said = self.stale.entry(user_id.clone()).or_default();
+        *said = said.saturating_add(1);
+        self.follow(user_id, ctx);
     }
 
     /// Asks for a list that may be old, unless that is under way or too many are.
@@ -167,7 +197,8 @@ impl DeviceKeysActor {
                     act.stale.remove(&user_id);
                 }
                 let known = user_id.clone();
-                let kept = act.keep(vec![Fetched { user_id, list, shared, position, again }], ctx);
+                let fetched = Fetched { again, ..Fetched::new(user_id, list, shared, position) };
+                let kept = act.keep(vec![fetched], ctx);
                 let server = known.server_name().to_owned();
                 async move { (kept.await, known, server, again, failed) }.into_actor(act)
             });
@@ -222,11 +253,7 @@ impl Handler<DeviceListChanged> for DeviceKeysActor {
             (links.mark(&msg).await, msg.user_id)
         };
         Box::pin(marked.into_actor(self).map(|(marked, user_id), act, ctx| match marked {
-            Ok(true) => {
-                let said = act.stale.entry(user_id.clone()).or_default();
-                *said = said.saturating_add(1);
-                act.follow(user_id, ctx);
-            }
+            Ok(true) => act.is_old(user_id, ctx),
             Ok(false) => {}
             Err(error) => log::warn!(user_id:%; "a list of devices cannot be marked: {error}"),
         }))

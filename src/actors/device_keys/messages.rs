@@ -299,7 +299,7 @@ pub struct DeviceRenamed {
     pub display_name: Option<String>,
 }
 
-// ---------------------------------------------------------------- from Federation
+// ---------------------------------------------------------------- from Federation and Meeting
 
 /// What another server asks. Answered only where it has to do with each user: is in a room with them,
 /// or invited them, or is invited by them.
@@ -321,7 +321,24 @@ pub enum KeysQuery {
     Claim(Claims),
     /// All devices of a user of ours.
     Devices(OwnedUserId),
+    /// The key bundles of users of a server, ours or another one, or of one of them.
+    Bundles(OwnedServerName, Option<OwnedUserId>),
 }
+
+/// A server says when it signed the newest bundle of its users' keys.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct KeysHeard {
+    /// Who says it.
+    pub server: OwnedServerName,
+    /// When, in milliseconds.
+    pub keys_ts: u64,
+}
+
+/// Told Meeting when a bundle of the keys of a user of ours was signed, in milliseconds.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct KeysIssued(pub u64);
 
 /// Another server says that the devices or cross-signing keys of a user of its own changed.
 #[derive(Message, Debug)]

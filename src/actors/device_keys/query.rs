@@ -18,6 +18,7 @@ use serde_json::json;
 
 use super::{
     actor::{DeviceKeysActor, DeviceKeysLinks, Rows},
+    bundle_asks::{Found, SignedBundle},
     keyring::{Keyring, KeysById},
     list::{GivenSignatures, KeyList},
     messages::{ClaimKeys, ClaimedKeys, Claims, FoundKeys, KeyError, OneTimeKeys, QueryKeys},
@@ -42,6 +43,25 @@ pub(super) struct Fetched {
     pub(super) position: u64,
     /// The list changed while it was asked for.
     pub(super) again: bool,
+    /// What its server signed of it before, where it did not tell it now.
+    pub(super) bundle: Option<SignedBundle>,
+    /// Room-mates of the user were asked for that.
+    pub(super) others_asked: bool,
+    /// What is known by it.
+    pub(super) learned: Option<KeyList>,
+}
+
+impl Fetched {
+    /// What a user's server answered.
+    pub(super) fn new(
+        user_id: OwnedUserId,
+        list: Result<KeyList, String>,
+        shared: bool,
+        position: u64,
+    ) -> Self {
+        let (again, others_asked) = (false, false);
+        Self { user_id, list, shared, position, again, bundle: None, others_asked, learned: None }
+    }
 }
 
 /// What is answered, and what has to be kept of what was fetched.
@@ -73,11 +93,13 @@ impl DeviceKeysLinks {
         }
     }
 
-    /// Finds the lists of users: those that are current, and those that are not after asking.
+    /// Finds the lists of users: those that are current, and those that are not after asking. Of those in
+    /// `may_ask` room-mates are asked where the user's server does not answer.
     async fn lists(
         &self,
         by: &UserId,
         users: impl Iterator<Item = &OwnedUserId>,
+        may_ask: &BTreeSet<OwnedUserId>,
         timeout: Duration,
     ) -> Result<Asked, KeyError> {
         let (mut lists, mut others) = (BTreeMap::new(), BTreeMap::new());
@@ -106,9 +128,17 @@ impl DeviceKeysLinks {
             lists.extend(list.map(|list| (user_id, list)));
         }
         let names: Vec<_> = missing.clone();
-        let asked = missing.into_iter().map(|(user_id, shared)| async move {
-            let list = self.fetch(&user_id, timeout).await;
-            Fetched { user_id, list, shared, position: roommates.position, again: false }
+        let position = roommates.position;
+        let asked = missing.into_iter().enumerate().map(|(number, (user_id, shared))| async move {
+            if !shared {
+                let list = self.fetch(&user_id, timeout).await;
+                return Fetched::new(user_id, list, shared, position);
+            }
+            let ask = number < limits::KEY_BUNDLES_LOOKED && may_ask.contains(&user_id);
+            let Found { list, bundle } =
+                self.find_list(by.server_name(), &user_id, ask, timeout).await;
+            let others_asked = ask && bundle.is_some();
+            Fetched { bundle, others_asked, ..Fetched::new(user_id, list, shared, position) }
         });
         let mut fetched = Vec::new();
         let mut answers =
@@ -125,13 +155,7 @@ impl DeviceKeysLinks {
             for (user_id, shared) in names {
                 if !done.contains(&user_id) {
                     let list = Err("it did not answer in time".to_owned());
-                    fetched.push(Fetched {
-                        user_id,
-                        list,
-                        shared,
-                        position: roommates.position,
-                        again: false,
-                    });
+                    fetched.push(Fetched::new(user_id, list, shared, position));
                 }
             }
         }
@@ -271,8 +295,8 @@ impl Handler<QueryKeys> for DeviceKeysActor {
         }
         let timeout = timeout.min(limits::FEDERATION_WAIT);
         let (links, users) = (self.links.clone(), device_keys.clone());
-        let asker = by.clone();
-        let asked = async move { links.lists(&asker, users.keys(), timeout).await };
+        let (asker, may_ask) = (by.clone(), self.not_asked_lately(&users));
+        let asked = async move { links.lists(&asker, users.keys(), &may_ask, timeout).await };
         Box::pin(asked.into_actor(self).then(move |asked: Result<Asked, KeyError>, act, ctx| {
             let (links, kept) = (act.links.clone(), Vec::new());
             let (mut lists, kept, fetched) = match asked {
@@ -283,8 +307,8 @@ impl Handler<QueryKeys> for DeviceKeysActor {
                 let kept = kept.await;
                 let mut failures = BTreeMap::new();
                 if let (Ok(lists), true) = (&mut lists, fetched) {
-                    for Fetched { user_id, list, .. } in kept? {
-                        match list {
+                    for Fetched { user_id, list, learned, .. } in kept? {
+                        match list.or_else(|why| learned.ok_or(why)) {
                             Ok(list) => drop(lists.insert(user_id, list)),
                             // What is known serves until the server is there again, whereupon
                             // clients hear of what changed.

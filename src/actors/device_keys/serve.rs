@@ -78,7 +78,9 @@ impl DeviceKeysLinks {
                     "self_signing_keys": self_signing,
                 }))
             }
-            KeysQuery::Claim(_) => Err(KeyError::Forbidden("keys are claimed in turn")),
+            KeysQuery::Claim(_) | KeysQuery::Bundles(..) => {
+                Err(KeyError::Forbidden("that is answered by who knows what is in memory"))
+            }
         }
     }
 
@@ -157,6 +159,7 @@ impl Handler<ServeKeys> for DeviceKeysActor {
         let ServeKeys { origin, query } = msg;
         let served = match query {
             KeysQuery::Claim(wanted) => self.serve_claim(origin, wanted),
+            KeysQuery::Bundles(server, user_id) => self.serve_bundles(origin, &server, user_id),
             query => {
                 let links = self.links.clone();
                 let read = async move { links.serve(&origin, query).await };

@@ -188,7 +188,7 @@ impl DeviceKeysActor {
         Box::pin(done.into_actor(self).map(|done, act, ctx| {
             let (out, told) = done?;
             if let Some((user_id, told)) = told {
-                act.tell(user_id, told, ctx);
+                act.publish(user_id, told, ctx);
             }
             Ok(out)
         }))

@@ -370,6 +370,15 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
     if let Some(arguments) = is("GET", "/_messagehub/federation/v1/server_keys/{server_name}") {
         return Ok(Query::ServerKeysOf(server(arguments)?, of_query(request, "verify_key")));
     }
+    if let Some(arguments) = is("GET", "/_messagehub/federation/v1/keys/{server_name}") {
+        let server = server(arguments)?;
+        let user_id = of_query(request, "user_id").map(OwnedUserId::try_from).transpose();
+        let user_id = user_id.map_err(|error| RouteError::Malformed(error.to_string()))?;
+        if user_id.as_ref().is_some_and(|user_id| user_id.server_name() != server) {
+            return Err(RouteError::Malformed("it is another server's user".to_owned()));
+        }
+        return Ok(Query::Keys(KeysQuery::Bundles(server, user_id)));
+    }
     if let Some(arguments) = is("POST", "/_messagehub/federation/v1/media/{server}/{media_id}") {
         let MediaBody { pieces } = body_as(body)?;
         let argument = |at: usize| arguments.get(at).map(String::as_str).unwrap_or_default();
@@ -449,6 +458,7 @@ mod tests {
                 json!({"rooms": {"!r:x": {"earliest_events": ["$a"], "latest_events": ["$b"]}}}),
             ),
             ("POST", endpoint::EVENTS.to_owned(), json!({"rooms": {"!r:x": ["$a", "$b"]}})),
+            ("GET", format!("{ours}/keys/x?user_id=@a:x"), json!({})),
             ("PUT", format!("{ours}/room_keys/!r:x"), json!({"keys": [{"secret": "AAAA"}]})),
             ("PUT", format!("{ours}/carry/x"), json!({"hops": 1, "sealed": "AAAA"})),
         ];
@@ -593,6 +603,16 @@ mod tests {
             found(Endpoint::claim_keys(), claim),
             Query::Keys(KeysQuery::Claim(claims)) if claims.len() == 1
         ));
+        let ann: OwnedUserId = format!("@a/b?c=d&e%20:{name}").try_into().unwrap();
+        for user_id in [None, Some(ann)] {
+            let asked = found(Endpoint::key_bundles(&name, user_id.as_deref()), nothing());
+            assert!(matches!(
+                asked,
+                Query::Keys(KeysQuery::Bundles(server, of)) if server == name && of == user_id
+            ));
+        }
+        let other = Endpoint::key_bundles(&name, Some(&user));
+        assert!(matches!(ask("GET", &other.uri, nothing()), Err(RouteError::Malformed(_))));
         let query = json!({"device_keys": {"@a:x": ["D"]}});
         let query = ask("POST", "/_matrix/federation/v1/user/keys/query", query);
         assert!(matches!(query, Ok(Query::Keys(KeysQuery::Keys(_)))), "{query:?}");

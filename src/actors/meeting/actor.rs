@@ -14,6 +14,7 @@ use super::{
     heard::Heard,
     held::Held,
     meetings::{Meetings, Reason},
+    messages::TellKeys,
     unspread::Unspread,
 };
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
         catch_up::{CatchUpActor, CatchUpLinks, FillGap, TakeIn},
         clock::uptime_ms,
         cpu::Cpu,
+        device_keys::{KeysHeard, KeysIssued},
         identity::{FindServerKeys, UseSigner},
         outbox::{EventsSpread, Owe, ServerReached},
         room::{Carried, FetchHistory, FollowHeads, RoomError, TakeDeparture, TakeMissing, ask},
@@ -107,6 +109,10 @@ pub struct MeetingActor {
     pub(super) walking: HashSet<OwnedServerName>,
     /// Fetches what is missing here.
     pub(super) catch_up: Option<Addr<CatchUpActor>>,
+    /// When the newest bundle of our users' keys was signed.
+    pub(super) keys_ts: Option<u64>,
+    /// DeviceKeys: when those of others were.
+    pub(super) keys_heard: Option<Recipient<KeysHeard>>,
 }
 
 impl MeetingActor {
@@ -123,6 +129,8 @@ impl MeetingActor {
             held: Held::default(),
             walking: HashSet::new(),
             catch_up: None,
+            keys_ts: None,
+            keys_heard: None,
         }
     }
 }
@@ -178,6 +186,22 @@ impl Handler<UseSigner> for MeetingActor {
 
     fn handle(&mut self, UseSigner(signer): UseSigner, _: &mut Self::Context) {
         self.signer = Some(signer);
+    }
+}
+
+impl Handler<TellKeys> for MeetingActor {
+    type Result = ();
+
+    fn handle(&mut self, TellKeys(heard): TellKeys, _: &mut Self::Context) {
+        self.keys_heard = Some(heard);
+    }
+}
+
+impl Handler<KeysIssued> for MeetingActor {
+    type Result = ();
+
+    fn handle(&mut self, KeysIssued(at): KeysIssued, _: &mut Self::Context) {
+        self.keys_ts = self.keys_ts.max(Some(at));
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use actix::Addr;
+use actix::{Addr, Recipient};
 use futures::StreamExt as _;
 use ruma::{OwnedRoomId, OwnedServerName};
 use serde_json::{json, value::RawValue};
@@ -18,6 +18,7 @@ use crate::{
     actors::{
         catch_up::{CatchUp, CatchUpActor, CaughtUp},
         clock::uptime_ms,
+        device_keys::KeysHeard,
         room::{FollowHeads, RoomError, TakeDeparture, ask, federation, read},
         room_state::{Briefly, ToRoom},
         store::{FindLacking, ReadHeads, RoomEvents},
@@ -39,6 +40,7 @@ pub(super) struct Exchange {
     pub(super) meeting: Addr<MeetingActor>,
     pub(super) server: OwnedServerName,
     pub(super) catch_up: Option<Addr<CatchUpActor>>,
+    pub(super) keys_heard: Option<Recipient<KeysHeard>>,
 }
 
 impl Exchange {
@@ -65,6 +67,9 @@ impl Exchange {
             federation(&self.server, Endpoint::heads(), content, limits::FEDERATION_WAIT)?;
         let mut answer: ComparedHeads =
             read(&self.server, ask(&self.links.federation, request).await?)?;
+        if let (Some(heard), Some(keys_ts)) = (&self.keys_heard, answer.keys_ts) {
+            heard.do_send(KeysHeard { server: self.server.clone(), keys_ts });
+        }
         let left = asked.iter().map(|room_id| ((*room_id).clone(), answer.left_in(room_id)));
         self.take_departures(left.filter(|(_, events)| !events.is_empty()).collect()).await;
         let theirs = answer.rooms.into_iter().filter(|(room_id, _)| asked.contains(room_id));

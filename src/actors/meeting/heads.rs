@@ -44,7 +44,8 @@ impl MeetingActor {
     /// Makes an exchange with a server.
     pub(super) fn exchange(&self, server: OwnedServerName, ctx: &Context<Self>) -> Exchange {
         let (links, catch_up) = (self.links.clone(), self.catch_up.clone());
-        Exchange { links, meeting: ctx.address(), server, catch_up }
+        let keys_heard = self.keys_heard.clone();
+        Exchange { links, meeting: ctx.address(), server, catch_up, keys_heard }
     }
 
     /// Plans the next exchange with a server, unless there is one to come.
@@ -217,12 +218,12 @@ impl Handler<CompareHeads> for MeetingActor {
         let CompareHeads { origin, mut rooms, permit } = msg;
         self.asked_by(&origin, ctx);
         let (links, signer) = (self.links.clone(), self.signer.clone());
-        let this = ctx.address();
+        let (this, keys_ts) = (ctx.address(), self.keys_ts);
         Box::pin(async move {
             let _permit = permit;
             let sifted = links.sift(&origin, rooms.keys().cloned().collect()).await?;
             rooms.retain(|room_id, _| sifted.shared.contains(room_id));
-            let unshared = sifted.unshared;
+            let (is_shared, unshared) = (!rooms.is_empty(), sifted.unshared);
             let asked_at = uptime_ms();
             let ours = ask(&links.read_heads, ReadHeads(rooms.keys().cloned().collect())).await?;
             let mut hash = DefaultHasher::new();
@@ -249,8 +250,12 @@ impl Handler<CompareHeads> for MeetingActor {
             if !differ.is_empty() {
                 this.do_send(HeadsDiffer { server: origin, difference: hash.finish() });
             }
-            let mut compared =
-                ComparedHeads { rooms: differ, same: Some(count), ..ComparedHeads::default() };
+            let mut compared = ComparedHeads {
+                rooms: differ,
+                same: Some(count),
+                keys_ts: keys_ts.filter(|_| is_shared),
+                ..ComparedHeads::default()
+            };
             for (room_id, mut events) in departures {
                 if let Some(last) = events.pop() {
                     compared.left.insert(room_id.clone(), last);

@@ -10,10 +10,16 @@ use crate::{
     actors::{
         admission::Permit,
         catch_up::{EventsAnswer, IdsAnswer},
+        device_keys::KeysHeard,
         room::RoomError,
     },
     proto::heads::{ComparedHeads, Gap},
 };
+
+/// Sets who is told when another server has signed keys of its users anew. Sent once by `node.rs`.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct TellKeys(pub actix::Recipient<KeysHeard>);
 
 /// Compares the heads of rooms with those of another server, of which fingerprints came
 /// (`proto::heads`). Only rooms that our user has joined are looked at, and none is started.

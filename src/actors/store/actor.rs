@@ -22,8 +22,8 @@ use super::{
     FindUnspread, GapsFound, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom,
     LoadState, LoadedRoom, Lookup, MissingEvent, MissingWalk, NameOwner, Notifications,
     ReadBundles, ReadDepartures, ReadDeviceLists, ReadEvents, ReadFaces, ReadHeads, ReadMissing,
-    ReadNotifications, ReadRelated, ReadRow, ReadRows, ReadServersOf, ReadSync, ReadThreads,
-    ReadTimeline, ReceiptPlace, RelatedPage, RoomEvents, RoomFace, RoomGaps, RoomRow, Roommates,
+    ReadNotifications, ReadRelated, ReadRow, ReadRows, ReadServersOf, ReadServersWith, ReadSync,
+    ReadThreads, ReadTimeline, ReceiptPlace, RelatedPage, RoomEvents, RoomFace, RoomGaps, RoomRow, Roommates,
     Row, RowPage, ScanPage, ScanRows, SearchDirectory, SiftIds, SiftedIds, StoreError, StoredEvent,
     SyncRows, TimelinePage, ToDeviceCount, WatchStream, WriteRows, commit,
     database::{Database, WriteSet},
@@ -279,6 +279,14 @@ impl Handler<ReadServersOf> for StoreActor {
 
     fn handle(&mut self, ask: ReadServersOf, _: &mut Self::Context) -> Self::Result {
         device_lists::servers_of(&self.open()?.database, &ask)
+    }
+}
+
+impl Handler<ReadServersWith> for StoreActor {
+    type Result = Result<BTreeSet<OwnedServerName>, StoreError>;
+
+    fn handle(&mut self, ask: ReadServersWith, _: &mut Self::Context) -> Self::Result {
+        device_lists::servers_with(&self.open()?.database, &ask.0)
     }
 }
 

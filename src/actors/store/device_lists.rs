@@ -244,3 +244,22 @@ pub(super) fn servers_of(
     }
     Ok(found)
 }
+
+/// Answers [`ReadServersWith`](super::ReadServersWith).
+pub(super) fn servers_with(
+    database: &Database,
+    user_id: &UserId,
+) -> Result<BTreeSet<OwnedServerName>, StoreError> {
+    let (mut found, mut last) = (BTreeSet::new(), None);
+    for row in MembershipRow::read_all(database, None) {
+        let (room, _, own) = row?;
+        if own.membership != MembershipState::Join || last == Some(room) {
+            continue;
+        }
+        last = Some(room);
+        if member(database, room, user_id.as_str())?.is_some() {
+            found.extend(servers(database, room)?);
+        }
+    }
+    Ok(found)
+}

@@ -50,6 +50,7 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
         Row::Outbox(server, number) => key(family::OUTBOX).text(server.as_str()).number(*number),
         Row::Spread(room) => key(family::SPREAD).text(room.as_str()),
         Row::KeyList(user) => own(family::KEY_LIST, user),
+        Row::KeyBundle(user) => own(family::KEY_BUNDLE, user),
         Row::Keyring(user, device) => own(family::KEYRING, user).text(device),
         Row::KeyCounts(user, device) => own(family::KEY_COUNTS, user).text(device),
         Row::KeySignatures(user) => own(family::KEY_SIGNATURES, user),
@@ -101,6 +102,7 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
             family::OUTBOX => Row::Outbox(first.try_into().ok()?, parts.number()?),
             family::SPREAD => Row::Spread(first.try_into().ok()?),
             family::KEY_LIST => Row::KeyList(user(&first)?),
+            family::KEY_BUNDLE => Row::KeyBundle(user(&first)?),
             family::KEYRING => Row::Keyring(user(&first)?, parts.text()?),
             family::KEY_COUNTS => Row::KeyCounts(user(&first)?, parts.text()?),
             family::KEY_SIGNATURES => Row::KeySignatures(user(&first)?),
@@ -144,6 +146,7 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
         RowKind::Addresses => key(family::ADDRESS),
         RowKind::Outbox => key(family::OUTBOX),
         RowKind::KeyLists => key(family::KEY_LIST),
+        RowKind::KeyBundles => key(family::KEY_BUNDLE),
         RowKind::Keyrings(user) => key(family::KEYRING).text(user.as_str()),
         RowKind::Pushers => key(family::PUSHER),
         RowKind::Backups(user) => key(family::BACKUP).text(user.as_str()),
@@ -190,7 +193,11 @@ pub(super) fn write(
                 }
             }
             // What is owed can be a request with the state of a room in it.
-            Row::Outbox(..) | Row::KeyList(_) | Row::Keyring(..) | Row::KeySignatures(_) => {
+            Row::Outbox(..)
+            | Row::KeyList(_)
+            | Row::KeyBundle(_)
+            | Row::Keyring(..)
+            | Row::KeySignatures(_) => {
                 match value {
                     Some(value) => writes.put_long(&key, &value)?,
                     None => writes.remove_long(&key)?,
@@ -226,9 +233,11 @@ pub(super) fn write(
 /// Answers [`super::ReadRow`].
 pub(super) fn read(database: &Database, row: &Row) -> Result<Option<Vec<u8>>, StoreError> {
     match row {
-        Row::Outbox(..) | Row::KeyList(_) | Row::Keyring(..) | Row::KeySignatures(_) => {
-            database.get_long(&key(row))
-        }
+        Row::Outbox(..)
+        | Row::KeyList(_)
+        | Row::KeyBundle(_)
+        | Row::Keyring(..)
+        | Row::KeySignatures(_) => database.get_long(&key(row)),
         _ => database.get(&key(row)),
     }
 }
@@ -238,7 +247,7 @@ pub(super) fn scan(database: &Database, kind: &RowKind) -> Result<Vec<(Row, Vec<
     let prefix = prefix(kind);
     let read = |row: Result<KeyValue, _>| row.and_then(|(key, value)| Ok((row_of(&key)?, value)));
     match kind {
-        RowKind::Outbox | RowKind::KeyLists | RowKind::Keyrings(_) => {
+        RowKind::Outbox | RowKind::KeyLists | RowKind::KeyBundles | RowKind::Keyrings(_) => {
             let end = after(&prefix);
             database.scan_long(prefix, end).map(read).collect()
         }
@@ -422,6 +431,7 @@ mod tests {
             (Row::Outbox(server(), 7), Some(RowKind::Outbox)),
             (Row::Spread(room()), None),
             (Row::KeyList(user()), Some(RowKind::KeyLists)),
+            (Row::KeyBundle(user()), Some(RowKind::KeyBundles)),
             (Row::Keyring(user(), text()), Some(RowKind::Keyrings(user()))),
             (Row::KeyCounts(user(), text()), None),
             (Row::KeySignatures(user()), None),

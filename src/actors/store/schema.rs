@@ -123,6 +123,8 @@ pub(super) mod family {
     pub(in super::super) const TO_DEVICE_SEEN: u8 = 0x90;
     /// `user id` → the devices and cross-signing keys of a user, ours or another server's (JSON, long).
     pub(in super::super) const KEY_LIST: u8 = 0xa0;
+    /// `user id` → what a user's server signed of the user's keys (JSON, long).
+    pub(in super::super) const KEY_BUNDLE: u8 = 0xa6;
     /// `user, device` → one-time and fallback keys (JSON, long).
     pub(in super::super) const KEYRING: u8 = 0xa1;
     /// `user, device` → how many of these there are (JSON).

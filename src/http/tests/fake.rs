@@ -14,9 +14,9 @@ use crate::{
     actors::{
         accounts::{AccountsActor, AccountsLinks},
         admission::Admission,
-        device_keys::{DeviceKeysActor, DeviceKeysLinks},
+        device_keys::{DeviceKeysActor, DeviceKeysLinks, KeysIssued},
         ephemera::EphemeraActor,
-        identity::{EnsureIdentity, IdentityError, ReadSigner},
+        identity::{EnsureIdentity, FindServerKeys, IdentityError, ReadSigner},
         media::{MediaActor, MediaLinks},
         outbox::{Form, OutboxError, Owe},
         pushers::{PushersActor, PushersLinks},
@@ -90,6 +90,11 @@ async fn start_users(
         scan_page: fake.clone().recipient(),
         roommates: fake.clone().recipient(),
         servers_of: fake.clone().recipient(),
+        servers_with: fake.clone().recipient(),
+        find_keys: fake.clone().recipient(),
+        proven: fake.clone().recipient(),
+        keys_issued: fake.clone().recipient(),
+        cpu: crate::actors::cpu::Cpu::start().unwrap(),
         federation: fake.clone().recipient(),
         owe: fake.clone().recipient(),
     });
@@ -353,6 +358,25 @@ impl Handler<ReadServersOf> for Fake {
     fn handle(&mut self, _: ReadServersOf, _: &mut Context<Self>) -> Self::Result {
         Ok([other_server()].into())
     }
+}
+
+impl Handler<ReadServersWith> for Fake {
+    type Result = Result<BTreeSet<OwnedServerName>, StoreError>;
+    fn handle(&mut self, _: ReadServersWith, _: &mut Context<Self>) -> Self::Result {
+        Ok([other_server()].into())
+    }
+}
+
+impl Handler<FindServerKeys> for Fake {
+    type Result = MessageResult<FindServerKeys>;
+    fn handle(&mut self, _: FindServerKeys, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(HashMap::new())
+    }
+}
+
+impl Handler<KeysIssued> for Fake {
+    type Result = ();
+    fn handle(&mut self, _: KeysIssued, _: &mut Context<Self>) {}
 }
 
 impl Handler<ReadDeviceLists> for Fake {

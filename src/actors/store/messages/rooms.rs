@@ -222,3 +222,9 @@ pub struct ReadServersOf {
     /// Also those that invited the user.
     pub inviters: bool,
 }
+
+/// Reads which servers are in a room that any user of ours has joined, together with a user of another server
+/// who is in it or invited to it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<BTreeSet<OwnedServerName>, StoreError>")]
+pub struct ReadServersWith(pub OwnedUserId);

@@ -50,6 +50,8 @@ pub enum Row {
     Spread(OwnedRoomId),
     /// DeviceKeys: the devices and cross-signing keys of a user, as JSON.
     KeyList(OwnedUserId),
+    /// DeviceKeys: what a user's server signed of the user's keys, as JSON.
+    KeyBundle(OwnedUserId),
     /// DeviceKeys: one-time and fallback keys of a user's device, as JSON.
     Keyring(OwnedUserId, String),
     /// DeviceKeys: how many of these there are; the value is `KeyCounts` as JSON, and every `/sync`
@@ -104,6 +106,8 @@ pub enum RowKind {
     Outbox,
     /// The devices and keys of all users.
     KeyLists,
+    /// The key bundles of all users.
+    KeyBundles,
     /// The one-time and fallback keys of all devices of a user.
     Keyrings(OwnedUserId),
     /// All pushers.

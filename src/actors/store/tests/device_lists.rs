@@ -110,6 +110,10 @@ async fn room_mates_and_their_servers() {
         let found = world.ask(read).await.unwrap();
         found.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>().join(" ")
     };
+    let with = async |who: &str| {
+        let found = world.ask(ReadServersWith(user(who))).await.unwrap();
+        found.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>().join(" ")
+    };
     assert_eq!(ask(ANN, 0).await, None);
     assert_eq!(servers(true).await, "");
     let mut first = live(&r, &[&is(&r, OWN, "join", 0), &is(&r, ANN, "join", 0)]);
@@ -119,6 +123,9 @@ async fn room_mates_and_their_servers() {
     assert!((1..=position).contains(&first));
     world.commit(live(&r, &[&is(&r, BOB, "invite", 0)])).await;
     assert_eq!(servers(false).await, "a.org b.org example.org");
+    assert_eq!(with(ANN).await, "a.org example.org", "of joined members");
+    assert_eq!(with(BOB).await, "a.org example.org", "who is invited is encrypted for too");
+    assert_eq!(with("@eve:e.org").await, "");
     // The first of two shared rooms counts.
     let later = world.commit(live(&s, &[&is(&s, OWN, "join", 1), &is(&s, ANN, "join", 1)])).await;
     assert!(later > position);
@@ -126,6 +133,7 @@ async fn room_mates_and_their_servers() {
     world.commit(live(&r, &[&is(&r, ANN, "leave", 2)])).await;
     let second = ask(ANN, 0).await.unwrap();
     assert!((position + 1..=later).contains(&second), "what was before that counts no more");
+    assert_eq!(with(ANN).await, "", "nobody is known to be in the other room");
     world.commit(live(&s, &[&is(&s, OWN, "leave", 2)])).await;
     assert_eq!(ask(ANN, 0).await, None);
 
