@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use actix::Message;
 use ruma::{
-    OwnedRoomId, OwnedUserId,
+    OwnedRoomId, OwnedServerName, OwnedUserId,
     push::{Action, NewPushRule, RuleKind, Ruleset},
 };
 use serde_json::{Value, value::RawValue};
@@ -14,6 +14,7 @@ use super::sessions::{Device, Session};
 use crate::{
     actors::{device_keys::KeyError, error::AskError, identity::IdentityError, store::StoreError},
     config::limits,
+    proto::edu::ToDevice,
 };
 
 /// Why Accounts refuses.
@@ -303,17 +304,14 @@ pub struct SendToDevice {
 /// The contents of to-device messages for one user.
 pub type ToDevices = BTreeMap<ToDeviceTarget, Box<RawValue>>;
 
-/// Queues to-device messages that another server sent (`m.direct_to_device`). Sent by
-/// Federation once the EDU is verified: the sender is of the server that signed it.
+/// Queues to-device messages that another server sent (`m.direct_to_device`), in their order. Sent by
+/// Federation once the request is verified. Each message is handled once, by its sender and id; those of
+/// users of other servers are passed over.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), AccountError>")]
 pub struct ReceiveToDevice {
-    /// Who sent it.
-    pub sender: OwnedUserId,
-    /// The sender's id of it: the same one is handled once.
-    pub message_id: String,
-    /// The event type.
-    pub kind: String,
-    /// The contents, by user and device (`*` for all), as in the EDU.
-    pub messages: BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>,
+    /// Who signed them.
+    pub origin: OwnedServerName,
+    /// What they are.
+    pub messages: Vec<ToDevice>,
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use actix::{ActorFutureExt as _, Context, Handler, ResponseActFuture, WrapFuture as _, fut};
-use ruma::{OwnedServerName, ServerName};
+use ruma::OwnedServerName;
 use serde_json::value::RawValue;
 
 use super::{
@@ -23,6 +23,7 @@ use crate::{
         upward::FindSharing,
     },
     config::{ASK_WAIT, limits},
+    proto::edu::ToDevice,
 };
 
 impl AccountsLinks {
@@ -65,8 +66,6 @@ impl AccountsLinks {
 
 /// A message on its way in.
 struct Incoming {
-    server: OwnedServerName,
-    member: bool,
     txn: Txn,
     rows: Rows,
 }
@@ -79,77 +78,118 @@ impl Incoming {
     }
 }
 
+/// Messages of one server, in their order, and what is wrong with the first one that is too large.
+struct Batch {
+    server: OwnedServerName,
+    messages: Vec<Incoming>,
+    refused: Option<AccountError>,
+}
+
+impl AccountsActor {
+    /// Makes rows of messages; what is for none of our devices makes none.
+    fn batch(&self, msg: ReceiveToDevice) -> Batch {
+        let ReceiveToDevice { origin, messages } = msg;
+        let mut batch = Batch { server: origin, messages: Vec::new(), refused: None };
+        for ToDevice { sender, message_id, kind, messages } in messages {
+            // An EDU speaks for users of its origin only (CVE-2024-6301 and others).
+            if sender.server_name() != batch.server {
+                continue;
+            }
+            let by_target = |messages: BTreeMap<String, Box<RawValue>>| {
+                let messages = messages.into_iter();
+                messages.map(|(device, content)| (to_device::target(device), content)).collect()
+            };
+            let messages = messages.into_iter();
+            let messages = messages.map(|(user, messages)| (user, by_target(messages))).collect();
+            match to_device::queue(&self.sessions, &sender, &kind, &messages) {
+                Ok(rows) if rows.is_empty() => {}
+                Ok(rows) => {
+                    let txn = Txn::of(&sender, &message_id);
+                    batch.messages.push(Incoming { txn, rows });
+                }
+                Err(error) => batch.refused = batch.refused.take().or(Some(error)),
+            }
+        }
+        batch
+    }
+
+    /// Tells whether there is no place for all that is new of a batch.
+    fn is_full_for(&self, batch: &Batch, member: bool) -> bool {
+        let new = batch.messages.iter().filter(|one| !self.txns.knows(&one.txn, now_ms()));
+        let size = new.map(Incoming::size).fold((0_usize, 0_usize), |(all, len), one| {
+            (all.saturating_add(one.0), len.saturating_add(one.1))
+        });
+        !self.waiting.fits(&batch.server, member, size)
+    }
+
+    /// Takes what is new of a batch, as much as there is a place for. Returns the rows, and why not all of it
+    /// was taken.
+    fn take(&mut self, batch: Batch, member: bool) -> (Rows, Option<AccountError>) {
+        let Batch { server, messages, mut refused } = batch;
+        let mut taken = Rows::new();
+        for incoming in messages {
+            if self.txns.knows(&incoming.txn, now_ms()) {
+                continue;
+            }
+            let size = incoming.size();
+            if !self.waiting.fits(&server, member, size) {
+                // What comes after it stays behind it.
+                let full = "to-device messages wait already; send again later";
+                refused = Some(AccountError::Full(full));
+                break;
+            }
+            self.waiting.add(&server, member, size);
+            let Incoming { txn, rows } = incoming;
+            taken.extend(self.remember(txn, rows));
+        }
+        (taken, refused)
+    }
+}
+
 impl Handler<ReceiveToDevice> for AccountsActor {
     type Result = ResponseActFuture<Self, Result<(), AccountError>>;
 
     fn handle(&mut self, msg: ReceiveToDevice, _: &mut Context<Self>) -> Self::Result {
-        let ReceiveToDevice { sender, message_id, kind, messages } = msg;
-        let by_target = |messages: BTreeMap<String, Box<RawValue>>| {
-            let messages = messages.into_iter();
-            messages.map(|(device, content)| (to_device::target(device), content)).collect()
-        };
-        let messages = messages.into_iter();
-        let messages = messages.map(|(user, messages)| (user, by_target(messages))).collect();
-        let rows = match to_device::queue(&self.sessions, &sender, &kind, &messages) {
-            Ok(rows) if rows.is_empty() => return Box::pin(fut::ready(Ok(()))),
-            Ok(rows) => rows,
-            Err(error) => return Box::pin(fut::ready(Err(error))),
-        };
-        let txn = Txn::of(&sender, &message_id);
-        let server = sender.server_name().to_owned();
-        let (links, mut turn) = (self.links.clone(), self.turn());
+        let mut batch = self.batch(msg);
+        if batch.messages.is_empty() {
+            return Box::pin(fut::ready(batch.refused.take().map_or(Ok(()), Err)));
+        }
+        let (links, server, mut turn) = (self.links.clone(), batch.server.clone(), self.turn());
         let asked = async move {
             turn.wait().await;
             let member = links.sharing(vec![server.clone()]).await?.contains(&server);
-            Ok::<_, AccountError>((turn, Incoming { server, member, txn, rows }))
+            Ok::<_, AccountError>((turn, member))
         };
-        let taken = asked.into_actor(self).then(|asked: Result<_, AccountError>, act, _| {
+        let counted = asked.into_actor(self).then(|asked: Result<_, AccountError>, act, _| {
             // What is known was on disk before its turn ended.
-            let now = now_ms();
-            let is_new = |(_, new): &(_, Incoming)| !act.txns.knows(&new.txn, now);
-            let asked = asked.map(|asked| Some(asked).filter(is_new));
-            let full = matches!(&asked, Ok(Some((_, incoming))) if !act.has_place(incoming));
+            let full = matches!(&asked, Ok((_, member)) if act.is_full_for(&batch, *member));
             let links = act.links.clone();
             let recount = act.waiting.is_worth_counting(full, now_ms());
             let counted = async move {
+                let (turn, member) = asked?;
                 let counted = if recount { Some(links.count_waiting().await?) } else { None };
-                Ok::<_, AccountError>((asked?, counted))
+                Ok::<_, AccountError>((turn, member, batch, counted))
             };
             counted.into_actor(act)
         });
-        let written = taken.then(|taken: Result<_, AccountError>, act, _| {
-            let written = taken.and_then(|(incoming, counted)| {
+        let written = counted.then(|counted: Result<_, AccountError>, act, _| {
+            let taken = counted.map(|(turn, member, batch, counted)| {
                 if let Some(counted) = counted {
                     act.waiting.count(counted, now_ms());
                 }
-                let Some((turn, incoming)) = incoming else { return Ok(None) };
-                if !act.has_place(&incoming) {
-                    return Err(AccountError::Full(
-                        "to-device messages wait already; send again later",
-                    ));
-                }
-                let size = incoming.size();
-                let Incoming { server, member, txn, rows } = incoming;
-                act.waiting.add(&server, member, size);
-                Ok(Some((turn, act.remember(txn, rows))))
+                (turn, act.take(batch, member))
             });
             let links = act.links.clone();
             let write = async move {
-                match written? {
-                    // The turn lasts until they are on disk.
-                    Some((_turn, rows)) => links.write(rows).await,
-                    None => Ok(()),
+                // The turn lasts until they are on disk: all of a batch by one write.
+                let (_turn, (rows, refused)) = taken?;
+                if !rows.is_empty() {
+                    links.write(rows).await?;
                 }
+                refused.map_or(Ok(()), Err)
             };
             write.into_actor(act)
         });
         Box::pin(written)
-    }
-}
-
-impl AccountsActor {
-    fn has_place(&self, incoming: &Incoming) -> bool {
-        let server: &ServerName = &incoming.server;
-        self.waiting.fits(server, incoming.member, incoming.size())
     }
 }

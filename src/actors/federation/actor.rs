@@ -359,34 +359,31 @@ impl FederationLinks {
             let changed = DeviceListChanged { origin: origin.clone(), user_id, stream_id };
             self.device_list_changed.send(changed).await.map_err(AskError::from)?;
         }
-        for message in to_devices {
-            self.receive_to_device(&origin, message).await?;
+        if !to_devices.is_empty() {
+            self.receive_to_device(origin, to_devices).await?;
         }
         to_canonical_value(json!({"pdus": {}})).map_err(|error| RoomError::internal(error).into())
     }
 
     async fn receive_to_device(
         &self,
-        origin: &OwnedServerName,
-        message: ToDevice,
+        origin: OwnedServerName,
+        messages: Vec<ToDevice>,
     ) -> Result<(), Refusal> {
-        // An EDU speaks for users of its origin only (CVE-2024-6301 and others).
-        if message.sender.server_name() != *origin {
-            return Ok(());
-        }
-        let ToDevice { sender, message_id, kind, messages } = message;
-        let received = self.to_device.send(ReceiveToDevice { sender, message_id, kind, messages });
-        match received.await {
+        let receive = ReceiveToDevice { origin: origin.clone(), messages };
+        match self.to_device.send(receive).await {
             Ok(Err(AccountError::Full(what))) => Err(RoomError::Full(what).into()),
             Ok(Err(error @ AccountError::TooLarge(_))) => {
                 let message = error.to_string();
                 Err(Refusal { status: 413, errcode: "M_TOO_LARGE", message })
             }
+            // What was not kept is not acknowledged, so that it is sent again.
             Ok(Err(error)) => {
-                log::warn!(origin:%; "a to-device message could not be kept: {error}");
-                Ok(())
+                log::warn!(origin:%; "to-device messages could not be kept: {error}");
+                Err(RoomError::internal(error).into())
             }
-            Ok(Ok(())) | Err(_) => Ok(()),
+            Err(error) => Err(AskError::from(error).into()),
+            Ok(Ok(())) => Ok(()),
         }
     }
 }

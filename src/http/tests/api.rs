@@ -557,19 +557,23 @@ async fn what_people_say_of_themselves_has_a_form() {
 /// What strangers send waits for a device that nobody uses any more, and for good.
 #[actix_web::test]
 async fn attack_13_to_device_messages_that_strangers_left_weeks_ago_keep_no_honest_one_out() {
-    use crate::actors::accounts::{AccountError, AccountsActor, ReceiveToDevice};
+    use crate::{
+        actors::accounts::{AccountError, AccountsActor, ReceiveToDevice},
+        proto::edu::ToDevice,
+    };
     let (fake, gateway) = fake::start().await;
     super::logged_in(&gateway, "A").await;
     let user = super::owner();
     let receive = async |accounts: &actix::Addr<AccountsActor>, server: usize, id: usize| {
         let device = ("A".to_owned(), RawValue::from_string("{}".to_owned()).unwrap());
-        let message = ReceiveToDevice {
+        let message = ToDevice {
             sender: format!("@eve:eve{server}").try_into().unwrap(),
             message_id: id.to_string(),
             kind: "m.dummy".to_owned(),
             messages: [(user.as_str().try_into().unwrap(), [device].into())].into(),
         };
-        accounts.send(message).await.unwrap()
+        let origin = format!("eve{server}").try_into().unwrap();
+        accounts.send(ReceiveToDevice { origin, messages: vec![message] }).await.unwrap()
     };
     for id in 0..limits::TO_DEVICE_STRANGERS {
         let taken = receive(&gateway.accounts, id / limits::TO_DEVICE_STRANGER, id).await;
