@@ -40,6 +40,10 @@ mod expired;
 mod floods;
 #[path = "stranger/heads.rs"]
 mod heads;
+#[path = "stranger/holder.rs"]
+mod holder;
+#[path = "stranger/liar.rs"]
+mod liar;
 #[path = "stranger/member.rs"]
 mod member;
 #[path = "stranger/siege.rs"]
@@ -49,6 +53,7 @@ use common::{Client, Home, PATIENCE, client, eventually, home, homes};
 
 const IDENTITY: StreamProtocol = StreamProtocol::new("/messagehub/identity/1");
 const FEDERATION: StreamProtocol = StreamProtocol::new("/messagehub/federation/1");
+const MEDIA: StreamProtocol = StreamProtocol::new("/messagehub/media/1");
 /// Longest answer that is read here.
 const ANSWER_LEN: u64 = 1024 * 1024;
 
@@ -121,6 +126,7 @@ struct Behaviour {
     identify: identify::Behaviour,
     identity: request_response::Behaviour<Frames>,
     federation: request_response::Behaviour<Frames>,
+    media: request_response::Behaviour<Frames>,
     gossip: gossipsub::Behaviour,
 }
 
@@ -176,6 +182,7 @@ impl Stranger {
                 )),
                 identity: exchange(IDENTITY),
                 federation: exchange(FEDERATION),
+                media: exchange(MEDIA),
                 gossip: gossip(),
             })
             .unwrap()

@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use messagehub::proto::{
+    media::piece::{Asked, Given},
     pdu::{self, Draft, Pdu, Position},
     room_key::{self, KeyId, RoomKey, Secret},
 };
@@ -24,6 +25,9 @@ pub(super) fn message_id(message: &gossipsub::Message) -> gossipsub::MessageId {
 /// What Eve answers to a request; nothing: an empty object.
 pub(super) type Serve = Box<dyn FnMut(&Request) -> Option<(u16, Value)>>;
 
+/// What Eve answers who asks for pieces of media.
+pub(super) type Give = Box<dyn FnMut(Asked) -> Given>;
+
 /// Eve: she keeps all that she hears and is told, and every key that she was ever given.
 pub(super) struct Eve {
     pub(super) node: Stranger,
@@ -31,14 +35,24 @@ pub(super) struct Eve {
     pub(super) told: Vec<Request>,
     pub(super) keys: Vec<RoomKey>,
     pub(super) serve: Serve,
+    /// What she gives of media, and how often she was asked.
+    pub(super) give: Give,
+    pub(super) given: usize,
 }
 
 impl Eve {
     pub(super) async fn meet(victim: &Home) -> Self {
-        let mut node = Stranger::meet(victim).await;
+        Self::with_keys(victim, &fresh_keys()).await
+    }
+
+    /// The same with keys of her choice.
+    pub(super) async fn with_keys(victim: &Home, keys: &SecretKeys) -> Self {
+        let mut node = Stranger::with_keys(victim, keys, now_ms()).await;
         node.prove_itself().await;
         let serve = Box::new(|_: &Request| None);
-        Self { node, heard: Vec::new(), told: Vec::new(), keys: Vec::new(), serve }
+        let give = Box::new(|_| Given::Unknown);
+        let (heard, told, keys) = (Vec::new(), Vec::new(), Vec::new());
+        Self { node, heard, told, keys, serve, give, given: 0 }
     }
 
     /// Makes one more connection. gossipsub asks for gossip when a connection stands, and never
@@ -197,6 +211,12 @@ impl Eve {
                 let Some((_, channel)) = message(event) else { return };
                 let mine = self.node.shows.clone();
                 let _ = self.node.swarm.behaviour_mut().identity.send_response(channel, mine);
+            }
+            BehaviourEvent::Media(event) => {
+                let Some((bytes, channel)) = message(event) else { return };
+                let given = (self.give)(Asked::read(&bytes).unwrap()).into_bytes();
+                self.given += 1;
+                let _ = self.node.swarm.behaviour_mut().media.send_response(channel, given);
             }
             BehaviourEvent::Federation(event) => {
                 let Some((bytes, channel)) = message(event) else { return };
