@@ -3,7 +3,7 @@
 
 #![allow(clippy::indexing_slicing, reason = "a failed test may panic")]
 
-use messagehub::proto::key_bundle::KeyBundle;
+use messagehub::proto::{endpoint::Endpoint, key_bundle::KeyBundle};
 use ruma::UserId;
 
 use super::{common::device::Device, floods::Pen, member::Eve, *};
@@ -17,13 +17,12 @@ async fn query(me: &Client, of: &str) -> Value {
 }
 
 fn devices_of(user_id: &str) -> String {
-    format!("/_matrix/federation/v1/user/devices/{}", client::segment(user_id))
+    Endpoint::user_devices(&UserId::parse(user_id).unwrap()).uri
 }
 
 fn bundles_of(user_id: &str) -> String {
-    let server = user_id.split_once(':').unwrap().1;
-    let user_id = client::segment(user_id);
-    format!("/_messagehub/federation/v1/keys/{server}?user_id={user_id}")
+    let user_id = UserId::parse(user_id).unwrap();
+    Endpoint::key_bundles(user_id.server_name(), Some(&user_id)).uri
 }
 
 fn send(eve: &Eve, edus: &[Value]) -> Value {
