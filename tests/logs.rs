@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 mod common;
 
-use common::{Client, Home, Node, client::password_login};
+use common::{
+    Client, Home, Node,
+    client::{open, password_login},
+};
 
 const PASSWORD: &str = "violet-otter-quantum";
 const TEXT: &str = "meet me under the ninth oak";
@@ -49,12 +52,8 @@ async fn at_trace_the_log_has_no_token_key_password_or_text() {
     let output = ann.node.run_with(&["password"], &format!("{PASSWORD}\n")).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let third = Client::by_password(&ann.node.base(), "p2p", PASSWORD).await;
-    let wrong = common::client::open(
-        &ann.node.base(),
-        "v3/login",
-        &password_login("p2p", "wrong-otter-quantum"),
-    );
-    wrong.await.refused(403, "M_FORBIDDEN");
+    let (base, wrong) = (ann.node.base(), password_login("p2p", "wrong-otter-quantum"));
+    open(&base, "v3/login", &wrong).await.refused(403, "M_FORBIDDEN");
 
     let room = ann.me.create_with(&[&bob.me]).await;
     ann.me.set_state(&room, "m.room.name", "", json!({"name": ROOM_NAME})).await.ok();

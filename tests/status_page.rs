@@ -32,13 +32,26 @@ async fn next(window: &mut reqwest::Response, name: &str) -> Value {
     let mut text = String::new();
     loop {
         let chunk = tokio::time::timeout(Duration::from_secs(30), window.chunk()).await;
-        text.push_str(std::str::from_utf8(&chunk.unwrap().unwrap().unwrap()).unwrap());
+        text.push_str(&String::from_utf8_lossy(&chunk.unwrap().unwrap().unwrap()));
         if let Some((_, rest)) = text.split_once(&begin)
             && let Some((json, _)) = rest.split_once("\n\n")
         {
             return serde_json::from_str(json).unwrap();
         }
     }
+}
+
+/// Waits until what is shown is as it should be; heads are compared every few minutes at the latest.
+async fn until(window: &mut reqwest::Response, what: &str, is: impl Fn(&Value) -> bool) {
+    let shown = async {
+        loop {
+            if is(&next(window, "shown").await) {
+                break;
+            }
+        }
+    };
+    let patience = Duration::from_secs(240);
+    assert!(tokio::time::timeout(patience, shown).await.is_ok(), "never happened: {what}");
 }
 
 #[tokio::test]
@@ -71,38 +84,26 @@ async fn it_shows_rooms_with_who_is_there_and_who_has_all_of_it() {
     let mut window = window(&ann).await;
     bob.me.send(&room, "hello").await;
     ann.me.reads(&room, "hello").await;
-    loop {
-        let shown = next(&mut window, "shown").await;
-        let rooms = shown["rooms"].as_array().unwrap();
-        // Heads are compared after two minutes at the latest, and sooner where somebody comes.
-        let Some(garden) = rooms.iter().find(|room| room["name"] == "Garden") else { continue };
-        if garden["people"] == 2
-            && garden["here"] == 2
-            && garden["nodes"] == 1
-            && garden["met"] == 1
-        {
-            assert_eq!(garden["mesh"].as_array().unwrap().len(), 1, "{garden}");
-            assert_eq!(shown["headline"]["level"], "good", "{shown}");
-            break;
-        }
-    }
-    // Whoever comes back compares at once: then it is known that he has what we have.
+    until(&mut window, "both are there, and hand on what they say", |shown| {
+        let garden = &shown["rooms"][0];
+        let (people, nodes) = (json!([2, 2]), json!([1, 1]));
+        garden["name"] == "Garden"
+            && json!([garden["people"], garden["here"]]) == people
+            && json!([garden["nodes"], garden["met"]]) == nodes
+            && garden["mesh"].as_array().unwrap().len() == 1
+            && shown["headline"]["level"] == "good"
+    })
+    .await;
     bob.node.kill();
-    loop {
-        let shown = next(&mut window, "shown").await;
-        if shown["rooms"][0]["here"] == 1 && shown["peers"].as_array().unwrap().is_empty() {
-            break;
-        }
-    }
+    until(&mut window, "he is gone", |shown| {
+        shown["rooms"][0]["here"] == 1 && shown["peers"].as_array().unwrap().is_empty()
+    })
+    .await;
     ann.me.send(&room, "are you there?").await;
     bob.node.start_again().await;
     bob.me.reads(&room, "are you there?").await;
-    loop {
-        let shown = next(&mut window, "shown").await;
-        if shown["rooms"][0]["have"] == 1 {
-            break;
-        }
-    }
+    // He is asked for his heads once he was given what he lacked, or some minutes later.
+    until(&mut window, "he has all of it", |shown| shown["rooms"][0]["have"] == 1).await;
 }
 
 #[tokio::test]
