@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::statvfs;
+use crate::platform::files::free_space;
 
 /// Most files that are looked at: the database has a few, large ones.
 const FILES_MAX: usize = 10_000;
@@ -21,9 +21,8 @@ pub(super) struct Disk {
 impl Disk {
     /// Looks at a folder with a node's data.
     pub(super) fn look(data: &Path) -> Self {
-        let free = statvfs(data).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         let (database, element) = (size_of(data.join("db")), size_of(data.join("element")));
-        Self { database, element, free }
+        Self { database, element, free: free_space(data).ok() }
     }
 }
 
