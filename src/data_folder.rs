@@ -142,7 +142,7 @@ fn close(path: &Path) -> Result<(), FolderError> {
     Ok(())
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use std::{
         fs::Permissions,

@@ -1,7 +1,5 @@
 //! `docker compose` on two machines, with a real engine each: `tests/docker/run`, with the program of this build.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are not covered by allow-*-in-tests")]
-
 use std::process::Command;
 
 /// What the script ends with where it cannot run.
