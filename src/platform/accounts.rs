@@ -54,7 +54,7 @@ pub fn find_account(of: SocketAddr, connected_to: SocketAddr) -> io::Result<Opti
     });
     let Some(process) = held else { return Ok(None) };
     let (theirs, ours) = (Pid::from_u32(process), Pid::from_u32(std::process::id()));
-    let mut system = System::new();
+    let mut system = System::new().map_err(io::Error::other)?;
     system.refresh_processes_specifics(
         ProcessesToUpdate::Some(&[theirs, ours]),
         false,

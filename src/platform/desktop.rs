@@ -77,7 +77,7 @@ pub fn open(url: &str) -> std::io::Result<()> {
 #[cfg(windows)]
 pub fn has_own_console() -> bool {
     use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
-    let mut system = System::new();
+    let Ok(mut system) = System::new() else { return false };
     system.refresh_processes_specifics(
         ProcessesToUpdate::All,
         false,

@@ -97,9 +97,9 @@ pub fn is_private_by_place(_: &Path) -> bool {
 /// Tells whether a folder is closed to others by where it is: below the profile of the account.
 #[cfg(windows)]
 pub fn is_private_by_place(folder: &Path) -> bool {
-    let profile = etcetera::home_dir().and_then(|home| home.canonicalize());
+    let profile = etcetera::home_dir().ok().and_then(|home| home.canonicalize().ok());
     match (folder.canonicalize(), profile) {
-        (Ok(folder), Ok(profile)) => folder.starts_with(profile),
+        (Ok(folder), Some(profile)) => folder.starts_with(profile),
         _ => false,
     }
 }
