@@ -163,7 +163,7 @@ mod tests {
         let server = ann.server_name().to_owned();
         assert_eq!(bundles.newest_of(&server), Some(NOW + 1));
         let over = NOW + 2 + limits::KEY_BUNDLE_MS;
-        assert_eq!(bundles.of_server(&server, over - 1), [ann.clone()]);
+        assert!(bundles.of_server(&server, over - 1).contains(&ann));
         assert!(bundles.of_server(&server, over).is_empty() && !bundles.is_fresh(&ann, over));
         assert!(bundles.forget_over(over - 1).is_empty());
         assert_eq!(bundles.forget_over(over), [ann]);
