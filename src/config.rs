@@ -370,6 +370,24 @@ pub mod limits {
     pub const MEDIA_PARTS_SHARE: u64 = 16;
     /// Pictures of which thumbnails are made at once: each can take hundreds of MiB.
     pub const MEDIA_THUMBNAILS: usize = 1;
+    /// Aliases of this server.
+    pub const ALIASES: usize = 10_000;
+    /// Those of one room.
+    pub const ALIASES_ROOM: usize = 100;
+    /// Rooms in the list of public rooms of this server.
+    pub const PUBLISHED: usize = 5000;
+    /// Rooms that one space is seen to hold.
+    pub const SPACE_CHILDREN: usize = 1000;
+    /// Rooms of which is read in one go what they show.
+    pub const CARDS: usize = 50;
+    /// Rooms that a walk through a space looks at.
+    pub const HIERARCHY_ROOMS: usize = 5000;
+    /// Requests to other servers for one page of it.
+    pub const HIERARCHY_ASKED: usize = 50;
+    /// Servers that are asked in turn what a room shows.
+    pub const CARD_SERVERS: usize = 3;
+    /// Rooms of a restricted join rule that are looked at for another server.
+    pub const CARD_ALLOWED: usize = 10;
     /// Previews of web pages that are made at once.
     pub const PREVIEWS_AT_ONCE: usize = 8;
     /// Previews that are known again.

@@ -45,6 +45,7 @@ use crate::{
         relay_request::{CarryWith, RelayRequestActor},
         rendezvous::RendezvousActor,
         room::{Carried, StoreLink},
+        room_directory::{DirectoryError, RoomDirectoryActor, RoomDirectoryLinks},
         room_state::{MeetWith, RoomStateActor, RoomStateLinks},
         status_page::{StatusPageActor, StatusPageLinks},
         store::{self, Close, StoreActor, StoreError},
@@ -102,6 +103,9 @@ pub enum StartError {
     /// The pushers cannot be read.
     #[error(transparent)]
     Pushers(#[from] PusherError),
+    /// The aliases of rooms cannot be read.
+    #[error(transparent)]
+    RoomDirectory(#[from] DirectoryError),
     /// What is owed to other servers cannot be read.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
@@ -327,6 +331,15 @@ async fn start(config: &Config, data: &Path, browse: bool) -> Result<(), StartEr
     let preview_cpu = links.cpu.clone();
     let media = MediaActor::load(data.to_owned(), config.media.clone(), links).await?;
     let media = MediaActor::start_in_arbiter(&Arbiter::new().handle(), move |_| media);
+    let directory = RoomDirectoryActor::start_loaded(RoomDirectoryLinks {
+        write_rows: store.clone().recipient(),
+        scan_rows: store.clone().recipient(),
+        read_cards: store.clone().recipient(),
+        list_rooms: rooms.clone().recipient(),
+        signer: identity.clone().recipient(),
+        federation: network.relay_request.clone().recipient(),
+    })
+    .await?;
     let previews = match config.media.previews {
         Previews::Off => None,
         wanted => {
@@ -351,6 +364,7 @@ async fn start(config: &Config, data: &Path, browse: bool) -> Result<(), StartEr
         to_device: accounts.clone().recipient(),
         serve_keys: device_keys.clone().recipient(),
         device_list_changed: device_keys.clone().recipient(),
+        serve_directory: directory.clone().recipient(),
         offer_media: media.clone().recipient(),
         read_piece: media.clone().recipient(),
         signer: identity.clone().recipient(),
@@ -370,7 +384,7 @@ async fn start(config: &Config, data: &Path, browse: bool) -> Result<(), StartEr
     };
     network.bind(deliver, federation.clone().recipient());
 
-    let users = (&accounts, &device_keys, &media, &pushers);
+    let users = (&accounts, &device_keys, &media, &pushers, &directory);
     let to_fetch = bound.to_fetch(data);
     let begin = if to_fetch.is_some() { Work::Loading(Loaded::default()) } else { Work::None };
     let work = watch::Sender::new(begin);
@@ -470,6 +484,7 @@ async fn start(config: &Config, data: &Path, browse: bool) -> Result<(), StartEr
         ("Ephemera", ephemera.clone().recipient()),
         ("Outbox", outbox.clone().recipient()),
         ("StatusPage", status_page.recipient()),
+        ("RoomDirectory", directory.clone().recipient()),
         ("RoomState", rooms.clone().recipient()),
         ("Meeting", meeting.clone().recipient()),
         ("Federation", federation.clone().recipient()),
@@ -527,11 +542,12 @@ fn show(page: String) {
 /// What http may do to the rest of the node.
 fn gateway(
     store: &Addr<StoreActor>,
-    (accounts, device_keys, media, pushers): (
+    (accounts, device_keys, media, pushers, directory): (
         &Addr<AccountsActor>,
         &Addr<DeviceKeysActor>,
         &Addr<MediaActor>,
         &Addr<PushersActor>,
+        &Addr<RoomDirectoryActor>,
     ),
     rooms: &Addr<RoomStateActor>,
     ephemera: &Addr<EphemeraActor>,
@@ -586,6 +602,7 @@ fn gateway(
         read_signer: identity.clone().recipient(),
         media: media.into(),
         read_preview: None,
+        directory: directory.into(),
         downloads: Arc::new(Semaphore::new(limits::MEDIA_DOWNLOADS)),
         meters,
         watch_status: status_page.clone().recipient(),
@@ -635,6 +652,7 @@ beats!(
     EphemeraActor,
     OutboxActor,
     StatusPageActor,
+    RoomDirectoryActor,
     RoomStateActor,
     MeetingActor,
     FederationActor,

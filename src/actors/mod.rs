@@ -30,6 +30,7 @@ pub mod relay_request;
 pub mod rendezvous;
 pub mod replay;
 pub mod room;
+pub mod room_directory;
 pub mod room_state;
 pub mod status_page;
 pub mod store;

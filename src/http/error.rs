@@ -9,7 +9,8 @@ use crate::{
     actors::{
         accounts::AccountError, device_keys::KeyError, error::AskError, identity::IdentityError,
         media::MediaError, outbox::OutboxError, previews::PreviewError, pushers::PusherError,
-        room::RoomError, store::StoreError, upward::FederationError,
+        room::RoomError, room_directory::DirectoryError, store::StoreError,
+        upward::FederationError,
     },
     proto::{ProtoError, json::Unsound},
 };
@@ -292,6 +293,22 @@ impl From<MediaError> for HttpError {
             MediaError::Files(_) => Self::internal(message),
             MediaError::Store(error) => error.into(),
             MediaError::Ask(error) => error.into(),
+        }
+    }
+}
+
+impl From<DirectoryError> for HttpError {
+    fn from(error: DirectoryError) -> Self {
+        let message = error.to_string();
+        match error {
+            DirectoryError::NotFound(_) => Self::not_found(message),
+            DirectoryError::Taken => Self::new(StatusCode::CONFLICT, "M_UNKNOWN", message),
+            DirectoryError::Forbidden(_) => Self::forbidden(message),
+            DirectoryError::BadRequest(_) => Self::invalid_param(message),
+            DirectoryError::Full(_) => Self::limit_exceeded(message),
+            DirectoryError::Federation(error) => error.into(),
+            DirectoryError::Store(error) => error.into(),
+            DirectoryError::Ask(error) => error.into(),
         }
     }
 }

@@ -35,6 +35,10 @@ use crate::{
             ChangeMembership, Join, Leave, ReadContext, ReadMembers, ReadMessages, ReadRelations,
             ReadState, ReadThreadList, RoomError, SendEvent, SetReceipt, SetTyping,
         },
+        room_directory::{
+            DeleteAlias, FindAlias, IsPublished, ListAliases, ListPublicRooms, Publish,
+            ReadHierarchy, ReadSummary, RoomDirectoryActor, SetAlias,
+        },
         room_state::{CreateRoom, ForgetRoom, KnowsRoom, ListRooms, ReadMembership, ToRoom},
         status_page::{ReadFigures, WatchStatus},
         store::{
@@ -73,6 +77,8 @@ pub struct Gateway {
     pub media: MediaDoor,
     /// Previews, where they are wanted.
     pub read_preview: Option<Recipient<ReadPreview>>,
+    /// How rooms are found.
+    pub directory: DirectoryLinks,
     /// Places for downloads: each takes memory for as long as it lasts.
     pub downloads: Arc<Semaphore>,
     /// What is counted.
@@ -124,6 +130,45 @@ impl From<&Addr<MediaActor>> for MediaDoor {
             find: media.clone().recipient(),
             thumbnail: media.clone().recipient(),
             limit: media.clone().recipient(),
+        }
+    }
+}
+
+/// What is asked of RoomDirectory.
+#[derive(Debug, Clone)]
+pub struct DirectoryLinks {
+    /// An alias for a room.
+    pub set_alias: Recipient<SetAlias>,
+    /// One less.
+    pub delete_alias: Recipient<DeleteAlias>,
+    /// Where one leads.
+    pub find_alias: Recipient<FindAlias>,
+    /// All of a room.
+    pub list_aliases: Recipient<ListAliases>,
+    /// Into the list of public rooms, or out of it.
+    pub publish: Recipient<Publish>,
+    /// Whether a room is in it.
+    pub is_published: Recipient<IsPublished>,
+    /// Public rooms.
+    pub list_public_rooms: Recipient<ListPublicRooms>,
+    /// What a room shows of itself.
+    pub read_summary: Recipient<ReadSummary>,
+    /// The rooms of a space.
+    pub read_hierarchy: Recipient<ReadHierarchy>,
+}
+
+impl From<&Addr<RoomDirectoryActor>> for DirectoryLinks {
+    fn from(directory: &Addr<RoomDirectoryActor>) -> Self {
+        Self {
+            set_alias: directory.clone().recipient(),
+            delete_alias: directory.clone().recipient(),
+            find_alias: directory.clone().recipient(),
+            list_aliases: directory.clone().recipient(),
+            publish: directory.clone().recipient(),
+            is_published: directory.clone().recipient(),
+            list_public_rooms: directory.clone().recipient(),
+            read_summary: directory.clone().recipient(),
+            read_hierarchy: directory.clone().recipient(),
         }
     }
 }

@@ -41,8 +41,9 @@ use ruma::api::client as api;
 
 use self::{
     client::{
-        account, account_data, backup, create, discovery, initial, keys, media, membership,
-        notifications, profile, push, pushers, read, relations, send, session, sync, to_device,
+        account, account_data, backup, create, directory, discovery, initial, keys, media,
+        membership, notifications, profile, push, pushers, read, relations, send, session, sync,
+        to_device,
     },
     error::HttpError,
     gateway::Place,
@@ -79,15 +80,23 @@ fn routes() -> Routes {
         .endpoint::<api::voip::get_turn_server_info::v3::Request, _, _>(discovery::turn_server)
         .endpoint::<api::thirdparty::get_protocols::v3::Request, _, _>(discovery::protocols)
         .endpoint::<api::account::get_3pids::v3::Request, _, _>(discovery::third_party_ids)
-        .endpoint::<api::directory::get_public_rooms::v3::Request, _, _>(discovery::public_rooms)
+        // finding rooms
+        .endpoint::<api::directory::get_public_rooms::v3::Request, _, _>(directory::public_rooms)
         .endpoint::<api::directory::get_public_rooms_filtered::v3::Request, _, _>(
-            discovery::public_rooms_filtered,
+            directory::public_rooms_filtered,
         )
         .endpoint::<api::directory::get_room_visibility::v3::Request, _, _>(
-            discovery::room_visibility,
+            directory::room_visibility,
         )
-        .endpoint::<api::alias::get_alias::v3::Request, _, _>(discovery::alias)
-        .endpoint::<api::room::aliases::v3::Request, _, _>(discovery::aliases_of_room)
+        .endpoint::<api::directory::set_room_visibility::v3::Request, _, _>(
+            directory::set_room_visibility,
+        )
+        .endpoint::<api::alias::get_alias::v3::Request, _, _>(directory::alias)
+        .endpoint::<api::alias::create_alias::v3::Request, _, _>(directory::set_alias)
+        .endpoint::<api::alias::delete_alias::v3::Request, _, _>(directory::remove_alias)
+        .endpoint::<api::room::aliases::v3::Request, _, _>(directory::aliases_of_room)
+        .endpoint::<api::room::get_summary::v1::Request, _, _>(directory::summary)
+        .endpoint::<api::space::get_hierarchy::v1::Request, _, _>(directory::hierarchy)
         // sessions and devices
         .endpoint::<api::session::get_login_types::v3::Request, _, _>(session::login_flows)
         .endpoint::<api::session::login::v3::Request, _, _>(session::log_in)

@@ -6,7 +6,7 @@
 use std::fmt::{self, Display};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use ruma::{EventId, RoomId, ServerName, UserId};
+use ruma::{EventId, RoomAliasId, RoomId, ServerName, UserId};
 
 use super::pdu::ROOM_VERSIONS;
 
@@ -155,6 +155,21 @@ impl Endpoint {
     /// `query/profile`: how somebody is called.
     pub fn profile(user_id: &UserId) -> Self {
         Self::get(format!("/_matrix/federation/v1/query/profile?user_id={}", arg(user_id)))
+    }
+
+    /// `query/directory`: where an alias leads.
+    pub fn directory(alias: &RoomAliasId) -> Self {
+        Self::get(format!("/_matrix/federation/v1/query/directory?room_alias={}", arg(alias)))
+    }
+
+    /// `publicRooms`: a page of the public rooms of a server.
+    pub fn public_rooms() -> Self {
+        Self::post("/_matrix/federation/v1/publicRooms")
+    }
+
+    /// `hierarchy`: what a room shows of itself, and which rooms it holds.
+    pub fn hierarchy(room_id: &RoomId) -> Self {
+        Self::get(format!("/_matrix/federation/v1/hierarchy/{}", arg(room_id)))
     }
 
     /// `user/devices`: the keys of all devices of somebody.

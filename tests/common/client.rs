@@ -173,6 +173,11 @@ impl Client {
         self.request(Method::PUT, path, body).await
     }
 
+    /// DELETE.
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.request(Method::DELETE, path, Value::Null).await
+    }
+
     /// Takes what is new, waiting for it up to `wait`.
     pub(crate) async fn sync(&mut self, wait: Duration) -> Value {
         let filter = json!({"room": {"timeline": {"limit": 200}}}).to_string();

@@ -27,6 +27,7 @@ use crate::{
         meeting::{CompareHeads, FindEvents, FindMissing, FindMissingIds},
         relay_request::{CarryRequest, InboundAnswer, InboundRequest},
         room::{Gossiped, IngestTransaction, RoomError, RoomRequest},
+        room_directory::{DirectoryError, ServeDirectory},
         room_state::{IngestIntoRoom, ServeRoom},
         upward::{FindSharing, TransactionVerdict},
     },
@@ -57,6 +58,8 @@ pub struct FederationLinks {
     pub serve_keys: Recipient<ServeKeys>,
     /// DeviceKeys: keys of others changed.
     pub device_list_changed: Recipient<DeviceListChanged>,
+    /// RoomDirectory: how rooms of ours are found.
+    pub serve_directory: Recipient<ServeDirectory>,
     /// Media: what we have of it.
     pub offer_media: Recipient<OfferMedia>,
     /// Media: a piece of it.
@@ -174,6 +177,21 @@ impl From<MediaError> for Refusal {
     }
 }
 
+impl From<DirectoryError> for Refusal {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::BadRequest(why) => RoomError::BadRequest(why.to_owned()).into(),
+            DirectoryError::Full(what) => RoomError::Full(what).into(),
+            DirectoryError::Store(error) => RoomError::Store(error).into(),
+            DirectoryError::Ask(error) => error.into(),
+            DirectoryError::NotFound(_)
+            | DirectoryError::Taken
+            | DirectoryError::Forbidden(_)
+            | DirectoryError::Federation(_) => RoomError::NotFound.into(),
+        }
+    }
+}
+
 impl From<RouteError> for Refusal {
     fn from(error: RouteError) -> Self {
         match error {
@@ -227,6 +245,10 @@ impl FederationLinks {
             Query::Profile(user_id) => self.profile_of(user_id).await?,
             Query::Keys(query) => {
                 let served = self.serve_keys.send(ServeKeys { origin, query }).await;
+                served.map_err(AskError::from)??
+            }
+            Query::Directory(query) => {
+                let served = self.serve_directory.send(ServeDirectory { origin, query }).await;
                 served.map_err(AskError::from)??
             }
             Query::Media(name, pieces) => {

@@ -13,17 +13,20 @@ use ruma::{
             authorization::get_event_authorization,
             backfill::get_backfill,
             device::get_devices,
+            directory::{get_public_rooms, get_public_rooms_filtered},
             event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
             keys::{claim_keys, get_keys},
             membership::{
                 create_invite, create_join_event, create_leave_event, prepare_join_event,
                 prepare_leave_event,
             },
-            query::get_profile_information,
+            query::{get_profile_information, get_room_information},
+            space::get_hierarchy,
             transactions::send_transaction_message,
         },
         path_builder::PathBuilder as _,
     },
+    directory::Filter,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -32,6 +35,7 @@ use crate::{
     actors::{
         device_keys::KeysQuery,
         room::{Given, RoomQuery},
+        room_directory::DirectoryQuery,
     },
     config::limits,
     proto::{
@@ -52,6 +56,8 @@ pub(super) enum Query {
     Room(OwnedRoomId, RoomQuery),
     /// The profile of our user.
     Profile(OwnedUserId),
+    /// How rooms of ours are found.
+    Directory(DirectoryQuery),
     /// Whether we have some media; with the list of its pieces.
     Media(MediaName, bool),
     /// A piece of media, by ticket and number.
@@ -262,6 +268,23 @@ pub(super) fn route(request: &Request) -> Result<Query, RouteError> {
     if let Some(asked) = read::<get_profile_information::v1::Request>(request, body) {
         return Ok(Query::Profile(asked?.user_id));
     }
+    if let Some(asked) = read::<get_room_information::v1::Request>(request, body) {
+        return Ok(Query::Directory(DirectoryQuery::Alias(asked?.room_alias)));
+    }
+    if let Some(asked) = read::<get_public_rooms::v1::Request>(request, body) {
+        let get_public_rooms::v1::Request { limit, since, .. } = asked?;
+        let (filter, limit) = (Filter::new(), limit.map(Into::into));
+        return Ok(Query::Directory(DirectoryQuery::PublicRooms { filter, limit, since }));
+    }
+    if let Some(asked) = read::<get_public_rooms_filtered::v1::Request>(request, body) {
+        let get_public_rooms_filtered::v1::Request { limit, since, filter, .. } = asked?;
+        let limit = limit.map(Into::into);
+        return Ok(Query::Directory(DirectoryQuery::PublicRooms { filter, limit, since }));
+    }
+    if let Some(asked) = read::<get_hierarchy::v1::Request>(request, body) {
+        let get_hierarchy::v1::Request { room_id, suggested_only, .. } = asked?;
+        return Ok(Query::Directory(DirectoryQuery::Hierarchy { room_id, suggested_only }));
+    }
     if let Some(asked) = read::<get_devices::v1::Request>(request, body) {
         return Ok(Query::Keys(KeysQuery::Devices(asked?.user_id)));
     }
@@ -399,7 +422,7 @@ fn ours(request: &Request, body: &[u8]) -> Result<Query, RouteError> {
 
 #[cfg(test)]
 mod tests {
-    use ruma::CanonicalJsonValue;
+    use ruma::{CanonicalJsonValue, OwnedRoomAliasId};
     use serde_json::json;
 
     use super::*;
@@ -561,6 +584,27 @@ mod tests {
         assert!(matches!(
             found(Endpoint::profile(&user), nothing()),
             Query::Profile(user_id) if user_id == user
+        ));
+        let alias: OwnedRoomAliasId = "#a/b?c=d&e%20:x".try_into().unwrap();
+        assert!(matches!(
+            found(Endpoint::directory(&alias), nothing()),
+            Query::Directory(DirectoryQuery::Alias(asked)) if asked == alias
+        ));
+        let filter = json!({"limit": 7, "filter": {"generic_search_term": "tea"}});
+        assert!(matches!(
+            found(Endpoint::public_rooms(), filter),
+            Query::Directory(DirectoryQuery::PublicRooms { filter, limit: Some(7), since: None })
+                if filter.generic_search_term.as_deref() == Some("tea")
+        ));
+        let all = ask("GET", "/_matrix/federation/v1/publicRooms?limit=3", nothing());
+        assert!(matches!(
+            all,
+            Ok(Query::Directory(DirectoryQuery::PublicRooms { limit: Some(3), .. }))
+        ));
+        assert!(matches!(
+            found(Endpoint::hierarchy(&room), nothing()),
+            Query::Directory(DirectoryQuery::Hierarchy { room_id, suggested_only: false })
+                if room_id == room
         ));
         let transaction = json!({"origin": "x", "origin_server_ts": 1, "pdus": [], "edus": []});
         assert!(matches!(found(Endpoint::send(1), transaction), Query::Transaction(_)));

@@ -17,15 +17,16 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, Serv
 use tokio::sync::watch;
 
 use super::{
-    AckToDevice, BundlesRead, Close, CommitRoom, Committed, CountToDevice, DeviceLists,
+    AckToDevice, BundlesRead, Card, Close, CommitRoom, Committed, CountToDevice, DeviceLists,
     DirectoryEntry, DropToDevice, FindAnnotation, FindGap, FindGaps, FindLacking, FindRoommates,
     FindUnspread, GapsFound, KeepReceipt, ListRooms, LoadAuthChain, LoadEvents, LoadRoom,
     LoadState, LoadedRoom, Lookup, MissingEvent, MissingWalk, NameOwner, Notifications,
-    ReadBundles, ReadDepartures, ReadDeviceLists, ReadEvents, ReadFaces, ReadHeads, ReadMissing,
-    ReadNotifications, ReadRelated, ReadRow, ReadRows, ReadServersOf, ReadServersWith, ReadSync,
-    ReadThreads, ReadTimeline, ReceiptPlace, RelatedPage, RoomEvents, RoomFace, RoomGaps, RoomRow,
-    Roommates, Row, RowPage, ScanPage, ScanRows, SearchDirectory, SiftIds, SiftedIds, StoreError,
-    StoredEvent, SyncRows, TimelinePage, ToDeviceCount, WatchStream, WriteRows, commit,
+    ReadBundles, ReadCards, ReadDepartures, ReadDeviceLists, ReadEvents, ReadFaces, ReadHeads,
+    ReadMissing, ReadNotifications, ReadRelated, ReadRow, ReadRows, ReadServersOf, ReadServersWith,
+    ReadSync, ReadThreads, ReadTimeline, ReceiptPlace, RelatedPage, RoomEvents, RoomFace, RoomGaps,
+    RoomRow, Roommates, Row, RowPage, ScanPage, ScanRows, SearchDirectory, SiftIds, SiftedIds,
+    StoreError, StoredEvent, SyncRows, TimelinePage, ToDeviceCount, WatchStream, WriteRows, cards,
+    commit,
     database::{Database, WriteSet},
     device_lists, directory, events, faces,
     flusher::{self, Flusher, Tell},
@@ -501,6 +502,15 @@ impl Handler<SearchDirectory> for StoreActor {
 
     fn handle(&mut self, ask: SearchDirectory, _: &mut Self::Context) -> Self::Result {
         directory::search(&self.open()?.database, &ask.term, ask.limit)
+    }
+}
+
+impl Handler<ReadCards> for StoreActor {
+    type Result = Result<Vec<Card>, StoreError>;
+
+    fn handle(&mut self, ReadCards(rooms): ReadCards, _: &mut Self::Context) -> Self::Result {
+        let database = &self.open()?.database;
+        rooms.iter().filter_map(|room_id| cards::read(database, room_id).transpose()).collect()
     }
 }
 

@@ -31,6 +31,7 @@
 
 mod actor;
 mod backwards;
+mod cards;
 mod commit;
 mod database;
 mod device_lists;

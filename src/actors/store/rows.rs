@@ -59,6 +59,8 @@ pub(super) fn key(row: &Row) -> Vec<u8> {
         Row::BackedUp(user, version, room, session) => {
             own(family::BACKED_UP, user).number(*version).text(room.as_str()).text(session)
         }
+        Row::Alias(alias) => key(family::ALIAS).text(alias.as_str()),
+        Row::PublishedRoom(room) => key(family::PUBLISHED_ROOM).text(room.as_str()),
         Row::Media(server, id) => key(family::MEDIA).text(server.as_str()).text(id),
         Row::MediaStatement(server, id) => {
             key(family::MEDIA_STATEMENT).text(server.as_str()).text(id)
@@ -114,6 +116,8 @@ pub(super) fn row_of(key: &[u8]) -> Result<Row, StoreError> {
                 parts.text()?.try_into().ok()?,
                 parts.text()?,
             ),
+            family::ALIAS => Row::Alias(first.try_into().ok()?),
+            family::PUBLISHED_ROOM => Row::PublishedRoom(first.try_into().ok()?),
             family::MEDIA => Row::Media(first.try_into().ok()?, parts.text()?),
             family::MEDIA_STATEMENT => Row::MediaStatement(first.try_into().ok()?, parts.text()?),
             _ => return None,
@@ -157,6 +161,8 @@ fn prefix(kind: &RowKind) -> Vec<u8> {
             key(family::BACKED_UP).text(user.as_str()).number(*version).text(room.as_str())
         }
         RowKind::Media => key(family::MEDIA),
+        RowKind::Aliases => key(family::ALIAS),
+        RowKind::PublishedRooms => key(family::PUBLISHED_ROOM),
     }
     .done()
 }
@@ -219,6 +225,8 @@ pub(super) fn write(
             | Row::Pusher(..)
             | Row::Backup(..)
             | Row::BackedUp(..)
+            | Row::Alias(_)
+            | Row::PublishedRoom(_)
             | Row::Media(..)
             | Row::MediaStatement(..) => {}
         }
@@ -442,6 +450,8 @@ mod tests {
                 Row::BackedUp(user(), 7, room(), text()),
                 Some(RowKind::BackedUpOfRoom(user(), 7, room())),
             ),
+            (Row::Alias("#a:b".try_into().unwrap()), Some(RowKind::Aliases)),
+            (Row::PublishedRoom(room()), Some(RowKind::PublishedRooms)),
             (Row::Media(server(), text()), Some(RowKind::Media)),
             (Row::MediaStatement(server(), text()), None),
         ] {

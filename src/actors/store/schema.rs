@@ -141,6 +141,10 @@ pub(super) mod family {
     pub(in super::super) const MEDIA: u8 = 0xb0;
     /// `server, media id` → what its server signed of it (JSON).
     pub(in super::super) const MEDIA_STATEMENT: u8 = 0xb1;
+    /// `alias` → the room that it leads to (JSON).
+    pub(in super::super) const ALIAS: u8 = 0xc0;
+    /// `room id` → nothing: the room is in our list of public rooms.
+    pub(in super::super) const PUBLISHED_ROOM: u8 = 0xc1;
     /// `user` → password, and whether the account ended (JSON).
     pub(in super::super) const ACCOUNT: u8 = 0xd0;
     /// `hash` → whose refresh token it is (JSON).

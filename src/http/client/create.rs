@@ -2,7 +2,8 @@
 
 use actix_web::Responder;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, RoomVersionId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedUserId, RoomAliasId,
+    RoomVersionId, UserId,
     api::client::room::{
         Visibility,
         create_room::v3::{Request, RoomPreset},
@@ -12,10 +13,14 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{canonical, canonical_of};
+use super::{
+    canonical, canonical_of,
+    directory::{check_free, in_use},
+};
 use crate::{
     actors::{
         admission::Permit,
+        room_directory::{DirectoryError, Publish, SetAlias},
         room_state::{CreateRoom, DEFAULT_VERSION},
     },
     http::{
@@ -33,8 +38,25 @@ const INVITES: usize = 100;
 /// Makes a room.
 pub async fn create_room(request: Authed<Request>) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit } = request;
-    let message = compose(body, &session.user_id, permit)?;
+    let alias = alias_of(&body, &session.user_id)?;
+    if let Some(alias) = &alias {
+        check_free(&gateway, alias).await?;
+    }
+    let is_public = body.visibility == Visibility::Public;
+    let message = compose(body, &session.user_id, alias.as_deref(), permit)?;
     let room_id = ask(&gateway.rooms.create, message).await??;
+    if let Some(alias) = alias {
+        let set = SetAlias { alias, room_id: room_id.clone(), by: session.user_id };
+        match ask(&gateway.directory.set_alias, set).await? {
+            // Somebody was quicker. The room is there all the same.
+            Err(DirectoryError::Taken) => return Err(in_use()),
+            set => set?,
+        }
+    }
+    if is_public {
+        let publish = Publish { room_id: room_id.clone(), is_public };
+        ask(&gateway.directory.publish, publish).await??;
+    }
     Ok(Json(json!({"room_id": room_id})))
 }
 
@@ -61,8 +83,24 @@ struct Initial {
     content: Box<RawValue>,
 }
 
+/// Returns the alias that is wanted for the room.
+fn alias_of(request: &Request, by: &UserId) -> Result<Option<OwnedRoomAliasId>, HttpError> {
+    let Some(name) = &request.room_alias_name else { return Ok(None) };
+    let bad = || HttpError::invalid_param("room_alias_name is what is between # and : in an alias");
+    if name.is_empty() || name.contains([':', '#', '\0']) || name.contains(char::is_whitespace) {
+        return Err(bad());
+    }
+    let alias = format!("#{name}:{}", by.server_name());
+    alias.try_into().map(Some).map_err(|_| bad())
+}
+
 /// Composes the message to RoomState.
-fn compose(request: Request, creator: &UserId, permit: Permit) -> Result<CreateRoom, HttpError> {
+fn compose(
+    request: Request,
+    creator: &UserId,
+    alias: Option<&RoomAliasId>,
+    permit: Permit,
+) -> Result<CreateRoom, HttpError> {
     let version = request.room_version.clone().unwrap_or(DEFAULT_VERSION);
     let rules = rules_of(&version).ok_or_else(|| unsupported(&version))?;
     refuse_what_is_not_here(&request)?;
@@ -89,6 +127,9 @@ fn compose(request: Request, creator: &UserId, permit: Permit) -> Result<CreateR
     state.set(POWER_LEVELS, "", levels);
     for (kind, content) in preset_state(&preset) {
         state.set(kind, "", object(content)?);
+    }
+    if let Some(alias) = alias {
+        state.set("m.room.canonical_alias", "", object(json!({"alias": alias}))?);
     }
     for event in &request.initial_state {
         let event: Initial = serde_json::from_str(event.json().get())
@@ -132,9 +173,6 @@ fn unsupported(version: &RoomVersionId) -> HttpError {
 }
 
 fn refuse_what_is_not_here(request: &Request) -> Result<(), HttpError> {
-    if request.room_alias_name.is_some() {
-        return Err(HttpError::invalid_param("there are no room aliases here"));
-    }
     use RoomPreset::{PrivateChat, PublicChat, TrustedPrivateChat};
     if !matches!(request.preset, None | Some(PrivateChat | PublicChat | TrustedPrivateChat)) {
         return Err(HttpError::invalid_param(
@@ -269,7 +307,9 @@ mod tests {
         let mut request = Request::default();
         change(&mut request);
         let permit = Admission::new(1).admit().unwrap();
-        compose(request, user_id!("@p2p:me"), permit)
+        let by = user_id!("@p2p:me");
+        let alias = alias_of(&request, by)?;
+        compose(request, by, alias.as_deref(), permit)
     }
 
     fn raw<T>(value: &Value) -> Raw<T> {

@@ -3,22 +3,14 @@
 use actix_web::{Responder, web};
 use ruma::api::client::{
     account::get_3pids,
-    alias::get_alias,
-    directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility},
     discovery::{get_capabilities, get_supported_versions},
-    room::aliases,
     thirdparty::get_protocols,
     voip::get_turn_server_info,
 };
 use serde_json::{Map, Value, json};
 
-use super::check_joined;
 use crate::{
-    actors::{
-        accounts::ListPeople,
-        identity::ReadSigner,
-        room_state::{DEFAULT_VERSION, KnowsRoom},
-    },
+    actors::{accounts::ListPeople, identity::ReadSigner, room_state::DEFAULT_VERSION},
     http::{
         error::HttpError,
         gateway::{Gateway, Place, ask},
@@ -87,38 +79,4 @@ pub async fn protocols(_: Authed<get_protocols::v3::Request>) -> impl Responder 
 /// There are no third-party identifiers.
 pub async fn third_party_ids(_: Authed<get_3pids::v3::Request>) -> impl Responder {
     Json(json!({"threepids": []}))
-}
-
-/// No room is published.
-pub async fn public_rooms(_: Open<get_public_rooms::v3::Request>) -> impl Responder {
-    Json(json!({"chunk": [], "total_room_count_estimate": 0}))
-}
-
-/// No room is published.
-pub async fn public_rooms_filtered(
-    _: Authed<get_public_rooms_filtered::v3::Request>,
-) -> impl Responder {
-    Json(json!({"chunk": [], "total_room_count_estimate": 0}))
-}
-
-/// Rooms have no aliases here, so none leads anywhere.
-pub async fn alias(_: Open<get_alias::v3::Request>) -> Result<Json<Empty>, HttpError> {
-    Err(HttpError::not_found("there are no room aliases here"))
-}
-
-/// Rooms have no aliases here, as members of one are told.
-pub async fn aliases_of_room(
-    request: Authed<aliases::v3::Request>,
-) -> Result<impl Responder, HttpError> {
-    check_joined(&request.gateway, &request.session, &request.body.room_id).await?;
-    Ok(Json(json!({"aliases": []})))
-}
-
-/// No room is published.
-pub async fn room_visibility(
-    request: Open<get_room_visibility::v3::Request>,
-) -> Result<impl Responder, HttpError> {
-    let known = ask(&request.gateway.rooms.knows, KnowsRoom(request.body.room_id)).await?;
-    known.then_some(()).ok_or_else(|| HttpError::not_found("no such room"))?;
-    Ok(Json(json!({"visibility": "private"})))
 }

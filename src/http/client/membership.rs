@@ -2,7 +2,7 @@
 
 use actix_web::Responder;
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
+    OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
     api::client::membership::{
         ban_user, forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias,
         joined_rooms, kick_user, leave_room, unban_user,
@@ -15,6 +15,7 @@ use crate::{
     actors::{
         admission::Permit,
         room::{ChangeMembership, Join, Leave, MemberChange},
+        room_directory::FindAlias,
         room_state::{ForgetRoom, ListRooms},
     },
     http::{
@@ -58,14 +59,22 @@ pub async fn join_by_id(
     join(&gateway, session.user_id, body.room_id, Vec::new(), body.reason, permit).await
 }
 
-/// Joins a room by id; there are no aliases here.
+/// Joins a room by id or alias.
 pub async fn join_by_id_or_alias(
     request: Authed<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<impl Responder, HttpError> {
     let Authed { body, session, gateway, permit } = request;
-    let room_id = RoomId::parse(body.room_id_or_alias.as_str())
-        .map_err(|_| HttpError::not_found("there are no room aliases here: join by room id"))?;
-    join(&gateway, session.user_id, room_id, body.via, body.reason, permit).await
+    let (named, mut via) = (body.room_id_or_alias, body.via);
+    let room_id = match OwnedRoomAliasId::try_from(named.as_str()) {
+        Ok(alias) => {
+            let found = ask(&gateway.directory.find_alias, FindAlias(alias)).await??;
+            via.extend(found.servers);
+            found.room_id
+        }
+        Err(_) => RoomId::parse(named.as_str())
+            .map_err(|_| HttpError::invalid_param("this is neither a room id nor an alias"))?,
+    };
+    join(&gateway, session.user_id, room_id, via, body.reason, permit).await
 }
 
 async fn alter(

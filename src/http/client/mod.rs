@@ -4,6 +4,7 @@ pub mod account;
 pub mod account_data;
 pub mod backup;
 pub mod create;
+pub mod directory;
 pub mod discovery;
 pub mod initial;
 pub mod keys;

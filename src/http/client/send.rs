@@ -17,7 +17,7 @@ use ruma::{
 };
 use serde_json::{json, value::to_raw_value};
 
-use super::{canonical_of, check_joined, check_own};
+use super::{canonical_of, check_joined, check_own, directory::check_canonical_alias};
 use crate::{
     actors::{
         accounts::{Session, SetAccountData},
@@ -107,8 +107,12 @@ pub async fn state(
     let kind = body.event_type.to_string();
     let kind = TimelineEventType::from(kind);
     let content = canonical_of(&body.body)?;
-    if kind == TimelineEventType::RoomMember {
-        check_member(&content)?;
+    match kind {
+        TimelineEventType::RoomMember => check_member(&content)?,
+        TimelineEventType::RoomCanonicalAlias => {
+            check_canonical_alias(&gateway, &session, &body.room_id, &content).await?;
+        }
+        _ => {}
     }
     let message = SendEvent {
         by: session.user_id,

@@ -22,6 +22,7 @@ use crate::{
         pushers::{PushersActor, PushersLinks},
         rendezvous::{Advertise, FoundPerson, ReadProven, SearchPeople},
         room::*,
+        room_directory::{RoomDirectoryActor, RoomDirectoryLinks},
         room_state::{
             CreateRoom, ForgetRoom, KnowsRoom, ListRooms, Listens, ProfileUpdated, ReadMembership,
             ToRoom, UserGone,
@@ -176,6 +177,15 @@ pub(super) async fn start_with(registration: Registration) -> (Addr<Fake>, Gatew
         notifications: fake.clone().recipient(),
         watch: fake.clone().recipient(),
     };
+    let directory = RoomDirectoryActor::start_loaded(RoomDirectoryLinks {
+        write_rows: fake.clone().recipient(),
+        scan_rows: fake.clone().recipient(),
+        read_cards: fake.clone().recipient(),
+        list_rooms: fake.clone().recipient(),
+        signer: fake.clone().recipient(),
+        federation: fake.clone().recipient(),
+    });
+    let directory = directory.await.unwrap();
     let pushers = PushersActor::start_loaded(links, WebClient::new(false)).await.unwrap();
     let gateway = Gateway {
         accounts,
@@ -224,6 +234,7 @@ pub(super) async fn start_with(registration: Registration) -> (Addr<Fake>, Gatew
         read_signer: fake.clone().recipient(),
         media: (&media).into(),
         read_preview: None,
+        directory: (&directory).into(),
         downloads: Arc::new(tokio::sync::Semaphore::new(4)),
         meters: crate::meters::Meters::default(),
         watch_status: fake.clone().recipient(),
@@ -486,6 +497,14 @@ impl Handler<ReadSync> for Fake {
             rows.account_data.push(("m.push_rules".into(), rules));
         }
         Ok(rows)
+    }
+}
+
+impl Handler<ReadCards> for Fake {
+    type Result = Result<Vec<Card>, StoreError>;
+
+    fn handle(&mut self, _: ReadCards, _: &mut Context<Self>) -> Self::Result {
+        Ok(Vec::new())
     }
 }
 

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use actix::Message;
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId,
-    events::room::member::MembershipState,
+    events::room::member::MembershipState, room::RoomSummary,
 };
+use serde_json::value::RawValue;
 
 use super::{DirectoryEntry, StoreError};
 use crate::proto::heads::{Gap, MissingIds};
@@ -193,6 +194,22 @@ pub struct SearchDirectory {
     pub term: String,
     /// Most results.
     pub limit: usize,
+}
+
+/// Reads what rooms show of themselves. Rooms of which nothing is here are left out.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<Card>, StoreError>")]
+pub struct ReadCards(pub Vec<OwnedRoomId>);
+
+/// What a room shows of itself to those who are not in it.
+#[derive(Debug, Clone)]
+pub struct Card {
+    /// What it is called, who may come in, how many are there.
+    pub summary: RoomSummary,
+    /// Servers with somebody in it.
+    pub servers: Vec<OwnedServerName>,
+    /// Of a space: which rooms it holds, as the events that say so.
+    pub children: Vec<Box<RawValue>>,
 }
 
 /// Finds those of some users who are in a joined room of a user of ours: in it, or invited to it.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use actix::Message;
-use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId};
+use ruma::{OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 use super::{Committed, StoreError};
 
@@ -65,6 +65,10 @@ pub enum Row {
     Backup(OwnedUserId, u64),
     /// DeviceKeys: a room key of a backup, by room and session, as JSON.
     BackedUp(OwnedUserId, u64, OwnedRoomId, String),
+    /// RoomDirectory: where an alias of ours leads, as JSON.
+    Alias(OwnedRoomAliasId),
+    /// RoomDirectory: a room in our list of public rooms. Value-less.
+    PublishedRoom(OwnedRoomId),
     /// Media: what is known of a piece of media, by its server and id, as JSON.
     Media(OwnedServerName, String),
     /// Media: what its server signed of it, as JSON.
@@ -120,6 +124,10 @@ pub enum RowKind {
     BackedUpOfRoom(OwnedUserId, u64, OwnedRoomId),
     /// All media.
     Media,
+    /// All aliases.
+    Aliases,
+    /// All rooms in our list of public rooms.
+    PublishedRooms,
 }
 
 /// Writes rows in one transaction; `None` deletes. Answered once durable.
