@@ -79,7 +79,7 @@ async fn who_never_met_somebody_who_is_off_encrypts_for_all_devices_of_that_pers
         (devices.as_object().is_some_and(|devices| devices.len() == 2)).then_some(devices)
     };
     let devices = eventually("both devices of Ann's", async || of(&cleo.me).await).await;
-    println!("the keys of somebody who is off were there after {:?}", asked.elapsed());
+    eprintln!("the keys of somebody who is off were there after {:?}", asked.elapsed());
     for one in [&device, &second] {
         let mut shown = devices[&one.device_id].clone();
         let of_server = shown.as_object_mut().unwrap().remove("unsigned");
