@@ -124,7 +124,7 @@ async fn two_members(bob: &Home) -> [Eve; 2] {
 #[tokio::test]
 async fn attack_17_false_pieces_come_to_nobody_and_the_file_comes_from_who_has_it() {
     let bob = home(&[]).await;
-    let [mut eve, mut dave] = two_members(&bob).await;
+    let [mut eve, mut dave] = Box::pin(two_members(&bob)).await;
     let content = bytes(5 * 1024 * 1024 + 77);
     let pieces = pieces_of(&content);
     // What Eve signed is true. What she gives is not: a bit is turned, pieces are swapped, short, or long.
@@ -156,7 +156,7 @@ async fn attack_17_false_pieces_come_to_nobody_and_the_file_comes_from_who_has_i
 #[tokio::test]
 async fn attack_17_a_list_of_pieces_is_that_of_the_file_or_none() {
     let bob = home(&[]).await;
-    let [mut eve, mut dave] = two_members(&bob).await;
+    let [mut eve, mut dave] = Box::pin(two_members(&bob)).await;
     let content = bytes(3 * PIECE + 5);
     let pieces = pieces_of(&content);
     let (name, statement) = sign(&eve, "film", &pieces);
@@ -201,7 +201,7 @@ async fn attack_17_large_media_of_others_fill_no_disk() {
         });
     });
     bob.node.start_again().await;
-    let [mut eve, mut dave] = two_members(&bob).await;
+    let [mut eve, mut dave] = Box::pin(two_members(&bob)).await;
     // One that is larger than one may be, and says so; and one of a million GiB, with no list for it.
     let large = bytes(usize::try_from(MOST).unwrap());
     let pieces = pieces_of(&large);
