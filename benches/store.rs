@@ -1,5 +1,5 @@
 //! The Store against the disk below it: durable commits beside a bare append and fdatasync of the
-//! same run, and reads that must not grow with the number of rooms.
+//! same run and beside the database without a journal, and reads that must not grow with the number of rooms.
 //!
 //! `cargo bench --bench store`; ratios to the floor hold on a noisy machine, times do not.
 
@@ -173,12 +173,40 @@ fn append(folder: &Path, times: u64) -> Duration {
     begin.elapsed()
 }
 
+/// What made a commit durable before there was a journal: a batch of rows, flushed, and synced.
+fn without_journal(folder: &Path, times: u64) -> Duration {
+    let folder = folder.join("without");
+    let sled = sled::Config::new()
+        .path(&folder)
+        .segment_size(8 << 20)
+        .mode(sled::Mode::LowSpace)
+        .flush_every_ms(None)
+        .open()
+        .unwrap();
+    let file = File::open(folder.join("db")).unwrap();
+    let begin = Instant::now();
+    for n in 0..times {
+        let mut batch = sled::Batch::default();
+        for row in 0..8_u64 {
+            let key = [row.to_be_bytes(), n.to_be_bytes()].concat();
+            batch.insert(key, vec![7; if row == 0 { 1024 } else { 60 }]);
+        }
+        sled.apply_batch(batch).unwrap();
+        sled.flush().unwrap();
+        file.sync_data().unwrap();
+    }
+    begin.elapsed()
+}
+
 fn commits(c: &mut Criterion) {
     let mut group = c.benchmark_group("durable");
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     group.throughput(Throughput::Elements(1));
     group.bench_function("floor: append 1 KiB, fdatasync", |b| {
         b.iter_custom(|times| append(folder.path(), times));
+    });
+    group.bench_function("without a journal: 8 rows into the database, flush, fdatasync", |b| {
+        b.iter_custom(|times| without_journal(folder.path(), times));
     });
     let mut world = World::with_rooms(8);
     for in_flight in [1, 32] {

@@ -52,6 +52,34 @@ pub enum Ask {
         #[command(subcommand)]
         what: ElementCommand,
     },
+    /// Looks at every byte of the database and its journal, while the node is stopped. Exit code: 0 all is
+    /// whole, 2 something is damaged.
+    Fsck,
+    /// Makes a damaged database anew from its journal, or a damaged journal from the database, while the
+    /// node is stopped. A start does the first by itself.
+    Rebuild,
+    /// Writes all that this node is into one sealed file: identity, rooms, messages, keys, media. The node may
+    /// run. The passphrase is asked for, or taken from MESSAGEHUB_PASSPHRASE.
+    Backup {
+        /// The file.
+        file: PathBuf,
+        /// Overwrites it where it is there.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Makes a data folder of a backup: an empty one, on a machine that takes the place of the old one.
+    Restore {
+        /// The file.
+        file: PathBuf,
+        /// The old node is gone; do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Writes the identity down in 24 words, or begins a node with one that was written down.
+    Identity {
+        #[command(subcommand)]
+        what: IdentityCommand,
+    },
     /// Prints a login token of the running node: for one use, within two minutes.
     LoginToken,
     /// Sets a password, by which clients can log in that know nothing else. It is asked for twice, or
@@ -62,6 +90,24 @@ pub enum Ask {
         /// Logs all devices of that person out.
         #[arg(long)]
         log_out: bool,
+    },
+}
+
+/// What can be done about the identity.
+#[derive(Subcommand, Debug)]
+pub enum IdentityCommand {
+    /// Prints the 24 words.
+    Export {
+        /// Do not ask whether somebody is looking.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Begins a node, in an empty data folder, with the identity of 24 words: they are asked for, or read
+    /// from standard input. Rooms and messages are in backups.
+    Import {
+        /// The old node is gone; do not ask.
+        #[arg(long)]
+        yes: bool,
     },
 }
 

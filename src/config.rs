@@ -133,6 +133,18 @@ pub mod limits {
     pub const NOTIFIED: u64 = 1000;
     /// Largest value of a row in the Store; larger ones could brick the database.
     pub const ROW: usize = 100 * 1024;
+    /// Bytes of a file of the journal; a group of writes that is larger has one of its own.
+    pub const JOURNAL_FILE: u64 = 64 * 1024 * 1024;
+    /// Bytes of rows in an old file of the journal that are looked at, and written again, at a time.
+    pub const JOURNAL_PORTION: usize = 64 * 1024;
+    /// Bytes of rows in the journal that wait for the database: with more, they are brought there.
+    pub const FOLLOW_LEN: usize = 256 * 1024;
+    /// With this much, whoever writes waits until the database has taken what it takes.
+    pub const FOLLOW_MAX: usize = 8 * 1024 * 1024;
+    /// With less, they are brought to the database after this long.
+    pub const FOLLOW_AFTER: Duration = Duration::from_millis(200);
+    /// Damaged databases that are kept beside the one that took their place, and journals.
+    pub const SET_ASIDE: usize = 2;
     /// State groups between two full snapshots.
     pub const GROUP_CHAIN: u32 = 100;
     /// PDUs of one room that wait for missing events.

@@ -8,10 +8,12 @@ use std::{fs, io, path::Path};
 use crate::platform::files;
 
 /// What this program keeps in the folder; nothing else in it is touched.
-const OURS: [&str; 7] =
-    ["db", LOCK, "db.mark", "db.trial", "keys.json", "libp2p.key", "dht-peers.json"];
+const OURS: [&str; 8] =
+    ["db", LOCK, "db.mark", "db.trial", "journal", "keys.json", "libp2p.key", "dht-peers.json"];
 /// The file that whoever uses the folder holds locked.
 pub const LOCK: &str = "db.lock";
+/// Files of it that a backup has, beside journal and media, where they are there.
+pub const BACKED_UP: [&str; 4] = ["keys.json", "libp2p.key", "dht-peers.json", "config.json"];
 /// Why the node ended, where that is for its person to decide; gone at the next start.
 const LAST_WORD: &str = "stopped.txt";
 /// Why a folder cannot be used.

@@ -13,6 +13,7 @@
 //! | [`doctor`] | what is wrong with this machine, configuration or network |
 //! | [`platform`] | all that differs from one operating system to another |
 //! | [`network_secret`] | a secret for a private network |
+//! | [`safekeeping`] | backups, and the identity in 24 words |
 //! | [`web_client`] | asking web servers: what has to come from one |
 //! | [`new_password`] | reads a password from a terminal |
 //! | [`web_ask`] | asking web servers that somebody else chose, at addresses that were checked |
@@ -36,6 +37,7 @@ pub mod new_password;
 pub mod node;
 pub mod platform;
 pub mod proto;
+pub mod safekeeping;
 pub mod status;
 pub mod web_ask;
 pub mod web_client;

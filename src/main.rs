@@ -13,14 +13,17 @@ use messagehub::{
     actors::{
         clock::now_ms,
         element::{self, Loaded, Work},
+        identity,
+        store::{self, Rebuilt},
     },
-    arguments::{Arguments, Ask, ElementCommand},
+    arguments::{Arguments, Ask, ElementCommand, IdentityCommand},
     config::{self, Config},
     control::{self, Command},
     data_folder,
     doctor::{self, Step},
     log_lines, network_secret, new_password, node,
     platform::{desktop, folders},
+    safekeeping::terminal,
     status::{self, OutboxStatus, Status},
 };
 
@@ -66,6 +69,14 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         Some(Ask::Element { what: ElementCommand::Install { file } }) => {
             install_element(config, &data, file.as_deref())
         }
+        Some(Ask::Fsck) => check(&data),
+        Some(Ask::Rebuild) => rebuild(&data),
+        Some(Ask::Backup { file, force }) => print(&terminal::back_up(&data, &file, force)?),
+        Some(Ask::Restore { file, yes }) => print(&terminal::bring_back(&data, &file, yes)?),
+        Some(Ask::Identity { what }) => match what {
+            IdentityCommand::Export { yes } => print(&terminal::export(&data, yes)?),
+            IdentityCommand::Import { yes } => print(&terminal::import(&data, yes)?),
+        },
         Some(Ask::LoginToken) => print(&ask::<String>(&data, Command::LoginToken)?),
         Some(Ask::Password { user, log_out }) => {
             // Before anybody types for nothing.
@@ -124,6 +135,32 @@ fn as_json(value: &impl serde::Serialize) -> Result<String, String> {
 fn print(text: &str) -> Result<ExitCode, String> {
     writeln!(io::stdout(), "{text}").map_err(|error| error.to_string())?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn check(data: &Path) -> Result<ExitCode, String> {
+    let keys = identity::read_server_name(data).map_err(|error| error.to_string())?;
+    let checked = store::check(data, keys.as_deref()).map_err(|error| error.to_string())?;
+    let mut code = ExitCode::SUCCESS;
+    for (what, found) in [("journal", checked.journal), ("database", checked.database)] {
+        match found {
+            Ok(found) => drop(print(&format!("{what}: {found}"))?),
+            Err(error) => {
+                print(&format!("{what}: {error}"))?;
+                code = ExitCode::from(2);
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn rebuild(data: &Path) -> Result<ExitCode, String> {
+    let keys = identity::read_server_name(data).map_err(|error| error.to_string())?;
+    let rebuilt = store::rebuild(data, keys.as_deref()).map_err(|error| error.to_string())?;
+    print(match rebuilt {
+        Rebuilt::Nothing => "database and journal are whole; nothing was changed",
+        Rebuilt::Database => "the database was made anew from the journal",
+        Rebuilt::Journal => "the journal was made anew from the database",
+    })
 }
 
 /// The secret alone on standard output, so that a script can take it; what to do with it beside.

@@ -205,8 +205,10 @@ async fn a_folder_that_is_not_whole_is_refused_and_left_as_it_is() {
     for n in 0..100 {
         home.me.send(&room, &format!("{n}")).await;
     }
-    home.node.kill();
+    home.node.stop().await;
     let (data, config) = (home.node.data(), home.node.config_file());
+    // From its journal a database would be made anew (tests/safekeeping.rs).
+    fs::remove_dir_all(data.join("journal")).unwrap();
     let whole = files(&data);
     let damages: [Damage; 8] = [
         ("db", |data| fs::remove_dir_all(data.join("db")).unwrap()),

@@ -137,6 +137,31 @@ pub fn read_server_name(data: &Path) -> Result<Option<OwnedServerName>, Identity
     Ok(read(data)?.map(|keys| keys.secret.server_name()))
 }
 
+/// Reads the secret of the identity key of a data folder, if it has one: for whoever writes it down.
+pub fn read_seed(data: &Path) -> Result<Option<[u8; 32]>, IdentityError> {
+    Ok(read(data)?.map(|keys| keys.secret.identity))
+}
+
+/// Makes new keys for an identity that was written down, in a folder without keys. Returns whose they are.
+pub fn create_from_seed(
+    data: &Path,
+    identity: [u8; 32],
+    now: u64,
+) -> Result<OwnedServerName, IdentityError> {
+    let path = data.join(FILE);
+    if path.exists() {
+        return Err(failed(&path, "it is there already"));
+    }
+    let mut secret = SecretKeys { identity, verify: [0; 32], encryption: [0; 32] };
+    for seed in [&mut secret.verify, &mut secret.encryption] {
+        rand::rng().fill_bytes(seed);
+    }
+    let encryption = EncryptionKeys::new(secret.encryption, now);
+    let keys = NodeKeys { secret, encryption };
+    keep(data, &keys)?;
+    Ok(keys.secret.server_name())
+}
+
 /// Makes new keys and keeps them for good.
 pub(super) fn create(data: &Path, now: u64) -> Result<NodeKeys, IdentityError> {
     let mut secret = SecretKeys { identity: [0; 32], verify: [0; 32], encryption: [0; 32] };

@@ -13,5 +13,5 @@ mod messages;
 
 pub use actor::{IdentityActor, IdentityParts};
 pub use elsewhere::AskWith;
-pub use keys::read_server_name;
+pub use keys::{create_from_seed, read_seed, read_server_name};
 pub use messages::*;

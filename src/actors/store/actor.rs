@@ -29,7 +29,7 @@ use super::{
     commit,
     database::{Database, WriteSet},
     device_lists, directory, events, faces,
-    flusher::{self, Flusher, Tell},
+    flusher::{self, Flusher, Sizes, Tell},
     gaps, groups, inner_gaps, mark, migrations, missing_ids, notified,
     open::{Opened, open},
     receipts, relations,
@@ -49,6 +49,8 @@ const EXIT_DISK: i32 = 74;
 pub struct StoreActor {
     open: Result<Open, StoreError>,
     durable: watch::Receiver<u64>,
+    /// Whether the database is brought soon what waits for it.
+    is_follow_due: bool,
 }
 
 /// What is there while the database is open.
@@ -67,7 +69,8 @@ struct Open {
 #[rtype(result = "()")]
 pub(super) struct DiskFailed(pub(super) StoreError);
 
-/// A group is on disk: sent by the flusher, which is free for the next one.
+/// A group is on disk, or in the database: sent by the flusher and the follower, which are free for
+/// the next one.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub(super) struct GroupWritten;
@@ -85,17 +88,26 @@ pub fn start(data: &Path) -> Result<Addr<StoreActor>, StoreError> {
 /// `data` is created where it is missing, readable by its owner only. When the disk refuses a
 /// write, the actix system of the caller is stopped with code 74.
 pub fn start_for(data: &Path, keys: Option<&ServerName>) -> Result<Addr<StoreActor>, StoreError> {
-    let Opened { database, disk, lock, position, room } = open(data, keys)?;
+    start_sized(data, keys, Sizes::default())
+}
+
+/// The same, with sizes of one's own: for tests that want to see many files of the journal.
+pub fn start_sized(
+    data: &Path,
+    keys: Option<&ServerName>,
+    sizes: Sizes,
+) -> Result<Addr<StoreActor>, StoreError> {
+    let Opened { database, disks, lock, position, room } = open(data, keys, sizes)?;
     let data = data.to_owned();
     let (sender, durable) = watch::channel(position);
     let thread = Arbiter::new();
     Ok(StoreActor::start_in_arbiter(&thread.handle(), move |ctx| {
         ctx.set_mailbox_capacity(limits::MAILBOX);
         let (written, failed) = (ctx.address().recipient(), ctx.address().recipient());
-        let flusher = Flusher::start(disk, sender, Tell { written, failed });
+        let flusher = Flusher::start(disks, sender, Tell { written, failed });
         let counters = Counters { position, room };
         let open = flusher.map(|flusher| Open { database, counters, flusher, data, lock });
-        StoreActor { open, durable }
+        StoreActor { open, durable, is_follow_due: false }
     }))
 }
 
@@ -598,10 +610,18 @@ impl Handler<Close> for StoreActor {
 impl Handler<GroupWritten> for StoreActor {
     type Result = ();
 
-    fn handle(&mut self, _: GroupWritten, _: &mut Self::Context) {
-        if let Ok(Open { database, flusher, .. }) = &mut self.open {
-            flusher.advance(database);
+    fn handle(&mut self, _: GroupWritten, ctx: &mut Self::Context) {
+        let Ok(Open { database, flusher, .. }) = &mut self.open else { return };
+        flusher.advance(database);
+        if database.journaled_len() == 0 || std::mem::replace(&mut self.is_follow_due, true) {
+            return;
         }
+        ctx.run_later(limits::FOLLOW_AFTER, |store, _| {
+            store.is_follow_due = false;
+            if let Ok(Open { database, flusher, .. }) = &mut store.open {
+                flusher.follow(database);
+            }
+        });
     }
 }
 

@@ -1,8 +1,10 @@
 //! The rows: reads, and writes on their way to the disk.
 //!
-//! What the actor writes goes into the *group* in memory, which all reads see. When the flusher
-//! is free it takes the group as one sled batch. (A batch a commit would do as well, but sled
-//! rolls its write buffer twice for each one: 32 commits as one batch take half the time.)
+//! What the actor writes goes into the *group* in memory, which all reads see. When the flusher is
+//! free it takes the group into the journal; what is there waits in memory until the follower takes
+//! it into sled, many groups as one batch. (sled rolls its write buffer twice for each batch, and
+//! wakes its threads.) So a read looks through four layers: sled, what goes there now, what waits
+//! for that, what goes into the journal, what gathers.
 //!
 //! There is one sled tree and no transaction: in 0.34.7 `apply_batch` pins the log, writes, and
 //! seals the pin with its last position, exactly as a transaction over several trees does
@@ -16,11 +18,11 @@
 //!   which sled would put it into a file of its own, which does not survive a power cut.
 
 use std::{
-    cmp::Ordering, collections::BTreeMap, fs::File, io::ErrorKind, iter::Peekable,
-    ops::RangeBounds, sync::Arc,
+    cmp::Ordering, collections::BTreeMap, io::ErrorKind, iter::Peekable, ops::RangeBounds,
+    sync::Arc,
 };
 
-use super::{StoreError, backwards::Numbered, mark::Mark, schema::Parts};
+use super::{StoreError, backwards::Numbered, schema::Parts};
 use crate::config::limits;
 
 /// Longest key: those that a client can choose are far shorter.
@@ -73,8 +75,14 @@ pub(super) struct Database {
     folder: String,
     /// What waits for the flusher.
     group: Changes,
-    /// What the flusher writes at the moment; maybe in sled already.
+    /// What the flusher writes into the journal at the moment.
     in_flight: Arc<Changes>,
+    /// What is in the journal, and waits for the follower.
+    journaled: Changes,
+    /// Bytes of what was added to that.
+    journaled_len: usize,
+    /// What the follower writes at the moment; maybe in sled already.
+    following: Arc<Changes>,
 }
 
 /// Says what an error of sled means for whoever runs the node.
@@ -99,12 +107,17 @@ pub(super) fn disk_error(folder: &str, error: &sled::Error) -> StoreError {
 }
 
 impl Database {
-    /// Takes over an open database, and gives a way to write to it: `file` is a handle of sled's
-    /// own file.
-    pub(super) fn new(sled: sled::Db, file: File, folder: String) -> (Self, Disk) {
-        let disk = Disk { sled: sled.clone(), file, folder: folder.clone(), mark: None };
-        let database = Self { sled, folder, group: Changes::new(), in_flight: Arc::default() };
-        (database, disk)
+    /// Takes over an open database.
+    pub(super) fn new(sled: sled::Db, folder: String) -> Self {
+        Self {
+            sled,
+            folder,
+            group: Changes::new(),
+            in_flight: Arc::default(),
+            journaled: Changes::new(),
+            journaled_len: 0,
+            following: Arc::default(),
+        }
     }
 
     /// Adds writes to the group. They show in all reads from now on.
@@ -124,6 +137,39 @@ impl Database {
         self.in_flight = Arc::default();
     }
 
+    /// The group that was given away is in the journal, and waits for sled.
+    pub(super) fn group_journaled(&mut self) {
+        let written = Arc::unwrap_or_clone(std::mem::take(&mut self.in_flight));
+        let len = written
+            .iter()
+            .map(|(key, value)| key.len().saturating_add(value.as_ref().map_or(0, Vec::len)));
+        self.journaled_len = len.fold(self.journaled_len, usize::saturating_add);
+        self.journaled.extend(written);
+    }
+
+    /// Bytes that wait for sled.
+    pub(super) fn journaled_len(&self) -> usize {
+        self.journaled_len
+    }
+
+    /// Gives away what waits for sled.
+    pub(super) fn next_to_follow(&mut self) -> Arc<Changes> {
+        debug_assert!(self.following.is_empty(), "one batch is written at a time");
+        self.journaled_len = 0;
+        self.following = Arc::new(std::mem::take(&mut self.journaled));
+        Arc::clone(&self.following)
+    }
+
+    /// Forgets what was given away to be written to sled: it is there.
+    pub(super) fn followed(&mut self) {
+        self.following = Arc::default();
+    }
+
+    /// Tells whether the group that gathers changes a row.
+    pub(super) fn is_in_group(&self, key: &[u8]) -> bool {
+        self.group.contains_key(key)
+    }
+
     /// Lays the rows that are not in sled yet over those that are: both come in the same order.
     fn merge(
         &self,
@@ -141,7 +187,7 @@ impl Database {
     /// Returns the rows of a range that are not in sled yet.
     fn changes(&self, range: impl RangeBounds<Vec<u8>> + Clone) -> Changes {
         let mut changes = Changes::new();
-        for layer in [&*self.in_flight, &self.group] {
+        for layer in [&*self.following, &self.journaled, &*self.in_flight, &self.group] {
             let rows = layer.range(range.clone());
             changes.extend(rows.map(|(key, value)| (key.clone(), value.clone())));
         }
@@ -207,7 +253,8 @@ impl Database {
 
 impl Rows for Database {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        if let Some(value) = self.group.get(key).or_else(|| self.in_flight.get(key)) {
+        let layers = [&self.group, &*self.in_flight, &self.journaled, &*self.following];
+        if let Some(value) = layers.iter().find_map(|layer| layer.get(key)) {
             return Ok(value.clone());
         }
         let value = self.sled.get(key).map_err(|error| disk_error(&self.folder, &error))?;
@@ -250,51 +297,6 @@ impl<I: Iterator<Item = Result<KeyValue, StoreError>>> Iterator for Merged<I> {
                 return Some(Ok((key, value)));
             }
         }
-    }
-}
-
-/// The way to the disk. Owned by the flusher.
-#[derive(Debug)]
-pub(super) struct Disk {
-    sled: sled::Db,
-    file: File,
-    folder: String,
-    mark: Option<Mark>,
-}
-
-impl Disk {
-    /// Keeps a mark of how far the database got from now on.
-    pub(super) fn keep_mark(&mut self, mark: Mark) {
-        self.mark = Some(mark);
-    }
-
-    /// Marks a position as durable.
-    pub(super) fn mark(&self, position: u64) {
-        if let Some(mark) = &self.mark {
-            mark.advance(position);
-        }
-    }
-
-    /// Writes a group, all or nothing. Durable when it returns.
-    ///
-    /// sled's `flush` ends in `sync_file_range`, which does not make anything durable, so an
-    /// `fdatasync` of its file follows. (`flush_async` is never used: it deadlocks with several
-    /// callers in sled 0.34.7.)
-    pub(super) fn write(&self, group: &Changes) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        for (key, value) in group {
-            match value {
-                Some(value) => batch.insert(key.as_slice(), value.as_slice()),
-                None => batch.remove(key.as_slice()),
-            }
-        }
-        let written = self.sled.apply_batch(batch).and_then(|()| self.sled.flush());
-        written.map_err(|error| disk_error(&self.folder, &error))?;
-        let synced = self.file.sync_data();
-        synced.map_err(|error| StoreError::Disk {
-            file: format!("{}/db", self.folder),
-            why: error.to_string(),
-        })
     }
 }
 

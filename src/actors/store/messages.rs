@@ -73,6 +73,31 @@ pub enum StoreError {
         /// What is wrong.
         why: String,
     },
+    /// The journal was damaged from outside.
+    #[error(
+        "the journal is damaged at byte {at} of {file} ({why}); run `messagehub rebuild` with the same \
+         --data, which makes it anew where the database is whole, or restore the data folder from a \
+         backup"
+    )]
+    JournalDamaged {
+        /// The file.
+        file: String,
+        /// Where in it.
+        at: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// Database and journal are of two copies of a data folder.
+    #[error(
+        "{journal} is not the journal of the database {db}: restore both from one backup, or move away \
+         the one of the two that is wrong, and it is made anew from the other"
+    )]
+    JournalForeign {
+        /// The journal.
+        journal: String,
+        /// The database.
+        db: String,
+    },
     /// The disk has no room left.
     #[error("the disk of {folder} is full: make room and start again; the data is whole")]
     DiskFull {

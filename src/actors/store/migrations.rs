@@ -14,7 +14,8 @@ use serde::Deserialize;
 
 use super::{
     StoreError,
-    database::{Database, Disk, Rows, WriteSet},
+    database::{Database, Rows, WriteSet},
+    disk::Disk,
     history,
     schema::{Key, Parts, SCHEMA_VERSION, family},
 };
@@ -85,7 +86,7 @@ fn name_owner(writes: &mut WriteSet<'_>, keys: Option<&ServerName>) -> Result<()
 /// Brings a database to the layout of today.
 pub(super) fn run(
     database: &mut Database,
-    disk: &Disk,
+    disk: &mut Disk,
     keys: Option<&ServerName>,
 ) -> Result<(), StoreError> {
     run_steps(database, disk, keys, STEPS)?;
@@ -104,7 +105,7 @@ pub(super) fn run(
 
 fn run_steps(
     database: &mut Database,
-    disk: &Disk,
+    disk: &mut Disk,
     keys: Option<&ServerName>,
     steps: &[(u32, Change)],
 ) -> Result<(), StoreError> {
@@ -123,7 +124,7 @@ fn run_steps(
 
 fn write(
     database: &mut Database,
-    disk: &Disk,
+    disk: &mut Disk,
     changes: super::database::Changes,
 ) -> Result<(), StoreError> {
     database.add(changes);
@@ -140,7 +141,9 @@ mod tests {
 
     fn open(folder: &std::path::Path) -> (Database, Disk) {
         let sled = sled::Config::new().path(folder).open().unwrap();
-        Database::new(sled, File::open(folder.join("db")).unwrap(), "db".to_owned())
+        let file = File::open(folder.join("db")).unwrap();
+        let disk = Disk::new(sled.clone(), file, "db".to_owned(), None);
+        (Database::new(sled, "db".to_owned()), disk)
     }
 
     fn put(writes: &mut WriteSet<'_>, name: &str) {
@@ -166,15 +169,15 @@ mod tests {
             Ok(())
         };
         let folder = tempfile::tempdir().unwrap();
-        let (mut database, disk) = open(folder.path());
-        run_steps(&mut database, &disk, None, &[(2, second)]).unwrap();
+        let (mut database, mut disk) = open(folder.path());
+        run_steps(&mut database, &mut disk, None, &[(2, second)]).unwrap();
         assert_eq!(layout(&database).unwrap(), None, "a new database has nothing to change");
         let one = [(meta("schema_version"), Some(1_u32.to_be_bytes().to_vec()))];
-        write(&mut database, &disk, one.into()).unwrap();
-        run_steps(&mut database, &disk, None, &[(2, second), (3, breaks)]).unwrap_err();
+        write(&mut database, &mut disk, one.into()).unwrap();
+        run_steps(&mut database, &mut disk, None, &[(2, second), (3, breaks)]).unwrap_err();
         assert_eq!(layout(&database).unwrap(), Some(2));
         assert!(database.get(&meta("third")).unwrap().is_none());
-        run_steps(&mut database, &disk, None, &[(2, breaks), (3, third)]).unwrap();
+        run_steps(&mut database, &mut disk, None, &[(2, breaks), (3, third)]).unwrap();
         assert_eq!(layout(&database).unwrap(), Some(3));
         assert!(database.get(&meta("third")).unwrap().is_some());
     }

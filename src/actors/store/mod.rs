@@ -11,7 +11,10 @@
 //! | file | what |
 //! |---|---|
 //! | `actor` | takes the messages of `messages` |
-//! | `flusher` | the thread that makes writes durable |
+//! | `flusher`, `journal` | the thread that makes writes durable, and what it writes |
+//! | `follower`, `disk` | the thread that brings them to the database |
+//! | `compaction` | the journal does not grow for ever |
+//! | `recovery`, `mend` | the database from the journal, and the journal from the database |
 //! | `open`, `trial` | lock, recovery; first on a copy, where it is not certain to be whole |
 //! | `owner`, `mark` | whether keys and database belong together, and how far it got |
 //! | `migrations` | from older layouts to that of today |
@@ -33,18 +36,23 @@ mod actor;
 mod backwards;
 mod cards;
 mod commit;
+mod compaction;
 mod database;
 mod device_lists;
 mod directory;
+mod disk;
 mod events;
 mod faces;
 mod filter;
 mod flusher;
+mod follower;
 mod gaps;
 mod groups;
 mod history;
 mod inner_gaps;
+mod journal;
 mod mark;
+mod mend;
 mod messages;
 mod migrations;
 mod missing_ids;
@@ -52,6 +60,7 @@ mod notified;
 mod open;
 mod owner;
 mod receipts;
+mod recovery;
 mod relations;
 mod rooms;
 mod rows;
@@ -66,7 +75,9 @@ mod unspread;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{StoreActor, start, start_for};
+pub use actor::{StoreActor, start, start_for, start_sized};
+pub use flusher::Sizes;
+pub use mend::{Checked, Rebuilt, begin, check, journal_cut, make_from_journal, rebuild};
 pub use messages::*;
 
 /// The name under which the database writes to the log. What it says of damage is said by

@@ -47,8 +47,7 @@ mod tests {
     fn what_was_handled_is_known_by_the_hash_of_its_id() {
         let folder = tempfile::tempdir().unwrap();
         let sled = sled::Config::new().path(folder.path()).open().unwrap();
-        let file = std::fs::File::open(folder.path().join("db")).unwrap();
-        let (database, _disk) = Database::new(sled, file, "db".to_owned());
+        let database = Database::new(sled, "db".to_owned());
         let mut writes = WriteSet::new(&database);
         let old = |sender: &str| Key::new(family::TO_DEVICE_TXN).text(sender).text("7").done();
         writes.put(old("@eve:eve.org"), 1_790_000_000_000_u64.to_be_bytes().to_vec());

@@ -42,8 +42,7 @@ mod tests {
     fn events_that_are_there_are_put_into_the_index() {
         let folder = tempfile::tempdir().unwrap();
         let sled = sled::Config::new().path(folder.path()).open().unwrap();
-        let file = std::fs::File::open(folder.path().join("db")).unwrap();
-        let (mut database, _disk) = Database::new(sled, file, "db".to_owned());
+        let mut database = Database::new(sled, "db".to_owned());
         let mut writes = WriteSet::new(&database);
         let info = br#"{"room_id":"!r:x","version":"11"}"#;
         writes.put(RoomInfo::key(7), info.to_vec());

@@ -144,8 +144,7 @@ mod tests {
     fn what_a_room_keeps_of_the_user_is_the_users() {
         let folder = tempfile::tempdir().unwrap();
         let sled = sled::Config::new().path(folder.path()).open().unwrap();
-        let file = std::fs::File::open(folder.path().join("db")).unwrap();
-        let (database, _disk) = Database::new(sled, file, "db".to_owned());
+        let database = Database::new(sled, "db".to_owned());
         let server = secret_keys(1).server_name();
         let user = server_name::user_of(&server);
         let room = |family| Key::room(family, 7);

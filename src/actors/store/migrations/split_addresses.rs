@@ -38,8 +38,7 @@ mod tests {
     fn the_node_of_a_row_becomes_part_of_its_key() {
         let folder = tempfile::tempdir().unwrap();
         let sled = sled::Config::new().path(folder.path()).open().unwrap();
-        let file = std::fs::File::open(folder.path().join("db")).unwrap();
-        let (database, _disk) = Database::new(sled, file, "db".to_owned());
+        let database = Database::new(sled, "db".to_owned());
         let mut writes = WriteSet::new(&database);
         let old = |server: &str| Key::new(family::ADDRESS).text(server).done();
         let value = br#"{"peer_id":"12D3KooW","addresses":[],"valid_until_ts":1,"seen_ts":2}"#;

@@ -48,8 +48,7 @@ mod tests {
     fn each_verify_key_gets_a_row_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let sled = sled::Config::new().path(folder.path()).open().unwrap();
-        let file = std::fs::File::open(folder.path().join("db")).unwrap();
-        let (database, _disk) = Database::new(sled, file, "db".to_owned());
+        let database = Database::new(sled, "db".to_owned());
         let keys = secret_keys(1);
         let json = serde_json::to_vec(&issue(&keys, &[], 1_790_000_000_000).unwrap()).unwrap();
         let mut writes = WriteSet::new(&database);

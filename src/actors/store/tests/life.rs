@@ -132,6 +132,7 @@ async fn a_torn_timeline_is_refused() {
     let pdu = message(&r, OWN, 1);
     world.commit(live(&r, &[&pdu])).await;
     world.ask(Close).await.unwrap();
+    fs::remove_dir_all(world.folder.path().join("journal")).unwrap();
     {
         let sled = sled::Config::new()
             .path(world.folder.path().join("db"))
@@ -160,7 +161,7 @@ async fn who_asks_and_leaves_harms_nobody() {
 }
 
 /// All files below a folder, with what is in them.
-fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -186,8 +187,24 @@ fn refuses(data: &Path, keys: Option<&ServerName>, culprit: &str) -> StoreError 
     error
 }
 
-/// A folder with an owner and 300 messages; closed, or as a killed process leaves it.
+/// A folder with an owner and 300 messages and without a journal; closed, or as a killed process
+/// leaves it.
 async fn lived_in(owner: &ServerName, closed: bool) -> tempfile::TempDir {
+    let folder = whole(owner).await;
+    fs::remove_dir_all(folder.path().join("journal")).unwrap();
+    if !closed {
+        fs::write(folder.path().join("db.mark"), mark_of(300)).unwrap();
+    }
+    folder
+}
+
+/// The mark of a database that is open and got that far.
+pub(super) fn mark_of(position: u64) -> String {
+    format!("position {position:020}\nclosed {:->32}\n", "-")
+}
+
+/// A folder with an owner, 300 messages, and a journal; closed.
+pub(super) async fn whole(owner: &ServerName) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let World { folder: source, store } = World::new();
     let world = World { folder: source, store };
@@ -196,9 +213,7 @@ async fn lived_in(owner: &ServerName, closed: bool) -> tempfile::TempDir {
     for n in 0..300 {
         world.commit(live(&r, &[&message(&r, OWN, n)])).await;
     }
-    if closed {
-        world.ask(Close).await.unwrap();
-    }
+    world.ask(Close).await.unwrap();
     for (path, bytes) in files(world.folder.path()) {
         let to = folder.path().join(path.strip_prefix(world.folder.path()).unwrap());
         fs::create_dir_all(to.parent().unwrap()).unwrap();
@@ -295,7 +310,7 @@ async fn who_wants_to_go_on_with_what_is_left_can() {
     let ann = server_name!("ann.org");
     let folder = lived_in(ann, true).await;
     let mark = folder.path().join("db.mark");
-    fs::write(&mark, format!("position {:020}\nclosed {:->32}\n", 301, "-")).unwrap();
+    fs::write(&mark, mark_of(301)).unwrap();
     let error = refuses(folder.path(), Some(ann), "/db lacks the newest");
     assert!(matches!(error, StoreError::DatabaseOlder { found: 300, known: 301, .. }), "{error}");
     fs::write(&mark, "adopt\n").unwrap();

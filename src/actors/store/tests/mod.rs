@@ -20,6 +20,7 @@ use crate::proto::{
 
 mod device_lists;
 mod gaps;
+mod journal;
 mod life;
 mod relations;
 mod rooms;
