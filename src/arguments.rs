@@ -77,6 +77,7 @@ pub enum Ask {
     },
     /// Writes the identity down in 24 words, or begins a node with one that was written down.
     Identity {
+        /// Which of both.
         #[command(subcommand)]
         what: IdentityCommand,
     },

@@ -539,16 +539,19 @@ fn show(page: String) {
     });
 }
 
+/// Who has what is our users'.
+type Users<'a> = (
+    &'a Addr<AccountsActor>,
+    &'a Addr<DeviceKeysActor>,
+    &'a Addr<MediaActor>,
+    &'a Addr<PushersActor>,
+    &'a Addr<RoomDirectoryActor>,
+);
+
 /// What http may do to the rest of the node.
 fn gateway(
     store: &Addr<StoreActor>,
-    (accounts, device_keys, media, pushers, directory): (
-        &Addr<AccountsActor>,
-        &Addr<DeviceKeysActor>,
-        &Addr<MediaActor>,
-        &Addr<PushersActor>,
-        &Addr<RoomDirectoryActor>,
-    ),
+    (accounts, device_keys, media, pushers, directory): Users<'_>,
     rooms: &Addr<RoomStateActor>,
     ephemera: &Addr<EphemeraActor>,
     identity: &Addr<IdentityActor>,

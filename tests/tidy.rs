@@ -127,6 +127,7 @@ fn libp2p_stays_in_the_swarm() {
         "data_folder.rs",
         "doctor/",
         "node.rs",
+        "status/settings.rs",
         "status/words.rs",
     ];
     let why = "libp2p is the Swarm's alone";

@@ -24,8 +24,8 @@ const ASKING: Duration = Duration::from_secs(20);
 
 /// Returns the rooms that a space holds, in their order.
 pub(super) fn children_of(events: &[Box<RawValue>], suggested_only: bool) -> Vec<Child> {
-    let parse = |event: &Box<RawValue>| child_of(&serde_json::from_str::<Value>(event.get()).ok()?);
-    let mut children: Vec<Child> = events.iter().filter_map(parse).collect();
+    let parse = |event: &RawValue| child_of(&serde_json::from_str::<Value>(event.get()).ok()?);
+    let mut children: Vec<Child> = events.iter().filter_map(|event| parse(event)).collect();
     children.retain(|child| child.suggested || !suggested_only);
     children.sort_by_key(Child::place);
     children

@@ -73,7 +73,7 @@ fn shown(card: &Card, suggested_only: bool) -> Value {
     let mut room = serde_json::to_value(&card.summary).unwrap_or_default();
     let held = card.children.iter().filter_map(|event| serde_json::from_str(event.get()).ok());
     let held = held.filter(|event: &Value| {
-        !suggested_only || event["content"]["suggested"] == Value::Bool(true)
+        !suggested_only || event.pointer("/content/suggested") == Some(&Value::Bool(true))
     });
     if let Some(room) = room.as_object_mut() {
         room.insert("children_state".to_owned(), held.collect());

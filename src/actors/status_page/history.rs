@@ -35,12 +35,12 @@ pub(super) struct History {
 
 impl History {
     /// Takes in a reading, made at this time in milliseconds since 1970.
-    pub(super) fn read(&mut self, now_ms: u64, reading: Reading) {
-        let Some((before_ms, before)) = self.last.replace((now_ms, reading.clone())) else {
+    pub(super) fn read(&mut self, at_ms: u64, reading: Reading) {
+        let Some((before_ms, before)) = self.last.replace((at_ms, reading.clone())) else {
             return;
         };
         // The clock may have been set back.
-        let Some(ms) = now_ms.checked_sub(before_ms).filter(|ms| *ms > 0) else { return };
+        let Some(ms) = at_ms.checked_sub(before_ms).filter(|ms| *ms > 0) else { return };
         let rate = |now: &[u64], before: &[u64]| {
             let bytes = now.iter().sum::<u64>().saturating_sub(before.iter().sum());
             bytes.saturating_mul(1000) / ms
@@ -52,7 +52,7 @@ impl History {
             self.samples.pop_front();
         }
         self.samples.push_back(Sample {
-            at: now_ms / 1000,
+            at: at_ms / 1000,
             received: rate(&reading.received, &before.received),
             sent: rate(&reading.sent, &before.sent),
             send_ms: send.within_ms(0.5),

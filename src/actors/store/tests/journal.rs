@@ -51,13 +51,16 @@ fn is_aside(data: &Path, name: &str) -> bool {
         .any(|entry| entry.unwrap().file_name().to_str().unwrap().starts_with(&prefix))
 }
 
+/// What becomes of files of a data folder.
+type Harm = fn(&Path);
+
 #[actix::test]
 async fn a_database_that_is_lost_damaged_or_old_is_made_anew_from_the_journal() {
     let folder = whole(ann()).await;
     let data = folder.path();
     let before = files(data);
     let truth = rows(data, Some(ann())).unwrap();
-    let cases: [(&str, fn(&Path)); 4] = [
+    let cases: [(&str, Harm); 4] = [
         ("lost", |data| fs::remove_dir_all(data.join("db")).unwrap()),
         ("emptied", |data| fs::write(data.join("db/db"), "").unwrap()),
         ("cut off", |data| {
@@ -92,7 +95,7 @@ async fn a_journal_that_is_lost_or_old_is_made_anew_from_the_database() {
     let data = folder.path();
     let before = files(data);
     let truth = rows(data, Some(ann())).unwrap();
-    let cases: [(&str, fn(&Path)); 3] = [
+    let cases: [(&str, Harm); 3] = [
         ("lost", |data| fs::remove_dir_all(data.join("journal")).unwrap()),
         ("cut off", |data| {
             let log = journal::path_of(&data.join("journal"), 1);
