@@ -85,9 +85,7 @@ async fn public_rooms_are_listed_to_everybody_and_others_to_nobody() {
     }
     let secret = ann.me.create(json!({"preset": "public_chat", "name": "Not listed"})).await;
     let list = async |client: &Client, more: Value| {
-        let mut body = json!({"server": server_of(&ann.me)});
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        client.post("v3/publicRooms", body).await.ok()
+        client.post(&format!("v3/publicRooms?server={}", server_of(&ann.me)), more).await.ok()
     };
     for client in [&ann.me, &bob.me] {
         let all = list(client, json!({})).await;

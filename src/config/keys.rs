@@ -356,7 +356,7 @@ mod tests {
             (
                 json!({"listenAdress": "127.0.0.1:80"}),
                 "there is no key listenAdress: there are listenAddress, login, accounts, element, \
-                 media, push, libp2p",
+                 media, push, metrics, libp2p",
             ),
             (
                 json!({"libp2p": {"dht": {"advertize": true}}}),

@@ -175,7 +175,7 @@ impl Client {
 
     /// DELETE.
     pub(crate) async fn delete(&self, path: &str) -> Answer {
-        self.request(Method::DELETE, path, Value::Null).await
+        self.request(Method::DELETE, path, json!({})).await
     }
 
     /// Takes what is new, waiting for it up to `wait`.

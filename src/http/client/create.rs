@@ -389,7 +389,11 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         assert!(composed(|r| r.room_version = Some(RoomVersionId::V5)).is_err());
-        assert!(composed(|r| r.room_alias_name = Some("a".into())).is_err());
+        for no_alias in ["", "a:b", "#a", "a b"] {
+            assert!(composed(|r| r.room_alias_name = Some(no_alias.into())).is_err(), "{no_alias}");
+        }
+        let called = composed(|r| r.room_alias_name = Some("tea".into())).unwrap();
+        assert_eq!(content(&called, "m.room.canonical_alias")["alias"], "#tea:me");
         let named = json!({"users": {"@p2p:me": 100}});
         let overridden = |r: &mut Request| r.power_level_content_override = Some(raw(&named));
         assert!(composed(overridden).is_err(), "a creator in power_levels of version 12");
