@@ -12,6 +12,12 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const ms = (value) => (value === null || value === undefined ? "–" : `${value} ms`);
 const rate = (value) => (value === null || value === undefined ? "–" : `${bytes(value)}/s`);
 
+/** The time that is shown: ten minutes at least, and where there was nothing yet too. */
+function shownTime() {
+  const now = samples.at(-1)?.at ?? Date.now() / 1000;
+  return [Math.min(samples[0]?.at ?? now, now - 600), now];
+}
+
 function plot(id, words, keys) {
   const place = byId(id);
   place.replaceChildren();
@@ -22,7 +28,10 @@ function plot(id, words, keys) {
   const made = new uPlot({
     width: Math.max(200, place.clientWidth), height: HEIGHT, legend: { live: false },
     cursor: { drag: { x: false, y: false } },
-    scales: { y: { range: (_, least, most) => [0, Math.max(most ?? 0, 1) * 1.1] } },
+    scales: {
+      x: { range: shownTime },
+      y: { range: (_, least, most) => [0, Math.max(most ?? 0, 1) * 1.1] },
+    },
     axes: [axis, { ...axis, size: 70, values: (_, values) => values.map((value) => words(Math.round(value))) }],
     series: [{}, ...series],
   }, columns(keys), place);
