@@ -4,8 +4,8 @@
 # Needs BuildKit (Docker has it by default since 23) or Podman: an older builder stops at the first cache mount.
 # Build arguments, all empty by default, for whoever reaches no public host:
 #
-#   DEBIAN_MIRROR   a mirror of Debian, in place of http://deb.debian.org
-#   CRATES_MIRROR   a mirror of crates.io, as cargo names it: sparse+https://…/
+#   DEBIAN_MIRROR   a mirror of Debian, in place of the one that the base image names: http://…
+#   CRATES_MIRROR   a mirror of the crates, as cargo names it: sparse+https://…/
 #   PROFILE         how it is built: `dist` (small, and slow to build) or `release`
 #
 # and `--build-context element=FOLDER` (in compose: additional_contexts) puts an unpacked Element into the image, for
@@ -16,7 +16,7 @@ FROM scratch AS element
 FROM rust:1.95-bookworm AS build
 ARG DEBIAN_MIRROR
 RUN if [ -n "$DEBIAN_MIRROR" ]; then \
-        sed -i "s#http://deb.debian.org#$DEBIAN_MIRROR#" /etc/apt/sources.list.d/* /etc/apt/sources.list 2>/dev/null || true; \
+        sed -i "s#http://[^/ ]*/debian#$DEBIAN_MIRROR/debian#" /etc/apt/sources.list.d/* /etc/apt/sources.list 2>/dev/null || true; \
     fi \
     && apt-get update \
     && apt-get install -y --no-install-recommends libcap2-bin
