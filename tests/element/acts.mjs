@@ -25,6 +25,8 @@ export async function register({ page, element }, name, password) {
     await page.fill("#mx_RegistrationForm_password", password);
     await page.fill("#mx_RegistrationForm_passwordConfirm", password);
     await page.click(".mx_Login_submit");
+    // Who is new is asked what for.
+    await button(page, "Skip").click();
     await page.waitForSelector(".mx_LeftPanel");
 }
 

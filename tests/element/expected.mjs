@@ -8,6 +8,8 @@ export const REFUSED = [
     [/^GET .*\/thirdparty\/user\/im\.vector\.protocol\.sip_virtual: 404 M_UNRECOGNIZED$/, "no way into telephones"],
     [/^GET \/_synapse\/admin\/v1\/users\/\{user\}\/admin: 404 M_UNRECOGNIZED$/, "this is not Synapse"],
     [/^GET .*\/rooms\/\{room\}\/members: 403 M_FORBIDDEN$/, "who is invited and not in the room yet sees nobody"],
+    [/^POST .*\/v3\/register: 401 $/, "what the person has to prove is asked for so"],
+    [/^POST .*\/keys\/device_signing\/upload: 401 $/, "the same"],
     [/^GET .*\/dehydrated_device: 404 M_(UNRECOGNIZED|NOT_FOUND)$/, "no device is kept that is no device"],
     [/^POST .*\/(receipt\/m\.read\/\{event\}|read_markers): 401 M_UNKNOWN_TOKEN$/, "sent behind the sign-out, of what was read just before"],
 ];

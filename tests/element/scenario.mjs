@@ -186,6 +186,7 @@ try {
         await people.register(dora, "dora", "a password that nobody guesses");
         Object.assign(dora, await people.identity(dora));
         await people.calm(dora);
+        await people.calm(bob);
         await people.beginChat(bob, `dora:${dora.userId.slice(-8)}`, dora.userId);
         await people.say(bob, "hello Dora");
         await people.accept(dora, "Bob");
