@@ -17,10 +17,11 @@ enum Field {
 }
 
 /// End of the path with its arguments unnamed, field, what is so about it.
-const FIELDS: [(&str, &str, Field); 5] = [
+const FIELDS: [(&str, &str, Field); 6] = [
     ("/rooms/{}/typing/{}", "timeout", Field::Optional(|| Value::from(30_000))),
     // A rule without conditions always matches.
     ("/pushrules/global/{}/{}", "conditions", Field::Optional(|| Value::Array(Vec::new()))),
+    ("/directory/list/room/{}", "visibility", Field::Optional(|| Value::from("public"))),
     ("/publicRooms", "include_all_networks", Field::Of(Value::is_boolean, "a boolean")),
     ("/publicRooms", "third_party_instance_id", Field::Of(Value::is_string, "a string")),
     ("/publicRooms", "filter", Field::Of(Value::is_object, "an object")),
@@ -69,6 +70,8 @@ mod tests {
         let whole = r#"{"typing": true, "timeout": 5}"#;
         assert_eq!(settled(typing, whole).unwrap(), whole, "as it came");
         assert_eq!(settled("/elsewhere", "{").unwrap(), "{", "left to others");
+        let listed = "/_matrix/client/v3/directory/list/room/{}";
+        assert_eq!(settled(listed, "{}").unwrap(), r#"{"visibility":"public"}"#);
         let rooms = "/_matrix/client/v3/publicRooms";
         for bad in [r#"{"include_all_networks":1}"#, r#"{"filter":[]}"#] {
             assert!(settled(rooms, bad).is_err(), "{bad}");
