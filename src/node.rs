@@ -13,10 +13,12 @@ use actix::{
     Actor as _, ActorFutureExt as _, Addr, Arbiter, AsyncContext as _, Context, Handler, Recipient,
     System, WrapFuture as _, fut::wrap_future,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+mod gateway;
 mod liveness;
 
+use gateway::gateway;
 use liveness::{LOOK_EVERY, Liveness, Looks};
 
 use crate::{
@@ -55,7 +57,7 @@ use crate::{
     config::{Config, Previews, limits},
     control::{self, ControlLinks},
     data_folder::{self, FolderError},
-    http::gateway::{EphemeraLinks, Gateway, PusherLinks, RoomLinks, StoreLinks, url_of},
+    http::gateway::{Gateway, url_of},
     meters::Meters,
     platform::{
         self,
@@ -521,8 +523,6 @@ async fn start(config: &Config, data: &Path, browse: bool) -> Result<(), StartEr
     Ok(())
 }
 
-/// What is counted of clients, the places for their work, and who shows it.
-type Watching<'a> = (Meters, Admission, &'a Addr<StatusPageActor>);
 /// Opens a page in the browser of whoever sits here; starting one takes a moment.
 fn show(page: String) {
     if platform::desktop::has_own_console() {
@@ -537,82 +537,6 @@ fn show(page: String) {
             log::info!("no browser could be started: open {page} in one");
         }
     });
-}
-
-/// Who has what is our users'.
-type Users<'a> = (
-    &'a Addr<AccountsActor>,
-    &'a Addr<DeviceKeysActor>,
-    &'a Addr<MediaActor>,
-    &'a Addr<PushersActor>,
-    &'a Addr<RoomDirectoryActor>,
-);
-
-/// What http may do to the rest of the node.
-fn gateway(
-    store: &Addr<StoreActor>,
-    (accounts, device_keys, media, pushers, directory): Users<'_>,
-    rooms: &Addr<RoomStateActor>,
-    ephemera: &Addr<EphemeraActor>,
-    identity: &Addr<IdentityActor>,
-    outbox: &Addr<OutboxActor>,
-    (network, (meters, admission, status_page)): (&Network, Watching<'_>),
-) -> Gateway {
-    Gateway {
-        accounts: accounts.clone(),
-        device_keys: device_keys.clone(),
-        pushers: PusherLinks {
-            set: pushers.clone().recipient(),
-            delete: pushers.clone().recipient(),
-            list: pushers.clone().recipient(),
-        },
-        rooms: RoomLinks {
-            create: rooms.clone().recipient(),
-            list: rooms.clone().recipient(),
-            membership: rooms.clone().recipient(),
-            knows: rooms.clone().recipient(),
-            forget: rooms.clone().recipient(),
-            send: rooms.clone().recipient(),
-            change_membership: rooms.clone().recipient(),
-            join: rooms.clone().recipient(),
-            leave: rooms.clone().recipient(),
-            set_typing: rooms.clone().recipient(),
-            set_receipt: rooms.clone().recipient(),
-            read_state: rooms.clone().recipient(),
-            read_members: rooms.clone().recipient(),
-            read_messages: rooms.clone().recipient(),
-            read_context: rooms.clone().recipient(),
-            read_relations: rooms.clone().recipient(),
-            read_threads: rooms.clone().recipient(),
-        },
-        store: StoreLinks {
-            read_sync: store.clone().recipient(),
-            read_device_lists: store.clone().recipient(),
-            read_notifications: store.clone().recipient(),
-            watch: store.clone().recipient(),
-            ack_to_device: store.clone().recipient(),
-            search_directory: store.clone().recipient(),
-        },
-        ephemera: EphemeraLinks {
-            read: ephemera.clone().recipient(),
-            watch: ephemera.clone().recipient(),
-            set_presence: rooms.clone().recipient(),
-            read_presence: ephemera.clone().recipient(),
-        },
-        search_people: network.rendezvous.clone().recipient(),
-        send_federation: network.relay_request.clone().recipient(),
-        owe: outbox.clone().recipient(),
-        read_signer: identity.clone().recipient(),
-        media: media.into(),
-        read_preview: None,
-        directory: directory.into(),
-        downloads: Arc::new(Semaphore::new(limits::MEDIA_DOWNLOADS)),
-        meters,
-        watch_status: status_page.clone().recipient(),
-        figures: status_page.clone().recipient(),
-        admission,
-        boot: rand::random(),
-    }
 }
 
 /// The parts that the node speaks to once all stand.
