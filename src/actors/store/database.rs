@@ -18,7 +18,11 @@
 //!   which sled would put it into a file of its own, which does not survive a power cut.
 
 use std::{
-    cmp::Ordering, collections::BTreeMap, io::ErrorKind, iter::Peekable, ops::RangeBounds,
+    cmp::Ordering,
+    collections::BTreeMap,
+    io::ErrorKind,
+    iter::{Fuse, Peekable},
+    ops::RangeBounds,
     sync::Arc,
 };
 
@@ -181,7 +185,7 @@ impl Database {
             row.map(|(key, value)| (key.to_vec(), value.to_vec()))
                 .map_err(|error| disk_error(&self.folder, &error))
         });
-        Merged { rows, row: None, changes: changes.into_iter().peekable(), later }
+        Merged::new(rows, changes, later)
     }
 
     /// Returns the rows of a range that are not in sled yet.
@@ -264,12 +268,20 @@ impl Rows for Database {
 
 /// Rows of sled with changes laid over them.
 struct Merged<I> {
-    rows: I,
+    /// Where they have ended they are not asked again: sled would go on, and show rows that came there
+    /// since, which the changes gave out already.
+    rows: Fuse<I>,
     /// Taken from `rows`, not given out yet.
     row: Option<KeyValue>,
     changes: Peekable<std::vec::IntoIter<Change>>,
     /// What a key that comes later is, compared with one that comes before it.
     later: Ordering,
+}
+
+impl<I: Iterator<Item = Result<KeyValue, StoreError>>> Merged<I> {
+    fn new(rows: I, changes: Vec<Change>, later: Ordering) -> Self {
+        Self { rows: rows.fuse(), row: None, changes: changes.into_iter().peekable(), later }
+    }
 }
 
 impl<I: Iterator<Item = Result<KeyValue, StoreError>>> Iterator for Merged<I> {
@@ -419,6 +431,22 @@ mod tests {
         keys.iter().map(|(key, value)| (vec![*key], value.map(|value| vec![value]))).collect()
     }
 
+    #[test]
+    fn rows_that_reach_sled_amid_a_scan_are_given_out_once() {
+        let row = |key: u8| (vec![key], vec![key]);
+        let changes = [1, 2, 3].map(|key| (vec![key], Some(vec![key]))).to_vec();
+        // There is nothing, and then all of it.
+        let mut calls = 0;
+        let mut reached = vec![row(3), row(2), row(1)];
+        let rows = std::iter::from_fn(|| {
+            calls += 1;
+            if calls == 1 { None } else { reached.pop().map(Ok) }
+        });
+        let merged = Merged::new(rows, changes, Ordering::Greater);
+        let seen: Result<Vec<_>, StoreError> = merged.collect();
+        assert_eq!(seen.unwrap(), [row(1), row(2), row(3)]);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
@@ -444,12 +472,8 @@ mod tests {
                 changes.reverse();
                 expected.reverse();
             }
-            let merged = Merged {
-                rows: stored.into_iter(),
-                row: None,
-                changes: changes.into_iter().peekable(),
-                later: if is_back { Ordering::Less } else { Ordering::Greater },
-            };
+            let later = if is_back { Ordering::Less } else { Ordering::Greater };
+            let merged = Merged::new(stored.into_iter(), changes, later);
             prop_assert_eq!(merged.collect::<Result<Vec<_>, _>>().unwrap(), expected);
         }
     }
