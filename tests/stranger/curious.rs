@@ -69,6 +69,42 @@ async fn attack_12_nobody_reads_a_profile_without_a_name() {
     assert_eq!(told, ["displayname"], "and nothing that was not set");
 }
 
+/// What a room is called, and who may come in, is shown by what the room says of itself.
+#[tokio::test]
+async fn attack_12_rooms_show_themselves_to_whom_they_let_in() {
+    let ann = home(&[]).await;
+    let space = json!({
+        "preset": "public_chat", "visibility": "public", "name": "Open space",
+        "creation_content": {"type": "m.space"}, "room_alias_name": "open",
+    });
+    let space = ann.me.create(space).await;
+    let secret =
+        json!({"preset": "private_chat", "name": "Secret garden", "room_alias_name": "secret"});
+    let secret = ann.me.create(secret).await;
+    let via = json!({"via": [ann.me.server_name()]});
+    ann.me.set_state(&space, "m.space.child", &secret, via).await.ok();
+    let mut eve = Eve::meet(&ann).await;
+    let of = |room: &str| format!("/_matrix/federation/v1/hierarchy/{}", client::segment(room));
+    let (status, answer) = eve.ask(&ann, "GET", &of(&space), json!({})).await;
+    assert_eq!((status, &answer["room"]["name"]), (200, &json!("Open space")), "{answer}");
+    assert_eq!(answer["children"], json!([]));
+    assert_eq!(answer["inaccessible_children"], json!([secret]));
+    for nothing in [&secret, "!nothing:x"] {
+        let (status, answer) = eve.ask(&ann, "GET", &of(nothing), json!({})).await;
+        assert_eq!(
+            (status, &answer["errcode"]),
+            (404, &json!("M_NOT_FOUND")),
+            "{nothing}: {answer}"
+        );
+    }
+    let listed = "/_matrix/federation/v1/publicRooms";
+    for method in ["GET", "POST"] {
+        let (_, answer) = eve.ask(&ann, method, listed, json!({})).await;
+        let rooms: Vec<&Value> = answer["chunk"].as_array().unwrap().iter().collect();
+        assert_eq!((rooms.len(), &rooms[0]["room_id"]), (1, &json!(space)), "{method}: {answer}");
+    }
+}
+
 /// Keys of devices are for servers that have to do with their user.
 #[tokio::test]
 async fn attack_16_one_time_keys_are_for_who_shares_a_room() {
